@@ -1,0 +1,1 @@
+"""The autopilot: campaign, reconstruction, score, policy, journal, status and command line."""

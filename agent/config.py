@@ -1,0 +1,175 @@
+"""The campaign file: one typed value, bounds in the type, the documentation beside the default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from agent.errors import BadInputError
+from instrument.models import Record
+
+Positive = Annotated[float, Field(gt=0)]
+Range = tuple[float, float]
+
+
+class Metadata(Record):
+    """What a facility wants to find in every file."""
+
+    sample: str = ""
+    operator: str = ""
+    proposal: str = ""
+    comment: str = ""
+
+
+class AreaOfInterest(Record):
+    """Where the final picture is taken. Without y, x it lies in the middle of what the instrument can reach."""
+
+    height: Positive = Field(description="Å")
+    width: Positive = Field(description="Å")
+    y: float | None = Field(default=None, description="Å, specimen frame, upper edge")
+    x: float | None = Field(default=None, description="Å, specimen frame, left edge")
+
+
+class Exploration(Record):
+    """Small fresh regions beside the area of interest, at doses of the agent's choice."""
+
+    trials: Annotated[int, Field(ge=1, le=500)] = 8
+    height: Positive = Field(description="height of a trial's field, Å")
+    width: Positive = Field(description="width of a trial's field, Å")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="largest part of the budget exploration may spend"
+    )
+    initial: Annotated[int, Field(ge=1)] = Field(default=4, description="Sobol trials before the model chooses")
+
+
+class Search(Record):
+    """What the policy may choose from; narrowed further by what the instrument can do. None: all the instrument offers."""
+
+    step: Range | None = Field(default=None, description="scan step size, Å")
+    defocus: Range | None = Field(default=None, description="nominal defocus, Å, positive for underfocus")
+    dose: Range | None = Field(default=None, description="dose of a trial, e/Å²")
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.4, description="smallest linear overlap 1 − step/probe diameter"
+    )
+    window: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.8, description="largest part of the window 1/Δk the geometric probe disc may fill"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Search:
+        for name in ("step", "defocus", "dose"):
+            value = getattr(self, name)
+            if value is not None and value[0] > value[1]:
+                msg = f"search.{name}: the lower limit {value[0]:g} is above the upper limit {value[1]:g}"
+                raise ValueError(msg)
+            if value is not None and name != "defocus" and value[0] <= 0:
+                msg = f"search.{name}: {value[0]:g} is not positive"
+                raise ValueError(msg)
+        return self
+
+
+class Goal(Record):
+    """best_picture: the highest score of the final picture. cheapest: the fewest electrons that reach a score."""
+
+    kind: Literal["best_picture", "cheapest"] = "best_picture"
+    score: Positive | None = Field(default=None, description="cheapest: the score to reach, bit/Å²")
+    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.9, description="cheapest, without score: this part of the score of everything the instrument can give"
+    )
+
+
+class ReconstructionChoice(Record):
+    """How patterns become an object. See agent.reconstruction.ReconstructionSettings for the meaning of each."""
+
+    probe_modes: Annotated[int, Field(ge=1, le=16)] = 1
+    passes: Annotated[int, Field(ge=1, le=1000)] = 6
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the first data")
+
+
+class ScoreChoice(Record):
+    """Fixed for a whole campaign, because scores are compared."""
+
+    k_min: Annotated[float, Field(ge=0)] = Field(default=0.15, description="1/Å")
+    k_max: Positive = Field(default=1.25, description="1/Å")
+    ring_width: Positive = Field(default=0.05, description="1/Å")
+    field: Positive | None = Field(
+        default=None, description="edge of the scored square, Å; None: what every trial's field surely illuminates"
+    )
+    taper: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.3, description="Tukey window: tapered part of the edge"
+    )
+
+
+class Mqtt(Record):
+    """Live status. The campaign does not care whether the broker is there."""
+
+    host: str
+    port: Annotated[int, Field(gt=0, lt=65536)] = 1883
+    site: str = "site"
+    username: str | None = None
+    password_file: Path | None = None
+
+
+class CampaignConfig(Record):
+    """Everything a campaign is told. Units: Å, mrad, e/Å² (counts/Å² where a detector's gain is not known)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")]
+    metadata: Metadata = Metadata()
+    goal: Goal = Goal()
+    electrons: Positive = Field(description="the budget: exploration and final picture together")
+    area: AreaOfInterest
+    exploration: Exploration
+    search: Search = Search()
+    policy: str = Field(default="botorch", description="botorch, sobol, random, expert, or module:attribute")
+    expert: tuple[float, float] | None = Field(
+        default=None,
+        description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",
+    )
+    reconstruction: ReconstructionChoice = ReconstructionChoice()
+    score: ScoreChoice = ScoreChoice()
+    mqtt: Mqtt | None = None
+    time_limit: Positive | None = Field(default=None, description="s of wall-clock time, then stop and keep everything")
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def load_config(path: Path) -> CampaignConfig:
+    """Read a campaign file (YAML). Raises BadInputError with one sentence per mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); `ptychopilot init` writes a campaign file"
+        raise BadInputError(msg) from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        msg = f"{path}: not valid YAML{where}"
+        raise BadInputError(msg) from error
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: Any, source: str) -> CampaignConfig:
+    """Validate a mapping as a campaign; `source` names it in messages."""
+    if not isinstance(raw, dict):
+        msg = f"{source}: not a campaign file (a mapping of keys to values is expected)"
+        raise BadInputError(msg)
+    try:
+        return CampaignConfig.model_validate(raw)
+    except ValidationError as error:
+        raise BadInputError(f"{source}: " + "; ".join(describe_mistake(e) for e in error.errors())) from error
+
+
+def describe_mistake(error: Any) -> str:
+    """One pydantic error as a phrase: which key, which value, what is legal."""
+    key = ".".join(str(part) for part in error["loc"]) or "file"
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"

@@ -1,0 +1,64 @@
+"""The two verbs of every policy, and what it is told about the problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from agent.config import CampaignConfig
+from agent.records import ModelView, Recommendation, Settings, Suggestion
+from instrument.models import Description, Record
+
+
+class Observation(Record):
+    """A trial as the policy sees it. `score` and `variance` are None while it is pending; failed trials say so."""
+
+    trial: int
+    settings: Settings
+    state: Literal["pending", "done", "failed"]
+    score: float | None = None
+    variance: float | None = None
+    electrons: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All a policy may know: what the instrument offers, what the campaign wants.
+
+    Attributes:
+        description: of the instrument.
+        config: of the campaign.
+        final_area: scanned area of the final acquisition, Å².
+        trial_area: scanned area of a trial, Å².
+        target: score to reach, bit/Å², where the goal is `cheapest`; None before it is known.
+    """
+
+    description: Description
+    config: CampaignConfig
+    final_area: float
+    trial_area: float
+    target: float | None = None
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """suggest/ingest after the gest-api standard. A policy is a pure function of what it was told and its seed."""
+
+    name: str
+
+    def ingest(self, observations: Iterable[Observation]) -> None:
+        """Replace what is known of the trials named (by number) and add new ones, pending ones included."""
+        ...
+
+    def suggest(self, n_points: int = 1) -> list[Suggestion]:
+        """The next settings, each legal for the instrument and the campaign, each with its reason."""
+        ...
+
+    def recommend(self, electrons_left: float) -> Recommendation:
+        """Step, defocus and dose for the final acquisition of the area with `electrons_left`."""
+        ...
+
+    def view(self, electrons_left: float) -> ModelView | None:
+        """What the model believes over the two most telling settings; None for a policy without a model."""
+        ...

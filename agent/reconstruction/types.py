@@ -1,0 +1,112 @@
+"""The records a reconstruction takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import optics
+
+
+@dataclass(frozen=True)
+class DiffractionData:
+    """Diffraction patterns and everything that is known of how they came about.
+
+    Attributes:
+        patterns: (n, ky, kx) counts, unsigned integers (floats are accepted), zero beam at `centre`.
+        positions: (n, 2), (y, x), Å, of the probe in the scan's frame.
+        voltage: eV.
+        semiangle: convergence semi-angle, mrad.
+        angular_pixel: reciprocal-space sampling, mrad per detector pixel.
+        defocus: Å, positive for underfocus, at the entrance surface.
+        centre: (row, column) of the zero beam in pixels; None: N//2.
+        detector_to_scan: orthogonal 2 × 2 matrix, (row, column) direction on the detector to the scan's frame.
+        mask: (ky, kx) bool, True where the detector counts; None: everywhere.
+        aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
+    """
+
+    patterns: NDArray[Any]
+    positions: NDArray[np.float64]
+    voltage: float
+    semiangle: float
+    angular_pixel: float
+    defocus: float = 0.0
+    centre: tuple[float, float] | None = None
+    detector_to_scan: NDArray[np.float64] | None = None
+    mask: NDArray[np.bool_] | None = None
+    aberrations: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def pixel_size(self) -> tuple[float, float]:
+        """(y, x) sampling of the object, Å: 1/(N Δk)."""
+        n_y, n_x = self.patterns.shape[-2:]
+        return (
+            optics.pixel_size(self.angular_pixel, n_y, self.voltage),
+            optics.pixel_size(self.angular_pixel, n_x, self.voltage),
+        )
+
+
+@dataclass(frozen=True)
+class ReconstructionSettings:
+    """How to reconstruct.
+
+    Attributes:
+        probe_modes: number of mutually incoherent probe states.
+        slices: number of object slices (1 in this version).
+        max_passes: passes over all patterns at most.
+        batch_size: patterns per update in the first pass; it grows to all of them in the last.
+        step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
+        refine_probe: whether the probe is updated from the second pass on.
+        background: whether counts that the coherent model does not explain are modelled.
+        device: where to compute.
+        seed: of the order of the mini-batches.
+    """
+
+    probe_modes: int = 1
+    slices: int = 1
+    max_passes: int = 6
+    batch_size: int = 64
+    step_size: float = 0.5
+    refine_probe: bool = True
+    background: bool = True
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the patterns say.
+
+    Attributes:
+        object: (slices, y, x) complex transmission.
+        phase: (y, x), rad, summed over the slices, constant offset removed.
+        pixel_size: (y, x), Å.
+        origin: (y, x), Å, coordinate of the first pixel in the frame of `positions`.
+        probe: (modes, ky, kx) complex, real space, centred at N//2, Σ|probe|² = mean counts per pattern.
+        positions: (n, 2), Å, as used.
+        defocus: Å, measured (the set-point where nothing was refined).
+        background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
+        deviance: Poisson deviance per detector pixel, one value a pass.
+        passes: number of passes made.
+        illuminated: (y, x) Σ|probe|² of all positions relative to its maximum.
+        device: what computed it.
+        seconds: wall-clock time.
+    """
+
+    object: NDArray[np.complex64]
+    phase: NDArray[np.float32]
+    pixel_size: tuple[float, float]
+    origin: tuple[float, float]
+    probe: NDArray[np.complex64]
+    positions: NDArray[np.float64]
+    defocus: float
+    background: NDArray[np.float32] | None
+    deviance: tuple[float, ...]
+    passes: int
+    illuminated: NDArray[np.float32]
+    device: str
+    seconds: float

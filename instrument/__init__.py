@@ -1,0 +1,56 @@
+"""What a microscope offers, in which units, and over which wire. Needs no GPU and no torch."""
+
+from instrument.errors import (
+    BlankedError,
+    BudgetError,
+    ConflictError,
+    ExhaustedError,
+    ExpiredError,
+    InstrumentError,
+    MalformedRequestError,
+    NotReservedError,
+    OutOfLimitsError,
+    SafeStateError,
+    StaleLeaseError,
+    UnreachableError,
+    UnsupportedVersionError,
+)
+from instrument.microscope import Frame, Microscope
+from instrument.models import (
+    AcquisitionPlan,
+    Description,
+    Detector,
+    Health,
+    Outcome,
+    Parameter,
+    PlanCheck,
+    Rectangle,
+    Reservation,
+)
+
+__all__ = [
+    "AcquisitionPlan",
+    "BlankedError",
+    "BudgetError",
+    "ConflictError",
+    "Description",
+    "Detector",
+    "ExhaustedError",
+    "ExpiredError",
+    "Frame",
+    "Health",
+    "InstrumentError",
+    "MalformedRequestError",
+    "Microscope",
+    "NotReservedError",
+    "OutOfLimitsError",
+    "Outcome",
+    "Parameter",
+    "PlanCheck",
+    "Rectangle",
+    "Reservation",
+    "SafeStateError",
+    "StaleLeaseError",
+    "UnreachableError",
+    "UnsupportedVersionError",
+]

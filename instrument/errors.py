@@ -1,0 +1,115 @@
+"""The errors of the instrument side: one small tree with stable codes.
+
+A code is part of the wire protocol: it never changes its meaning. The message says what is wrong, with which
+value, what is legal and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class InstrumentError(Exception):
+    """Base of everything an instrument may answer instead of a result.
+
+    Attributes:
+        code: stable, upper-case identifier that travels on the wire.
+        retryable: whether the same request may succeed later without being changed.
+        detail: numbers and names for machines (limits, the offending value).
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **detail: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+
+    def to_wire(self) -> dict[str, Any]:
+        """The error as the JSON object of a reply."""
+        return {"code": self.code, "message": self.message, "retryable": self.retryable, "detail": self.detail}
+
+
+class MalformedRequestError(InstrumentError):
+    """The message is not a request of this protocol: bad frames, JSON, verb or arguments."""
+
+    code = "MALFORMED"
+
+
+class UnsupportedVersionError(InstrumentError):
+    """The two sides speak different major versions of the protocol."""
+
+    code = "VERSION"
+
+
+class OutOfLimitsError(InstrumentError):
+    """A value lies outside what the instrument can do. It is refused, never clamped."""
+
+    code = "OUT_OF_LIMITS"
+
+
+class BudgetError(InstrumentError):
+    """The electrons asked for are more than campaign or region have left."""
+
+    code = "BUDGET"
+
+
+class NotReservedError(InstrumentError):
+    """`start` without a live reservation."""
+
+    code = "NOT_RESERVED"
+
+
+class ConflictError(InstrumentError):
+    """The id is known with other contents, or the instrument is busy with another acquisition."""
+
+    code = "CONFLICT"
+
+
+class StaleLeaseError(InstrumentError):
+    """The lease has lapsed, or a holder with a higher fence number has taken over."""
+
+    code = "STALE_LEASE"
+
+
+class SafeStateError(InstrumentError):
+    """The instrument is in SAFE: the beam stays off until an operator releases it with `resume`."""
+
+    code = "SAFE"
+
+
+class ExpiredError(InstrumentError):
+    """The command arrived after its deadline and was not carried out."""
+
+    code = "EXPIRED"
+    retryable = True
+
+
+class BlankedError(InstrumentError):
+    """The beam was blanked while the acquisition ran; it has been stopped."""
+
+    code = "BLANKED"
+
+
+class ExhaustedError(InstrumentError):
+    """A recording has no counts left at the positions asked for."""
+
+    code = "EXHAUSTED"
+
+
+class UnreachableError(InstrumentError):
+    """The instrument does not answer."""
+
+    code = "UNREACHABLE"
+    retryable = True
+
+
+def error_from_wire(error: dict[str, Any]) -> InstrumentError:
+    """Rebuild the typed error of a reply; an unknown code becomes a plain `InstrumentError`."""
+    code = str(error.get("code", "INTERNAL"))
+    detail = error.get("detail")
+    known = {cls.code: cls for cls in InstrumentError.__subclasses__()}
+    return known.get(code, InstrumentError)(
+        str(error.get("message", code)), **(detail if isinstance(detail, dict) else {})
+    )

@@ -1,0 +1,265 @@
+"""What the microscope offers and what may be asked of it, as frozen records.
+
+Lengths in Å, angles in mrad, energies in eV, times in s, currents in pA, doses in e/Å². Where a detector's counts per
+electron are not known, read "electron" as "count": `Detector.counts_per_electron` is None then.
+Defocus is signed and positive for underfocus.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from instrument.errors import OutOfLimitsError
+
+ELEMENTARY_CHARGE = 1.602176634e-19
+"""C per electron."""
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class Record(BaseModel):
+    """A frozen value; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Rectangle(Record):
+    """An axis-parallel rectangle in the specimen frame: corner (y, x) and size, Å."""
+
+    y: float
+    x: float
+    height: Annotated[float, Field(gt=0)]
+    width: Annotated[float, Field(gt=0)]
+
+    @property
+    def area(self) -> float:
+        """Å²."""
+        return self.height * self.width
+
+    def grown(self, margin: float) -> Rectangle:
+        """The same rectangle with `margin` Å more on each side."""
+        return Rectangle(
+            y=self.y - margin, x=self.x - margin, height=self.height + 2 * margin, width=self.width + 2 * margin
+        )
+
+    def contains(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
+        """Whether `other` lies inside, to `tolerance` Å."""
+        return (
+            other.y >= self.y - tolerance
+            and other.x >= self.x - tolerance
+            and other.y + other.height <= self.y + self.height + tolerance
+            and other.x + other.width <= self.x + self.width + tolerance
+        )
+
+    def overlaps(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
+        """Whether the two share more than an edge."""
+        return (
+            self.y + tolerance < other.y + other.height
+            and other.y + tolerance < self.y + self.height
+            and self.x + tolerance < other.x + other.width
+            and other.x + tolerance < self.x + self.width
+        )
+
+
+class AcquisitionPlan(Record):
+    """One scan: where, how fine, how far from focus, with how many electrons.
+
+    The scanned cells tile the field: there are floor(height/step) × floor(width/step) positions, each at the centre of
+    its cell of step × step, row by row. Explicit `positions` (specimen frame, (y, x), Å) replace that raster; `step`
+    then only relates dose to electrons per pattern.
+    """
+
+    id: Identifier
+    campaign: Identifier
+    region: Identifier
+    field: Rectangle
+    step: Annotated[float, Field(gt=0, le=1e4, description="scan step size, Å")]
+    defocus: Annotated[float, Field(ge=-1e6, le=1e6, description="nominal defocus, Å, positive for underfocus")]
+    dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
+    positions: tuple[tuple[float, float], ...] | None = None
+
+    @model_validator(mode="after")
+    def _has_positions(self) -> AcquisitionPlan:
+        if self.positions is None and min(self.shape) < 1:
+            msg = f"a field of {self.field.height:g} × {self.field.width:g} Å holds no position at a step of {self.step:g} Å"
+            raise ValueError(msg)
+        if self.positions is not None and not self.positions:
+            msg = "positions is an empty list; leave it out for a raster"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(scan_y, scan_x) of the raster; (1, n) for explicit positions."""
+        if self.positions is not None:
+            return 1, len(self.positions)
+        return math.floor(self.field.height / self.step + 1e-6), math.floor(self.field.width / self.step + 1e-6)
+
+    @property
+    def n_positions(self) -> int:
+        """Number of patterns."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def electrons_per_pattern(self) -> float:
+        """dose · step²."""
+        return self.dose * self.step**2
+
+    @property
+    def electrons(self) -> float:
+        """Total electrons of the scan, without settle and flyback."""
+        return self.electrons_per_pattern * self.n_positions
+
+    def scan_positions(self) -> NDArray[np.float64]:
+        """Set-points of the probe in scan order, (n, 2), (y, x), Å, specimen frame."""
+        if self.positions is not None:
+            return np.asarray(self.positions, dtype=np.float64)
+        n_y, n_x = self.shape
+        y = self.field.y + (np.arange(n_y) + 0.5) * self.step
+        x = self.field.x + (np.arange(n_x) + 0.5) * self.step
+        return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+class Parameter(Record):
+    """A setting and its legal values: continuous in [minimum, maximum], one of `values`, or fixed to one value."""
+
+    kind: Literal["continuous", "discrete", "fixed"]
+    unit: str
+    minimum: float | None = None
+    maximum: float | None = None
+    values: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Parameter:
+        if self.kind == "continuous":
+            if self.minimum is None or self.maximum is None or self.minimum > self.maximum:
+                msg = "a continuous parameter needs minimum <= maximum"
+                raise ValueError(msg)
+        elif not self.values or (self.kind == "fixed" and len(self.values) != 1):
+            msg = "a discrete parameter needs values, a fixed one exactly one"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest legal value."""
+        if self.kind == "continuous":
+            assert self.minimum is not None and self.maximum is not None
+            return self.minimum, self.maximum
+        assert self.values
+        return min(self.values), max(self.values)
+
+    def legal(self) -> str:
+        """The legal values in words, for messages."""
+        if self.kind == "continuous":
+            return f"{self.bounds[0]:g} … {self.bounds[1]:g} {self.unit}"
+        assert self.values
+        return ", ".join(f"{v:g}" for v in self.values) + f" {self.unit}"
+
+    def check(self, name: str, value: float) -> None:
+        """Raise OutOfLimitsError with the legal values in the message unless `value` is legal (relative 1e-6)."""
+        low, high = self.bounds
+        slack = 1e-6 * max(abs(low), abs(high), 1e-12)
+        if self.kind == "continuous":
+            legal = low - slack <= value <= high + slack
+        else:
+            assert self.values
+            legal = any(abs(value - v) <= slack for v in self.values)
+        if not legal:
+            msg = f"{name} of {value:g} {self.unit} is not possible here; legal: {self.legal()}"
+            raise OutOfLimitsError(msg, parameter=name, value=value, minimum=low, maximum=high)
+
+
+class Detector(Record):
+    """The pixelated detector as calibrated by the facility. Angles are nominal."""
+
+    shape: tuple[int, int] = Field(description="(detector_y, detector_x) in pixels")
+    angular_pixel: Annotated[float, Field(gt=0, description="reciprocal-space sampling, mrad per pixel")]
+    dtype: Literal["uint8", "uint16"]
+    saturation: Annotated[int, Field(gt=0, description="largest count of a pixel")]
+    counts_per_electron: float | None = Field(default=1.0, description="None: not known; doses are counts/Å²")
+    dead_pixels: tuple[tuple[int, int], ...] = Field(
+        default=(), description="(row, column) of pixels known not to count"
+    )
+
+
+class Description(Record):
+    """Everything an agent may know of an instrument before it exposes anything."""
+
+    name: str
+    voltage: Annotated[float, Field(gt=1e3, le=1e7, description="beam energy, eV")]
+    semiangle: Annotated[float, Field(gt=0, le=200, description="convergence semi-angle, mrad")]
+    beam_current: float | None = Field(default=None, description="pA; None where a recording does not say")
+    detector: Detector
+    step: Parameter
+    defocus: Parameter
+    dose: Parameter
+    electrons_per_pattern: tuple[float, float] = Field(
+        description="smallest and largest dose·step², from frame rate, dwell time, saturation or what is recorded"
+    )
+    scan_rotation: float | None = Field(
+        default=None,
+        description="nominal rotation, rad, that takes a direction on the detector to the scan's frame; None: not known",
+    )
+    mirrored: bool | None = Field(
+        default=None, description="detector rows and scan rows of opposite hand; None: not known"
+    )
+    area: Rectangle = Field(description="the part of the specimen that can be scanned, Å")
+    repeatable: bool = Field(
+        default=False, description="the same area may be acquired again unchanged (a recording, until it is used up)"
+    )
+    frame_overhead: float = Field(default=0.0, ge=0, description="s per pattern besides the dwell time")
+    line_overhead: float = Field(default=0.0, ge=0, description="flyback, s per scan line")
+    settle_time: float = Field(default=0.0, ge=0, description="s before a scan, after defocus or region changed")
+    region_dose_limit: float | None = Field(default=None, description="largest accumulated dose of a region, e/Å²")
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dose_unit(self) -> str:
+        """e/Å², or counts/Å² where counts per electron are not known."""
+        return "e/Å²" if self.detector.counts_per_electron is not None else "counts/Å²"
+
+
+class PlanCheck(Record):
+    """What an accepted plan will cost."""
+
+    n_positions: int
+    shape: tuple[int, int]
+    dwell_time: float
+    electrons: float = Field(
+        description="all electrons that reach the specimen, with settle and flyback if unblanked then"
+    )
+    duration: float
+    bytes: int
+    illuminated: Rectangle
+
+
+class Reservation(Record):
+    """Electrons set aside for one acquisition id; `start` uses it up."""
+
+    id: Identifier
+    check: PlanCheck
+    electrons_left: float = Field(description="of the campaign's budget, after this reservation")
+
+
+class Outcome(Record):
+    """How an acquisition ended (or that it still runs), as journalled by the instrument."""
+
+    id: Identifier
+    state: Literal["reserved", "running", "done", "aborted", "failed"]
+    frames: int = 0
+    electrons: float = 0.0
+    reason: str = ""
+
+
+class Health(Record):
+    """State of the column as far as an operator cares."""
+
+    blanked: bool
+    ok: bool = True
+    message: str = ""

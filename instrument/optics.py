@@ -1,0 +1,101 @@
+"""Electron optics that more than one room needs: wavelength, interaction, aberrations, sampling.
+
+Sources: Kirkland, *Advanced Computing in Electron Microscopy* (2nd ed.), eqs. 2.5, 5.5–5.6; Krivanek, Dellby & Lupini,
+Ultramicroscopy 78 (1999) 1, for the aberration function in polar notation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ELECTRON_REST_ENERGY = 510998.95
+"""m c², eV."""
+HC = 12398.419843320026
+"""h c, eV Å."""
+ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30", "C32", "phi32", "C34", "phi34")
+"""Krivanek polar coefficients to third order: C in Å, phi in rad. C10 = −defocus."""
+
+
+def wavelength(voltage: float) -> float:
+    """Relativistic de Broglie wavelength, Å, of electrons of `voltage` eV (Kirkland eq. 2.5).
+
+    >>> round(wavelength(80e3), 6)
+    0.041757
+    """
+    return HC / math.sqrt(voltage * (2 * ELECTRON_REST_ENERGY + voltage))
+
+
+def interaction_parameter(voltage: float) -> float:
+    """σ, rad/(V Å): phase per projected potential (Kirkland eq. 5.6).
+
+    >>> round(interaction_parameter(80e3) * 1e3, 3)
+    1.009
+    """
+    return (
+        2
+        * math.pi
+        / (wavelength(voltage) * voltage)
+        * (ELECTRON_REST_ENERGY + voltage)
+        / (2 * ELECTRON_REST_ENERGY + voltage)
+    )
+
+
+def spatial_frequency(angle: float, voltage: float) -> float:
+    """k = α/λ, 1/Å, of an angle in mrad."""
+    return angle * 1e-3 / wavelength(voltage)
+
+
+def pixel_size(angular_pixel: float, n_pixels: int, voltage: float) -> float:
+    """Real-space sampling, Å, of a reconstruction from `n_pixels` detector pixels of `angular_pixel` mrad: 1/(N Δk)."""
+    return 1.0 / (n_pixels * spatial_frequency(angular_pixel, voltage))
+
+
+def probe_diameter(semiangle: float, defocus: float, voltage: float) -> float:
+    """Diameter, Å: the geometric disc 2α|Δf|, at least the diffraction limit 1.22 λ/α."""
+    return max(2e-3 * semiangle * abs(defocus), 1.22 * wavelength(voltage) / (semiangle * 1e-3))
+
+
+def largest_defocus(semiangle: float, angular_pixel: float, voltage: float) -> float:
+    """|Δf|, Å, at which the geometric probe disc 2α|Δf| fills the window 1/Δk of one pattern."""
+    return 1.0 / (spatial_frequency(angular_pixel, voltage) * 2e-3 * semiangle)
+
+
+def aberration_phase(
+    ky: NDArray[Any], kx: NDArray[Any], voltage: float, aberrations: Mapping[str, float], xp: Any = np
+) -> NDArray[np.float64]:
+    """χ, rad, at spatial frequencies (1/Å); the probe's wave in the aperture is exp(−iχ).
+
+    χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
+    """
+    unknown = set(aberrations) - set(ABERRATIONS)
+    if unknown:
+        msg = f"unknown aberration {sorted(unknown)[0]!r}; known: {', '.join(ABERRATIONS)}"
+        raise ValueError(msg)
+    lam = wavelength(voltage)
+    alpha = lam * xp.hypot(ky, kx)
+    phi = xp.arctan2(ky, kx)
+    chi = xp.zeros_like(alpha)
+    for name, value in aberrations.items():
+        if not name.startswith("C") or value == 0:
+            continue
+        n, m = int(name[1]), int(name[2])
+        term = alpha ** (n + 1) / (n + 1) * value
+        if m:
+            term = term * xp.cos(m * (phi - aberrations.get(f"phi{n}{m}", 0.0)))
+        chi = chi + term
+    return 2 * math.pi / lam * chi
+
+
+def detector_to_scan(rotation: float, mirrored: bool = False) -> NDArray[np.float64]:
+    """Orthogonal 2 × 2 matrix that takes a (row, column) direction on the detector to the scan's frame.
+
+    `rotation` in rad; where `mirrored`, the detector's rows are reversed first (determinant −1).
+    """
+    c, s = math.cos(rotation), math.sin(rotation)
+    matrix = np.array([[c, -s], [s, c]])
+    return matrix @ np.diag([-1.0, 1.0]) if mirrored else matrix

@@ -1,0 +1,1 @@
+"""A microscope that is not there: abTEM specimens behind an imperfect column, or a recording played back."""
