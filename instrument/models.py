@@ -149,7 +149,8 @@ class Parameter(Record):
     def bounds(self) -> tuple[float, float]:
         """Smallest and largest legal value."""
         if self.kind == "continuous":
-            assert self.minimum is not None and self.maximum is not None
+            assert self.minimum is not None
+            assert self.maximum is not None
             return self.minimum, self.maximum
         assert self.values
         return min(self.values), max(self.values)
