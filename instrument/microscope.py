@@ -38,7 +38,7 @@ class Microscope(Protocol):
         ...
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        """Cost of `plan`; raises an InstrumentError (OutOfLimitsError, ExhaustedError) where it cannot be done. No side effect."""
+        """Cost of `plan`; raises OutOfLimitsError or ExhaustedError where it cannot be done. No side effect."""
         ...
 
     def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:

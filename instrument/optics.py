@@ -67,10 +67,10 @@ def largest_defocus(semiangle: float, angular_pixel: float, voltage: float) -> f
 
 def aberration_phase(
     ky: NDArray[Any], kx: NDArray[Any], voltage: float, aberrations: Mapping[str, float], xp: Any = np
-) -> NDArray[np.float64]:
+) -> Any:
     """χ, rad, at spatial frequencies (1/Å); the probe's wave in the aperture is exp(−iχ).
 
-    χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
+    `xp` is the array module (numpy or cupy). χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
     """
     unknown = set(aberrations) - set(ABERRATIONS)
     if unknown:
