@@ -70,7 +70,8 @@ def aberration_phase(
 ) -> Any:
     """χ, rad, at spatial frequencies (1/Å); the probe's wave in the aperture is exp(−iχ).
 
-    `xp` is the array module (numpy or cupy). χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
+    `xp` is the array module (numpy or cupy).
+    χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
     """
     unknown = set(aberrations) - set(ABERRATIONS)
     if unknown:
