@@ -18,27 +18,27 @@ Range = tuple[float, float]
 class Metadata(Record):
     """What a facility wants to find in every file."""
 
-    sample: str = ""
-    operator: str = ""
-    proposal: str = ""
-    comment: str = ""
+    sample: str = Field(default="", description="what lies under the beam")
+    operator: str = Field(default="", description="who is responsible at the microscope")
+    proposal: str = Field(default="", description="the facility's number for this beam time")
+    comment: str = Field(default="", description="anything else worth keeping")
 
 
 class AreaOfInterest(Record):
     """Where the final picture is taken. Without y, x it lies in the middle of what the instrument can reach."""
 
-    height: Positive = Field(description="Å")
-    width: Positive = Field(description="Å")
-    y: float | None = Field(default=None, description="Å, specimen frame, upper edge")
-    x: float | None = Field(default=None, description="Å, specimen frame, left edge")
+    height: Positive = Field(description="height of the final picture, Å", examples=[32.0])
+    width: Positive = Field(description="width of the final picture, Å", examples=[32.0])
+    y: float | None = Field(default=None, description="upper edge in the specimen frame, Å; None: centred")
+    x: float | None = Field(default=None, description="left edge in the specimen frame, Å; None: centred")
 
 
 class Exploration(Record):
     """Small fresh regions beside the area of interest, at doses of the agent's choice."""
 
-    trials: Annotated[int, Field(ge=1, le=500)] = 8
-    height: Positive = Field(description="height of a trial's field, Å")
-    width: Positive = Field(description="width of a trial's field, Å")
+    trials: Annotated[int, Field(ge=1, le=500)] = Field(default=8, description="number of exploratory acquisitions")
+    height: Positive = Field(description="height of a trial's field, Å", examples=[24.0])
+    width: Positive = Field(description="width of a trial's field, Å", examples=[24.0])
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5, description="largest part of the budget exploration may spend"
     )
@@ -74,7 +74,7 @@ class Search(Record):
 class Goal(Record):
     """best_picture: the highest score of the final picture. cheapest: the fewest electrons that reach a score."""
 
-    kind: Literal["best_picture", "cheapest"] = "best_picture"
+    kind: Literal["best_picture", "cheapest"] = Field(default="best_picture", description="what the campaign is after")
     score: Positive | None = Field(default=None, description="cheapest: the score to reach, bit/Å²")
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="cheapest, without score: this part of the score of everything the instrument can give"
@@ -84,18 +84,18 @@ class Goal(Record):
 class ReconstructionChoice(Record):
     """How patterns become an object. See agent.reconstruction.ReconstructionSettings for the meaning of each."""
 
-    probe_modes: Annotated[int, Field(ge=1, le=16)] = 1
-    passes: Annotated[int, Field(ge=1, le=1000)] = 6
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    probe_modes: Annotated[int, Field(ge=1, le=16)] = Field(default=1, description="mutually incoherent probe states")
+    passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=6, description="passes over all patterns")
+    device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="where to compute")
     calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the first data")
 
 
 class ScoreChoice(Record):
     """Fixed for a whole campaign, because scores are compared."""
 
-    k_min: Annotated[float, Field(ge=0)] = Field(default=0.15, description="1/Å")
-    k_max: Positive = Field(default=1.25, description="1/Å")
-    ring_width: Positive = Field(default=0.05, description="1/Å")
+    k_min: Annotated[float, Field(ge=0)] = Field(default=0.15, description="lowest frequency that counts, 1/Å")
+    k_max: Positive = Field(default=1.25, description="highest frequency that counts, 1/Å")
+    ring_width: Positive = Field(default=0.05, description="width of a ring of the correlation, 1/Å")
     field: Positive | None = Field(
         default=None, description="edge of the scored square, Å; None: what every trial's field surely illuminates"
     )
@@ -103,37 +103,52 @@ class ScoreChoice(Record):
         default=0.3, description="Tukey window: tapered part of the edge"
     )
 
+    @model_validator(mode="after")
+    def _has_a_ring(self) -> ScoreChoice:
+        if self.k_min + self.ring_width > self.k_max:
+            msg = f"no ring of {self.ring_width:g} 1/Å fits between k_min {self.k_min:g} and k_max {self.k_max:g} 1/Å"
+            raise ValueError(msg)
+        return self
+
 
 class Mqtt(Record):
     """Live status. The campaign does not care whether the broker is there."""
 
-    host: str
-    port: Annotated[int, Field(gt=0, lt=65536)] = 1883
-    site: str = "site"
-    username: str | None = None
-    password_file: Path | None = None
+    host: str = Field(description="name or address of the broker", examples=["broker.example.org"])
+    port: Annotated[int, Field(gt=0, lt=65536)] = Field(default=1883, description="TCP port of the broker")
+    site: Annotated[str, Field(pattern=r"^[^/+#\s]+$")] = Field(
+        default="site", description="the facility's name in the topics, emagent/1/<site>/…"
+    )
+    username: str | None = Field(default=None, description="None: anonymous")
+    password_file: Path | None = Field(default=None, description="file that holds the password and nothing else")
 
 
 class CampaignConfig(Record):
     """Everything a campaign is told. Units: Å, mrad, e/Å² (counts/Å² where a detector's gain is not known)."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$")] = Field(
+        description="name of the campaign and of its folder", examples=["my-specimen"]
+    )
     metadata: Metadata = Metadata()
     goal: Goal = Goal()
-    electrons: Positive = Field(description="the budget: exploration and final picture together")
+    electrons: Positive = Field(
+        description="the budget: electrons for exploration and final picture together", examples=[1.2e7]
+    )
     area: AreaOfInterest
     exploration: Exploration
     search: Search = Search()
     policy: str = Field(default="botorch", description="botorch, sobol, random, expert, or module:attribute")
-    expert: tuple[float, float] | None = Field(
+    expert: tuple[Positive, float] | None = Field(
         default=None,
         description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",
     )
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
     mqtt: Mqtt | None = None
-    time_limit: Positive | None = Field(default=None, description="s of wall-clock time, then stop and keep everything")
-    seed: Annotated[int, Field(ge=0)] = 0
+    time_limit: Positive | None = Field(
+        default=None, description="s of wall-clock time, then stop and keep everything; None: no limit"
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of everything random")
 
 
 def load_config(path: Path) -> CampaignConfig:
