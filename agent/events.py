@@ -1,0 +1,145 @@
+"""What a running campaign tells whoever watches it: progress display, status publisher, log file.
+
+Events are frozen records, JSON-able, sent in the order in which things happened. Watching is not taking part: an
+observer that raises is logged and left out from then on; the campaign goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from agent.config import CampaignConfig
+from agent.records import ModelView, Recommendation, Role, Trial
+from instrument.models import Description, Record
+
+logger = logging.getLogger(__name__)
+
+Phase = Literal[
+    "connecting", "suggesting", "preparing", "acquiring", "reconstructing", "recommending", "waiting", "finished"
+]
+
+
+class CampaignStarted(Record):
+    """The instrument has described itself and the journal is open."""
+
+    campaign: str = Field(description="id in the instrument's ledger")
+    folder: str
+    config: CampaignConfig
+    description: Description
+    trials_planned: int = Field(description="acquisitions in all: reference, exploration, final and expert")
+    resumed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class PhaseChanged(Record):
+    """What the campaign does now; `trial` is None for what belongs to no single trial."""
+
+    phase: Phase
+    trial: int | None = None
+    role: Role | None = None
+    message: str = ""
+
+
+class FramesReceived(Record):
+    """Progress of the running acquisition (a few times a second, and at its end)."""
+
+    trial: int
+    received: int
+    total: int
+
+
+class ReconstructionProgress(Record):
+    """Progress of a reconstruction, `fraction` of `phase` done. It overlaps the next acquisition."""
+
+    trial: int
+    phase: str
+    fraction: float
+
+
+class TrialChanged(Record):
+    """A trial has a new state; with state `done` it carries its score."""
+
+    trial: Trial
+
+
+class BudgetChanged(Record):
+    """Electrons spent of the campaign's budget, as booked by the instrument."""
+
+    spent: float
+    budget: float
+
+
+class TimeLeft(Record):
+    """Estimate of the wall-clock time until the campaign is done, s, from the pace so far."""
+
+    seconds: float
+
+
+class ModelChanged(Record):
+    """What the policy's model believes now."""
+
+    view: ModelView
+
+
+class TargetSet(Record):
+    """Goal `cheapest`: the score to reach, bit/Å²."""
+
+    target: float
+    reason: str
+
+
+class Recommended(Record):
+    """What the final acquisition will use."""
+
+    recommendation: Recommendation
+
+
+class CampaignEnded(Record):
+    """The last event."""
+
+    state: Literal["done", "stopped", "failed"]
+    reason: str = ""
+    electrons_spent: float = 0.0
+
+
+Event = (
+    CampaignStarted
+    | PhaseChanged
+    | FramesReceived
+    | ReconstructionProgress
+    | TrialChanged
+    | BudgetChanged
+    | TimeLeft
+    | ModelChanged
+    | TargetSet
+    | Recommended
+    | CampaignEnded
+)
+
+
+class Observer(Protocol):
+    """Something that watches a campaign. Called from the event loop: return at once, hand long work elsewhere."""
+
+    def on_event(self, event: Event) -> None:
+        """Take note of `event`."""
+        ...
+
+
+class Audience:
+    """All observers of a campaign; none of them can hurt it."""
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = list(observers)
+
+    def tell(self, event: Event) -> None:
+        """Pass `event` on. An observer that raises is logged and dropped."""
+        for observer in tuple(self._observers):
+            try:
+                observer.on_event(event)
+            except Exception:
+                logger.exception("%s no longer watches the campaign", type(observer).__name__)
+                self._observers.remove(observer)
