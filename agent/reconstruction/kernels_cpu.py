@@ -1,0 +1,235 @@
+"""The fused CPU form of `forward.accumulate`: one pattern at a time stays in cache, counts stay integers.
+
+Numba does the element-wise work between the transforms in one sweep each, ducc0 the FFTs. Threads take blocks of a batch
+and add into accumulators of their own, so the result does not depend on timing. Compiled code is cached beside the
+module (`make env` warms it).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ducc0
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from agent.reconstruction.forward import Sums
+
+_OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy", "cache": True}
+
+
+@njit(**_OPTIONS)
+def _shift(probe_k: Any, fy: float, fx: float, out: Any) -> None:
+    """out = probe_k · exp(−2πi k·f), (modes, ky, kx)."""
+    modes, n_y, n_x = probe_k.shape
+    columns = np.empty(n_x, np.complex64)
+    for x in range(n_x):
+        k = x if x < (n_x + 1) // 2 else x - n_x
+        angle = -2 * math.pi * fx * k / n_x
+        columns[x] = complex(math.cos(angle), math.sin(angle))
+    for y in range(n_y):
+        k = y if y < (n_y + 1) // 2 else y - n_y
+        angle = -2 * math.pi * fy * k / n_y
+        row = np.complex64(complex(math.cos(angle), math.sin(angle)))
+        for m in range(modes):
+            for x in range(n_x):
+                out[m, y, x] = probe_k[m, y, x] * (row * columns[x])
+
+
+@njit(**_OPTIONS)
+def _unshift_add(back: Any, fy: float, fx: float, total: Any) -> None:
+    """total += back · exp(+2πi k·f)."""
+    modes, n_y, n_x = back.shape
+    columns = np.empty(n_x, np.complex64)
+    for x in range(n_x):
+        k = x if x < (n_x + 1) // 2 else x - n_x
+        angle = 2 * math.pi * fx * k / n_x
+        columns[x] = complex(math.cos(angle), math.sin(angle))
+    for y in range(n_y):
+        k = y if y < (n_y + 1) // 2 else y - n_y
+        angle = 2 * math.pi * fy * k / n_y
+        row = np.complex64(complex(math.cos(angle), math.sin(angle)))
+        for m in range(modes):
+            for x in range(n_x):
+                total[m, y, x] += back[m, y, x] * (row * columns[x])
+
+
+@njit(**_OPTIONS)
+def _exit_wave(obj: Any, row0: int, column0: int, probe: Any, out: Any) -> None:
+    """out = probe · window of the object; window and probe corner-centred."""
+    modes, n_y, n_x = probe.shape
+    h_y, h_x = n_y // 2, n_x // 2
+    for y in range(n_y):
+        line = obj[row0 + (y + h_y) % n_y]
+        for m in range(modes):
+            for x in range(n_x - h_x):
+                out[m, y, x] = probe[m, y, x] * line[column0 + h_x + x]
+            for x in range(n_x - h_x, n_x):
+                out[m, y, x] = probe[m, y, x] * line[column0 + h_x + x - n_x]
+
+
+@njit(**_OPTIONS)
+def _residual(waves: Any, counts: Any, background: Any, mask: Any, guard: float, ratio_sum: Any, want: bool) -> float:
+    """waves *= ½((n + g)/(I + g) − 1); adds the ratio; returns the Poisson deviance where it is wanted."""
+    modes, n_y, n_x = waves.shape
+    deviance = 0.0
+    for y in range(n_y):
+        for x in range(n_x):
+            model = background[y, x]
+            for m in range(modes):
+                w = waves[m, y, x]
+                model += w.real * w.real + w.imag * w.imag
+            ratio = (counts[y, x] + guard) / (model + guard)
+            ratio_sum[y, x] += ratio
+            factor = np.float32(0.5) * (ratio - np.float32(1)) * mask[y, x]
+            for m in range(modes):
+                waves[m, y, x] *= factor
+            if want:
+                counted = np.float32(counts[y, x])
+                deviance += mask[y, x] * ((counted + guard) * math.log(ratio) - (counted - model))
+    return 2 * deviance
+
+
+@njit(**_OPTIONS)
+def _scatter(chi: Any, probe: Any, row0: int, column0: int, numerator: Any, illumination: Any) -> None:
+    """numerator += Σ_m conj(P) χ, illumination += Σ_m |P|² at the window."""
+    modes, n_y, n_x = probe.shape
+    h_y, h_x = n_y // 2, n_x // 2
+    for y in range(n_y):
+        row = row0 + (y + h_y) % n_y
+        for m in range(modes):
+            for x in range(n_x - h_x):
+                p = probe[m, y, x]
+                numerator[row, column0 + h_x + x] += chi[m, y, x] * p.conjugate()
+                illumination[row, column0 + h_x + x] += p.real * p.real + p.imag * p.imag
+            for x in range(n_x - h_x, n_x):
+                p = probe[m, y, x]
+                numerator[row, column0 + h_x + x - n_x] += chi[m, y, x] * p.conjugate()
+                illumination[row, column0 + h_x + x - n_x] += p.real * p.real + p.imag * p.imag
+
+
+@njit(**_OPTIONS)
+def _times_object(chi: Any, obj: Any, row0: int, column0: int) -> None:
+    """chi *= conj(window of the object)."""
+    modes, n_y, n_x = chi.shape
+    h_y, h_x = n_y // 2, n_x // 2
+    for y in range(n_y):
+        line = obj[row0 + (y + h_y) % n_y]
+        for m in range(modes):
+            for x in range(n_x - h_x):
+                chi[m, y, x] *= line[column0 + h_x + x].conjugate()
+            for x in range(n_x - h_x, n_x):
+                chi[m, y, x] *= line[column0 + h_x + x - n_x].conjugate()
+
+
+@njit(**_OPTIONS)
+def _relayout(patterns: Any, index: Any, roll_y: int, roll_x: int, out: Any) -> None:
+    """out[i] = patterns[index[i]] rolled, in one sweep."""
+    _, n_y, n_x = patterns.shape
+    for i in range(len(index)):
+        for y in range(n_y):
+            source = patterns[index[i], (y - roll_y) % n_y]
+            for x in range(n_x):
+                out[i, y, x] = source[(x - roll_x) % n_x]
+
+
+def relayout(patterns: NDArray[Any], roll: tuple[int, int]) -> NDArray[Any]:
+    """Patterns (n, ky, kx) with the zero beam rolled to pixel (0, 0), same type."""
+    out = np.empty_like(patterns)
+    _relayout(patterns, np.arange(len(patterns)), roll[0] % patterns.shape[1], roll[1] % patterns.shape[2], out)
+    return out
+
+
+class FusedCpu:
+    """`forward.accumulate` on NumPy arrays with `threads` threads (default: the cores this process may use, at most 8)."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="reconstruct")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+    def accumulate(
+        self,
+        obj: NDArray[np.complex64],
+        probe_k: NDArray[np.complex64],
+        corners: NDArray[np.int32],
+        fractions: NDArray[np.float32],
+        counts: NDArray[Any],
+        index: NDArray[np.int64],
+        background: NDArray[np.float32],
+        mask: NDArray[np.float32],
+        guard: float,
+        want_probe: bool,
+        want_deviance: bool,
+    ) -> Sums:
+        """The sums of `forward.accumulate` over the patterns `index` of (n, ky, kx) `counts`."""
+        blocks = [b for b in np.array_split(np.sort(index), self.threads) if len(b)]
+        task = (
+            obj,
+            probe_k,
+            corners,
+            fractions,
+            counts,
+            background,
+            mask,
+            np.float32(guard),
+            want_probe,
+            want_deviance,
+        )
+        parts = list(self._pool.map(lambda block: _block(block, *task), blocks))
+        first = parts[0]
+        for part in parts[1:]:
+            first.object_numerator += part.object_numerator
+            first.illumination += part.illumination
+            first.ratio += part.ratio
+            first.deviance += part.deviance
+            if want_probe:
+                first.probe_numerator += part.probe_numerator
+        return first
+
+
+def _block(
+    block: NDArray[np.int64],
+    obj: NDArray[np.complex64],
+    probe_k: NDArray[np.complex64],
+    corners: NDArray[np.int32],
+    fractions: NDArray[np.float32],
+    counts: NDArray[Any],
+    background: NDArray[np.float32],
+    mask: NDArray[np.float32],
+    guard: np.float32,
+    want_probe: bool,
+    want_deviance: bool,
+) -> Sums:
+    sums = Sums(
+        np.zeros_like(obj),
+        np.zeros(obj.shape, np.float32),
+        np.zeros_like(probe_k) if want_probe else None,
+        np.zeros(background.shape, np.float32),
+        0.0,
+    )
+    probe, wave = np.empty_like(probe_k), np.empty_like(probe_k)
+    axes = (1, 2)
+    for j in block:
+        (row, column), (fy, fx) = corners[j], fractions[j]
+        _shift(probe_k, fy, fx, wave)
+        ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=probe)
+        _exit_wave(obj, row, column, probe, wave)
+        ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
+        sums.deviance += _residual(wave, counts[j], background, mask, guard, sums.ratio, want_deviance)
+        ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=wave)
+        _scatter(wave, probe, row, column, sums.object_numerator, sums.illumination)
+        if want_probe:
+            _times_object(wave, obj, row, column)
+            ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
+            _unshift_add(wave, fy, fx, sums.probe_numerator)
+    return sums

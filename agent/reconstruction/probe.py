@@ -1,0 +1,89 @@
+"""The illuminating wave: an aperture with aberrations, and mutually incoherent modes for a finite source.
+
+Everything here is in the aperture plane, corner-centred: probe_k (modes, ky, kx), Σ|probe_k|² = counts per pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import optics
+
+
+def frequencies(shape: tuple[int, int], angular_pixel: float, voltage: float) -> tuple[Any, Any]:
+    """(ky, kx), 1/Å, corner-centred, shapes (n_y, 1) and (1, n_x)."""
+    dk = optics.spatial_frequency(angular_pixel, voltage)
+    ky, kx = (np.fft.fftfreq(n, 1.0 / n) * dk for n in shape)
+    return ky[:, None], kx[None, :]
+
+
+def aperture_wave(
+    shape: tuple[int, int],
+    angular_pixel: float,
+    voltage: float,
+    semiangle: float,
+    aberrations: Mapping[str, float],
+    centre_offset: tuple[float, float] = (0.0, 0.0),
+) -> NDArray[np.complex64]:
+    """A(k) exp(−iχ(k)), Σ|·|² = 1: round aperture whose edge is one pixel soft (area of the pixel inside the disc).
+
+    Args:
+        shape: (ky, kx) pixels.
+        aberrations: Krivanek polar coefficients, Å and rad, C10 = −defocus.
+        centre_offset: (row, column) displacement of the disc in pixels.
+    """
+    ky, kx = frequencies(shape, angular_pixel, voltage)
+    dk = optics.spatial_frequency(angular_pixel, voltage)
+    ky, kx = ky - centre_offset[0] * dk, kx - centre_offset[1] * dk
+    edge = (optics.spatial_frequency(semiangle, voltage) - np.hypot(ky, kx)) / dk + 0.5
+    wave = np.sqrt(np.clip(edge, 0, 1)) * np.exp(-1j * optics.aberration_phase(ky, kx, voltage, aberrations))
+    return (wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
+
+
+def source_modes(
+    wave: NDArray[np.complex64], modes: int, angular_pixel: float, voltage: float, source_size: float
+) -> NDArray[np.complex64]:
+    """Split a coherent wave into modes that describe a Gaussian source of standard deviation `source_size` Å.
+
+    The Karhunen–Loève modes of a shifted probe to first orders in the shift: P, s ∂P/∂y, s ∂P/∂x, then second orders.
+    The energy is shared out so that Σ over modes of Σ|·|² equals Σ|wave|².
+
+    Args:
+        wave: (ky, kx).
+        modes: how many, 1 … 6; further ones start with the weakest of these, turned by a random-looking chirp.
+    """
+    ky, kx = frequencies((wave.shape[0], wave.shape[1]), angular_pixel, voltage)
+    y, x = 2j * np.pi * source_size * ky, 2j * np.pi * source_size * kx
+    factors = [
+        np.ones_like(y * x),
+        y + 0 * x,
+        x + 0 * y,
+        (y * y) / np.sqrt(2) + 0 * x,
+        y * x,
+        (x * x) / np.sqrt(2) + 0 * y,
+    ]
+    while len(factors) < modes:
+        factors.append(factors[-5] * y)
+    stack = np.stack([wave * f for f in factors[:modes]])
+    return (stack * np.sqrt((np.abs(wave) ** 2).sum() / (np.abs(stack) ** 2).sum())).astype(np.complex64)
+
+
+def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """The same incoherent sum in orthogonal modes of falling energy (eigenvectors of the Gram matrix).
+
+    Args:
+        modes: (m, ky, kx).
+    """
+    flat = modes.reshape(len(modes), -1)
+    _, vectors = np.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
+    turned: NDArray[np.complex64] = (vectors[:, ::-1].conj().T.astype(np.complex64) @ flat).reshape(modes.shape)
+    return turned
+
+
+def to_real_space(probe_k: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """(modes, y, x), centred at N//2, from the aperture plane; unitary."""
+    return np.fft.fftshift(np.fft.ifft2(probe_k, norm="ortho"), axes=(-2, -1)).astype(np.complex64)
