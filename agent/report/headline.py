@@ -1,0 +1,144 @@
+"""What a campaign found, in a few sentences: the answer before the evidence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from agent.quantities import electrons, length, power_of, signed_length, uncertain
+from agent.records import CampaignRecord, Settings, Trial
+
+SCORE_UNIT = "bit/Å²"
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure that matters with what it means. `kind` decides its colour: own, expert or plain."""
+
+    title: str
+    value: str
+    detail: str
+    kind: str = ""
+
+
+def settings_text(settings: Settings, dose_unit: str) -> str:
+    """Settings in one line."""
+    return (
+        f"step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
+        f"dose {electrons(settings.dose)} {dose_unit}"
+    )
+
+
+def score_text(trial: Trial, power: int | None = None) -> str:
+    """Score ± sd of a trial with its unit; a dash without one."""
+    if trial.score is None:
+        return "–"
+    return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}"
+
+
+def shared_power(record: CampaignRecord) -> int:
+    """One power of ten for all scores of a campaign, so that they can be compared at a glance."""
+    return power_of(max((abs(t.score.value) for t in record.trials if t.score is not None), default=1.0))
+
+
+def cards(record: CampaignRecord) -> list[Card]:
+    """The recommended settings, the final score, what it is compared with, and the electrons."""
+    quantity = quantity_name(record)
+    power = shared_power(record)
+    found = []
+    if record.recommended is not None:
+        settings = record.recommended.settings
+        found.append(
+            Card(
+                "Recommended settings",
+                f"{length(settings.step)}, {signed_length(settings.defocus)}",
+                f"scan step and defocus, at {electrons(settings.dose)} {record.description.dose_unit}",
+                "own",
+            )
+        )
+    final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
+    if final is not None and final.score is not None:
+        found.append(Card("Final picture", score_text(final, power), _resolution(final), "own"))
+    if expert is not None and expert.score is not None:
+        own = expert.settings
+        detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_resolution(expert)}"
+        found.append(Card("Expert's settings, same electrons", score_text(expert, power), detail, "expert"))
+    if reference is not None and reference.score is not None:
+        detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"
+        found.append(Card("Reference: all there is", score_text(reference, power), detail, "expert"))
+    found.append(
+        Card(
+            f"{quantity.capitalize()} spent",
+            electrons(record.electrons_spent),
+            f"{record.electrons_spent / record.config.electrons:.1%} of the budget of {electrons(record.config.electrons)}",
+        )
+    )
+    return found
+
+
+def sentences(record: CampaignRecord) -> list[str]:
+    """The comparison in words, with its uncertainty."""
+    found = []
+    final, expert = record.trial("final"), record.trial("expert")
+    if final is not None and expert is not None and final.score is not None and expert.score is not None:
+        found.append(_comparison(final, expert))
+    if record.target is not None:
+        found.append(_saving(record))
+    return found
+
+
+def quantity_name(record: CampaignRecord) -> str:
+    """What is counted: electrons, or counts where a detector's gain is not known."""
+    return "electrons" if record.description.detector.counts_per_electron is not None else "counts"
+
+
+def cheapest(record: CampaignRecord) -> Trial | None:
+    """The trial that reached the target with the fewest electrons per area, if any did."""
+    if record.target is None:
+        return None
+    reached = [
+        t
+        for t in record.trials
+        if t.state == "done" and t.score is not None and t.score.veto is None and t.score.value >= record.target
+    ]
+    return min(reached, key=lambda t: t.settings.dose, default=None)
+
+
+def _comparison(final: Trial, expert: Trial) -> str:
+    assert final.score is not None
+    assert expert.score is not None
+    difference = final.score.value - expert.score.value
+    sd = math.hypot(final.score.sd, expert.score.sd)
+    text = uncertain(abs(difference), sd)
+    if abs(difference) < 2 * sd:
+        return f"The two pictures carry the same information within the uncertainty (difference {text} {SCORE_UNIT})."
+    more = "more" if difference > 0 else "less"
+    share = f"{abs(difference / expert.score.value):.0%} " if expert.score.value > 0 else ""
+    return f"The recommended settings carry {share}{more} information per area than the expert's: {text} {SCORE_UNIT} {more}."
+
+
+def _saving(record: CampaignRecord) -> str:
+    assert record.target is not None
+    power = shared_power(record)
+    target = f"{uncertain(record.target, None, power)} {SCORE_UNIT}"
+    if record.config.goal.score is None:
+        target += f" ({record.config.goal.fraction:.0%} of the reference's)"
+    best, reference = cheapest(record), record.trial("reference")
+    if best is None or best.score is None:
+        return f"No trial reached the target of {target} within the budget."
+    where = f"trial {best.number} ({settings_text(best.settings, record.description.dose_unit)})"
+    reached = f"it scored {score_text(best, power)}"
+    text = f"The cheapest acquisition that reached the target of {target} is {where}; {reached}."
+    if reference is not None and reference.number != best.number:
+        ratio = best.settings.dose / reference.settings.dose
+        text += f" It needs {ratio:.1%} of the reference's dose: {1 - ratio:.1%} of the dose is saved."
+    if best.score.value - record.target < 2 * best.score.sd:
+        text += " The target lies within its uncertainty."
+    return text
+
+
+def _resolution(trial: Trial) -> str:
+    assert trial.score is not None
+    if trial.score.resolution is None:
+        return "half-bit resolution not reached in the scored band"
+    return f"half-bit resolution {trial.score.resolution:.3g} Å"

@@ -1,0 +1,292 @@
+"""The page: everything a colleague asks about a campaign, in one file that opens anywhere and prints."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from agent.quantities import duration, electrons, length, signed_length, uncertain
+from agent.records import CampaignRecord, Score, Trial
+from agent.report import plots
+from agent.report.headline import (
+    SCORE_UNIT,
+    cards,
+    quantity_name,
+    sentences,
+    settings_text,
+    shared_power,
+)
+from agent.report.pictures import Picture, phase_image, probe_image, spectrum_image
+from agent.store import read_reconstruction
+
+REPORT_NAME = "report.html"
+
+
+def write_report(record: CampaignRecord, folder: Path) -> Path:
+    """Write `report.html` into the campaign folder and return its path.
+
+    Works for campaigns in any state; what does not exist yet is left out. The file is replaced in one step.
+    """
+    target = folder / REPORT_NAME
+    part = folder / f"{REPORT_NAME}.part"
+    part.write_text(page(record, folder), encoding="utf-8")
+    os.replace(part, target)
+    return target
+
+
+def page(record: CampaignRecord, folder: Path) -> str:
+    """The report as HTML; `folder` holds the reconstruction files that the record names."""
+    title = f"{record.config.name} – ptychopilot report"
+    loaded = [(t, load_picture(t, folder)) for t in pictured_trials(record)]
+    pictures = [(trial, picture) for trial, picture in loaded if picture is not None]
+    css = files("agent.report").joinpath("style.css").read_text(encoding="utf-8")
+    body = "\n".join(
+        part
+        for part in (
+            _header(record),
+            _pictures(record, pictures),
+            _evidence(record, pictures),
+            _table(record),
+            _facts(record),
+            _notes(record),
+        )
+        if part
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{css}</style></head>\n<body><main>\n{body}\n</main></body></html>\n"
+    )
+
+
+def _header(record: CampaignRecord) -> str:
+    metadata = record.config.metadata
+    subtitle = ", ".join(part for part in (metadata.sample, record.description.name) if part)
+    lines = [f"<header><h1>{escape(record.config.name)}</h1><p>{escape(subtitle)}</p></header>"]
+    if record.state != "done":
+        reason = f": {record.reason}" if record.reason else ""
+        lines.append(f'<p class="warning">This campaign is {record.state}{escape(reason)}.</p>')
+    shown = "".join(
+        f'<div class="card {card.kind}"><h3>{escape(card.title)}</h3><div class="big">{escape(card.value)}</div>'
+        f"<p>{escape(card.detail)}</p></div>"
+        for card in cards(record)
+    )
+    lines.append(f'<section class="cards">{shown}</section>')
+    lines += [f'<p class="lead">{escape(sentence)}</p>' for sentence in sentences(record)]
+    for trial in record.trials:
+        if trial.role in ("final", "expert") and trial.score is not None and trial.score.veto is not None:
+            lines.append(f'<p class="warning">The score of the {trial.role} picture: {escape(trial.score.veto)}.</p>')
+    return "\n".join(lines)
+
+
+def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str:
+    if not shown:
+        return ""
+    # One colour scale for all pictures: what looks stronger is stronger.
+    levels = [picture.levels() for _, picture in shown]
+    common = (min(low for low, _ in levels), max(high for _, high in levels))
+    k_max = record.config.score.k_max
+    lines = ["<h2>Pictures</h2>", '<div class="grid">']
+    for trial, picture in shown:
+        name = PICTURE_NAME[trial.role]
+        what = settings_text(trial.settings, record.description.dose_unit)
+        resolution = trial.score.resolution if trial.score is not None else None
+        ring = "; dashed: half-bit resolution" if resolution is not None else ""
+        lines.append(
+            _figure(
+                phase_image(picture, common),
+                f"{name}: phase of the object",
+                f"{name}: phase. Trial {trial.number}, {what}",
+            )
+        )
+        lines.append(
+            _figure(
+                spectrum_image(picture, k_max, resolution),
+                f"{name}: Fourier transform",
+                f"{name}: amplitude of the phase's Fourier transform{ring}",
+            )
+        )
+    lines.append("</div>")
+    return "\n".join(lines)
+
+
+PICTURE_NAME = {
+    "final": "Final picture",
+    "expert": "Expert's settings",
+    "reference": "Reference",
+    "exploration": "Best trial so far",
+}
+
+
+def pictured_trials(record: CampaignRecord) -> list[Trial]:
+    """Final picture and what it is compared with; the best trial where there is no final picture."""
+    final = record.trial("final")
+    if final is None:
+        scored = [t for t in record.trials if t.role == "exploration" and t.state == "done" and t.score is not None]
+        final = max(scored, key=lambda t: t.score.value if t.score else 0.0, default=None)
+    candidates = (final, record.trial("expert"), record.trial("reference"))
+    return [t for t in candidates if t is not None and t.reconstruction_file is not None]
+
+
+def load_picture(trial: Trial, folder: Path) -> Picture | None:
+    """The reconstructed phase within the scanned field; None where the file is gone."""
+    if trial.reconstruction_file is None or not (folder / trial.reconstruction_file).exists():
+        return None
+    return Picture.of(read_reconstruction(folder / trial.reconstruction_file))
+
+
+def _evidence(record: CampaignRecord, pictures: list[tuple[Trial, Picture]]) -> str:
+    if not record.trials:
+        return ""
+    quantity = quantity_name(record)
+    lines = ["<h2>How it came about</h2>", '<div class="grid">']
+    curves: list[tuple[str, str, Score]] = [
+        (t.role, PICTURE_NAME[t.role], t.score) for t in pictured_trials(record) if t.score is not None and t.score.frc
+    ]
+    if curves:
+        lines.append(
+            _figure(
+                plots.correlation_curves(curves),
+                "Fourier ring correlation",
+                "Fourier ring correlation between reconstructions of two random halves of the counts; band: ±1 sd",
+            )
+        )
+    lines.append(
+        _figure(
+            plots.scores_by_trial(record.trials, record.target, SCORE_UNIT),
+            "Score against trial",
+            "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest.",
+        )
+    )
+    lines.append(
+        _figure(
+            plots.electrons_by_trial(record.trials, record.config.electrons, quantity),
+            f"{quantity} per trial",
+            f"{quantity.capitalize()} of each trial (bars) and in all (line) against the budget",
+        )
+    )
+    if pictures:
+        trial, picture = pictures[0]
+        lines.append(
+            _figure(
+                probe_image(picture),
+                "Reconstructed probe",
+                f"{PICTURE_NAME[trial.role]}: intensity of the reconstructed probe at the specimen",
+            )
+        )
+    if record.model_view is not None:
+        fixed = ", ".join(f"{name} {value:.4g}" for name, value in record.model_view.fixed.items())
+        held = f" with {fixed} held" if fixed else ""
+        lines.append(
+            _figure(
+                plots.model_maps(
+                    record.model_view,
+                    record.trials,
+                    record.recommended,
+                    record.config.expert,
+                    SCORE_UNIT,
+                    record.description.dose_unit,
+                ),
+                "The model's view",
+                f"What the model believes{held}. Grey: not possible with this instrument or not allowed by the campaign.",
+                wide=True,
+            )
+        )
+    lines.append("</div>")
+    return "\n".join(lines)
+
+
+def _table(record: CampaignRecord) -> str:
+    if not record.trials:
+        return ""
+    power = shared_power(record)
+    unit = record.description.dose_unit
+    head = (
+        "<tr><th>trial</th><th class='text'>role</th><th>step, Å</th><th>defocus, Å</th><th>measured</th>"
+        f"<th>dose, {unit}</th><th>{quantity_name(record)}</th><th>score, {SCORE_UNIT}</th><th>resolution, Å</th>"
+        "<th>time</th><th class='text'>reason</th></tr>"
+    )
+    rows = "".join(_row(trial, power) for trial in record.trials)
+    return f'<h2>Trials</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+
+
+def _row(trial: Trial, power: int) -> str:
+    settings = trial.settings
+    measured = "" if trial.defocus_measured is None else signed_length(trial.defocus_measured).removesuffix(" Å")
+    score = "–" if trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
+    resolution = f"{trial.score.resolution:.3g}" if trial.score is not None and trial.score.resolution else "–"
+    reason = trial.suggestion.reason
+    if trial.reason:
+        reason = f"{trial.state}: {trial.reason} ({reason})"
+    if trial.score is not None and trial.score.veto:
+        reason += f" – not trusted: {trial.score.veto}"
+    took = duration(sum(trial.seconds.values())) if trial.seconds else ""
+    cells = (
+        f"{settings.step:.4g}",
+        signed_length(settings.defocus).removesuffix(" Å"),
+        measured,
+        electrons(settings.dose),
+        electrons(trial.electrons) if trial.electrons else "–",
+        score,
+        resolution,
+        took,
+    )
+    css = trial.state if trial.state in ("failed", "vetoed") else trial.role
+    state = "" if trial.state in ("done", "failed", "vetoed") else f" ({trial.state})"
+    numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+    return (
+        f'<tr class="{css}"><td>{trial.number}</td><td class="text">{trial.role}{state}</td>{numbers}'
+        f'<td class="text">{escape(reason)}</td></tr>'
+    )
+
+
+def _facts(record: CampaignRecord) -> str:
+    config, description = record.config, record.description
+    current = "not known" if description.beam_current is None else f"{description.beam_current:g} pA"
+    rows = [
+        ("Sample", config.metadata.sample),
+        ("Operator", config.metadata.operator),
+        ("Proposal", config.metadata.proposal),
+        ("Comment", config.metadata.comment),
+        ("Instrument", description.name),
+        ("Beam", f"{description.voltage / 1e3:g} kV, {description.semiangle:g} mrad, {current}"),
+        ("Detector", f"{description.detector.shape[0]} × {description.detector.shape[1]} pixels of {description.detector.angular_pixel:g} mrad"),
+        ("Area of interest", f"{length(config.area.height)} × {length(config.area.width)}"),
+        ("Trials", f"{config.exploration.trials} on {length(config.exploration.height)} × {length(config.exploration.width)}, policy {config.policy}"),
+        ("Scored band", f"{config.score.k_min:g} … {config.score.k_max:g} 1/Å in rings of {config.score.ring_width:g} 1/Å"),
+        ("Started", record.started),
+        ("Finished", record.finished),
+        ("Folder", record.folder),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+    ]  # fmt: skip
+    shown = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows if value)
+    return f"<h2>Campaign</h2><dl>{shown}</dl>"
+
+
+def _notes(record: CampaignRecord) -> str:
+    notes = [
+        "The score is the information that the phase image carries per area, (1/ln 2) ∫ atanh F(k) 2πk dk in bit/Å², "
+        "with F the Fourier ring correlation between reconstructions of two random halves of the counts. "
+        "Uncertainties are one standard deviation, from the number of independent Fourier pairs in each ring; "
+        "they do not hold what differs from one region of the specimen to the next.",
+    ]
+    if record.description.detector.counts_per_electron is None:
+        notes.append(
+            "Counts per electron of this detector are not known: doses are counts/Å², and the numbers called counts "
+            "are larger than the numbers of electrons by that unknown factor."
+        )
+    elif record.description.detector.counts_per_electron != 1:
+        notes.append(f"The detector gives {record.description.detector.counts_per_electron:g} counts per electron.")
+    notes.extend(record.description.notes)
+    shown = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    return f"<h2>Notes</h2><ul>{shown}</ul>"
+
+
+def _figure(source: str, alternative: str, caption: str, wide: bool = False) -> str:
+    css = ' class="wide"' if wide else ""
+    return (
+        f'<figure{css}><img src="{source}" alt="{escape(alternative)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,147 @@
+"""Pictures of a reconstruction: its phase and the Fourier transform of it, with scales that can be measured on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction.types import Reconstruction
+from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_data_uri
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A phase image of the part of the specimen that was scanned.
+
+    Attributes:
+        phase: (y, x), rad.
+        pixel_size: (y, x), Å.
+        probe: (y, x) intensity of the probe, all modes, relative to its maximum; same pixel size.
+    """
+
+    phase: NDArray[np.float32]
+    pixel_size: tuple[float, float]
+    probe: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, reconstruction: Reconstruction) -> Picture:
+        """Cut the scanned field out of a reconstruction; what lies outside was illuminated but not sampled."""
+        positions = reconstruction.positions - np.asarray(reconstruction.origin)
+        pixel_size = np.asarray(reconstruction.pixel_size)
+        low = np.floor(positions.min(axis=0) / pixel_size).astype(int).clip(min=0)
+        high = np.ceil(positions.max(axis=0) / pixel_size).astype(int) + 1
+        phase = reconstruction.phase[low[0] : high[0], low[1] : high[1]]
+        probe = np.sum(np.abs(reconstruction.probe) ** 2, axis=0)
+        return cls(phase, reconstruction.pixel_size, probe / probe.max())
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """(height, width), Å."""
+        return self.phase.shape[0] * self.pixel_size[0], self.phase.shape[1] * self.pixel_size[1]
+
+    def levels(self) -> tuple[float, float]:
+        """Phases, rad, between which 99.6 % of the pixels lie, with the median as zero."""
+        low, high = np.percentile(self.phase - np.median(self.phase), [0.2, 99.8])
+        return float(low), float(max(high, low + 1e-6))
+
+
+@styled
+def phase_image(picture: Picture, levels: tuple[float, float]) -> str:
+    """The phase between `levels` (rad), with scale bar and colour bar, as a data address."""
+    figure, axes = new_figure(5.0, 4.4)
+    height, width = picture.extent
+    image = axes.imshow(
+        picture.phase - np.median(picture.phase),
+        cmap="cividis",
+        vmin=levels[0],
+        vmax=levels[1],
+        extent=(0, width, height, 0),
+        interpolation="nearest",
+    )
+    _strip(axes)
+    bar = round_length(width / 3)
+    add_scale_bar(axes, picture.extent, bar, length_label(bar))
+    figure.colorbar(image, ax=axes, label="phase, rad", shrink=0.92, extend="both")
+    return to_data_uri(figure)
+
+
+def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float]:
+    """log10 amplitude of the windowed phase's Fourier transform up to ±1.2 k_max.
+
+    Returns:
+        (m, m) array, zero frequency in the middle, relative to its maximum, and the frequency at its edge, 1/Å.
+    """
+    from scipy.signal.windows import tukey
+
+    phase = picture.phase.astype(np.float64)
+    n_y, n_x = phase.shape
+    window = tukey(n_y, 0.5)[:, None] * tukey(n_x, 0.5)[None, :]
+    phase = (phase - np.sum(phase * window) / np.sum(window)) * window
+    edge = min(1.2 * k_max, 0.5 / max(picture.pixel_size))
+    # Zero padding to one square extent, so that a pixel of the transform is the same frequency in both directions.
+    extent = 1.5 * max(picture.extent)
+    shape = tuple(int(round(extent / p)) for p in picture.pixel_size)
+    amplitude = np.abs(np.fft.fftshift(np.fft.fft2(phase, shape)))
+    rows, columns = (
+        np.flatnonzero(np.abs(np.fft.fftshift(np.fft.fftfreq(n, p))) <= edge)
+        for n, p in zip(shape, picture.pixel_size, strict=True)
+    )
+    amplitude = amplitude[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.log10(np.maximum(amplitude / amplitude.max(), 1e-6)), edge
+
+
+@styled
+def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> str:
+    """Log amplitude of the Fourier transform, with the half-bit resolution (Å) as a ring, as a data address."""
+    amplitude, edge = spectrum(picture, k_max)
+    figure, axes = new_figure(5.0, 4.4)
+    image = axes.imshow(
+        amplitude,
+        cmap="inferno",
+        vmin=float(np.percentile(amplitude, 5)),
+        vmax=float(np.percentile(amplitude, 99.9)),
+        extent=(-edge, edge, edge, -edge),
+        interpolation="nearest",
+    )
+    _strip(axes)
+    angle = np.linspace(0, 2 * np.pi, 361)
+    if resolution is not None and 1 / resolution <= edge:
+        k = 1 / resolution
+        axes.plot(k * np.cos(angle), k * np.sin(angle), color="white", lw=1.3, ls=(0, (4, 3)))
+        axes.text(0.0, -k - 0.02 * edge, f"{resolution:.3g} Å", color="white", fontsize=9, ha="center", va="bottom")
+    bar = round_length(edge * 0.6)
+    # The scale bar draws from the upper left corner; the transform's coordinates begin at −edge.
+    axes.set_xlim(-edge, edge)
+    axes.set_ylim(edge, -edge)
+    inset = axes.inset_axes((0, 0, 1, 1))
+    inset.set_xlim(0, 2 * edge)
+    inset.set_ylim(2 * edge, 0)
+    inset.axis("off")
+    add_scale_bar(inset, (2 * edge, 2 * edge), bar, f"{bar:g} 1/Å")
+    figure.colorbar(image, ax=axes, label="log₁₀ relative amplitude", shrink=0.92, extend="both")
+    return to_data_uri(figure)
+
+
+@styled
+def probe_image(picture: Picture) -> str:
+    """Intensity of the reconstructed probe at the specimen, as a data address."""
+    figure, axes = new_figure(6.4, 3.6)
+    extent = tuple(n * p for n, p in zip(picture.probe.shape, picture.pixel_size, strict=True))
+    height, width = extent
+    image = axes.imshow(picture.probe, cmap="inferno", extent=(0, width, height, 0), interpolation="nearest")
+    _strip(axes)
+    bar = round_length(width / 3)
+    add_scale_bar(axes, (height, width), bar, length_label(bar))
+    figure.colorbar(image, ax=axes, label="relative intensity")
+    return to_data_uri(figure)
+
+
+def _strip(axes: Any) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

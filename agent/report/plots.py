@@ -1,0 +1,212 @@
+"""Curves of a campaign: correlation, score against trial, the model's view, electrons. Each returns a data address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+from agent.quantities import power_of, times_power
+from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_data_uri
+from agent.records import ModelView, Recommendation, Score, Trial
+
+ROLE_STYLE = {
+    "exploration": (BLUE, "o", "exploration"),
+    "reference": (PURPLE, "D", "reference"),
+    "final": (ORANGE, "*", "final picture"),
+    "expert": (GREEN, "s", "expert"),
+}
+
+
+def half_bit_threshold(pairs: Any) -> Any:
+    """Half-bit threshold of an FRC with `pairs` independent Fourier pairs per ring.
+
+    van Heel & Schatz, J. Struct. Biol. 151 (2005) 250, eq. 17.
+    """
+    root = 1 / np.sqrt(np.maximum(pairs, 1.0))
+    return (0.2071 + 1.9102 * root) / (1.2071 + 0.9102 * root)
+
+
+@styled
+def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> str:
+    """FRC of each (role, label, score), with ±1 sd of Fisher's z as a band, and the half-bit threshold."""
+    figure, axes = new_figure(6.4, 3.6)
+    threshold_drawn = False
+    for role, label, score in scores:
+        colour = ROLE_STYLE[role][0]
+        k, frc, pairs = (np.asarray(v) for v in (score.frequency, score.frc, score.pairs))
+        z = np.arctanh(np.clip(frc, -0.999, 0.999))
+        sd = 1 / np.sqrt(2 * np.maximum(pairs - 3, 1))
+        axes.fill_between(k, np.tanh(z - sd), np.tanh(z + sd), color=colour, alpha=0.2, lw=0)
+        axes.plot(k, frc, color=colour, lw=1.8, marker=".", ms=4, label=label)
+        if not threshold_drawn:
+            axes.plot(k, half_bit_threshold(pairs), color=GREY, lw=1.2, ls="--", label="half-bit threshold")
+            threshold_drawn = True
+    axes.axhline(0, color="#9CA3AF", lw=0.8)
+    axes.set(xlabel="spatial frequency, 1/Å", ylabel="F(k) between half-count images", ylim=(-0.3, 1.05))
+    axes.set_xlim(left=0)
+    axes.legend(loc="upper right")
+    return to_data_uri(figure)
+
+
+@styled
+def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> str:
+    """Score ± sd of each trial; failed ones as crosses on the axis, unfinished ones as hollow dots at their prediction."""
+    figure, axes = new_figure(6.4, 3.6)
+    scored = [t for t in trials if t.score is not None]
+    power = power_of(max((abs(t.score.value) for t in scored if t.score), default=1.0))
+    scale = 10.0**-power
+    for role, (colour, marker, label) in ROLE_STYLE.items():
+        chosen = [t for t in scored if t.role == role]
+        if not chosen:
+            continue
+        axes.errorbar(
+            [t.number for t in chosen],
+            [t.score.value * scale for t in chosen if t.score],
+            yerr=[t.score.sd * scale for t in chosen if t.score],
+            color=colour,
+            marker=marker,
+            ms=11 if marker == "*" else 6,
+            ls="none",
+            capsize=3,
+            label=label,
+        )
+    predicted = [t for t in trials if t.suggestion.predicted is not None]
+    if predicted:
+        axes.errorbar(
+            [t.number + 0.22 for t in predicted],
+            [(t.suggestion.predicted or 0.0) * scale for t in predicted],
+            yerr=[(t.suggestion.predicted_sd or 0.0) * scale for t in predicted],
+            color=GREY,
+            marker="_",
+            ms=7,
+            ls="none",
+            capsize=2,
+            lw=1,
+            label="predicted before it was taken",
+        )
+    failed = [t for t in trials if t.state in ("failed", "vetoed")]
+    if failed:
+        axes.plot([t.number for t in failed], [0] * len(failed), "x", color="black", ms=7, label="failed")
+    pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed")]
+    if pending:
+        axes.plot([t.number for t in pending], [0] * len(pending), "o", mfc="none", color=GREY, label="not finished")
+    if target is not None:
+        axes.axhline(target * scale, color="black", lw=1.2, ls="--", label="target")
+    axes.set(xlabel="trial", ylabel=f"score{times_power(-power)}, {unit}" if power else f"score, {unit}")
+    axes.set_xticks([t.number for t in trials][:: max(1, len(trials) // 20)])
+    axes.set_xlim(0.4, max((t.number for t in trials), default=1) + 0.6)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.05)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return to_data_uri(figure)
+
+
+AXIS_LABEL = {"step": "scan step, Å", "defocus": "defocus, Å (positive: underfocus)", "dose": "dose, {dose_unit}"}
+
+
+@styled
+def model_maps(
+    view: ModelView,
+    trials: Sequence[Trial],
+    recommended: Recommendation | None,
+    expert: tuple[float, float] | None,
+    unit: str,
+    dose_unit: str,
+) -> str:
+    """The model's mean and sd over two settings; trials as dots, illegal settings in grey."""
+    figure, both = new_figure(9.6, 4.0, columns=2)
+    mean, sd, legal = (np.asarray(v) for v in (view.mean, view.sd, view.legal))
+    power = power_of(float(np.abs(mean[legal]).max()) if legal.any() else 1.0)
+    for axes, values, title, colours in (
+        (both[0], mean, "predicted score of the final picture", "viridis"),
+        (both[1], sd, "its standard deviation", "cividis"),
+    ):
+        shown = np.where(legal, values * 10.0**-power, np.nan)
+        axes.set_facecolor("#D1D5DB")
+        axes.grid(False)
+        mesh = axes.pcolormesh(view.x, view.y, shown, cmap=colours, shading="nearest", rasterized=True)
+        axes.pcolormesh(
+            view.x, view.y, np.where(legal, np.nan, 1.0), cmap=ListedColormap(["#D1D5DB"]), shading="nearest"
+        )
+        figure.colorbar(mesh, ax=axes, label=f"{times_power(-power)} {unit}".strip())
+        _mark_settings(axes, view, trials, recommended, expert)
+        axes.set(
+            title=title,
+            xlabel=AXIS_LABEL[view.x_name].format(dose_unit=dose_unit),
+            ylabel=AXIS_LABEL[view.y_name].format(dose_unit=dose_unit),
+        )
+        for name, axis, ticks in ((view.x_name, "x", view.x), (view.y_name, "y", view.y)):
+            if name != "defocus" and max(ticks) > 8 * min(ticks):
+                getattr(axes, f"set_{axis}scale")("log")
+    handles, labels = both[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return to_data_uri(figure)
+
+
+def _mark_settings(
+    axes: Any,
+    view: ModelView,
+    trials: Sequence[Trial],
+    recommended: Recommendation | None,
+    expert: tuple[float, float] | None,
+) -> None:
+    chosen = [t.settings for t in trials if t.role == "exploration" and t.state == "done"]
+    axes.plot(
+        [getattr(s, view.x_name) for s in chosen],
+        [getattr(s, view.y_name) for s in chosen],
+        "o",
+        mfc="white",
+        mec="black",
+        ms=5,
+        label="trials",
+    )
+    if recommended is not None:
+        point = recommended.settings
+        axes.plot(
+            getattr(point, view.x_name),
+            getattr(point, view.y_name),
+            "*",
+            mfc=ORANGE,
+            mec="white",
+            ms=16,
+            ls="none",
+            label="recommended",
+        )
+    if expert is not None and {view.x_name, view.y_name} == {"step", "defocus"}:
+        point_by_name = {"step": expert[0], "defocus": expert[1]}
+        axes.plot(
+            point_by_name[view.x_name], point_by_name[view.y_name], "s", mfc=GREEN, mec="white", ms=8, ls="none",
+            label="expert",
+        )  # fmt: skip
+    axes.plot([], [], "s", color="#D1D5DB", ms=9, ls="none", label="not possible")
+
+
+@styled
+def electrons_by_trial(trials: Sequence[Trial], budget: float, quantity: str) -> str:
+    """Electrons of each trial as bars, and what the campaign has spent so far as a line, against the budget."""
+    figure, axes = new_figure(6.4, 3.6)
+    # The comparison with the expert is no part of the campaign's own budget; it is drawn but not added up.
+    own = [t for t in trials if t.role != "expert"]
+    power = power_of(budget)
+    scale = 10.0**-power
+    for role, (colour, _, label) in ROLE_STYLE.items():
+        chosen = [t for t in trials if t.role == role and t.electrons > 0]
+        if chosen:
+            axes.bar(
+                [t.number for t in chosen], [t.electrons * scale for t in chosen], color=colour, label=label, width=0.7
+            )
+    axes.plot(
+        [t.number for t in own],
+        np.cumsum([t.electrons for t in own]) * scale,
+        color="black",
+        lw=1.5,
+        drawstyle="steps-mid",
+        label="spent so far",
+    )
+    axes.axhline(budget * scale, color="black", lw=1.2, ls="--", label="budget")
+    axes.set(xlabel="trial", ylabel=f"{quantity}{times_power(-power)}")
+    axes.set_xticks([t.number for t in trials][:: max(1, len(trials) // 20)])
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return to_data_uri(figure)
