@@ -1,0 +1,215 @@
+"""HDF5 files with the manners of NeXus: the default-plot chain, names after NXem, units, and a name only when whole.
+
+A file is written as `NAME.part`, closed, fsynced and renamed, so a file that has its name is whole. The library's
+default (earliest) bounds are used: a killed file of the newest bounds cannot be opened by ordinary readers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from agent.config import Metadata
+from agent.errors import BadInputError, StoppedError
+from instrument.models import AcquisitionPlan, Description
+
+
+class NewFile:
+    """An HDF5 file in the making. Leaving the context without `publish` removes it.
+
+    Inside `writing`, a full disk removes the file and becomes a StoppedError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._part = path.with_name(path.name + ".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = h5py.File(self._part, "w")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file:
+            self._discard()
+
+    @contextmanager
+    def writing(self) -> Iterator[h5py.File]:
+        """Where data are written."""
+        try:
+            yield self.file
+        except (OSError, RuntimeError) as error:
+            if not is_disk_full(error):
+                raise
+            self._discard()
+            msg = f"the disk is full: {self.path} could not be written and was removed; free some and resume"
+            raise StoppedError(msg) from error
+
+    def publish(self) -> None:
+        """Close the file, make sure it is on the disk and give it its name."""
+        with self.writing():
+            self.file.flush()
+            self.file.close()
+            _sync(self._part)
+            self._part.rename(self.path)
+            _sync(self.path.parent)
+
+    def _discard(self) -> None:
+        try:
+            self.file.close()
+        except (OSError, RuntimeError) as error:  # a full disk takes no flush; the file is to go anyway
+            if not is_disk_full(error):
+                raise
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error of the operating system or of HDF5 says that the disk (or the quota) is full."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in codes:
+        return True
+    return isinstance(error, (OSError, RuntimeError)) and any(f"errno = {code}," in str(error) for code in codes)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put(group: h5py.Group, name: str, value: Any, units: str, long_name: str) -> None:
+    """A dataset with its unit and a name that viewers show."""
+    dataset = group.create_dataset(name, data=value)
+    dataset.attrs["units"] = units
+    dataset.attrs["long_name"] = long_name
+
+
+def write_image(
+    entry: h5py.Group,
+    name: str,
+    image: NDArray[Any],
+    units: str,
+    axes: tuple[NDArray[Any], ...],
+    axes_units: str,
+    title: str,
+    logarithmic: bool = False,
+) -> None:
+    """An NXdata group with an image and its axes (y, x)."""
+    data = entry.create_group(name)
+    data.attrs["NX_class"] = "NXdata"
+    data.attrs["signal"] = "image"
+    data.attrs["axes"] = ["y", "x"]
+    if logarithmic:
+        data.attrs["SILX_style"] = '{"signal_scale_type": "log"}'
+    data["title"] = title
+    put(data, "image", np.asarray(image, dtype=np.float32), units, title)
+    data["image"].attrs["interpretation"] = "image"
+    for axis, values in zip(("y", "x"), axes, strict=True):
+        put(data, axis, values, axes_units, axis)
+
+
+def write_entry(
+    file: h5py.File, plan: AcquisitionPlan, description: Description, metadata: Metadata, default: str
+) -> h5py.Group:
+    """The root and the NXentry with everything that is told in words and single numbers."""
+    file.attrs["NX_class"] = "NXroot"
+    file.attrs["default"] = "entry"
+    file.attrs["creator"] = "ptychopilot"
+    entry = file.require_group("entry")
+    entry.attrs["NX_class"] = "NXentry"
+    entry.attrs["default"] = default
+    entry["title"] = f"{plan.campaign}: {plan.id}"
+    entry["entry_identifier"] = plan.id
+    entry["experiment_identifier"] = metadata.proposal
+    entry["experiment_description"] = metadata.comment
+    entry["plan"] = plan.model_dump_json()
+    entry["description"] = description.model_dump_json()
+    entry["metadata"] = metadata.model_dump_json()
+    for name, nx_class, value in (("sample", "NXsample", metadata.sample), ("user", "NXuser", metadata.operator)):
+        group = entry.create_group(name)
+        group.attrs["NX_class"] = nx_class
+        group["name"] = value
+    _write_instrument(entry, plan, description)
+    return entry
+
+
+def _write_instrument(entry: h5py.Group, plan: AcquisitionPlan, description: Description) -> None:
+    instrument = entry.create_group("instrument")
+    instrument.attrs["NX_class"] = "NXinstrument"
+    instrument["name"] = description.name
+    groups: dict[str, tuple[str, Mapping[str, tuple[float | None, str, str]]]] = {
+        "source": ("NXsource", {"voltage": (description.voltage, "eV", "beam energy")}),
+        "beam": (
+            "NXbeam",
+            {
+                "semiangle": (description.semiangle, "mrad", "convergence semi-angle"),
+                "current": (description.beam_current, "pA", "beam current"),
+                "defocus": (plan.defocus, "Å", "nominal, positive for underfocus"),
+                "dose": (plan.dose, description.dose_unit, "electrons per area of a scan cell"),
+                "electrons": (plan.electrons, description.dose_unit.split("/")[0], "electrons of the scan"),
+            },
+        ),
+        "scan": ("NXcollection", {"step": (plan.step, "Å", "scan step size")}),
+        "detector": (
+            "NXdetector",
+            {
+                "angular_pixel": (description.detector.angular_pixel, "mrad", "reciprocal-space sampling per pixel"),
+                "saturation_value": (description.detector.saturation, "counts", "largest count of a pixel"),
+                "counts_per_electron": (description.detector.counts_per_electron, "", "NaN where not known"),
+            },
+        ),
+    }
+    for name, (nx_class, fields) in groups.items():
+        group = instrument.create_group(name)
+        group.attrs["NX_class"] = nx_class
+        for key, (value, units, long_name) in fields.items():
+            put(group, key, np.nan if value is None else value, units, long_name)
+    put(instrument["scan"], "shape", np.asarray(plan.shape), "", "(scan_y, scan_x)")
+
+
+def read_context(entry: h5py.Group) -> tuple[AcquisitionPlan, Description, Metadata]:
+    """What `write_entry` has written."""
+    return (
+        AcquisitionPlan.model_validate_json(read_text(entry["plan"])),
+        Description.model_validate_json(read_text(entry["description"])),
+        Metadata.model_validate_json(read_text(entry["metadata"])),
+    )
+
+
+@contextmanager
+def reading(path: Path, what: str) -> Iterator[h5py.Group]:
+    """The entry of a file of this program; `what` names it in messages. Raises BadInputError."""
+    try:
+        with h5py.File(path, "r") as file:
+            yield file["entry"]
+    except FileNotFoundError as error:
+        msg = f"{path}: there is no such file"
+        raise BadInputError(msg) from error
+    except (OSError, KeyError, ValidationError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        msg = f"{path}: not a whole {what} file of this program ({reason})"
+        raise BadInputError(msg) from error
+
+
+def read_text(dataset: h5py.Dataset) -> str:
+    """A string dataset."""
+    text: str = dataset.asstr()[()]
+    return text
+
+
+def read_pair(dataset: h5py.Dataset) -> tuple[float, float]:
+    """A dataset of two numbers."""
+    first, second = dataset[:]
+    return float(first), float(second)
