@@ -1,0 +1,194 @@
+"""Progress of a campaign on a terminal, or as plain lines where standard output is none (a pipe, a log)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from agent.events import (
+    BudgetChanged,
+    CampaignEnded,
+    CampaignStarted,
+    Event,
+    FramesReceived,
+    PhaseChanged,
+    Recommended,
+    ReconstructionProgress,
+    TargetSet,
+    TimeLeft,
+    TrialChanged,
+)
+from agent.quantities import duration, electrons, length, signed_length, uncertain
+from agent.records import Trial
+
+BAR_WIDTH = 34
+
+
+class ConsoleProgress:
+    """Shows which trial, which phase, budget, score so far and time left. An observer and a context manager.
+
+    On a terminal the lower lines are redrawn in place and finished trials scroll up above them; elsewhere each change
+    that matters is one line.
+
+    Args:
+        console: where to write.
+        clock: seconds, for the elapsed time.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._began = clock()
+        self._started: CampaignStarted | None = None
+        self._phase: PhaseChanged | None = None
+        self._frames: FramesReceived | None = None
+        self._reconstruction: ReconstructionProgress | None = None
+        self._best: Trial | None = None
+        self._spent = 0.0
+        self._time_left: tuple[float, float] | None = None
+        self._ended = False
+        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=5, transient=True)
+
+    def __enter__(self) -> ConsoleProgress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def on_event(self, event: Event) -> None:
+        """Take note of `event` and print what is worth a line."""
+        match event:
+            case CampaignStarted():
+                self._started = event
+                self._say_started(event)
+            case PhaseChanged():
+                self._phase = event
+                if event.phase == "acquiring":
+                    self._frames = None
+                if not self._console.is_terminal and event.phase not in ("reconstructing", "finished"):
+                    self._say(self._phase_text() + self._outlook())
+            case FramesReceived():
+                self._frames = event
+            case ReconstructionProgress():
+                self._reconstruction = event
+            case TrialChanged(trial=trial):
+                self._note_trial(trial)
+            case BudgetChanged():
+                self._spent = event.spent
+            case TimeLeft():
+                self._time_left = (self._clock(), event.seconds)
+            case TargetSet():
+                self._say(f"target: {uncertain(event.target, None)} bit/Å² ({event.reason})")
+            case Recommended():
+                settings = event.recommendation.settings
+                self._say(
+                    f"recommended: step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
+                    f"dose {electrons(settings.dose)} {self._dose_unit()}. {event.recommendation.reason}"
+                )
+            case CampaignEnded():
+                self._ended = True
+                self._say(f"{event.state}{': ' + event.reason if event.reason else ''}")
+            case _:
+                pass
+
+    def render(self) -> Any:
+        """The lines that are redrawn: phase, reconstruction, electrons, and a line of numbers."""
+        if self._started is None or self._ended:
+            return Text("" if self._ended else "connecting to the instrument …", style="dim")
+        grid = Table.grid(padding=(0, 2))
+        frames = self._frames
+        grid.add_row(
+            Text(self._phase_text(), style="bold"),
+            ProgressBar(total=frames.total, completed=frames.received, width=BAR_WIDTH) if frames else Text(""),
+            f"{frames.received} of {frames.total} patterns" if frames else "",
+        )
+        work = self._reconstruction
+        if work is not None:
+            grid.add_row(
+                f"trial {work.trial}: {work.phase}",
+                ProgressBar(total=1.0, completed=work.fraction, width=BAR_WIDTH),
+                f"{work.fraction:.0%}",
+            )
+        budget = self._started.config.electrons
+        grid.add_row(
+            "electrons",
+            ProgressBar(total=budget, completed=self._spent, width=BAR_WIDTH, complete_style="cyan"),
+            f"{electrons(self._spent)} of {electrons(budget)}",
+        )
+        return Group(grid, Text(" · ".join(self._numbers()), style="dim"))
+
+    def _note_trial(self, trial: Trial) -> None:
+        if self._reconstruction is not None and self._reconstruction.trial == trial.number:
+            self._reconstruction = None if trial.state in ("done", "failed") else self._reconstruction
+        if trial.state == "done" and trial.score is not None:
+            if trial.role != "expert" and (self._best is None or _score(trial) > _score(self._best)):
+                self._best = trial
+            resolution = f", {trial.score.resolution:.3g} Å" if trial.score.resolution else ""
+            veto = f" – not trusted: {trial.score.veto}" if trial.score.veto else ""
+            self._say(
+                f"trial {trial.number} ({trial.role}): {self._settings_text(trial)} "
+                f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{resolution}{veto}"
+            )
+        elif trial.state in ("failed", "vetoed"):
+            self._say(f"trial {trial.number} ({trial.role}) {trial.state}: {trial.reason}")
+
+    def _say_started(self, event: CampaignStarted) -> None:
+        verb = "resumed" if event.resumed else "started"
+        self._say(
+            f"campaign {event.config.name} {verb} on {event.description.name}: {event.trials_planned} acquisitions, "
+            f"{electrons(event.config.electrons)} {'electrons' if self._dose_unit() == 'e/Å²' else 'counts'}"
+        )
+        for note in event.notes:
+            self._say(f"note: {note}")
+
+    def _phase_text(self) -> str:
+        if self._phase is None:
+            return ""
+        planned = self._started.trials_planned if self._started else 0
+        where = "" if self._phase.trial is None else f"trial {self._phase.trial} of {planned}: "
+        message = f" – {self._phase.message}" if self._phase.message else ""
+        return f"{where}{self._phase.phase}{message}"
+
+    def _settings_text(self, trial: Trial) -> str:
+        settings = trial.settings
+        return (
+            f"step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
+            f"dose {electrons(settings.dose)} {self._dose_unit()}"
+        )
+
+    def _numbers(self) -> list[str]:
+        found = [f"{duration(self._clock() - self._began)} elapsed"]
+        if self._time_left is not None:
+            when, seconds = self._time_left
+            found.append(f"about {duration(max(0.0, seconds - (self._clock() - when)))} left")
+        if self._best is not None and self._best.score is not None:
+            score = self._best.score
+            found.append(f"best so far {uncertain(score.value, score.sd)} bit/Å² (trial {self._best.number})")
+        return found
+
+    def _outlook(self) -> str:
+        if self._started is None:
+            return ""
+        return f" | {self._spent / self._started.config.electrons:.0%} of the budget | " + " | ".join(self._numbers())
+
+    def _dose_unit(self) -> str:
+        return self._started.description.dose_unit if self._started else "e/Å²"
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _score(trial: Trial) -> float:
+    return trial.score.value if trial.score is not None else float("-inf")

@@ -1,0 +1,180 @@
+"""Live status on an MQTT broker. The campaign does not care whether one is there.
+
+The tree of topics is in `agent.status.topics`. `availability` is `online` while the agent lives; the broker publishes
+`offline`, our last will, where it dies without a word. A broker may deliver the will of an *earlier* connection after
+the new one has said `online`; so the publisher listens to its own `availability` and says `online` again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import aiomqtt
+
+from agent.config import Mqtt
+from agent.errors import BadInputError
+from agent.events import CampaignStarted, Event, FramesReceived, ReconstructionProgress
+from agent.status.outbox import Letter, Outbox
+from agent.status.topics import Translator, topic_root
+
+logger = logging.getLogger(__name__)
+
+AVAILABILITY = "availability"
+PROGRESS_INTERVAL = 0.5
+"""s between two progress messages of one kind."""
+FAREWELL = 3.0
+"""s that the last messages may take when the campaign has ended."""
+
+
+def utc_now() -> str:
+    """Time of now, ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@asynccontextmanager
+async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
+    """A publisher that lives as long as the block; what is in its outbox at the end is still sent if the broker is there.
+
+    Raises BadInputError where the password file cannot be read.
+    """
+    publisher = MqttPublisher(broker)
+    delivery = asyncio.create_task(publisher.deliver(), name="mqtt")
+    try:
+        yield publisher
+    finally:
+        publisher.close()
+        if publisher.connected:
+            await asyncio.wait([delivery], timeout=FAREWELL)
+        delivery.cancel()
+        await asyncio.gather(delivery, return_exceptions=True)
+
+
+class MqttPublisher:
+    """An observer that publishes what it sees, as long as `deliver` runs.
+
+    Args:
+        broker: where and as whom.
+        heartbeat: s between two publications of an unchanged state.
+        first_retry, last_retry: s between attempts to connect; doubled from one to the other.
+        clock: seconds, monotonic.
+
+    Attributes:
+        connected: whether the broker is there now.
+        root: the topic below which everything is published; empty before the campaign has started.
+    """
+
+    def __init__(
+        self,
+        broker: Mqtt,
+        *,
+        heartbeat: float = 30.0,
+        first_retry: float = 1.0,
+        last_retry: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.connected = False
+        self.root = ""
+        self._broker = broker
+        self._password = _read_password(broker)
+        self._heartbeat = heartbeat
+        self._first_retry, self._last_retry = first_retry, last_retry
+        self._clock = clock
+        self._outbox = Outbox()
+        self._translator = Translator(version("ptychopilot"), utc_now)
+        self._started = asyncio.Event()
+        self._last_progress: dict[type[Event], float] = {}
+
+    def on_event(self, event: Event) -> None:
+        """Put what `event` changes into the outbox. Never blocks."""
+        if isinstance(event, FramesReceived | ReconstructionProgress) and not self._due(event):
+            return
+        for letter in self._translator.letters(event):
+            self._outbox.post(letter)
+        if isinstance(event, CampaignStarted):
+            self.root = topic_root(self._broker.site, event.description.name)
+            self._started.set()
+
+    def close(self) -> None:
+        """Nothing more will come; `deliver` returns once the outbox is empty."""
+        self._outbox.close()
+
+    async def deliver(self) -> None:
+        """Publish until closed. A broker that is away is tried again and again; nothing is raised for its sake."""
+        await self._started.wait()
+        retry = self._first_retry
+        while not (self._outbox.closed and not self._outbox):
+            try:
+                async with self._client() as client:
+                    logger.info("status goes to mqtt://%s:%d/%s", self._broker.host, self._broker.port, self.root)
+                    self.connected, retry = True, self._first_retry
+                    await self._serve(client)
+            except* aiomqtt.MqttError as errors:
+                where = f"{self._broker.host}:{self._broker.port}"
+                logger.warning("broker %s: %s; next attempt in %g s", where, errors.exceptions[0], retry)
+                self.connected = False
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, self._last_retry)
+
+    async def _serve(self, client: aiomqtt.Client) -> None:
+        await client.subscribe(f"{self.root}/{AVAILABILITY}", qos=1)
+        await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
+        self._outbox.post_all_again()
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(self._guard_availability(client)), group.create_task(self._beat())]
+            while (letter := await self._outbox.take()) is not None:
+                try:
+                    await self._send(client, letter)
+                except BaseException:
+                    self._outbox.put_back(letter)
+                    raise
+            for helper in helpers:
+                helper.cancel()
+        await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
+
+    async def _guard_availability(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            if message.payload != b"online":
+                await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat)
+            self._outbox.post(self._translator.heartbeat())
+
+    async def _send(self, client: aiomqtt.Client, letter: Letter) -> None:
+        await client.publish(f"{self.root}/{letter.topic}", letter.payload, qos=letter.qos, retain=letter.retain)
+
+    def _client(self) -> aiomqtt.Client:
+        will = aiomqtt.Will(f"{self.root}/{AVAILABILITY}", "offline", qos=1, retain=True)
+        return aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            username=self._broker.username,
+            password=self._password,
+            will=will,
+            keepalive=15,
+        )
+
+    def _due(self, event: FramesReceived | ReconstructionProgress) -> bool:
+        now = self._clock()
+        complete = isinstance(event, FramesReceived) and event.received == event.total
+        if not complete and now - self._last_progress.get(type(event), float("-inf")) < PROGRESS_INTERVAL:
+            return False
+        self._last_progress[type(event)] = now
+        return True
+
+
+def _read_password(broker: Mqtt) -> str | None:
+    if broker.password_file is None:
+        return None
+    try:
+        return broker.password_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        msg = f"mqtt.password_file: {broker.password_file} cannot be read ({error.strerror})"
+        raise BadInputError(msg) from error
