@@ -1,1 +1,8 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
 """A microscope that is not there: abTEM specimens behind an imperfect column, or a recording played back."""
+
+from sim_instrument.column import Column
+from sim_instrument.simulation import expected_intensities, simulate
+from sim_instrument.specimen import Specimen, SpecimenOptions, build_specimen
+
+__all__ = ["Column", "Specimen", "SpecimenOptions", "build_specimen", "expected_intensities", "simulate"]

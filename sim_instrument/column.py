@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The column, the scan engine and the detector with all their faults, each a number that can be set to 0.
+
+The defaults are those of a good, real, aberration-corrected 80 kV instrument with a fast pixelated detector.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from instrument import optics
+from instrument.models import ELEMENTARY_CHARGE, Record
+
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+FWHM = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian of standard deviation 1."""
+
+RESIDUAL_ABERRATIONS = {
+    "C12": 10.0,
+    "phi12": 0.7,
+    "C21": 150.0,
+    "phi21": -1.1,
+    "C23": 250.0,
+    "phi23": 0.4,
+    "C30": 1.0e4,
+}
+"""What is left after alignment: two-fold astigmatism 1 nm, coma 15 nm, three-fold astigmatism 25 nm, C3 1 µm."""
+
+
+class Column(Record):
+    """Everything about the instrument that is not the specimen. True values; `nominal_rotation` is what is advertised."""
+
+    voltage: Annotated[float, Field(ge=2e4, le=3e5, description="eV")] = 80e3
+    semiangle: Annotated[float, Field(ge=5, le=50, description="convergence semi-angle, mrad")] = 21.4
+    beam_current: Positive = Field(default=2.0, description="pA")
+
+    defocus_offset: float = Field(default=25.0, description="true minus nominal defocus at nominal 0, Å")
+    defocus_scale: Positive = Field(default=1.02, description="true change of defocus per nominal change")
+    aberrations: dict[str, float] = Field(
+        default_factory=RESIDUAL_ABERRATIONS.copy,
+        description="residual, Krivanek polar in the scan's frame, Å and rad; C10 is set by the defocus",
+    )
+    source_size: NonNegative = Field(default=0.5, description="image of the source in the specimen plane, Å FWHM")
+    energy_spread: NonNegative = Field(default=0.3, description="eV FWHM")
+    chromatic_aberration: NonNegative = Field(default=1.0, description="Cc, mm")
+
+    jitter: NonNegative = Field(default=0.05, description="random error of each probe position, Å rms along each axis")
+    drift: NonNegative = Field(default=0.3, description="Å/s")
+    drift_direction: float = Field(default=0.6, description="rad, from the scan's x axis towards y")
+    rotation: float = Field(default=0.21, description="takes a detector direction to the scan's frame, rad")
+    rotation_error: float = Field(default=0.01, description="true minus advertised rotation, rad")
+    mirrored: bool = Field(default=False, description="detector rows and scan rows of opposite hand")
+
+    detector_pixels: Annotated[int, Field(ge=32, le=512, multiple_of=16, description="pixels along each edge")] = 128
+    angular_pixel: Positive = Field(default=1.096, description="mrad per pixel")
+    pixel_area: bool = Field(default=True, description="integrate over the area of each pixel (else sample its centre)")
+    point_spread: NonNegative = Field(default=0.4, description="Gaussian point spread, pixels rms")
+    dead_pixels: Annotated[int, Field(ge=0, le=1000)] = 4
+    hot_pixels: Annotated[int, Field(ge=0, le=1000)] = 3
+    hot_rate: NonNegative = Field(default=500.0, description="false counts of a hot pixel, 1/s")
+    saturation: Annotated[int, Field(ge=1, le=65535, description="largest count of a pixel")] = 4095
+    max_frame_rate: Positive = Field(default=1e4, description="1/s")
+    shot_noise: bool = Field(default=True, description="Poisson noise (else expected counts, rounded)")
+
+    flyback: NonNegative = Field(default=1e-4, description="s per scan line, beam on")
+    settle: NonNegative = Field(default=0.1, description="s before a scan, beam blanked")
+    knock_on: NonNegative = Field(
+        default=1.8,
+        description="cross-section for sputtering a sulphur atom, barn (Komsa et al., Phys. Rev. Lett. 109 (2012) 035503)",
+    )
+    max_defocus: Positive = Field(default=1500.0, description="largest nominal |defocus|, Å")
+
+    @model_validator(mode="after")
+    def _known_aberrations(self) -> Column:
+        unknown = set(self.aberrations) - set(optics.ABERRATIONS) | ({"C10"} & set(self.aberrations))
+        if unknown:
+            msg = f"aberrations: {sorted(unknown)[0]} cannot be set here; known: {', '.join(optics.ABERRATIONS[1:])}"
+            raise ValueError(msg)
+        if self.semiangle >= 0.5 * self.detector_pixels * self.angular_pixel:
+            msg = (
+                f"the bright-field disc of {self.semiangle:g} mrad does not fit on a detector that reaches "
+                f"{0.5 * self.detector_pixels * self.angular_pixel:g} mrad; take more pixels or a larger angular pixel"
+            )
+            raise ValueError(msg)
+        return self
+
+    @classmethod
+    def ideal(cls, **changes: Any) -> Column:
+        """A column without any fault but shot noise and what `changes` brings back."""
+        return cls.model_validate(FAULTLESS | changes)
+
+    @property
+    def electrons_per_second(self) -> float:
+        """Electrons per second in the probe."""
+        return self.beam_current * 1e-12 / ELEMENTARY_CHARGE
+
+    @property
+    def focal_spread(self) -> float:
+        """Standard deviation of the defocus from the energy spread, Å (Kirkland 2nd ed., eq. 3.41)."""
+        rest = optics.ELECTRON_REST_ENERGY
+        relativistic = (1 + self.voltage / rest) / (1 + self.voltage / (2 * rest))
+        return self.chromatic_aberration * 1e7 * self.energy_spread / FWHM / self.voltage * relativistic
+
+    @property
+    def nominal_rotation(self) -> float:
+        """The rotation the facility believes in, rad."""
+        return self.rotation - self.rotation_error
+
+    def true_defocus(self, nominal: float) -> float:
+        """Å, underfocus positive."""
+        return self.defocus_scale * nominal + self.defocus_offset
+
+    def drift_velocity(self) -> NDArray[np.float64]:
+        """(y, x), Å/s."""
+        return self.drift * np.array([math.sin(self.drift_direction), math.cos(self.drift_direction)])
+
+
+FAULTLESS: dict[str, Any] = {
+    "defocus_offset": 0.0,
+    "defocus_scale": 1.0,
+    "aberrations": {},
+    "source_size": 0.0,
+    "energy_spread": 0.0,
+    "jitter": 0.0,
+    "drift": 0.0,
+    "rotation": 0.0,
+    "rotation_error": 0.0,
+    "point_spread": 0.0,
+    "dead_pixels": 0,
+    "hot_pixels": 0,
+    "flyback": 0.0,
+    "settle": 0.0,
+    "knock_on": 0.0,
+}
+"""The value of each fault that switches it off."""

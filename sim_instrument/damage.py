@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Knock-on damage: sulphur leaves the specimen as dose accumulates, also over restarts of the process.
+
+The chance that an atom has survived a dose D is exp(−σD). Each sulphur atom gets the dose it will survive in advance,
+drawn from that distribution: then the state of the specimen is a function of the dose it has seen, and nothing else
+need be remembered. σ at 80 kV is of the order of a barn: Komsa et al., Phys. Rev. Lett. 109 (2012) 035503; Speckmann et al.,
+Phys. Rev. B 107 (2023) 094112.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import fftconvolve
+
+from instrument import optics
+from instrument.models import AcquisitionPlan
+from sim_instrument.column import Column
+from sim_instrument.specimen import SULPHUR, Specimen
+
+log = logging.getLogger(__name__)
+
+BARN = 1e-8
+"""Å²."""
+_PIXEL = 1.0
+_JOURNAL = "exposures.jsonl"
+
+
+class DamageState:
+    """The dose that each place of the specimen has received, and what that did to it."""
+
+    def __init__(self, specimen: Specimen, column: Column, state_dir: Path | None = None) -> None:
+        """Read the exposures of earlier processes from `state_dir`; None: keep them in memory only."""
+        size = math.ceil(specimen.options.size / _PIXEL)
+        self._specimen, self._column = specimen, column
+        self._dose = np.zeros((size, size))
+        self._journal = None if state_dir is None else state_dir / _JOURNAL
+        rng = np.random.default_rng([specimen.options.seed, 4])
+        survives = rng.exponential(size=len(specimen.numbers))
+        survives[specimen.numbers != SULPHUR] = np.inf
+        with np.errstate(divide="ignore"):
+            self._survived_dose = survives / np.float64(column.knock_on * BARN)
+        if self._journal is not None and self._journal.exists():
+            self._replay(self._journal)
+
+    @property
+    def dose(self) -> NDArray[np.float64]:
+        """(y, x) accumulated e/Å² on pixels of 1 Å."""
+        return self._dose.copy()
+
+    def present(self, dose: NDArray[np.float64] | None = None) -> NDArray[np.bool_]:
+        """(n,) which atoms of the specimen are still there, now or after another `dose` map."""
+        if not self._column.knock_on:
+            return np.ones(len(self._survived_dose), dtype=bool)
+        dose = self._dose if dose is None else dose
+        index = np.clip((self._specimen.positions[:, :2] / _PIXEL).astype(int), 0, len(dose) - 1)
+        return dose[index[:, 0], index[:, 1]] < self._survived_dose
+
+    def dose_of(self, plan: AcquisitionPlan, first: int, stop: int) -> NDArray[np.float64]:
+        """The map of e/Å² that positions first … stop − 1 of `plan` deposit, spread over the geometric probe."""
+        hits = np.zeros_like(self._dose)
+        index = np.floor(plan.scan_positions()[first:stop] / _PIXEL).astype(int)
+        inside = np.all((index >= 0) & (index < len(hits)), axis=1)
+        np.add.at(hits, tuple(index[inside].T), plan.electrons_per_pattern / _PIXEL**2)
+        column = self._column
+        diameter = optics.probe_diameter(column.semiangle, column.true_defocus(plan.defocus), column.voltage)
+        reach = math.ceil(diameter / 2 / _PIXEL)
+        radius = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1]) * _PIXEL
+        disc = np.clip((diameter / 2 - radius) / _PIXEL + 0.5, 0, 1)
+        rows, columns = (np.flatnonzero(hits.any(axis=a)) for a in (1, 0))
+        if not len(rows):
+            return hits
+        box = tuple(
+            slice(max(i[0] - reach, 0), min(i[-1] + reach + 1, len(hits))) for i in (rows, columns)
+        )
+        out = np.zeros_like(hits)
+        out[box] = np.maximum(fftconvolve(hits[box], disc / disc.sum(), mode="same"), 0)
+        return out
+
+    def expose(self, plan: AcquisitionPlan, first: int, stop: int) -> None:
+        """Book positions first … stop − 1 as exposed. On disk before it returns, so call it before the beam goes on."""
+        self._dose += self.dose_of(plan, first, stop)
+        if self._journal is not None:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+            with self._journal.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"plan": plan.model_dump(), "first": first, "stop": stop}) + "\n")
+
+    def _replay(self, journal: Path) -> None:
+        for number, line in enumerate(journal.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                plan = AcquisitionPlan.model_validate(entry["plan"])
+                self._dose += self.dose_of(plan, entry["first"], entry["stop"])
+            except (ValueError, KeyError, TypeError):
+                # A line cut short by a crash was written before its electrons: nothing was exposed.
+                log.warning("%s: line %d is not an exposure and is left out", journal, number)

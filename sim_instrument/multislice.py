@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Diffraction patterns as the detector's pixels see them, one probe position at a time.
+
+The frame is the detector's. Each probe position has a window of its own, cropped out of the transmission functions; the
+wave passes one transmission function per layer, at the height of its metal plane (0.5 % relative L1 from one per atomic
+plane), with Fresnel propagation between (Kirkland, 2nd ed., eq. 6.92). Intensities are integrated over the area of
+the detector pixels by Gauss–Legendre quadrature inside each, which is why no window of 1/Δk is assumed anywhere: what
+lies apart further than that interferes in fringes finer than a pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyfftw
+from numpy.typing import NDArray
+
+from instrument import optics
+from sim_instrument.column import Column
+from sim_instrument.illumination import Modes, probe_modes
+from sim_instrument.potential import projected_potentials
+from sim_instrument.specimen import Specimen, thermal_displacements
+
+PROBE_RIM = 8.0
+"""Å that a window is wider than the geometric probe."""
+MIN_ANGLE = 65.0
+"""mrad up to which scattering is followed at least, whatever the detector collects."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sampling of one acquisition.
+
+    Attributes:
+        detector: detector pixels along an edge.
+        frequency: Δk of the detector, 1/Å.
+        pixel: Å; the band limit (2/3 of Nyquist) is the detector's edge or MIN_ANGLE, whichever is larger.
+        window: pixels of the multislice window.
+        exit: pixels of the same window when only what the detector sees is kept.
+        subpixels: quadrature nodes along the edge of a detector pixel.
+    """
+
+    detector: int
+    frequency: float
+    pixel: float
+    window: int
+    exit: int
+    subpixels: int
+
+    @classmethod
+    def of(cls, column: Column, defocus: float) -> Grid:
+        """For a probe of this true defocus, Å."""
+        detector = column.detector_pixels
+        frequency = optics.spatial_frequency(column.angular_pixel, column.voltage)
+        ratio = 1.5
+        while ratio * detector * column.angular_pixel / 3 < MIN_ANGLE:
+            ratio *= 2
+        pixel = 1 / (ratio * detector * frequency)
+        diameter = optics.probe_diameter(column.semiangle, defocus, column.voltage)
+        blocks = max(math.ceil((diameter + PROBE_RIM) * frequency * detector / 16), detector // 16)
+        subpixels = max(2, math.ceil(3 * diameter * frequency)) if column.pixel_area else 1
+        return cls(detector, frequency, pixel, round(ratio * 16 * blocks), 16 * blocks, subpixels)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all positions of an acquisition share, in the detector's frame.
+
+    Attributes:
+        grid: sampling.
+        origin: (y, x), Å, of pixel (0, 0) of the transmission functions.
+        transmission: (configurations, layers, y, x).
+        waves: per configuration the (modes, ky, kx) amplitudes, scaled so that all patterns add up to one electron.
+        propagators: (layers − 1, ky, kx).
+    """
+
+    grid: Grid
+    origin: NDArray[np.float64]
+    transmission: NDArray[np.complex64]
+    waves: tuple[NDArray[np.complex64], ...]
+    propagators: NDArray[np.complex64]
+
+
+def build_scene(
+    specimen: Specimen,
+    column: Column,
+    defocus: float,
+    positions: NDArray[np.float64],
+    present: NDArray[np.bool_] | None = None,
+    tolerance: float | None = None,
+) -> Scene:
+    """Compute potentials and probe for probe positions (n, 2), Å, specimen frame, at a true defocus."""
+    grid = Grid.of(column, defocus)
+    to_scan = optics.detector_to_scan(column.rotation, column.mirrored)
+    frame = to_scan.T
+    local = positions @ frame.T
+    margin = (grid.window // 2 + 1) * grid.pixel
+    origin = local.min(axis=0) - margin
+    extent = local.max(axis=0) - origin + margin
+    shape = int(math.ceil(extent[0] / grid.pixel)) + 1, int(math.ceil(extent[1] / grid.pixel)) + 1
+
+    interaction = optics.interaction_parameter(column.voltage)
+    configurations = specimen.options.phonon_configurations
+    transmission = []
+    for index in range(max(configurations, 1)):
+        atoms = specimen.positions
+        if configurations:
+            atoms = atoms + thermal_displacements(specimen, index)
+        potentials = projected_potentials(specimen, frame, origin, shape, grid.pixel, atoms, present)
+        transmission.append([_band_limited(np.exp(1j * interaction * v), grid.pixel) for v in potentials])
+
+    depth = specimen.layer_depth
+    window = (grid.window, grid.window)
+    # Free space down to the first layer is the same as less underfocus.
+    extra = {} if tolerance is None else {"tolerance": tolerance}
+    modes = probe_modes(column, defocus - depth[0], window, grid.pixel, to_scan, **extra)
+    k2 = _squared_frequency(window, grid.pixel)
+    inside = k2 <= _band_limit(grid.pixel) ** 2
+    wavelength = optics.wavelength(column.voltage)
+    propagators = [
+        np.where(inside, np.exp(-1j * np.pi * wavelength * k2 * dz), 0).astype(np.complex64) for dz in np.diff(depth)
+    ]
+    return Scene(
+        grid,
+        origin,
+        np.array(transmission, dtype=np.complex64),
+        _share_configurations(modes, max(configurations, 1)),
+        np.array(propagators, dtype=np.complex64).reshape(-1, *window),
+    )
+
+
+def _share_configurations(modes: Modes, configurations: int) -> tuple[NDArray[np.complex64], ...]:
+    """Which modes see which frozen-phonon configurations, with which amplitude.
+
+    The strongest mode sees all; a mode of weight w sees a part √(w/w₀) of them (rounded up to pairs), which is the
+    cheapest division for a given variance.
+    """
+    share = np.ceil(configurations / 2 * np.sqrt(modes.weights / modes.weights[0]) - 1e-9) * 2
+    seen = np.minimum(share, configurations).astype(int)
+    amplitude = np.sqrt(modes.weights / seen)
+    waves = []
+    for index in range(configurations):
+        chosen = seen > index
+        waves.append((amplitude[chosen, None, None] * modes.waves[chosen]).astype(np.complex64))
+    return tuple(waves)
+
+
+class Multislice:
+    """Computes patterns of one scene. Holds work arrays: one instance per thread."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        grid = scene.grid
+        window, exit_, detector = grid.window, grid.exit, grid.detector
+        self._wave, self._forward, self._backward = _transforms(window)
+        self._exit, _, self._exit_backward = _transforms(exit_)
+        self._folded, self._detect, _ = _transforms(detector)
+        self._shifted = np.empty((exit_, exit_), dtype=np.complex64)
+        self._square = np.empty((detector, 2 * detector), dtype=np.float32)
+        self._frequencies = np.fft.fftfreq(window, grid.pixel)
+        node, weight = np.polynomial.legendre.leggauss(grid.subpixels)
+        offset = np.arange(exit_) - exit_ // 2
+        ramps = np.exp(-2j * np.pi * np.outer(node / 2, offset) / detector)
+        # |Ψ|² is a density per 1/window²; a detector pixel is (exit/detector)² times as large.
+        scale = 0.5 * exit_ / detector
+        self._ramps = [
+            np.multiply.outer(scale * math.sqrt(a * b) * y, x).astype(np.complex64)
+            for a, y in zip(weight, ramps, strict=True)
+            for b, x in zip(weight, ramps, strict=True)
+        ]
+
+    def pattern(self, position: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(ky, kx) intensity per electron of a probe at `position` (y, x), Å, detector frame; zero beam at N//2."""
+        scene, grid = self.scene, self.scene.grid
+        pixels = (position - scene.origin) / grid.pixel
+        corner = np.floor(pixels).astype(int) - grid.window // 2
+        ramp_y, ramp_x = (np.exp(-2j * np.pi * self._frequencies * r * grid.pixel) for r in pixels - corner)
+        ramp = np.multiply.outer(ramp_y, ramp_x).astype(np.complex64)
+        window = (slice(corner[0], corner[0] + grid.window), slice(corner[1], corner[1] + grid.window))
+        intensity = np.zeros((grid.detector, 2 * grid.detector), dtype=np.float32)
+        for transmission, waves in zip(scene.transmission, scene.waves, strict=True):
+            for amplitude in waves:
+                np.multiply(amplitude, ramp, out=self._wave)
+                self._scatter(transmission[:, window[0], window[1]])
+                self._add_intensity(intensity)
+        folded = intensity[:, ::2] + intensity[:, 1::2]
+        return np.fft.fftshift(folded)
+
+    def _scatter(self, transmission: NDArray[np.complex64]) -> None:
+        """Take the wave from reciprocal space before the first layer to reciprocal space behind the last."""
+        wave = self._wave
+        for index, layer in enumerate(transmission):
+            if index:
+                np.multiply(wave, self.scene.propagators[index - 1], out=wave)
+            self._backward()
+            np.multiply(wave, layer, out=wave)
+            self._forward()
+
+    def _add_intensity(self, intensity: NDArray[np.float32]) -> None:
+        """Add |Ψ|², integrated over each detector pixel; `intensity` has squared real and imaginary parts side by side."""
+        _crop_corners(self._wave, self._exit)
+        self._exit_backward()
+        for ramp in self._ramps:
+            np.multiply(self._exit, ramp, out=self._shifted)
+            _fold(self._shifted, self._folded)
+            self._detect()
+            np.square(self._folded.view(np.float32), out=self._square)
+            intensity += self._square
+
+
+def _transforms(n: int) -> tuple[NDArray[np.complex64], pyfftw.FFTW, pyfftw.FFTW]:
+    """An aligned n × n array with its in-place forward (1) and backward (1/n²) transforms."""
+    array = pyfftw.empty_aligned((n, n), dtype="complex64")
+    plan = {"axes": (0, 1), "threads": 1, "flags": ("FFTW_MEASURE",)}
+    return (
+        array,
+        pyfftw.FFTW(array, array, direction="FFTW_FORWARD", **plan),
+        pyfftw.FFTW(array, array, direction="FFTW_BACKWARD", **plan),
+    )
+
+
+def _crop_corners(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
+    """Keep the lowest frequencies of a corner-centred array, scaled for the smaller inverse transform."""
+    half = len(target) // 2
+    for rows in (slice(0, half), slice(-half, None)):
+        for columns in (slice(0, half), slice(-half, None)):
+            target[rows, columns] = source[rows, columns]
+
+
+def _fold(source: NDArray[np.complex64], target: NDArray[np.complex64]) -> None:
+    """Wrap a wave round the period 1/Δk: its transform is the wave's spectrum at the detector's frequencies."""
+    n = len(target)
+    if len(source) == n:
+        target[...] = source
+        return
+    target[...] = 0
+    for y in range(0, len(source), n):
+        for x in range(0, len(source), n):
+            part = source[y : y + n, x : x + n]
+            target[: part.shape[0], : part.shape[1]] += part
+
+
+def _squared_frequency(shape: tuple[int, int], pixel: float) -> NDArray[np.float64]:
+    ky, kx = (np.fft.fftfreq(n, pixel) for n in shape)
+    return ky[:, None] ** 2 + kx**2
+
+
+def _band_limit(pixel: float) -> float:
+    """2/3 of the Nyquist frequency, 1/Å, so that products do not alias into what is kept."""
+    return 1 / (3 * pixel)
+
+
+def _band_limited(array: NDArray[np.complex128], pixel: float) -> NDArray[np.complex64]:
+    from scipy import fft
+
+    inside = _squared_frequency(array.shape, pixel) <= _band_limit(pixel) ** 2
+    return fft.ifft2(fft.fft2(array.astype(np.complex64)) * inside).astype(np.complex64)

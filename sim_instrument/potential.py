@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Projected potentials of a window of the specimen, made by abTEM (Lobato & Van Dyck parametrization).
+
+Windows are computed when they are needed: a window of 90 Å takes a fraction of a second, the whole flake many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import next_fast_len
+
+from instrument.models import Rectangle
+from sim_instrument.specimen import Specimen
+
+RIM = 5.0
+"""Å beyond a window from which atoms still contribute; a projected Lobato potential has decayed below 1e-3 there."""
+
+
+def projected_potentials(
+    specimen: Specimen,
+    frame: NDArray[np.float64],
+    origin: NDArray[np.float64],
+    shape: tuple[int, int],
+    pixel: float,
+    positions: NDArray[np.float64] | None = None,
+    present: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """(layers, y, x) potential of each layer, projected along the beam, V Å.
+
+    Args:
+        specimen: the atoms.
+        frame: orthogonal 2 × 2 matrix that takes a specimen position (y, x) to the window's frame.
+        origin: (y, x), Å, of pixel (0, 0) in the window's frame.
+        shape: (y, x) pixels.
+        pixel: Å.
+        positions: (n, 3) atoms displaced from `specimen.positions`; None: at rest.
+        present: (n,) which atoms are there; None: all.
+    """
+    rim = int(np.ceil(RIM / pixel))
+    padded = tuple(next_fast_len(n + 2 * rim) for n in shape)
+    atoms = specimen.positions if positions is None else positions
+    local = atoms[:, :2] @ frame.T - (origin - rim * pixel)
+    inside = np.all((local >= 0) & (local < np.array(padded) * pixel), axis=1)
+    if present is not None:
+        inside &= present
+    out = np.zeros((len(specimen.layer_depth), *shape), dtype=np.float32)
+    for index in range(len(out)):
+        chosen = inside & (specimen.layer == index)
+        if chosen.any():
+            whole = _one_slice(local[chosen], specimen.numbers[chosen], padded, pixel)
+            out[index] = whole[rim : rim + shape[0], rim : rim + shape[1]]
+    return out
+
+
+def _one_slice(
+    positions: NDArray[np.float64], numbers: NDArray[np.int64], shape: Sequence[int], pixel: float
+) -> NDArray[np.float32]:
+    """Potential of atoms at (y, x) in a periodic box of `shape` pixels, V Å. abTEM's first axis is our y."""
+    import abtem
+    from ase import Atoms
+
+    thickness = 1.0
+    box = Atoms(
+        numbers=numbers,
+        positions=np.column_stack([positions, np.full(len(positions), thickness / 2)]),
+        cell=[shape[0] * pixel, shape[1] * pixel, thickness],
+        pbc=True,
+    )
+    potential = abtem.Potential(
+        box, gpts=tuple(shape), slice_thickness=thickness, parametrization="lobato", projection="infinite"
+    )
+    return np.asarray(potential.build(lazy=False).array, dtype=np.float32).sum(axis=0)
+
+
+def true_potential(
+    specimen: Specimen, rectangle: Rectangle, pixel: float, present: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """(y, x) projected potential of all layers, V Å, at rectangle.y + i · pixel, rectangle.x + j · pixel."""
+    shape = round(rectangle.height / pixel), round(rectangle.width / pixel)
+    origin = np.array([rectangle.y, rectangle.x])
+    return projected_potentials(specimen, np.eye(2), origin, shape, pixel, present=present).sum(axis=0)

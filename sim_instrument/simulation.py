@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One acquisition, from the plan to counts, without clock or network."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import optics
+from instrument.models import AcquisitionPlan
+from sim_instrument.column import Column
+from sim_instrument.damage import DamageState
+from sim_instrument.detector import PixelDetector
+from sim_instrument.multislice import Multislice, Scene, build_scene
+from sim_instrument.specimen import Specimen, build_specimen
+
+WORKERS = 2
+BLOCK = 32
+"""Positions computed in one piece."""
+_DAMAGE_STEPS = 16
+"""An acquisition sees its own damage in at most this many steps."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the scan engine does what, in s of the instrument's clock; 0 is the start of the first dwell."""
+
+    dwell: float
+    line: float
+
+    @classmethod
+    def of(cls, plan: AcquisitionPlan, column: Column) -> Timing:
+        """Dwell time dose · step² · e / I and duration of a line with its flyback."""
+        dwell = plan.electrons_per_pattern / column.electrons_per_second
+        return cls(dwell, plan.shape[1] * dwell + column.flyback)
+
+    def start(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Begin of the dwell at scan indices."""
+        row, column = np.divmod(np.asarray(index), plan.shape[1])
+        return row * self.line + column * self.dwell
+
+    def duration(self, plan: AcquisitionPlan) -> float:
+        """Of the whole scan, beam on, with flyback."""
+        return plan.shape[0] * self.line
+
+
+@dataclass(frozen=True)
+class Block:
+    """Positions first … stop − 1 and the scene they see."""
+
+    first: int
+    stop: int
+    stage: int
+
+
+class Exposure:
+    """Everything an acquisition needs, computed once; `block` may then be called from several threads."""
+
+    def __init__(
+        self, plan: AcquisitionPlan, specimen: Specimen, column: Column, seed: int = 0, damage: DamageState | None = None
+    ) -> None:
+        """Draw the positions and compute the potentials the probe will see (seconds of work).
+
+        Args:
+            plan: what to acquire; the limits have been checked.
+            specimen: pristine.
+            column: with its faults.
+            seed: of the instrument; the same seed and acquisition id give the same counts.
+            damage: what earlier acquisitions did to the specimen; None: nothing.
+        """
+        self.plan, self.column = plan, column
+        self.timing = Timing.of(plan, column)
+        self.detector = PixelDetector(column, seed)
+        digest = hashlib.sha256(plan.id.encode()).digest()
+        self._entropy = [seed, int.from_bytes(digest[:8], "big")]
+        self.positions = self._true_positions()
+        """(n, 2), (y, x), Å: where the probe really is, specimen frame."""
+        self.blocks, self._scenes = self._stages(specimen, damage)
+        self._local = self.positions @ optics.detector_to_scan(column.rotation, column.mirrored)
+        self._idle = {stage: [] for stage in range(len(self._scenes))}
+        self._lock = threading.Lock()
+
+    def _true_positions(self) -> NDArray[np.float64]:
+        """Set-points plus jitter plus drift since the start of the scan."""
+        rng = np.random.default_rng([*self._entropy, 0])
+        points = self.plan.scan_positions()
+        time = self.timing.start(self.plan, np.arange(len(points))) + 0.5 * self.timing.dwell
+        jitter = self.column.jitter * rng.standard_normal(points.shape)
+        return points + jitter + time[:, None] * self.column.drift_velocity()
+
+    def _stages(self, specimen: Specimen, damage: DamageState | None) -> tuple[list[Block], list[Scene]]:
+        """Cut the scan into blocks, with a new scene wherever atoms have left by then."""
+        n = len(self.positions)
+        blocks, scenes = [], []
+        defocus = self.column.true_defocus(self.plan.defocus)
+        present = None if damage is None else damage.present()
+        dose = None if damage is None else damage.dose
+        length = -(-n // _DAMAGE_STEPS)
+        current = None
+        for begin in range(0, n, length):
+            end = min(begin + length, n)
+            if not scenes or (present is not None and not np.array_equal(present, current)):
+                scenes.append(build_scene(specimen, self.column, defocus, self.positions, present))
+                current = present
+            blocks += [Block(i, min(i + BLOCK, end), len(scenes) - 1) for i in range(begin, end, BLOCK)]
+            if damage is not None and dose is not None and self.column.knock_on:
+                dose = dose + damage.dose_of(self.plan, begin, end)
+                present = damage.present(dose)
+        return blocks, scenes
+
+    def intensities(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.float32]:
+        """(n, ky, kx) intensity per electron; ends early, with fewer, when `stop` says so."""
+        engine = self._borrow(block.stage)
+        try:
+            out = []
+            for position in self._local[block.first : block.stop]:
+                if stop():
+                    break
+                out.append(engine.pattern(position))
+            return np.array(out, dtype=np.float32).reshape(-1, *[self.column.detector_pixels] * 2)
+        finally:
+            with self._lock:
+                self._idle[block.stage].append(engine)
+
+    def counts(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.uint16]:
+        """(n, ky, kx) frames as the detector gives them; ends early, with fewer, when `stop` says so."""
+        rng = np.random.default_rng([*self._entropy, 1, block.first])
+        electrons, dwell = self.plan.electrons_per_pattern, self.timing.dwell
+        frames = [
+            self.detector.count(self.detector.expected(intensity, electrons, dwell), rng)
+            for intensity in self.intensities(block, stop)
+        ]
+        return np.array(frames, dtype=np.uint16).reshape(-1, *[self.column.detector_pixels] * 2)
+
+    def _borrow(self, stage: int) -> Multislice:
+        with self._lock:
+            # FFTW plans are made one at a time.
+            return self._idle[stage].pop() if self._idle[stage] else Multislice(self._scenes[stage])
+
+
+def simulate(
+    plan: AcquisitionPlan,
+    specimen: Specimen | None = None,
+    column: Column | None = None,
+    *,
+    seed: int = 0,
+    damage: DamageState | None = None,
+) -> NDArray[np.uint16]:
+    """The counts of one acquisition, (scan_y, scan_x, detector_y, detector_x); for tests and benchmarks.
+
+    Nothing is checked against limits and `damage` is read, not changed.
+    """
+    exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed, damage)
+    return _run(exposure, exposure.counts, np.uint16)
+
+
+def expected_intensities(
+    plan: AcquisitionPlan, specimen: Specimen | None = None, column: Column | None = None, *, seed: int = 0
+) -> NDArray[np.float32]:
+    """Intensity per electron, (scan_y, scan_x, detector_y, detector_x), before the detector's own faults."""
+    exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed)
+    return _run(exposure, exposure.intensities, np.float32)
+
+
+def _run(exposure: Exposure, compute: Callable[[Block], NDArray], dtype: type) -> NDArray:
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results: Iterator[NDArray] = pool.map(compute, exposure.blocks)
+        pixels = exposure.column.detector_pixels
+        return np.concatenate(list(results)).astype(dtype, copy=False).reshape(*exposure.plan.shape, pixels, pixels)
