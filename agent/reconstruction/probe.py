@@ -72,6 +72,33 @@ def source_modes(
     return (stack * np.sqrt((np.abs(wave) ** 2).sum() / (np.abs(stack) ** 2).sum())).astype(np.complex64)
 
 
+def cartesian(aberrations: Mapping[str, float]) -> dict[str, float]:
+    """C12 and phi12 -> C12a = C12 cos 2φ, C12b = C12 sin 2φ, and so on; rotationally symmetric ones unchanged."""
+    result = {}
+    for name, value in aberrations.items():
+        if not name.startswith("C"):
+            continue
+        n, m = name[1], int(name[2])
+        angle = m * aberrations.get(f"phi{n}{m}", 0.0)
+        if m == 0:
+            result[name] = value
+        else:
+            result[f"{name}a"], result[f"{name}b"] = value * np.cos(angle), value * np.sin(angle)
+    return result
+
+
+def polar(coefficients: Mapping[str, float]) -> dict[str, float]:
+    """The inverse of `cartesian`."""
+    result = {name: float(value) for name, value in coefficients.items() if len(name) == 3}
+    for name in coefficients:
+        if name.endswith("a"):
+            n, m = name[1], int(name[2])
+            a, b = coefficients[name], coefficients[f"C{n}{m}b"]
+            result[f"C{n}{m}"] = float(np.hypot(a, b))
+            result[f"phi{n}{m}"] = float(np.arctan2(b, a) / m)
+    return result
+
+
 def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """The same incoherent sum in orthogonal modes of falling energy (eigenvectors of the Gram matrix).
 

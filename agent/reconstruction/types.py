@@ -60,7 +60,8 @@ class ReconstructionSettings:
         max_passes: passes over all patterns at most.
         batch_size: patterns per update in the first pass; it grows to all of them in the last.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
-        refine_probe: whether the probe is updated from the second pass on.
+        refine_probe: whether the probe is refined within its aperture, from the second pass on.
+        source_size: standard deviation of the finite source in Å that several probe modes start from.
         background: whether counts that the coherent model does not explain are modelled.
         device: where to compute.
         seed: of the order of the mini-batches.
@@ -72,6 +73,7 @@ class ReconstructionSettings:
     batch_size: int = 64
     step_size: float = 0.5
     refine_probe: bool = True
+    source_size: float = 0.3
     background: bool = True
     device: Literal["auto", "cpu", "gpu"] = "auto"
     seed: int = 0
@@ -88,7 +90,8 @@ class Reconstruction:
         origin: (y, x), Å, coordinate of the first pixel in the frame of `positions`.
         probe: (modes, ky, kx) complex, real space, centred at N//2, Σ|probe|² = mean counts per pattern.
         positions: (n, 2), Å, as used.
-        defocus: Å, measured (the set-point where nothing was refined).
+        defocus: Å, that the probe was started with.
+        aberrations: Krivanek polar coefficients besides defocus that the probe was started with.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         deviance: Poisson deviance per detector pixel, one value a pass.
         passes: number of passes made.
@@ -104,6 +107,7 @@ class Reconstruction:
     probe: NDArray[np.complex64]
     positions: NDArray[np.float64]
     defocus: float
+    aberrations: Mapping[str, float]
     background: NDArray[np.float32] | None
     deviance: tuple[float, ...]
     passes: int

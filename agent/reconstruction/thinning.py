@@ -1,0 +1,52 @@
+"""Random splitting of counted electrons: two statistically independent data sets from one.
+
+A Poisson count thinned binomially gives two independent Poisson counts; no electron is used twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange
+from numpy.typing import NDArray
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def _halve(counts: Any, seed: np.uint64, out: Any) -> None:
+    """Binomial(n, ½) = number of set bits among n random bits; one SplitMix64 stream per pattern."""
+    for i in prange(counts.shape[0]):
+        state = seed + np.uint64(i + 1) * np.uint64(0xD1342543DE82EF95)
+        flat_in, flat_out = counts[i].ravel(), out[i].ravel()
+        for j in range(flat_in.size):
+            left = np.int64(flat_in[j])
+            ones = 0
+            while left > 0:
+                state += np.uint64(0x9E3779B97F4A7C15)
+                z = state
+                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                z = z ^ (z >> np.uint64(31))
+                if left < 64:
+                    z &= (np.uint64(1) << np.uint64(left)) - np.uint64(1)
+                while z:
+                    z &= z - np.uint64(1)
+                    ones += 1
+                left -= 64
+            flat_out[j] = ones
+
+
+def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Assign each count at random to one of two halves.
+
+    Args:
+        counts: (n, ky, kx) unsigned integers.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Two arrays of the same shape and type that add up to `counts`.
+    """
+    counts = np.ascontiguousarray(counts)
+    first = np.empty_like(counts)
+    _halve(counts, np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), first)
+    return first, counts - first
