@@ -8,6 +8,7 @@ carries its `units`.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +223,7 @@ def write_reconstruction(
         put(process, "passes", r.passes, "", "passes over all patterns")
         put(process, "seconds", r.seconds, "s", "wall-clock time")
         process["device"] = r.device
+        process["aberrations"] = json.dumps(dict(r.aberrations))
         if r.background is not None:
             put(process, "background", r.background, "counts", "counts a pattern that no coherent model explains")
         if half_phases is not None:
@@ -246,6 +248,7 @@ def read_reconstruction(path: Path) -> StoredReconstruction:
                 probe=group["probe"][:],
                 positions=group["positions"][:],
                 defocus=float(group["defocus"][()]),
+                aberrations=json.loads(read_text(group["aberrations"])),
                 background=group["background"][:] if "background" in group else None,
                 deviance=tuple(group["deviance"][:].tolist()),
                 passes=int(group["passes"][()]),
