@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A recorded 4D data set served as an instrument: coarser steps, lower doses, parts of the field.
+
+Recorded pattern (i, j) lies at ((i + ½)·s, (j + ½)·s) Å, s the recorded step. A plan's step is a multiple m of s; its
+cell k along an axis is served with recorded index k₀ + k·m + (m − 1)//2, where k₀ is the field's edge rounded to the
+recorded grid. Cell centres of even multiples fall between recorded positions, and a field's edge may as well: all
+positions of a plan are then off by the same vector, at most half a recorded step per axis, which moves the picture and
+changes nothing in it.
+
+A dose asks for the fraction dose · step² / (mean counts of a recorded pattern) of each pattern's counts;
+sim_instrument.recorded_counts draws them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    Description,
+    Detector,
+    Frame,
+    Health,
+    OutOfLimitsError,
+    Parameter,
+    PlanCheck,
+    Rectangle,
+)
+from instrument.recording import NUMBERS, RecordingError, open_recording
+from sim_instrument.recorded_counts import RecordedCounts
+
+FRAME_TIME = 1e-3
+"""Dwell time that plans are told, s: what drawing a pattern takes, since a recording does not know its own."""
+_BATCH = 32  # patterns drawn per visit to a thread
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """What a file does not say, or says wrongly. None: as the file has it.
+
+    Attributes:
+        dataset: path of the four-dimensional data set in the file.
+        voltage: eV.
+        semiangle: mrad.
+        angular_pixel: mrad per detector pixel.
+        step: recorded scan step, Å.
+        defocus: nominal defocus, Å, positive for underfocus; where only its magnitude is known the sign is a guess.
+    """
+
+    dataset: str | None = None
+    voltage: float | None = None
+    semiangle: float | None = None
+    angular_pixel: float | None = None
+    step: float | None = None
+    defocus: float | None = None
+
+
+class ReplayMicroscope:
+    """A `Microscope` whose specimen is a recording.
+
+    Args:
+        path: HDF5 file with a (scan_y, scan_x, detector_y, detector_x) data set of counts.
+        state: directory that remembers what has been used up; made if missing.
+        options: numbers that the file lacks.
+        seed: of which counts are drawn.
+        reuse: draw every acquisition from the whole recording. Repeats then share counts and are not independent.
+
+    Raises:
+        RecordingError: the file is no recording, or a number is missing.
+        ConflictError: `state` belongs to another recording, seed or mode.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        state: Path,
+        options: RecordingOptions | None = None,
+        *,
+        seed: int = 0,
+        reuse: bool = False,
+    ) -> None:
+        patterns, self._numbers = _load(path, options or RecordingOptions())
+        self._scan = patterns.shape[:2]
+        self._detector = patterns.shape[2:]
+        self._dtype = patterns.dtype
+        self._name = f"replay of {path.name}"
+        self._reuse = reuse
+        self._counts = RecordedCounts(patterns.reshape(-1, *self._detector), state, seed, reuse)
+        # Set while the beam is off; `blank` may come from any thread.
+        self._blanked = threading.Event()
+        self._blanked.set()
+
+    @property
+    def multiples(self) -> range:
+        """Legal steps in recorded ones: as long as eight positions remain along the shorter side."""
+        return range(1, max(1, min(self._scan) // 8) + 1)
+
+    async def describe(self) -> Description:
+        """What the recording allows now; the largest dose falls as it is used up.
+
+        The upper end of `electrons_per_pattern` is what the least used position still holds: `check` refuses more than is left
+        where a plan wants to go.
+        """
+        step = self._numbers["step"]
+        left = self._counts.left
+        most = max(1.0, self._counts.mean * float(left.max()))
+        notes = [
+            "a recording: counts per electron are not known, doses are counts/Å²; dwell and duration are nominal",
+            f"recorded step {step:g} Å, {self._counts.mean:.0f} counts per pattern; scans shift by up to half a recorded step",
+        ]
+        if self._reuse:
+            notes.append(
+                "reuse: every acquisition draws from the whole recording; repeats share counts, so are not independent"
+            )
+        else:
+            notes.append(f"counts are drawn without replacement; {100 * left.mean():.3g} % of the recording is left")
+        return Description(
+            name=self._name,
+            voltage=self._numbers["voltage"],
+            semiangle=self._numbers["semiangle"],
+            detector=Detector(
+                shape=self._detector,
+                angular_pixel=self._numbers["angular_pixel"],
+                dtype="uint8" if self._dtype == np.uint8 else "uint16",
+                saturation=int(np.iinfo(self._dtype).max),
+                counts_per_electron=None,
+            ),
+            step=Parameter(kind="discrete", unit="Å", values=tuple(m * step for m in self.multiples)),
+            defocus=Parameter(kind="fixed", unit="Å", values=(self._numbers["defocus"],)),
+            dose=Parameter(
+                kind="continuous",
+                unit="counts/Å²",
+                minimum=1 / (self.multiples[-1] * step) ** 2,
+                maximum=most / step**2,
+            ),
+            electrons_per_pattern=(1.0, most),
+            area=Rectangle(y=0, x=0, height=self._scan[0] * step, width=self._scan[1] * step),
+            repeatable=True,
+            notes=tuple(notes),
+        )
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        """Cost of `plan`. Raises OutOfLimitsError, or ExhaustedError where too few counts are left."""
+        self._counts.check(plan.id, await self._positions(plan), self._fraction(plan))
+        return PlanCheck(
+            n_positions=plan.n_positions,
+            shape=plan.shape,
+            dwell_time=FRAME_TIME,
+            electrons=plan.electrons,
+            duration=plan.n_positions * FRAME_TIME,
+            bytes=plan.n_positions * int(np.prod(self._detector)) * self._dtype.itemsize,
+            illuminated=plan.field,
+        )
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        """Book the counts, then hand out the patterns in scan order. Raises as `check`, ConflictError, and BlankedError."""
+        positions, fraction = await self._positions(plan), self._fraction(plan)
+        starts = await asyncio.to_thread(self._counts.take, plan.id, plan.model_dump_json(), positions, fraction)
+
+        def draw(first: int) -> list[NDArray[Any]]:
+            batch = range(first, min(first + _BATCH, len(positions)))
+            return [self._counts.draw(plan.id, int(positions[k]), float(starts[k]), fraction) for k in batch]
+
+        self._blanked.clear()
+        try:
+            for first in range(0, len(positions), _BATCH):
+                for offset, pattern in enumerate(await asyncio.to_thread(draw, first)):
+                    if self._blanked.is_set():
+                        msg = f"the beam was blanked after {first + offset} of {len(positions)} patterns"
+                        raise BlankedError(msg)
+                    yield Frame(first + offset, pattern)
+        finally:
+            self._blanked.set()
+
+    def blank(self) -> None:
+        """A running acquisition stops before its next pattern."""
+        self._blanked.set()
+
+    async def health(self) -> Health:
+        """A recording is always well; it says how much of it is left."""
+        return Health(
+            blanked=self._blanked.is_set(), message=f"{100 * self._counts.left.mean():.3g} % of the recording is left"
+        )
+
+    def close(self) -> None:
+        """Close the state file."""
+        self._counts.close()
+
+    def _fraction(self, plan: AcquisitionPlan) -> float:
+        return plan.electrons_per_pattern / self._counts.mean
+
+    async def _positions(self, plan: AcquisitionPlan) -> NDArray[np.intp]:
+        """Recorded positions, scan_y · n_x + scan_x, in the order of the plan. Raises OutOfLimitsError."""
+        description = await self.describe()
+        description.step.check("step", plan.step)
+        description.defocus.check("defocus", plan.defocus)
+        if plan.electrons_per_pattern < 1 - 1e-6:
+            msg = f"a dose of {plan.dose:g} counts/Å² is {plan.electrons_per_pattern:g} counts per pattern; legal: at least 1"
+            raise OutOfLimitsError(msg, parameter="dose", value=plan.dose, minimum=1 / plan.step**2)
+        step, (n_y, n_x) = self._numbers["step"], self._scan
+        if plan.positions is not None:
+            index = plan.scan_positions() / step - 0.5
+            nearest = np.rint(index).astype(np.intp)
+            legal = (np.abs(index - nearest) < 0.01).all() and (nearest >= 0).all() and (nearest < [n_y, n_x]).all()
+            flat = nearest[:, 0] * n_x + nearest[:, 1]
+            if not legal or len(np.unique(flat)) < len(flat):
+                msg = f"explicit positions must be different recorded ones, ((i + ½)·{step:g}, (j + ½)·{step:g}) Å"
+                raise OutOfLimitsError(msg, parameter="positions")
+            return flat
+        if not description.area.contains(plan.field, tolerance=1e-6 * step):
+            field, area = plan.field, description.area
+            msg = (
+                f"a field of {field.height:g} × {field.width:g} Å at ({field.y:g}, {field.x:g}) Å leaves the recording; "
+                f"legal: within {area.height:g} × {area.width:g} Å from (0, 0)"
+            )
+            raise OutOfLimitsError(msg, parameter="field")
+        multiple = round(plan.step / step)
+        rows, columns = (
+            np.rint(edge / step).astype(np.intp) + np.arange(count) * multiple + (multiple - 1) // 2
+            for edge, count in zip((plan.field.y, plan.field.x), plan.shape, strict=True)
+        )
+        return (rows[:, None] * n_x + columns[None, :]).ravel()
+
+
+def _load(path: Path, options: RecordingOptions) -> tuple[NDArray[Any], dict[str, float]]:
+    """(patterns as uint8 or uint16, numbers). Raises RecordingError."""
+    with open_recording(path, options.dataset) as recording:
+        numbers = dict(recording.numbers)
+        for name in NUMBERS:
+            given = getattr(options, name, None)
+            if given is not None:
+                numbers[name] = given
+        missing = [name for name in ("voltage", "semiangle", "angular_pixel", "step") if numbers.get(name, 0) <= 0]
+        missing += ["defocus"] if "defocus" not in numbers else []
+        if missing:
+            msg = f"{path}: does not say {', '.join(missing)}; give " + ", ".join(
+                f"--{m.replace('_', '-')}" for m in missing
+            )
+            raise RecordingError(msg)
+        patterns = recording.read()
+    if patterns.dtype.kind == "f" and not (patterns == np.rint(patterns)).all():
+        msg = f"{path}: holds intensities that are not whole counts, from which no lower dose can be drawn"
+        raise RecordingError(msg)
+    if patterns.min() < 0 or patterns.max() > np.iinfo(np.uint16).max:
+        msg = f"{path}: counts must lie between 0 and {np.iinfo(np.uint16).max}, not {patterns.min():g} … {patterns.max():g}"
+        raise RecordingError(msg)
+    if not patterns.any():
+        msg = f"{path}: holds no counts"
+        raise RecordingError(msg)
+    return patterns if patterns.dtype == np.uint8 else patterns.astype(np.uint16), numbers
