@@ -58,10 +58,10 @@ def cards(record: CampaignRecord) -> list[Card]:
         )
     final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
     if final is not None and final.score is not None:
-        found.append(Card("Final picture", score_text(final, power), _resolution(final), "own"))
+        found.append(Card("Final picture", score_text(final, power), _resolution(final, record), "own"))
     if expert is not None and expert.score is not None:
         own = expert.settings
-        detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_resolution(expert)}"
+        detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_resolution(expert, record)}"
         found.append(Card("Expert's settings, same electrons", score_text(expert, power), detail, "expert"))
     if reference is not None and reference.score is not None:
         detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"
@@ -137,8 +137,11 @@ def _saving(record: CampaignRecord) -> str:
     return text
 
 
-def _resolution(trial: Trial) -> str:
+def _resolution(trial: Trial, record: CampaignRecord) -> str:
     assert trial.score is not None
-    if trial.score.resolution is None:
-        return "half-bit resolution not reached in the scored band"
-    return f"half-bit resolution {trial.score.resolution:.3g} Å"
+    resolution = trial.score.resolution
+    if resolution is None:
+        return "below the half-bit threshold everywhere"
+    if resolution * record.config.score.k_max < 1 + 1e-6:
+        return f"half-bit resolution better than {resolution:.3g} Å, the end of the scored band"
+    return f"half-bit resolution {resolution:.3g} Å"

@@ -134,7 +134,7 @@ def load_picture(trial: Trial, folder: Path) -> Picture | None:
     """The reconstructed phase within the scanned field; None where the file is gone."""
     if trial.reconstruction_file is None or not (folder / trial.reconstruction_file).exists():
         return None
-    return Picture.of(read_reconstruction(folder / trial.reconstruction_file))
+    return Picture.of(read_reconstruction(folder / trial.reconstruction_file).reconstruction)
 
 
 def _evidence(record: CampaignRecord, pictures: list[tuple[Trial, Picture]]) -> str:
@@ -244,6 +244,7 @@ def _row(trial: Trial, power: int) -> str:
 
 def _facts(record: CampaignRecord) -> str:
     config, description = record.config, record.description
+    detector, trials = description.detector, config.exploration
     current = "not known" if description.beam_current is None else f"{description.beam_current:g} pA"
     rows = [
         ("Sample", config.metadata.sample),
@@ -252,9 +253,9 @@ def _facts(record: CampaignRecord) -> str:
         ("Comment", config.metadata.comment),
         ("Instrument", description.name),
         ("Beam", f"{description.voltage / 1e3:g} kV, {description.semiangle:g} mrad, {current}"),
-        ("Detector", f"{description.detector.shape[0]} × {description.detector.shape[1]} pixels of {description.detector.angular_pixel:g} mrad"),
+        ("Detector", f"{detector.shape[0]} × {detector.shape[1]} pixels of {detector.angular_pixel:g} mrad"),
         ("Area of interest", f"{length(config.area.height)} × {length(config.area.width)}"),
-        ("Trials", f"{config.exploration.trials} on {length(config.exploration.height)} × {length(config.exploration.width)}, policy {config.policy}"),
+        ("Trials", f"{trials.trials} on {length(trials.height)} × {length(trials.width)}, policy {config.policy}"),
         ("Scored band", f"{config.score.k_min:g} … {config.score.k_max:g} 1/Å in rings of {config.score.ring_width:g} 1/Å"),
         ("Started", record.started),
         ("Finished", record.finished),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.quality import flattened, tukey
 from agent.reconstruction.types import Reconstruction
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_data_uri
 
@@ -74,16 +75,13 @@ def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float
     Returns:
         (m, m) array, zero frequency in the middle, relative to its maximum, and the frequency at its edge, 1/Å.
     """
-    from scipy.signal.windows import tukey
-
-    phase = picture.phase.astype(np.float64)
-    n_y, n_x = phase.shape
+    n_y, n_x = picture.phase.shape
     window = tukey(n_y, 0.5)[:, None] * tukey(n_x, 0.5)[None, :]
-    phase = (phase - np.sum(phase * window) / np.sum(window)) * window
+    phase = flattened(picture.phase.astype(np.float64)) * window
     edge = min(1.2 * k_max, 0.5 / max(picture.pixel_size))
     # Zero padding to one square extent, so that a pixel of the transform is the same frequency in both directions.
     extent = 1.5 * max(picture.extent)
-    shape = tuple(int(round(extent / p)) for p in picture.pixel_size)
+    shape = tuple(round(extent / p) for p in picture.pixel_size)
     amplitude = np.abs(np.fft.fftshift(np.fft.fft2(phase, shape)))
     rows, columns = (
         np.flatnonzero(np.abs(np.fft.fftshift(np.fft.fftfreq(n, p))) <= edge)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import ListedColormap
 
+from agent.quality import LARGEST_FRC, half_bit_threshold
 from agent.quantities import power_of, times_power
-from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_data_uri
 from agent.records import ModelView, Recommendation, Score, Trial
+from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_data_uri
 
 ROLE_STYLE = {
     "exploration": (BLUE, "o", "exploration"),
@@ -18,15 +19,6 @@ ROLE_STYLE = {
     "final": (ORANGE, "*", "final picture"),
     "expert": (GREEN, "s", "expert"),
 }
-
-
-def half_bit_threshold(pairs: Any) -> Any:
-    """Half-bit threshold of an FRC with `pairs` independent Fourier pairs per ring.
-
-    van Heel & Schatz, J. Struct. Biol. 151 (2005) 250, eq. 17.
-    """
-    root = 1 / np.sqrt(np.maximum(pairs, 1.0))
-    return (0.2071 + 1.9102 * root) / (1.2071 + 0.9102 * root)
 
 
 @styled
@@ -37,7 +29,7 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> str:
     for role, label, score in scores:
         colour = ROLE_STYLE[role][0]
         k, frc, pairs = (np.asarray(v) for v in (score.frequency, score.frc, score.pairs))
-        z = np.arctanh(np.clip(frc, -0.999, 0.999))
+        z = np.arctanh(np.clip(frc, -LARGEST_FRC, LARGEST_FRC))
         sd = 1 / np.sqrt(2 * np.maximum(pairs - 3, 1))
         axes.fill_between(k, np.tanh(z - sd), np.tanh(z + sd), color=colour, alpha=0.2, lw=0)
         axes.plot(k, frc, color=colour, lw=1.8, marker=".", ms=4, label=label)

@@ -1,0 +1,163 @@
+"""The verbs of `ptychopilot` and what their `--help` says. The work is in the modules that each of them imports."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ptychopilot",
+    help="An autopilot for electron ptychography: it chooses scan step, defocus and dose, reconstructs and scores each "
+    "acquisition, and spends an electron budget where it tells most.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything that is written.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")]
+Patience = Annotated[
+    float, typer.Option("--patience", min=0, help="Seconds to wait for an instrument that does not answer.")
+]
+CampaignFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A campaign folder.")]
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def simulate(context: typer.Context) -> None:
+    """Serve a simulated microscope: MoS2 and friends, with the faults of a real column. (simulate --help: all options)"""
+    _hand_over("simulate", context.args)
+
+
+@app.command(context_settings=PASS_ON, add_help_option=False)
+def replay(context: typer.Context) -> None:
+    """Serve a recorded 4D-STEM data set as if it were a microscope. (replay --help: all options)"""
+    _hand_over("replay", context.args)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Campaign file to write.")] = Path("campaign.yaml"),
+    debug: Debug = False,
+) -> None:
+    """Write a commented campaign file to start from: every key, its meaning, unit and legal range."""
+    from agent.cli.template import write_template
+
+    write_template(path)
+    typer.echo(f"campaign file: {path.resolve()}")
+
+
+@app.command()
+def run(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="Campaign file, see `ptychopilot init`.")],
+    instrument: Annotated[
+        str, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Control address of the instrument.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell trials, electrons, duration and feasibility; no exposure.")
+    ] = False,
+    out: Out = None,
+    json_file: Json = None,
+    patience: Patience = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Run a campaign on a microscope (or a simulated one): explore, choose the best settings, take the final picture.
+
+    Everything is written into one campaign folder (--out; otherwise campaigns/NAME-DATE), with a report.html at the end.
+    Ctrl-C stops it; `ptychopilot resume` continues.
+    """
+    from agent.cli import campaigns
+
+    campaigns.run(campaign, instrument, dry_run=dry_run, out=out, json_file=json_file, patience=patience, debug=debug)
+
+
+@app.command()
+def resume(
+    folder: CampaignFolder,
+    instrument: Annotated[
+        str | None,
+        typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="If its address has changed since."),
+    ] = None,
+    json_file: Json = None,
+    patience: Patience = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Continue a campaign that was stopped, or killed, from its folder. No region is exposed twice."""
+    from agent.cli import campaigns
+
+    campaigns.resume(folder, instrument, json_file=json_file, patience=patience, debug=debug)
+
+
+@app.command()
+def reconstruct(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: acquisition file or recording (HDF5).")],
+    out: Out = None,
+    voltage: Annotated[float | None, typer.Option(min=1, help="kV, where the file does not say.")] = None,
+    semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None,
+    angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None,
+    step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None,
+    defocus: Annotated[float | None, typer.Option(help="Å, positive for underfocus.")] = None,
+    passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
+    from agent.cli.reconstruct import reconstruct_file
+
+    given = {
+        "voltage": None if voltage is None else voltage * 1e3,
+        "semiangle": semiangle,
+        "angular_pixel": angular_pixel,
+        "step": step,
+        "defocus": defocus,
+    }
+    reconstruct_file(file, out, {name: value for name, value in given.items() if value is not None}, passes)
+
+
+@app.command()
+def report(folder: CampaignFolder, debug: Debug = False) -> None:
+    """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials."""
+    from agent.cli.campaigns import make_report
+
+    typer.echo(f"report: {make_report(folder)}")
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    json_file: Json = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the report at the end.")] = False,
+    debug: Debug = False,
+) -> None:
+    """See it work: a whole campaign on a simulated microscope (bilayer MoS2), in a few minutes, nothing to prepare."""
+    from agent.cli import campaigns
+
+    campaigns.demo(out=out, json_file=json_file, browser=not no_browser, debug=debug)
+
+
+@app.command()
+def doctor(
+    instrument: Annotated[
+        str | None, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Try to reach this instrument.")
+    ] = None,
+    mqtt: Annotated[
+        str | None, typer.Option("--mqtt", metavar="HOST[:PORT]", help="Try to reach this MQTT broker.")
+    ] = None,
+    patience: Patience = 5.0,
+    debug: Debug = False,
+) -> None:
+    """Check this machine: what is installed, is there a GPU, free disk, can instrument and broker be reached."""
+    from agent.cli.checks import show_checks
+
+    raise typer.Exit(show_checks(instrument, mqtt, patience))
+
+
+def _hand_over(verb: str, arguments: list[str]) -> None:
+    """Become the instrument's own process: agent and instrument know each other over the wire only."""
+    os.execv(sys.executable, [sys.executable, "-m", "sim_instrument", verb, *arguments])

@@ -1,0 +1,25 @@
+"""The findings of the doctor as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.doctor import examine
+from agent.errors import InstrumentUnavailableError
+
+MARKS = {True: ("yes", "green"), False: ("no", "red"), None: ("–", "dim")}
+
+
+def show_checks(instrument: str | None, broker: str | None, patience: float) -> int:
+    """Print what was found; the exit code is 3 where the instrument cannot be reached, 1 where a package is missing."""
+    findings = examine(instrument, broker, patience)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        mark, style = MARKS[finding.good]
+        table.add_row(finding.subject, finding.name, f"[{style}]{mark}[/]", finding.text)
+    Console().print(table, soft_wrap=True)
+    wrong = {finding.subject for finding in findings if finding.good is False}
+    if "instrument" in wrong:
+        return InstrumentUnavailableError.exit_code
+    return 1 if "installation" in wrong else 0

@@ -1,0 +1,72 @@
+"""From an exception to one line on standard error and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
+
+INTERNAL = 1
+
+
+def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run the application; print what went wrong in one line (a traceback only with `--debug`); return the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # A verb that ends with typer.Exit comes back as its code, any other as None.
+        return app(arguments, prog_name="ptychopilot", standalone_mode=False) or 0
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); the interpreter must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except BaseException as error:
+        if "--debug" in arguments:
+            raise
+        code, message = describe(error)
+        if message:
+            print_error(message)
+        return code
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """Exit code and message of an exception. Of a group the most telling member speaks: one the user can act on."""
+    if isinstance(error, BaseExceptionGroup):
+        return min((describe(e) for e in error.exceptions), key=lambda found: (found[0] == INTERNAL, found[0]))
+    if isinstance(error, typer.TyperException):
+        # A call without a verb has printed the help already and has nothing more to say.
+        message = error.format_message().rstrip(".")
+        return (
+            error.exit_code,
+            f"{message}; `ptychopilot --help` lists the verbs, VERB --help explains one" if message else "",
+        )
+    if isinstance(error, AgentError):
+        return error.exit_code, str(error)
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return StoppedError.exit_code, "stopped"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" of {error.filename}" if error.filename else ""
+        return StoppedError.exit_code, f"the disk{where} is full; free some space and resume"
+    if isinstance(error, OSError) and error.filename is not None:
+        return BadInputError.exit_code, f"{error.filename}: {error.strerror}"
+    return _instrument_error(error)
+
+
+def print_error(message: str) -> None:
+    """One line in red on standard error."""
+    from rich.console import Console
+
+    line = " ".join(message.split())
+    Console(stderr=True).print(f"ptychopilot: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _instrument_error(error: BaseException) -> tuple[int, str]:
+    from instrument.errors import InstrumentError
+
+    if isinstance(error, InstrumentError):
+        return InstrumentUnavailableError.exit_code, f"the instrument refuses: {error}"
+    return INTERNAL, f"internal error, {type(error).__name__}: {error} (run it again with --debug to see where)"

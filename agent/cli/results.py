@@ -1,0 +1,166 @@
+"""The end of a campaign: a table for people, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.errors import BadInputError
+from agent.quantities import electrons, signed_length, uncertain
+from agent.records import CampaignRecord, Trial
+from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
+
+
+def show_results(console: Console, record: CampaignRecord, report: Path | None) -> None:
+    """Print the trials, the recommended settings beside the expert's, and where everything lies."""
+    if record.trials:
+        console.print(_trials_table(record))
+    comparison = _comparison_table(record)
+    if comparison.row_count:
+        console.print(comparison)
+    for sentence in sentences(record):
+        console.print(sentence, highlight=False, soft_wrap=True)
+    share = record.electrons_spent / record.config.electrons
+    spent = f"{electrons(record.electrons_spent)} of {electrons(record.config.electrons)} ({share:.1%})"
+    console.print(f"{quantity_name(record)} spent: {spent}", highlight=False)
+    # Paths go on lines of their own and are never wrapped, so that they can be copied.
+    console.print(f"campaign folder: {Path(record.folder).resolve()}", highlight=False, markup=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"report:          {report.resolve()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
+    """The outcome of a campaign as JSON-able values. Å, e/Å² (or counts/Å²), bit/Å²."""
+    final, expert = record.trial("final"), record.trial("expert")
+    recommended = record.recommended
+    return {
+        "name": record.config.name,
+        "state": record.state,
+        "reason": record.reason,
+        "trials": [_trial(trial) for trial in record.trials],
+        "recommended": None
+        if recommended is None
+        else {**_settings(recommended.settings), "predicted": recommended.predicted, "reason": recommended.reason},
+        "score": _score(final),
+        "score_sd": _score_sd(final),
+        "resolution": final.score.resolution if final is not None and final.score is not None else None,
+        "expert": None
+        if expert is None
+        else {**_settings(expert.settings), "score": _score(expert), "score_sd": _score_sd(expert)},
+        "target": record.target,
+        "electrons_spent": record.electrons_spent,
+        "electrons_budget": record.config.electrons,
+        "dose_unit": record.description.dose_unit,
+        "score_unit": SCORE_UNIT,
+        "started": record.started,
+        "finished": record.finished,
+        "folder": str(Path(record.folder).resolve()),
+        "report": None if report is None else str(report.resolve()),
+        "versions": record.versions,
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` in one step. Raises BadInputError where the path cannot be written."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        msg = f"--json {path}: cannot be written ({error.strerror}); name a file in a folder that exists"
+        raise BadInputError(msg) from error
+
+
+def _trials_table(record: CampaignRecord) -> Table:
+    power = shared_power(record)
+    table = Table(title="Trials", title_justify="left", header_style="bold")
+    for heading in ("trial", "role", "step\nÅ", "defocus\nÅ", f"dose\n{record.description.dose_unit}"):
+        table.add_column(heading, justify="left" if heading == "role" else "right")
+    for heading in (quantity_name(record), f"score\n{SCORE_UNIT}", "resolution\nÅ"):
+        table.add_column(heading, justify="right")
+    table.add_column("chosen by")
+    for trial in record.trials:
+        table.add_row(*_cells(trial, power), style=_style(trial))
+    return table
+
+
+def _cells(trial: Trial, power: int) -> tuple[str, ...]:
+    settings = trial.settings
+    score, resolution = trial.state if trial.state != "done" else "–", "–"
+    if trial.score is not None:
+        score = uncertain(trial.score.value, trial.score.sd, power)
+        resolution = f"{trial.score.resolution:.3g}" if trial.score.resolution is not None else "–"
+    return (
+        str(trial.number),
+        trial.role,
+        f"{settings.step:.4g}",
+        signed_length(settings.defocus).removesuffix(" Å"),
+        electrons(settings.dose),
+        electrons(trial.electrons),
+        score,
+        resolution,
+        trial.suggestion.source,
+    )
+
+
+def _style(trial: Trial) -> str | None:
+    if trial.state in ("failed", "vetoed"):
+        return "dim"
+    return {"final": "bold", "expert": "green"}.get(trial.role)
+
+
+def _comparison_table(record: CampaignRecord) -> Table:
+    power = shared_power(record)
+    table = Table(title="Recommended", title_justify="left", header_style="bold")
+    table.add_column("")
+    table.add_column("settings")
+    table.add_column(f"score, {SCORE_UNIT}", justify="right")
+    unit = record.description.dose_unit
+    final, expert, reference = (record.trial(role) for role in ("final", "expert", "reference"))
+    if record.recommended is not None:
+        table.add_row("recommended", settings_text(record.recommended.settings, unit), _score_text(final, power))
+    for name, trial in (("expert", expert), ("reference", reference)):
+        if trial is not None:
+            table.add_row(name, settings_text(trial.settings, unit), _score_text(trial, power))
+    return table
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "role": trial.role,
+        "state": trial.state,
+        **_settings(trial.settings),
+        "source": trial.suggestion.source,
+        "suggestion": trial.suggestion.reason,
+        "electrons": trial.electrons,
+        "score": _score(trial),
+        "score_sd": _score_sd(trial),
+        "resolution": trial.score.resolution if trial.score is not None else None,
+        "defocus_measured": trial.defocus_measured,
+        "reason": trial.reason,
+        "acquisition_file": trial.acquisition_file,
+        "reconstruction_file": trial.reconstruction_file,
+        "seconds": trial.seconds,
+    }
+
+
+def _settings(settings: Any) -> dict[str, float]:
+    return {"step_size": settings.step, "defocus": settings.defocus, "dose": settings.dose}
+
+
+def _score(trial: Trial | None) -> float | None:
+    return trial.score.value if trial is not None and trial.score is not None else None
+
+
+def _score_sd(trial: Trial | None) -> float | None:
+    return trial.score.sd if trial is not None and trial.score is not None else None
+
+
+def _score_text(trial: Trial | None, power: int) -> str:
+    return "–" if trial is None or trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
