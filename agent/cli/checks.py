@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agent.doctor import examine
 from agent.errors import InstrumentUnavailableError
@@ -17,7 +18,8 @@ def show_checks(instrument: str | None, broker: str | None, patience: float) -> 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in findings:
         mark, style = MARKS[finding.good]
-        table.add_row(finding.subject, finding.name, f"[{style}]{mark}[/]", finding.text)
+        # Text objects: a bracket in a message is no markup.
+        table.add_row(finding.subject, Text(finding.name), Text(mark, style=style), Text(finding.text))
     Console().print(table, soft_wrap=True)
     wrong = {finding.subject for finding in findings if finding.good is False}
     if "instrument" in wrong:

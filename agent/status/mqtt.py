@@ -31,6 +31,9 @@ PROGRESS_INTERVAL = 0.5
 FAREWELL = 3.0
 """s that the last messages may take when the campaign has ended."""
 
+GOODBYE = 1.0
+"""s that saying `offline` may take."""
+
 
 def utc_now() -> str:
     """Time of now, ISO 8601, UTC, to the millisecond."""
@@ -114,7 +117,7 @@ class MqttPublisher:
                     logger.info("status goes to mqtt://%s:%d/%s", self._broker.host, self._broker.port, self.root)
                     self.connected, retry = True, self._first_retry
                     await self._serve(client)
-            except* aiomqtt.MqttError as errors:
+            except* (aiomqtt.MqttError, TimeoutError) as errors:
                 where = f"{self._broker.host}:{self._broker.port}"
                 logger.warning("broker %s: %s; next attempt in %g s", where, errors.exceptions[0], retry)
                 self.connected = False
@@ -122,20 +125,27 @@ class MqttPublisher:
                 retry = min(2 * retry, self._last_retry)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
+        """Publish until closed. Says `offline` at the end, also when cancelled: the will is for deaths only."""
         await client.subscribe(f"{self.root}/{AVAILABILITY}", qos=1)
         await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
         self._outbox.post_all_again()
-        async with asyncio.TaskGroup() as group:
-            helpers = [group.create_task(self._guard_availability(client)), group.create_task(self._beat())]
-            while (letter := await self._outbox.take()) is not None:
-                try:
-                    await self._send(client, letter)
-                except BaseException:
-                    self._outbox.put_back(letter)
-                    raise
-            for helper in helpers:
-                helper.cancel()
-        await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
+        try:
+            async with asyncio.TaskGroup() as group:
+                helpers = [group.create_task(self._guard_availability(client)), group.create_task(self._beat())]
+                await self._empty_outbox(client)
+                for helper in helpers:
+                    helper.cancel()
+        finally:
+            async with asyncio.timeout(GOODBYE):
+                await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
+
+    async def _empty_outbox(self, client: aiomqtt.Client) -> None:
+        while (letter := await self._outbox.take()) is not None:
+            try:
+                await self._send(client, letter)
+            except BaseException:
+                self._outbox.put_back(letter)
+                raise
 
     async def _guard_availability(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:

@@ -53,7 +53,7 @@ def made_up_score(value: float, seed: int) -> Score:
     )
     return Score(
         value=value,
-        sd=0.06,
+        sd=0.015 * value if value < 1 else 0.06,
         resolution=1.02,
         frequency=tuple(frequency.tolist()),
         frc=tuple(frc.tolist()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from agent.report.pictures import Picture, spectrum
 
 def _text(html: str) -> str:
     without_style = re.sub(r"<style>.*?</style>", " ", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without_style))
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without_style)))
 
 
 def test_report_of_a_finished_campaign(finished_campaign: Path) -> None:
@@ -38,7 +39,7 @@ def test_report_of_a_finished_campaign(finished_campaign: Path) -> None:
         assert expected in text
     # The failed trial keeps its reason, and text from outside cannot become markup.
     assert "failed: the reconstruction died" in text
-    assert "paper &amp; &lt;ink&gt;" in html
+    assert "paper & <ink>" in text
     assert "<ink>" not in html
 
     # Two phases, two transforms, probe, correlation, scores, electrons, model.
