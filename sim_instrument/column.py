@@ -74,7 +74,7 @@ class Column(Record):
         default=1.8,
         description="cross-section for sputtering a sulphur atom, barn (Komsa et al., Phys. Rev. Lett. 109 (2012) 035503)",
     )
-    max_defocus: Positive = Field(default=1500.0, description="largest nominal |defocus|, Å")
+    max_defocus: Positive = Field(default=1000.0, description="largest nominal |defocus|, Å")
 
     @model_validator(mode="after")
     def _known_aberrations(self) -> Column:
