@@ -1,1 +1,54 @@
-"""The autopilot: campaign, reconstruction, score, policy, journal, status and command line."""
+"""The autopilot: campaign, reconstruction, score, policy, journal, status and command line.
+
+    >>> import asyncio
+    >>> from agent import load_campaign, load_config, run_campaign
+    >>> record = asyncio.run(run_campaign(load_config("mos2.yaml"), "tcp://127.0.0.1:5555", "out"))  # doctest: +SKIP
+    >>> load_campaign("out").trial("final").score.value  # doctest: +SKIP
+
+An own policy is named in the campaign file, `policy: my_module:MyPolicy` (agent.policy.base.Policy); an own
+reconstruction and score are passed as `processing="my_module:process"` (agent.processing.process).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent.campaign import dry_run, resume_campaign, run_campaign
+    from agent.config import CampaignConfig, load_config
+    from agent.journal import load_campaign
+    from agent.records import CampaignRecord
+    from agent.store import read_acquisition, read_reconstruction
+
+_HOMES = {
+    "CampaignConfig": "agent.config",
+    "CampaignRecord": "agent.records",
+    "dry_run": "agent.campaign",
+    "load_campaign": "agent.journal",
+    "load_config": "agent.config",
+    "read_acquisition": "agent.store",
+    "read_reconstruction": "agent.store",
+    "resume_campaign": "agent.campaign",
+    "run_campaign": "agent.campaign",
+}
+__all__ = [
+    "CampaignConfig",
+    "CampaignRecord",
+    "dry_run",
+    "load_campaign",
+    "load_config",
+    "read_acquisition",
+    "read_reconstruction",
+    "resume_campaign",
+    "run_campaign",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import agent` stays light, each process loads what it needs."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

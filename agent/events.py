@@ -135,6 +135,10 @@ class Audience:
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
+    def add(self, observer: Observer) -> None:
+        """One more."""
+        self._observers.append(observer)
+
     def tell(self, event: Event) -> None:
         """Pass `event` on. An observer that raises is logged and dropped."""
         for observer in tuple(self._observers):

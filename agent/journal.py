@@ -24,7 +24,7 @@ from typing import Any, Self
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agent.config import CampaignConfig
-from agent.errors import BadInputError
+from agent.errors import BadInputError, StoppedError
 from agent.layout import Layout
 from agent.records import CampaignRecord, ModelView, Recommendation, Trial
 from instrument.models import Description, Record
@@ -264,13 +264,20 @@ def _connect(folder: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    connection.execute(f"BEGIN {kind}")
     try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+        connection.execute(f"BEGIN {kind}")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC):
+            raise
+        msg = "the disk is full: the journal could not be written; free some and resume"
+        raise StoppedError(msg) from error
 
 
 @contextmanager

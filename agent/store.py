@@ -25,6 +25,7 @@ from agent.nexus import NewFile, put, read_context, read_pair, read_text, readin
 from agent.reconstruction.types import Reconstruction
 from agent.records import Score
 from instrument import stream
+from instrument.errors import StreamError
 from instrument.models import AcquisitionPlan, Description, Outcome, Rectangle
 
 RESERVE = 64 * 2**20
@@ -78,7 +79,7 @@ class StoredReconstruction:
 
 
 class AcquisitionWriter:
-    """Takes the frames of one acquisition as they arrive, in any order, compressed as they are.
+    """The sink of an acquisition's frames: takes them as they arrive, in any order, compressed as they are.
 
     `finish` gives the file its name; leaving the context without it removes what was written. Raises StoppedError when
     the disk is full; nothing half-written stays behind.
@@ -112,13 +113,20 @@ class AcquisitionWriter:
     def __exit__(self, *exc_info: object) -> None:
         self._new.__exit__(*exc_info)
 
-    def write(self, index: int, chunk: bytes) -> None:
-        """Store the frame of scan position `index`; `chunk` is its bslz4 payload as it came over the wire."""
-        pattern = stream.decode_chunk(chunk, self._shape, self._dtype)
+    def start(self, header: stream.SeriesStart) -> None:
+        """Refuse a series that is not what the detector's description says; raises StreamError."""
+        if header.shape != self._shape or np.dtype(header.image_dtype) != self._dtype:
+            msg = (
+                f"the detector sends {header.shape} {header.image_dtype}, its description says {self._shape} "
+                f"{self._dtype.name}"
+            )
+            raise StreamError(msg)
+
+    def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        """Store the frame of scan position `index` (instrument.receiver.FrameSink)."""
+        pattern = stream.decode_chunk(chunk, pattern_shape, dtype)
         with self._new.writing():
             self._patterns.id.write_direct_chunk((index, 0, 0), chunk)
-        if self.received[index]:
-            return
         self.received[index] = True
         self._sum += pattern
         self._dark_field[index] = np.vdot(pattern, self._outside)

@@ -1,0 +1,129 @@
+"""Settings that are not the policy's to choose, and what a campaign will cost before it exposes anything."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from agent.config import CampaignConfig
+from agent.errors import BadInputError
+from agent.layout import Layout, plan_layout, scored_edge
+from agent.policy import make_policy
+from agent.policy.base import Problem
+from agent.records import Recommendation, Settings, Suggestion
+from instrument.models import AcquisitionPlan, Description, Record, Rectangle
+
+REFERENCE_PART = 0.5
+"""Part of what a recording holds that its reference acquisition takes; the rest is for the trials."""
+
+
+class DryRun(Record):
+    """What a campaign would do and cost. Nothing has been exposed or reserved."""
+
+    trials: int = Field(description="exploratory acquisitions")
+    acquisitions: int = Field(description="all of them: reference, exploration, final, expert")
+    electrons: float = Field(description="the budget; counts where counts per electron are not known")
+    exploration_electrons: float = Field(description="largest part of it that exploration may spend")
+    final_dose: float = Field(
+        description="dose that the rest buys over the area of interest, in the description's unit"
+    )
+    duration: float = Field(description="estimated beam time of all acquisitions, s, without reconstruction")
+    first: Suggestion = Field(description="the first settings that would be tried")
+    layout: Layout
+    description: Description
+
+
+def make_problem(
+    description: Description, config: CampaignConfig, layout: Layout, target: float | None, spent_before: float = 0.0
+) -> Problem:
+    """The policy's problem. Electrons that a reference acquisition took are not the policy's to plan with."""
+    trial = layout.exploration[0]
+    return Problem(
+        description=description,
+        config=config.model_copy(update={"electrons": config.electrons - spent_before}),
+        final_area=layout.final.area,
+        trial_area=trial.area,
+        target=config.goal.score if config.goal.score is not None else target,
+    )
+
+
+def needs_reference(config: CampaignConfig) -> bool:
+    """Whether the score to reach has to be measured first."""
+    return config.goal.kind == "cheapest" and config.goal.score is None
+
+
+def full_dose(description: Description) -> float:
+    """Dose, at the finest step, of everything a recording holds."""
+    step = description.step.bounds[0]
+    return min(description.dose.bounds[1], description.electrons_per_pattern[1] / step**2)
+
+
+def reference_settings(description: Description, config: CampaignConfig) -> Suggestion:
+    """The acquisition that tells what the instrument can give: finest step, half of what the recording holds.
+
+    Raises BadInputError where the instrument is no recording.
+    """
+    if not description.repeatable:
+        msg = (
+            "goal.score is missing: only a recording can tell by itself which score is the best it can give; "
+            "write the score to reach, bit/Å²"
+        )
+        raise BadInputError(msg)
+    dose = REFERENCE_PART * full_dose(description)
+    area = config.exploration.height * config.exploration.width
+    if dose * area >= config.electrons:
+        msg = (
+            f"electrons: the budget of {config.electrons:.4g} does not pay for the reference acquisition, half of the "
+            f"recording: {dose * area:.4g}"
+        )
+        raise BadInputError(msg)
+    low, high = description.defocus.bounds
+    return Suggestion(
+        settings=Settings(step=description.step.bounds[0], defocus=(low + high) / 2, dose=dose),
+        source="reference",
+        reason="finest step and half of what the recording holds: its score says which score is to be reached",
+    )
+
+
+def expert_settings(config: CampaignConfig, final: AcquisitionPlan, area: Rectangle) -> Suggestion:
+    """The expert's step and defocus with the electrons of the final acquisition."""
+    assert config.expert is not None
+    step, defocus = config.expert
+    shape = AcquisitionPlan(
+        id="expert", campaign="expert", region="expert", field=area, step=step, defocus=defocus, dose=1.0
+    )
+    dose = final.electrons / (shape.n_positions * step**2)
+    return Suggestion(
+        settings=Settings(step=step, defocus=defocus, dose=dose),
+        source="expert",
+        reason=f"the expert's settings with the {final.electrons:.4g} electrons of the final acquisition, on a fresh region",
+    )
+
+
+def final_suggestion(recommendation: Recommendation, source: str) -> Suggestion:
+    """The recommendation as a trial."""
+    return Suggestion(
+        settings=recommendation.settings,
+        source=source,
+        reason=recommendation.reason,
+        predicted=recommendation.predicted,
+        predicted_sd=recommendation.predicted_sd,
+    )
+
+
+def plan_campaign(config: CampaignConfig, description: Description, exposed: list[Rectangle]) -> Layout:
+    """Everything that can be known to be impossible beforehand is refused here; BadInputError."""
+    layout = plan_layout(description, config, exposed)
+    scored_edge(config)
+    if needs_reference(config):
+        reference_settings(description, config)
+    make_policy(make_problem(description, config, layout, target=1.0), config.seed)
+    return layout
+
+
+def first_suggestion(config: CampaignConfig, description: Description, layout: Layout) -> Suggestion:
+    """What the policy would try first. Raises BadInputError where it has nothing to try."""
+    suggestions = make_policy(make_problem(description, config, layout, target=1.0), config.seed).suggest(1)
+    if not suggestions:
+        msg = "electrons: the budget does not pay for a single exploratory acquisition"
+        raise BadInputError(msg)
+    return suggestions[0]
