@@ -32,6 +32,8 @@ from instrument.models import Description, Record
 SCHEMA_VERSION = 1
 JOURNAL = "journal.sqlite"
 LOCK = "journal.lock"
+INSTRUMENT = "instrument"
+"""Where in the folder an instrument that the agent has started itself keeps its own state."""
 _SCHEMA = """
 CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE trials (number INTEGER PRIMARY KEY, record TEXT NOT NULL) STRICT;
@@ -215,7 +217,7 @@ def load_history(folder: Path | str) -> list[Entry]:
 
 def require_new(folder: Path) -> None:
     """Raise BadInputError where `folder` cannot hold a new campaign because something is in it."""
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(entry.name != INSTRUMENT for entry in folder.iterdir()):
         hint = (
             f"`ptychopilot resume {folder}` continues the campaign in it"
             if (folder / JOURNAL).exists()

@@ -9,9 +9,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agent.errors import BadInputError
-from agent.quantities import electrons, signed_length, uncertain
+from agent.planning import DryRun
+from agent.quantities import duration, electrons, signed_length, uncertain
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
 
@@ -32,6 +34,27 @@ def show_results(console: Console, record: CampaignRecord, report: Path | None) 
     console.print(f"campaign folder: {Path(record.folder).resolve()}", highlight=False, markup=False, soft_wrap=True)
     if report is not None:
         console.print(f"report:          {report.resolve()}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_plan(console: Console, plan: DryRun) -> None:
+    """Print what a campaign would do and cost."""
+    unit = plan.description.dose_unit
+    first = plan.first.settings
+    table = Table(
+        title=f"Dry run on {plan.description.name}: feasible, nothing was exposed", title_justify="left", box=None
+    )
+    table.show_header = False
+    for name, value in (
+        ("exploratory trials", str(plan.trials)),
+        ("acquisitions in all", str(plan.acquisitions)),
+        ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
+        ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
+        ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
+        ("beam time", f"about {duration(plan.duration)}, without reconstruction"),
+        ("first settings", f"{settings_text(first, unit)}: {plan.first.reason}"),
+    ):
+        table.add_row(name, Text(value))
+    console.print(table)
 
 
 def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
@@ -91,7 +114,8 @@ def _trials_table(record: CampaignRecord) -> Table:
 
 def _cells(trial: Trial, power: int) -> tuple[str, ...]:
     settings = trial.settings
-    score, resolution = trial.state if trial.state != "done" else "–", "–"
+    score: str = trial.state if trial.state != "done" else "–"
+    resolution = "–"
     if trial.score is not None:
         score = uncertain(trial.score.value, trial.score.sd, power)
         resolution = f"{trial.score.resolution:.3g}" if trial.score.resolution is not None else "–"

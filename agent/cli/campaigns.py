@@ -1,0 +1,166 @@
+"""The verbs that run campaigns: watch one, end it in order, say what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import webbrowser
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from rich.console import Console
+
+from agent.campaign import dry_run as plan_only
+from agent.campaign import resume_campaign, run_campaign
+from agent.cli.results import results, show_plan, show_results, write_json
+from agent.cli.simulator import instrument_process, simulator_command
+from agent.config import CampaignConfig, load_config
+from agent.errors import AgentError, BadInputError
+from agent.events import Observer
+from agent.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
+from agent.records import CampaignRecord
+from agent.report import write_report
+from agent.status.console import ConsoleProgress
+from agent.status.mqtt import publishing
+
+Start = Callable[[list[Observer]], Awaitable[CampaignRecord]]
+
+
+def run(
+    path: Path,
+    endpoint: str,
+    *,
+    dry_run: bool,
+    out: Path | None,
+    json_file: Path | None,
+    patience: float,
+    debug: bool,
+) -> None:
+    """Run the campaign of a file on the instrument at `endpoint`."""
+    _log_to_terminal(debug)
+    config = load_config(path)
+    _check_json(json_file)
+    if dry_run:
+        plan = asyncio.run(plan_only(config, endpoint, patience=patience))
+        show_plan(Console(), plan)
+        if json_file is not None:
+            write_json(json_file, plan.model_dump(mode="json"))
+        return
+    folder = out or _new_folder(config)
+
+    async def start(observers: list[Observer]) -> CampaignRecord:
+        return await run_campaign(config, endpoint, folder, observers=observers, patience=patience)
+
+    _conduct(start, config, folder, json_file)
+
+
+def resume(folder: Path, endpoint: str | None, *, json_file: Path | None, patience: float, debug: bool) -> None:
+    """Continue the campaign in `folder`; an instrument that the agent had started itself is started again."""
+    _log_to_terminal(debug)
+    record, link = load_campaign(folder), load_link(folder)
+    _check_json(json_file)
+
+    def conduct(where: str | None) -> None:
+        async def start(observers: list[Observer]) -> CampaignRecord:
+            return await resume_campaign(folder, endpoint=where, observers=observers, patience=patience)
+
+        _conduct(start, record.config, folder, json_file)
+
+    if record.state == "done" or endpoint is not None or link.command is None:
+        conduct(endpoint)
+    else:
+        with instrument_process(link.command, folder / INSTRUMENT / "log.txt") as own:
+            conduct(own)
+
+
+def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool) -> None:
+    """Run the example campaign against a simulated microscope in a process of its own."""
+    _log_to_terminal(debug)
+    with as_file(files("agent.cli").joinpath("mos2.yaml")) as path:
+        config = load_config(path)
+    _check_json(json_file)
+    folder = out or _new_folder(config)
+    require_new(folder)
+    state = folder / INSTRUMENT
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"--out {folder}: cannot be used as a campaign folder ({error.strerror})"
+        raise BadInputError(msg) from error
+    command = simulator_command(state.resolve())
+    with instrument_process(command, state / "log.txt") as endpoint:
+
+        async def start(observers: list[Observer]) -> CampaignRecord:
+            return await run_campaign(config, endpoint, folder, observers=observers, command=command)
+
+        report = _conduct(start, config, folder, json_file)
+    if browser and _has_display():
+        webbrowser.open(report.resolve().as_uri())
+
+
+def make_report(folder: Path) -> Path:
+    """Write the report of a campaign in whatever state; returns its absolute path."""
+    return write_report(load_campaign(folder), folder).resolve()
+
+
+def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
+    """Run a campaign under the eyes of console and broker; write report and JSON however it ended."""
+    console = Console()
+    try:
+        asyncio.run(_watched(start, config, console))
+    except (AgentError, OSError):
+        # Stopped or failed halfway: what there is gets its report, then the error is told.
+        if (folder / JOURNAL).exists():
+            _conclude(console, folder, json_file)
+            console.print(f"`ptychopilot resume {folder}` continues", markup=False, highlight=False, soft_wrap=True)
+        raise
+    return _conclude(console, folder, json_file)
+
+
+async def _watched(start: Start, config: CampaignConfig, console: Console) -> CampaignRecord:
+    async with AsyncExitStack() as stack:
+        observers: list[Observer] = []
+        if config.mqtt is not None:
+            observers.append(await stack.enter_async_context(publishing(config.mqtt)))
+        observers.append(stack.enter_context(ConsoleProgress(console)))
+        return await start(observers)
+
+
+def _conclude(console: Console, folder: Path, json_file: Path | None) -> Path:
+    record = load_campaign(folder)
+    report = write_report(record, folder)
+    show_results(console, record, report)
+    if json_file is not None:
+        write_json(json_file, results(record, report))
+        console.print(f"result (JSON):   {json_file.resolve()}", highlight=False, markup=False, soft_wrap=True)
+    return report
+
+
+def _new_folder(config: CampaignConfig) -> Path:
+    return Path("campaigns") / f"{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _check_json(path: Path | None) -> None:
+    """A result that cannot be written is found out before the first electron."""
+    if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+        msg = f"--json {path}: cannot be written; name a file in a folder that exists and is yours"
+        raise BadInputError(msg)
+
+
+def _has_display() -> bool:
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _log_to_terminal(debug: bool) -> None:
+    """What goes wrong on the way is in the folder's log; with --debug it is shown as well."""
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, format="%(asctime)s %(name)s %(levelname)s: %(message)s")
+        for chatty in ("matplotlib", "numba", "asyncio", "PIL"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+    else:
+        logging.getLogger().addHandler(logging.NullHandler())

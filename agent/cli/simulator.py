@@ -1,0 +1,94 @@
+"""An instrument that the agent starts as a process of its own, and ends when it is done with it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import InstrumentUnavailableError
+
+PR_SET_PDEATHSIG = 1
+START_TIMEOUT = 90.0
+ATTEMPTS = 3
+PAUSE = 1.0
+
+
+def simulator_command(state: Path) -> list[str]:
+    """The command that serves the simulated microscope on a free port, remembering in `state` what was exposed."""
+    return [sys.executable, "-m", "sim_instrument", "simulate", "--control", "tcp://127.0.0.1:*", "--state", str(state)]
+
+
+@contextmanager
+def instrument_process(command: Sequence[str], log: Path) -> Iterator[str]:
+    """Run `command`, an instrument server, and yield its control endpoint once it has said that it is ready.
+
+    Its standard error goes to `log`. Ctrl-C does not reach it, so that the agent can end an exposure in order; when the
+    agent dies it is ended too (on Linux). Raises InstrumentUnavailableError where it does not start.
+    """
+    process, endpoint = _start(command, log)
+    try:
+        yield endpoint
+    finally:
+        _end(process)
+
+
+def _start(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], str]:
+    for attempt in range(ATTEMPTS):
+        with log.open("ab") as errors:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, preexec_fn=_end_with_parent
+            )
+        try:
+            endpoint = _ready(process)
+        except BaseException:
+            _end(process)
+            raise
+        if endpoint is not None:
+            return process, endpoint
+        _end(process)
+        # The instrument of an agent that has just been killed may still hold its books for a moment.
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE)
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    why = lines[-1] if lines else "it said nothing"
+    msg = f"the instrument's process did not start: {why} (all it said is in {log})"
+    raise InstrumentUnavailableError(msg)
+
+
+def _ready(process: subprocess.Popen[bytes]) -> str | None:
+    """The control endpoint from the one line of JSON that the process prints, None where it ends or stays silent."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if not selector.select(START_TIMEOUT):
+            return None
+    line = process.stdout.readline()
+    try:
+        return str(json.loads(line)["control"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+def _end_with_parent() -> None:
+    """In the new process: ask the kernel for SIGTERM when the agent is gone, however it went."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
