@@ -87,7 +87,13 @@ class ReconstructionChoice(Record):
     probe_modes: Annotated[int, Field(ge=1, le=16)] = Field(default=1, description="mutually incoherent probe states")
     passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=6, description="passes over all patterns")
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="where to compute")
-    calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the first data")
+    background: bool = Field(default=True, description="model counts that no coherent wave explains")
+    refine_probe: bool = Field(default=True, description="refine the probe within its aperture")
+    calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
+    function: str | None = Field(
+        default=None,
+        description="module:attribute called as f(DiffractionData, ReconstructionSettings); None: built in",
+    )
 
 
 class ScoreChoice(Record):
@@ -101,6 +107,10 @@ class ScoreChoice(Record):
     )
     taper: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.3, description="Tukey window: tapered part of the edge"
+    )
+    function: str | None = Field(
+        default=None,
+        description="module:attribute called as f(tiles, pixel_size, ScoreChoice) -> Score; None: built in",
     )
 
     @model_validator(mode="after")

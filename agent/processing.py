@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
+from agent.column import ColumnState, bad_pixels, measure_column
 from agent.config import ReconstructionChoice, ScoreChoice
+from agent.errors import BadInputError
 from agent.records import Score
 from instrument.models import Record, Rectangle
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and the fraction done."""
+
+FEWEST_PATTERNS = 16
+"""An acquisition with fewer patterns received cannot be reconstructed."""
 
 
 class ProcessingJob(Record):
@@ -40,3 +48,93 @@ class ProcessingResult(Record):
     device: str
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+def load_attribute(reference: str) -> Any:
+    """The object that `module:attribute` names. Raises BadInputError."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{reference!r} cannot be loaded as module:attribute ({error})"
+        raise BadInputError(msg) from error
+
+
+def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None) -> ProcessingResult:
+    """Calibrate (first time), measure the defocus, reconstruct all counts and both halves, score, write the files.
+
+    Raises:
+        BadInputError: the acquisition cannot be reconstructed; the message says why.
+        StoppedError: the disk is full.
+    """
+    from agent.half_counts import judge, score_halves
+    from agent.quality import tiles
+    from agent.reconstruction import DiffractionData, ReconstructionSettings
+    from agent.store import read_acquisition, write_reconstruction
+
+    started = time.perf_counter()
+    acquisition = read_acquisition(job.acquisition)
+    plan, description = acquisition.plan, acquisition.description
+    received = acquisition.received
+    if received.sum() < FEWEST_PATTERNS:
+        msg = f"only {int(received.sum())} of {len(received)} patterns arrived; {FEWEST_PATTERNS} are needed to reconstruct"
+        raise BadInputError(msg)
+    data = DiffractionData(
+        patterns=acquisition.patterns[received],
+        positions=plan.scan_positions()[received],
+        voltage=description.voltage,
+        semiangle=description.semiangle,
+        angular_pixel=description.detector.angular_pixel,
+        defocus=plan.defocus,
+        mask=~bad_pixels(acquisition.patterns[received], description.detector.dead_pixels),
+    )
+    seconds = {"read": time.perf_counter() - started}
+    choice = job.reconstruction
+    column = ColumnState.load(job.column) if job.column is not None else None
+    measured = measure_column(
+        data,
+        description,
+        shape=plan.shape if received.all() and plan.positions is None else None,
+        known=column,
+        enabled=choice.calibrate,
+        on_progress=lambda fraction: on_progress("calibrate", fraction),
+    )
+    data = measured.data
+    seconds["calibrate"] = time.perf_counter() - started - seconds["read"]
+
+    settings = ReconstructionSettings(
+        probe_modes=choice.probe_modes,
+        max_passes=choice.passes,
+        refine_probe=choice.refine_probe,
+        background=choice.background,
+        device=choice.device,
+    )
+    edge = job.score.field or min(job.scored.height, job.scored.width)
+    before = time.perf_counter()
+    judged = judge(
+        data,
+        settings,
+        tiles(job.scored, edge),
+        job.score,
+        job.seed,
+        reconstruct_with=None if choice.function is None else load_attribute(choice.function),
+        score_with=score_halves if job.score.function is None else load_attribute(job.score.function),
+        on_progress=lambda fraction: on_progress("reconstruct", fraction),
+    )
+    seconds["reconstruct"] = time.perf_counter() - before
+    before = time.perf_counter()
+    write_reconstruction(
+        job.output, judged.reconstruction, judged.score, judged.half_phases, job.scored, acquisition, measured.notes
+    )
+    measured.state.save(job.column_output)
+    seconds["write"] = time.perf_counter() - before
+    picture = judged.reconstruction
+    return ProcessingResult(
+        score=judged.score,
+        defocus_measured=picture.defocus,
+        deviance=picture.deviance[-1] if picture.deviance else float("nan"),
+        passes=picture.passes,
+        device=picture.device,
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+        notes=measured.notes,
+    )

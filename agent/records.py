@@ -57,7 +57,10 @@ class Score(Record):
     frequency: tuple[float, ...] = Field(default=(), description="ring centres, 1/Å")
     frc: tuple[float, ...] = Field(default=(), description="F(k) between the half-count phase images")
     pairs: tuple[float, ...] = Field(default=(), description="independent Fourier pairs per ring")
-    deviance: float | None = Field(default=None, description="Poisson deviance per detector pixel of the full fit")
+    deviance: float | None = Field(
+        default=None,
+        description="Poisson deviance of the full fit over what counting noise alone explains; 1 is perfect",
+    )
     heldout_gain: float | None = Field(
         default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
     )

@@ -1,0 +1,141 @@
+"""One acquisition, reconstructed three times: all counts for the picture, two random halves of them for the score.
+
+Works on arrays only. A user's own reconstruction or score takes the place of the built-in ones through
+`reconstruction.function` and `score.function` of the campaign file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.config import ScoreChoice
+from agent.quality import crop, ring_correlation, score_spectrum
+from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
+from agent.reconstruction.thinning import halves
+from agent.records import Score
+from instrument.models import Rectangle
+
+Reconstruct = Callable[[DiffractionData, ReconstructionSettings], Reconstruction]
+Tiles = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+ScoreFunction = Callable[[Tiles, tuple[float, float], ScoreChoice], Score]
+"""(first, second) phase image of every scored square, pixel size in Å, the campaign's choice -> score."""
+
+MISFIT = 5.0
+"""Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture and how far it can be believed.
+
+    Attributes:
+        reconstruction: from all counts.
+        half_phases: (2, y, x), rad, from the two halves, on the grid of `reconstruction.phase`.
+        score: with its uncertainty and, where there is one, its veto.
+    """
+
+    reconstruction: Reconstruction
+    half_phases: NDArray[np.float32]
+    score: Score
+
+
+def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
+    """Information per area from the Fourier ring correlation of two half-count phase images (DESIGN.md section 6)."""
+    return score_spectrum(ring_correlation(pairs, pixel_size, choice))
+
+
+def judge(
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    squares: Sequence[Rectangle],
+    choice: ScoreChoice,
+    seed: int,
+    *,
+    reconstruct_with: Reconstruct | None = None,
+    score_with: ScoreFunction = score_halves,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> Judged:
+    """Reconstruct all counts and two random halves of them, and score.
+
+    Args:
+        data: (n, ky, kx) unsigned integer counts; a half of a count cannot be drawn from floats.
+        squares: parts to score, Å, in the frame of `data.positions`, all of one size.
+        seed: of the split and of the order of the mini-batches; the halves use orders of their own.
+        reconstruct_with: a reconstruction of the user's own; the checks against overfit and misfit need the built-in one.
+    """
+    run = reconstruct_with or reconstruct
+    picture = run(data, replace(settings, seed=seed))
+    on_progress(0.5)
+    split = halves(data.patterns, seed)
+    first = replace(data, patterns=split[0])
+    worker = None
+    if reconstruct_with is None:
+        worker = Reconstructor(first, replace(settings, seed=seed + 1))
+        empty = worker.deviance_of(split[1])
+        worker.run()
+        pair = [worker.result()]
+    else:
+        pair = [run(first, replace(settings, seed=seed + 1))]
+    on_progress(0.7)
+    pair.append(run(replace(data, patterns=split[1]), replace(settings, seed=seed + 2)))
+    on_progress(0.9)
+    cut = [tuple(crop(half.phase, half.origin, half.pixel_size, square) for half in pair) for square in squares]
+    score = score_with([(a, b) for a, b in cut], picture.pixel_size, choice)
+    if worker is not None:
+        score = _checked(score, worker, empty, split)
+    on_progress(1.0)
+    return Judged(picture, np.stack([half.phase for half in pair]), score)
+
+
+def _checked(
+    score: Score,
+    worker: Reconstructor,
+    empty: float,
+    split: tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]],
+) -> Score:
+    """Add held-out likelihood and misfit of the first half's reconstruction, and the veto they may give.
+
+    `empty` is the deviance per detector pixel of the second half's counts under an empty object.
+    """
+    fitted, held_out = split
+    gain = (
+        0.5 * (empty - worker.deviance_of(held_out)) * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
+    )
+    index = np.linspace(0, len(fitted) - 1, min(64, len(fitted))).astype(np.int64)
+    rolled = np.roll(fitted[index], worker.geometry.roll, axis=(1, 2))
+    misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.mask))
+    veto = None
+    if misfit > MISFIT:
+        veto = f"the model does not describe the data: deviance {misfit:.1f} times what counting noise explains"
+    elif gain <= 0 and score.value > 2 * score.sd:
+        veto = (
+            f"overfit: the picture predicts held-out counts worse than an empty specimen ({gain:.2g} nat per electron)"
+        )
+    return score.model_copy(update={"heldout_gain": gain, "deviance": misfit, "veto": score.veto or veto})
+
+
+def relative_deviance(
+    counts: NDArray[np.unsignedinteger], model: NDArray[np.float32], mask: NDArray[np.float32]
+) -> float:
+    """Poisson deviance over its expectation if `model` were the truth, for (b, ky, kx) counts; 1 is perfect."""
+    seen = np.broadcast_to(mask > 0, counts.shape)
+    n, mean = counts[seen].astype(np.float64), np.maximum(model[seen].astype(np.float64), 1e-9)
+    observed = 2 * (n * np.log(np.maximum(n, 1e-300) / mean) - (n - mean))
+    observed = np.where(n > 0, observed, 2 * mean)
+    return float(observed.sum() / expected_deviance(mean).sum())
+
+
+def expected_deviance(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """E[2(n log(n/I) − (n − I))] for n ~ Poisson(I), by summation, interpolated in log I; 1 + 1/(6 I) for large I."""
+    grid = np.geomspace(1e-9, 30, 200)
+    n = np.arange(1, 120)
+    log_factorial = np.cumsum(np.log(n))
+    probability = np.exp(n[None] * np.log(grid[:, None]) - grid[:, None] - log_factorial[None])
+    terms = 2 * (n[None] * np.log(n[None] / grid[:, None]) - (n[None] - grid[:, None]))
+    table = (probability * terms).sum(axis=1) + np.exp(-grid) * 2 * grid
+    small = np.exp(np.interp(np.log(mean), np.log(grid), np.log(table)))
+    return np.where(mean > 30, 1 + 1 / (6 * mean), small)
