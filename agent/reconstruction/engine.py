@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import backend, geometry, probe
+from agent.reconstruction import backend, forward, geometry, probe
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
 
@@ -169,6 +169,33 @@ class Reconstructor:
         mask = self.backend.to_host(self.mask)
         gain = _ring_mean(ratio_host * mask, self.rings) / np.maximum(_ring_mean(mask, self.rings), 1e-6)
         self.background *= self.backend.xp.asarray(np.clip(gain, 0.2, 5.0).astype(np.float32))
+
+    def deviance_of(self, patterns: NDArray[Any]) -> float:
+        """Poisson deviance per detector pixel of other counts of the same exposure, (n, ky, kx), under the model as it is."""
+        counts = self.backend.load(patterns, self.geometry.roll)
+        sums = self.backend.accumulate(
+            self.object,
+            self.probe_k,
+            self.corners,
+            self.fractions,
+            counts,
+            np.arange(len(counts)),
+            self.background,
+            self.mask,
+            self.guard,
+            False,
+            True,
+        )
+        return float(sums.deviance) / (len(counts) * float(self.mask.sum()))
+
+    def model(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Modelled counts of the patterns `index`, (b, ky, kx), corner-centred."""
+        xp = self.backend.xp
+        part = xp.asarray(index)
+        counts, *_ = forward.intensities(
+            self.object, self.probe_k, self.corners[part], self.fractions[part], self.background, xp
+        )
+        return self.backend.to_host(counts).astype(np.float32)
 
     def result(self) -> Reconstruction:
         """The state as a finished reconstruction."""
