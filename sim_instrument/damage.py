@@ -18,8 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from instrument import optics
-from instrument.models import AcquisitionPlan
+from instrument import AcquisitionPlan, ConflictError, optics
 from sim_instrument.column import Column
 from sim_instrument.specimen import SULPHUR, Specimen
 
@@ -29,23 +28,28 @@ BARN = 1e-8
 """Å²."""
 _PIXEL = 1.0
 _JOURNAL = "exposures.jsonl"
+_SPECIMEN = "specimen.json"
 
 
 class DamageState:
     """The dose that each place of the specimen has received, and what that did to it."""
 
     def __init__(self, specimen: Specimen, column: Column, state_dir: Path | None = None) -> None:
-        """Read the exposures of earlier processes from `state_dir`; None: keep them in memory only."""
+        """Read the exposures of earlier processes from `state_dir`; None: keep them in memory only.
+
+        Raises ConflictError where the directory belongs to another flake.
+        """
         size = math.ceil(specimen.options.size / _PIXEL)
         self._specimen, self._column = specimen, column
         self._dose = np.zeros((size, size))
-        self._journal = None if state_dir is None else state_dir / _JOURNAL
+        self._journal: Path | None = None
         rng = np.random.default_rng([specimen.options.seed, 4])
         survives = rng.exponential(size=len(specimen.numbers))
         survives[specimen.numbers != SULPHUR] = np.inf
         with np.errstate(divide="ignore"):
             self._survived_dose = survives / np.float64(column.knock_on * BARN)
-        if self._journal is not None and self._journal.exists():
+        if state_dir is not None:
+            self._journal = self._claim(state_dir)
             self._replay(self._journal)
 
     @property
@@ -75,9 +79,7 @@ class DamageState:
         rows, columns = (np.flatnonzero(hits.any(axis=a)) for a in (1, 0))
         if not len(rows):
             return hits
-        box = tuple(
-            slice(max(i[0] - reach, 0), min(i[-1] + reach + 1, len(hits))) for i in (rows, columns)
-        )
+        box = tuple(slice(max(i[0] - reach, 0), min(i[-1] + reach + 1, len(hits))) for i in (rows, columns))
         out = np.zeros_like(hits)
         out[box] = np.maximum(fftconvolve(hits[box], disc / disc.sum(), mode="same"), 0)
         return out
@@ -86,16 +88,33 @@ class DamageState:
         """Book positions first … stop − 1 as exposed. On disk before it returns, so call it before the beam goes on."""
         self._dose += self.dose_of(plan, first, stop)
         if self._journal is not None:
-            self._journal.parent.mkdir(parents=True, exist_ok=True)
             with self._journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"plan": plan.model_dump(), "first": first, "stop": stop}) + "\n")
 
+    def _claim(self, state_dir: Path) -> Path:
+        """Make sure that the directory is about this flake; returns the path of the journal."""
+        state_dir.mkdir(parents=True, exist_ok=True)
+        options, owner = self._specimen.options.model_dump(mode="json"), state_dir / _SPECIMEN
+        if not owner.exists():
+            owner.write_text(json.dumps(options), encoding="utf-8")
+        elif json.loads(owner.read_text(encoding="utf-8")) != options:
+            msg = (
+                f"{state_dir} holds the exposures of another specimen ({owner.read_text(encoding='utf-8')}); choose another "
+                "state directory, or the same specimen"
+            )
+            raise ConflictError(msg)
+        return state_dir / _JOURNAL
+
     def _replay(self, journal: Path) -> None:
-        for number, line in enumerate(journal.read_text(encoding="utf-8").splitlines(), 1):
+        text = journal.read_text(encoding="utf-8") if journal.exists() else ""
+        for number, line in enumerate(text.splitlines(), 1):
             try:
                 entry = json.loads(line)
                 plan = AcquisitionPlan.model_validate(entry["plan"])
                 self._dose += self.dose_of(plan, entry["first"], entry["stop"])
             except (ValueError, KeyError, TypeError):
-                # A line cut short by a crash was written before its electrons: nothing was exposed.
+                # A line cut short by a crash was being written before its electrons: nothing was exposed.
                 log.warning("%s: line %d is not an exposure and is left out", journal, number)
+        if text and not text.endswith("\n"):
+            with journal.open("a", encoding="utf-8") as file:
+                file.write("\n")

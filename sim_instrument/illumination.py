@@ -66,9 +66,7 @@ def probe_modes(
     lit = aperture > 0
     k = np.stack([ky[lit], kx[lit]], axis=-1)
     scan_k = k @ to_scan.T
-    chi = optics.aberration_phase(
-        scan_k[:, 0], scan_k[:, 1], column.voltage, {**column.aberrations, "C10": -defocus}
-    )
+    chi = optics.aberration_phase(scan_k[:, 0], scan_k[:, 1], column.voltage, {**column.aberrations, "C10": -defocus})
     wave = aperture[lit] * np.exp(-1j * chi)
     wave /= np.linalg.norm(wave)
 

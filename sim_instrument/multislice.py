@@ -104,7 +104,7 @@ def build_scene(
     margin = (grid.window // 2 + 1) * grid.pixel
     origin = local.min(axis=0) - margin
     extent = local.max(axis=0) - origin + margin
-    shape = int(math.ceil(extent[0] / grid.pixel)) + 1, int(math.ceil(extent[1] / grid.pixel)) + 1
+    shape = math.ceil(extent[0] / grid.pixel) + 1, math.ceil(extent[1] / grid.pixel) + 1
 
     interaction = optics.interaction_parameter(column.voltage)
     configurations = specimen.options.phonon_configurations

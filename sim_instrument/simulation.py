@@ -63,7 +63,12 @@ class Exposure:
     """Everything an acquisition needs, computed once; `block` may then be called from several threads."""
 
     def __init__(
-        self, plan: AcquisitionPlan, specimen: Specimen, column: Column, seed: int = 0, damage: DamageState | None = None
+        self,
+        plan: AcquisitionPlan,
+        specimen: Specimen,
+        column: Column,
+        seed: int = 0,
+        damage: DamageState | None = None,
     ) -> None:
         """Draw the positions and compute the potentials the probe will see (seconds of work).
 
@@ -83,7 +88,7 @@ class Exposure:
         """(n, 2), (y, x), Å: where the probe really is, specimen frame."""
         self.blocks, self._scenes = self._stages(specimen, damage)
         self._local = self.positions @ optics.detector_to_scan(column.rotation, column.mirrored)
-        self._idle = {stage: [] for stage in range(len(self._scenes))}
+        self._idle: dict[int, list[Multislice]] = {stage: [] for stage in range(len(self._scenes))}
         self._lock = threading.Lock()
 
     def _true_positions(self) -> NDArray[np.float64]:
@@ -97,15 +102,16 @@ class Exposure:
     def _stages(self, specimen: Specimen, damage: DamageState | None) -> tuple[list[Block], list[Scene]]:
         """Cut the scan into blocks, with a new scene wherever atoms have left by then."""
         n = len(self.positions)
-        blocks, scenes = [], []
+        blocks: list[Block] = []
+        scenes: list[Scene] = []
         defocus = self.column.true_defocus(self.plan.defocus)
         present = None if damage is None else damage.present()
         dose = None if damage is None else damage.dose
         length = -(-n // _DAMAGE_STEPS)
-        current = None
+        current = present
         for begin in range(0, n, length):
             end = min(begin + length, n)
-            if not scenes or (present is not None and not np.array_equal(present, current)):
+            if not scenes or (present is not None and current is not None and not np.array_equal(present, current)):
                 scenes.append(build_scene(specimen, self.column, defocus, self.positions, present))
                 current = present
             blocks += [Block(i, min(i + BLOCK, end), len(scenes) - 1) for i in range(begin, end, BLOCK)]

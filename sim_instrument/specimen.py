@@ -113,7 +113,9 @@ def build_specimen(options: SpecimenOptions | None = None) -> Specimen:
     return Specimen(options, positions[keep], numbers[keep], layer[keep], depths)
 
 
-def _tile(layer: _Layer, size: float, orientation: float, inverted: bool) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _tile(
+    layer: _Layer, size: float, orientation: float, inverted: bool
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Fill a square with one MX2 layer, metal plane at z = 0.
 
     `inverted` exchanges metal and chalcogen sites: 2H (AA') stacking puts each metal over a chalcogen.

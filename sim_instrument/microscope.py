@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The simulated instrument as a `Microscope`: limits, clock, and frames as they are computed."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    ConflictError,
+    Description,
+    Detector,
+    Frame,
+    Health,
+    OutOfLimitsError,
+    Parameter,
+    PlanCheck,
+    Rectangle,
+    optics,
+)
+from instrument.limits import check_limits
+from sim_instrument.column import Column
+from sim_instrument.damage import DamageState
+from sim_instrument.detector import PixelDetector
+from sim_instrument.multislice import Grid
+from sim_instrument.potential import RIM
+from sim_instrument.simulation import WORKERS, Block, Exposure, Timing
+from sim_instrument.specimen import SpecimenOptions, build_specimen
+
+STEP_LIMITS = (0.2, 10.0)
+DOSE_LIMITS = (1.0, 1e7)
+_CONTRAST = 3.0
+"""How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
+_LOOK_AHEAD = 2 * WORKERS
+
+
+class SimulatedMicroscope:
+    """A column that is not there, looking at a flake of a bilayer.
+
+    Args:
+        specimen: which one.
+        column: its faults; the agent is told nominal values only.
+        state_dir: remembers the dose that the flake has received; None: forgets it.
+        seed: of jitter, noise and bad pixels; the same seed and acquisition id give the same counts.
+        real_time: honour dwell, flyback and settling times on the clock; otherwise as fast as can be computed.
+        clock: monotonic time, s.
+        sleep: waits for so many s.
+    """
+
+    def __init__(
+        self,
+        specimen: SpecimenOptions | None = None,
+        column: Column | None = None,
+        *,
+        state_dir: Path | None = None,
+        seed: int = 0,
+        real_time: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.column = column or Column()
+        self.specimen = build_specimen(specimen)
+        self._damage = DamageState(self.specimen, self.column, state_dir)
+        self._seed, self._real_time, self._clock, self._sleep = seed, real_time, clock, sleep
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="simulation")
+        self._description = self._describe()
+        self._busy = False
+        # Set while the beam is off or to be turned off; `blank` may come from any thread. Each acquisition has its
+        # own, so that what a stopped one still computes stays stopped when the next begins.
+        self._blanked = threading.Event()
+        self._blanked.set()
+
+    async def describe(self) -> Description:
+        """What the facility knows: nominal values, legal settings, dead pixels."""
+        return self._description
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        """Cost of `plan`. Raises OutOfLimitsError with what is legal."""
+        column = self.column
+        for name, value, parameter in (
+            ("step", plan.step, self._description.step),
+            ("defocus", plan.defocus, self._description.defocus),
+            ("dose", plan.dose, self._description.dose),
+        ):
+            parameter.check(name, value)
+        timing = Timing.of(plan, column)
+        if timing.dwell * column.max_frame_rate < 1 - 1e-6:
+            least = column.electrons_per_second / column.max_frame_rate
+            msg = (
+                f"{plan.dose:g} e/Å² at a step of {plan.step:g} Å and {column.beam_current:g} pA is a dwell time of "
+                f"{1e6 * timing.dwell:.3g} µs, but the detector reads at most {column.max_frame_rate:g} frames/s; legal: "
+                f"a dose of at least {least / plan.step**2:.4g} e/Å², or a step of at least "
+                f"{math.sqrt(least / plan.dose):.3g} Å"
+            )
+            raise OutOfLimitsError(
+                msg, parameter="electrons_per_pattern", value=plan.electrons_per_pattern, minimum=least
+            )
+        check_limits(plan, self._description)
+        radius = optics.probe_diameter(column.semiangle, plan.defocus, column.voltage) / 2
+        scan = timing.duration(plan)
+        return PlanCheck(
+            n_positions=plan.n_positions,
+            shape=plan.shape,
+            dwell_time=timing.dwell,
+            electrons=scan * column.electrons_per_second,
+            duration=scan + column.settle,
+            bytes=plan.n_positions * column.detector_pixels**2 * 2,
+            illuminated=plan.field.grown(radius + optics.probe_diameter(column.semiangle, 0, column.voltage) / 2),
+        )
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        """Expose; frames come in scan order. Raises as `check`, ConflictError while another acquisition runs, BlankedError."""
+        await self.check(plan)
+        if self._busy:
+            msg = "another acquisition is running; wait until it has ended"
+            raise ConflictError(msg)
+        self._busy = True
+        blanked = self._blanked = threading.Event()
+        pending: deque[tuple[Block, Future[NDArray[np.uint16]]]] = deque()
+        try:
+            exposure = await asyncio.wrap_future(
+                self._pool.submit(Exposure, plan, self.specimen, self.column, self._seed, self._damage)
+            )
+            begin = self._clock() + self.column.settle
+            waiting = iter(exposure.blocks)
+            for _ in exposure.blocks:
+                while len(pending) < _LOOK_AHEAD and (block := next(waiting, None)) is not None:
+                    pending.append((block, self._pool.submit(exposure.counts, block, blanked.is_set)))
+                block, future = pending.popleft()
+                frames = await asyncio.wrap_future(future)
+                if self._real_time:
+                    end = exposure.timing.start(plan, block.stop - 1) + exposure.timing.dwell
+                    await self._wait_until(begin + float(end), blanked)
+                if not blanked.is_set():
+                    await asyncio.to_thread(self._damage.expose, plan, block.first, block.stop)
+                for index in range(block.first, block.stop):
+                    if blanked.is_set():
+                        msg = f"the beam was blanked after {index} of {plan.n_positions} patterns"
+                        raise BlankedError(msg)
+                    yield Frame(index, frames[index - block.first])
+        finally:
+            blanked.set()
+            for _, future in pending:
+                future.cancel()
+            self._busy = False
+
+    def blank(self) -> None:
+        """A running acquisition stops before its next pattern."""
+        self._blanked.set()
+
+    async def health(self) -> Health:
+        """A column that is not there is always well."""
+        return Health(blanked=self._blanked.is_set())
+
+    def warm_up(self) -> None:
+        """Import what the first acquisition needs (seconds), in a thread; `acquire` waits for it by itself."""
+        self._pool.submit(_import_physics)
+
+    def close(self) -> None:
+        """Stop computing."""
+        self.blank()
+        self._pool.shutdown(cancel_futures=True)
+
+    async def _wait_until(self, moment: float, blanked: threading.Event) -> None:
+        """Sleep in short pieces, so that a blanked beam is noticed."""
+        while (left := moment - self._clock()) > 0 and not blanked.is_set():
+            await self._sleep(min(left, 0.1))
+
+    def _describe(self) -> Description:
+        column = self.column
+        # The widest probe's window has to stay on the flake, or the rim of the flake would be in the picture.
+        widest = max(abs(column.true_defocus(sign * column.max_defocus)) for sign in (-1, 1))
+        grid = Grid.of(column, widest)
+        margin = math.ceil(grid.window * grid.pixel / 2 + RIM)
+        size = self.specimen.options.size - 2 * margin
+        disc = math.pi * (column.semiangle / column.angular_pixel) ** 2
+        return Description(
+            name=f"simulated microscope, {self.specimen.options.material}",
+            voltage=column.voltage,
+            semiangle=column.semiangle,
+            beam_current=column.beam_current,
+            detector=Detector(
+                shape=(column.detector_pixels, column.detector_pixels),
+                angular_pixel=column.angular_pixel,
+                dtype="uint16",
+                saturation=column.saturation,
+                dead_pixels=PixelDetector(column, self._seed).dead_pixels,
+            ),
+            step=Parameter(kind="continuous", unit="Å", minimum=STEP_LIMITS[0], maximum=STEP_LIMITS[1]),
+            defocus=Parameter(kind="continuous", unit="Å", minimum=-column.max_defocus, maximum=column.max_defocus),
+            dose=Parameter(kind="continuous", unit="e/Å²", minimum=DOSE_LIMITS[0], maximum=DOSE_LIMITS[1]),
+            electrons_per_pattern=(
+                column.electrons_per_second / column.max_frame_rate,
+                column.saturation * disc / _CONTRAST,
+            ),
+            scan_rotation=column.nominal_rotation,
+            mirrored=column.mirrored,
+            area=Rectangle(y=margin, x=margin, height=size, width=size),
+            line_overhead=column.flyback,
+            settle_time=column.settle,
+        )
+
+
+def _import_physics() -> None:
+    import abtem  # noqa: F401
