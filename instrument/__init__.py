@@ -1,5 +1,6 @@
 """What a microscope offers, in which units, and over which wire. Needs no GPU and no torch."""
 
+from instrument.client import InstrumentClient
 from instrument.errors import (
     BlankedError,
     BudgetError,
@@ -12,9 +13,11 @@ from instrument.errors import (
     OutOfLimitsError,
     SafeStateError,
     StaleLeaseError,
+    StreamError,
     UnreachableError,
     UnsupportedVersionError,
 )
+from instrument.keys import ClientKeys, ServerKeys, generate_keys
 from instrument.microscope import Frame, Microscope
 from instrument.models import (
     AcquisitionPlan,
@@ -27,22 +30,36 @@ from instrument.models import (
     Rectangle,
     Reservation,
 )
+from instrument.receiver import FrameSink
+from instrument.serve import serve
+from instrument.server import InstrumentServer
+from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+from instrument.stream import SeriesStart, decode_chunk
 
 __all__ = [
     "AcquisitionPlan",
     "BlankedError",
     "BudgetError",
+    "CampaignAccount",
+    "ClientKeys",
     "ConflictError",
     "Description",
     "Detector",
     "ExhaustedError",
     "ExpiredError",
+    "Exposure",
     "Frame",
+    "FrameSink",
     "Health",
+    "InstrumentClient",
     "InstrumentError",
+    "InstrumentServer",
+    "InstrumentStatus",
+    "Lease",
     "MalformedRequestError",
     "Microscope",
     "NotReservedError",
+    "OperatorEvent",
     "OutOfLimitsError",
     "Outcome",
     "Parameter",
@@ -50,7 +67,13 @@ __all__ = [
     "Rectangle",
     "Reservation",
     "SafeStateError",
+    "SeriesStart",
+    "ServerKeys",
     "StaleLeaseError",
+    "StreamError",
     "UnreachableError",
     "UnsupportedVersionError",
+    "decode_chunk",
+    "generate_keys",
+    "serve",
 ]

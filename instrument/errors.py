@@ -98,6 +98,12 @@ class ExhaustedError(InstrumentError):
     code = "EXHAUSTED"
 
 
+class StreamError(InstrumentError):
+    """The frames that arrived are not those of the acquisition: a gap, no end, or a message that is not a frame."""
+
+    code = "STREAM"
+
+
 class UnreachableError(InstrumentError):
     """The instrument does not answer."""
 

@@ -1,0 +1,107 @@
+"""The client's end of a control or safe socket: one reader task, replies matched to futures by id."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from instrument import wire
+from instrument.errors import InstrumentError, UnreachableError, error_from_wire
+from instrument.keys import ClientKeys
+
+log = logging.getLogger(__name__)
+
+RETRY_INTERVAL = 0.02
+
+
+class Channel:
+    """Requests and replies over one DEALER socket.
+
+    A receive is never cancelled: the reader polls, then takes what is there; time limits are on the futures.
+    """
+
+    def __init__(self, context: zmq.Context[Any], endpoint: str, keys: ClientKeys | None) -> None:
+        self.endpoint = endpoint
+        self._pending: dict[str, asyncio.Future[Any]] = {}
+        self._socket = zmq.asyncio.Socket(context, zmq.DEALER)
+        # A command must never wait for a server that comes back later.
+        self._socket.immediate = True
+        self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 50, 1000
+        self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 1000, 3000
+        self._socket.maxmsgsize = wire.MAX_BUFFER_BYTES
+        if keys is not None:
+            keys.secure(self._socket)
+        self._socket.connect(endpoint)
+
+    def close(self) -> None:
+        """Close at once."""
+        self._socket.close(linger=0)
+
+    async def read(self) -> None:
+        """Give every reply to the request that waits for it, until cancelled."""
+        while True:
+            await self._socket.poll()
+            frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                reply, _ = wire.decode_reply(frames)
+            except InstrumentError as error:
+                self._fail_all(error)
+                continue
+            future = self._pending.pop(reply.id, None)
+            if future is None:
+                log.info("a reply to %r, which nobody waits for any more, was dropped", reply.id)
+            elif future.done():
+                continue
+            elif reply.ok:
+                future.set_result(reply.result)
+            else:
+                future.set_exception(error_from_wire(reply.error or {}))
+
+    def _fail_all(self, error: InstrumentError) -> None:
+        # Without an id it may belong to any of them; leaving them to their time limits would hide the reason.
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(error)
+        self._pending.clear()
+
+    async def request(
+        self,
+        op: str,
+        args: dict[str, Any] | None = None,
+        *,
+        limit: float,
+        lease: wire.LeaseToken | None = None,
+        deadline: float | None = None,
+    ) -> Any:
+        """The result of a command.
+
+        Raises the error the server answered, or UnreachableError where none came within `limit` seconds; the command
+        may or may not have been carried out then.
+        """
+        header = wire.Request(id=uuid.uuid4().hex, op=op, args=args or {}, lease=lease, deadline=deadline)
+        frames = wire.encode(header)
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[header.id] = future
+        try:
+            async with asyncio.timeout(limit):
+                await self._send(frames)
+                return await future
+        except TimeoutError as error:
+            msg = f"the instrument at {self.endpoint} did not answer {op} within {limit:g} s; is it running there?"
+            raise UnreachableError(msg, endpoint=self.endpoint) from error
+        finally:
+            self._pending.pop(header.id, None)
+
+    async def _send(self, frames: list[bytes]) -> None:
+        while True:
+            try:
+                await self._socket.send_multipart(frames, zmq.NOBLOCK)
+            except zmq.Again:
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                return

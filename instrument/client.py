@@ -1,0 +1,301 @@
+"""The agent's end of an instrument: every verb as a coroutine, the lease as a context, the frames into a sink."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import zmq
+
+from instrument import wire
+from instrument.background import Background
+from instrument.channel import Channel
+from instrument.errors import InstrumentError, StaleLeaseError, StreamError, UnreachableError
+from instrument.keys import ClientKeys
+from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Reservation
+from instrument.receiver import FrameReceiver, FrameSink
+from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+
+HELLO_TIMEOUT = 2.0
+OUTCOME_WAIT = 2.0
+IDLE_TIMEOUT = 10.0
+
+
+class InstrumentClient:
+    """Talks to one instrument server. An async context manager, connected inside.
+
+    Every method raises the typed error that the server answered (`instrument.errors`), or UnreachableError, which names
+    the endpoint, where no answer came within `request_timeout`.
+
+    Args:
+        endpoint: of the server's control socket; it tells the others.
+        holder: name under which leases are taken. A holder takes over from itself, so that an agent which was killed
+            can go on; two agents that may meet need two names.
+        keys: CURVE keys, where the server is not on this machine.
+        timeout: s to try to reach the instrument on entering.
+        request_timeout: s to wait for an answer; a command that arrives later is refused by the server.
+        clock: monotonic time, s.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        holder: str = "ptychopilot",
+        keys: ClientKeys | None = None,
+        timeout: float = 60.0,
+        request_timeout: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.endpoint = endpoint
+        self.holder = holder
+        self.server_name = ""
+        self._keys = keys
+        self._timeout = timeout
+        self._request_timeout = request_timeout
+        self._clock = clock
+        self._lease: wire.LeaseToken | None = None
+        self._lease_lost: InstrumentError | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._context: zmq.Context[Any] = zmq.Context()
+            stack.callback(self._context.destroy, linger=0)
+            self._tasks = await stack.enter_async_context(Background())
+            self._control = self._open_channel(self.endpoint, stack)
+            hello = await self._say_hello()
+            self.server_name = str(hello["name"])
+            self._data_endpoint = self._resolve(hello["endpoints"]["data"])
+            self._safe = self._open_channel(self._resolve(hello["endpoints"]["safe"]), stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def _open_channel(self, endpoint: str, stack: AsyncExitStack) -> Channel:
+        try:
+            channel = Channel(self._context, endpoint, self._keys)
+        except zmq.ZMQError as error:
+            msg = f"{endpoint} is not an endpoint ({error.strerror}); expected something like tcp://127.0.0.1:5555"
+            raise UnreachableError(msg, endpoint=endpoint) from error
+        self._tasks.create_task(channel.read())
+        stack.callback(channel.close)
+        return channel
+
+    async def _say_hello(self) -> dict[str, Any]:
+        give_up = self._clock() + self._timeout
+        while True:
+            left = give_up - self._clock()
+            try:
+                hello: dict[str, Any] = await self._control.request("hello", limit=max(0.01, min(HELLO_TIMEOUT, left)))
+            except UnreachableError as error:
+                if left > HELLO_TIMEOUT:
+                    continue
+                msg = f"no instrument answers at {self.endpoint} (tried for {self._timeout:g} s); is it running there?"
+                raise UnreachableError(msg, endpoint=self.endpoint) from error
+            # Too early by at most the way back, so that a deadline errs on the side of refusal.
+            self._clock_offset = float(hello["clock"]) - self._clock()
+            return hello
+
+    def _resolve(self, endpoint: str) -> str:
+        """An endpoint bound to all interfaces, as it is reached from here: through the host of the control socket."""
+        parts = urlsplit(endpoint)
+        if parts.scheme != "tcp" or parts.hostname not in {"0.0.0.0", "::", "*"}:
+            return endpoint
+        return f"tcp://{urlsplit(self.endpoint).netloc.rpartition(':')[0]}:{parts.port}"
+
+    async def _request(self, op: str, *, limit: float | None = None, **args: Any) -> Any:
+        if self._lease_lost is not None:
+            raise self._lease_lost
+        limit = limit or self._request_timeout
+        deadline = self._clock() + limit + self._clock_offset
+        return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
+
+    async def describe(self) -> Description:
+        """What there is and which settings are legal."""
+        return Description.model_validate(await self._request("describe"))
+
+    async def status(self) -> InstrumentStatus:
+        """State of beam, lease and books; answered by the safe socket, at once and whatever else goes on."""
+        return InstrumentStatus.model_validate(await self._safe.request("status", limit=self._request_timeout))
+
+    async def health(self) -> Health:
+        """How the microscope itself is."""
+        return Health.model_validate(await self._request("health"))
+
+    @asynccontextmanager
+    async def lease(self, ttl: float = 10.0) -> AsyncIterator[Lease]:
+        """Hold the right to command the beam; it is renewed in the background and given back at the end.
+
+        Without a renewal for `ttl` seconds the instrument blanks and goes to SAFE. When the lease is lost, whatever is
+        called next raises StaleLeaseError (or UnreachableError, where the instrument does not answer any more).
+
+        Raises ConflictError while somebody else holds it.
+        """
+        lease = Lease.model_validate(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
+        self._lease = wire.LeaseToken(holder=lease.holder, fence=lease.fence)
+        renewal = self._tasks.create_task(self._renew(ttl))
+        try:
+            yield lease
+        finally:
+            renewal.cancel()
+            await asyncio.wait({renewal})
+            lost, token = self._lease_lost, self._lease
+            self._lease = self._lease_lost = None
+            if lost is None:
+                await self._release(token)
+
+    async def _renew(self, ttl: float) -> None:
+        while True:
+            await asyncio.sleep(ttl / 4)
+            try:
+                await self._request("lease.renew", limit=ttl)
+            except InstrumentError as error:
+                self._lease_lost = error
+                return
+
+    async def _release(self, token: wire.LeaseToken | None) -> None:
+        try:
+            await self._control.request("lease.release", limit=min(2.0, self._request_timeout), lease=token)
+        except (StaleLeaseError, UnreachableError):
+            return  # it is over either way; the server sees to the beam
+
+    async def open_campaign(self, campaign_id: str, electrons: float) -> CampaignAccount:
+        """Open the campaign's account, or find it again. ConflictError where it has another budget."""
+        account = await self._request("campaign", campaign=campaign_id, electrons=electrons)
+        return CampaignAccount.model_validate(account)
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        """What a plan would cost; nothing is reserved. OutOfLimitsError or ExhaustedError where it cannot be done."""
+        return PlanCheck.model_validate(await self._request("check", plan=plan.model_dump(mode="json")))
+
+    async def prepare(self, plan: AcquisitionPlan) -> Reservation:
+        """Reserve the electrons of a plan. The same plan again finds the same reservation."""
+        return Reservation.model_validate(await self._request("prepare", plan=plan.model_dump(mode="json")))
+
+    async def acquire(
+        self, plan_id: str, sink: FrameSink, on_frames: Callable[[int, int], None] | None = None
+    ) -> Outcome:
+        """Expose a prepared plan and receive its frames; returns when it has ended and every frame is in the sink.
+
+        Where the acquisition had been started before, its outcome is returned without frames: nothing is exposed twice.
+        An aborted or failed acquisition is an outcome, not an error; the frames it had are in the sink.
+
+        Args:
+            plan_id: of a reservation.
+            sink: takes the frames, in a thread; what it raises aborts the acquisition and is raised here.
+            on_frames: called in the event loop, ten times a second at most, with the numbers received and expected.
+
+        Raises:
+            StreamError: the acquisition was done, but frames are missing or not what they should be.
+            NotReservedError, SafeStateError, StaleLeaseError, ConflictError: it was not started.
+            UnreachableError: the instrument is gone; the outcome is to be asked for when it is back.
+        """
+        found = await self._request("exposures", id=plan_id)
+        if not found or found[0]["state"] != "reserved":
+            return Outcome.model_validate(await self._request("start", id=plan_id))
+        n_positions = Exposure.model_validate(found[0]).plan.n_positions
+        receiver = FrameReceiver(
+            self._context,
+            self._data_endpoint,
+            plan_id,
+            n_positions,
+            sink,
+            keys=self._keys,
+            on_frames=on_frames,
+        )
+        async with receiver:
+            await receiver.connected(self._request_timeout)
+            await self._request("start", id=plan_id)
+            try:
+                outcome = await self._follow(plan_id, receiver)
+            except BaseException:
+                await self._try_abort(plan_id)
+                raise
+        if outcome.state == "done" and (missing := receiver.missing()):
+            shown = ", ".join(map(str, missing[:5]))
+            msg = f"{len(missing)} of {n_positions} frames of {plan_id} are missing (indices {shown} …)"
+            raise StreamError(msg, missing=len(missing))
+        return outcome
+
+    async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
+        """Wait until the server says that the acquisition has ended and its last message is here."""
+        while True:
+            ask = self._tasks.create_task(self._outcome(plan_id, OUTCOME_WAIT))
+            awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
+            try:
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                if receiver.finished.done():
+                    receiver.finished.result()
+                outcome = await ask
+            finally:
+                ask.cancel()
+            if outcome is not None and outcome.state not in {"reserved", "running"}:
+                break
+        await self._drain(plan_id, receiver, outcome)
+        return outcome
+
+    async def _drain(self, plan_id: str, receiver: FrameReceiver, outcome: Outcome) -> None:
+        """Wait for what is still under way: as long as frames keep arriving, and no longer."""
+        before = -1
+        while not receiver.finished.done() and receiver.received > before:
+            before = receiver.received
+            await asyncio.wait({receiver.finished}, timeout=IDLE_TIMEOUT)
+        if receiver.finished.done():
+            receiver.finished.result()
+        elif outcome.state == "done":
+            msg = (
+                f"the end of the series of {plan_id} did not arrive; {receiver.received} of {outcome.frames} frames "
+                f"did, none for {IDLE_TIMEOUT:g} s"
+            )
+            raise StreamError(msg, received=receiver.received)
+
+    async def _try_abort(self, plan_id: str) -> None:
+        try:
+            await self._control.request("abort", {"id": plan_id}, limit=min(5.0, self._request_timeout))
+        except InstrumentError:
+            return  # the error on its way out matters more; without renewals the lease lapses and blanks
+
+    async def outcome(self, plan_id: str) -> Outcome | None:
+        """How an acquisition ended, or that it has not; None where the instrument does not know it."""
+        return await self._outcome(plan_id, 0.0)
+
+    async def _outcome(self, plan_id: str, wait: float) -> Outcome | None:
+        result = await self._request("outcome", id=plan_id, wait=wait)
+        return None if result is None else Outcome.model_validate(result)
+
+    async def cancel(self, plan_id: str) -> Outcome:
+        """Release an unused reservation."""
+        return Outcome.model_validate(await self._request("cancel", id=plan_id))
+
+    async def abort(self, plan_id: str) -> Outcome:
+        """Stop an acquisition now; its delivered electrons stay booked."""
+        return Outcome.model_validate(await self._request("abort", id=plan_id))
+
+    async def exposures(self, campaign_id: str | None = None) -> list[Exposure]:
+        """The lines of the ledger, in the order of reservation."""
+        return [Exposure.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
+
+    async def events(self) -> list[OperatorEvent]:
+        """When the instrument went to SAFE and who released it."""
+        return [OperatorEvent.model_validate(event) for event in await self._request("events")]
+
+    async def blank(self) -> InstrumentStatus:
+        """Beam off now, over the safe socket; stays in SAFE until `resume`."""
+        return InstrumentStatus.model_validate(await self._safe.request("blank", limit=self._request_timeout))
+
+    async def stop(self) -> InstrumentStatus:
+        """End what runs now, over the safe socket, without going to SAFE."""
+        return InstrumentStatus.model_validate(await self._safe.request("stop", limit=self._request_timeout))
+
+    async def resume(self, operator: str, reason: str) -> InstrumentStatus:
+        """Release the instrument from SAFE, as a person; journalled."""
+        return InstrumentStatus.model_validate(await self._request("resume", operator=operator, reason=reason))

@@ -1,0 +1,361 @@
+"""The verbs of the control socket: what each takes, what it requires, what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from instrument import wire
+from instrument.background import Background
+from instrument.errors import (
+    ConflictError,
+    ExpiredError,
+    InstrumentError,
+    MalformedRequestError,
+    NotReservedError,
+    OutOfLimitsError,
+)
+from instrument.exposure import DataSocket, expose
+from instrument.guard import BeamGuard
+from instrument.ledger import Ledger
+from instrument.limits import check_limits
+from instrument.microscope import Microscope
+from instrument.models import AcquisitionPlan, Description, Identifier, Outcome, PlanCheck, Record, Reservation
+from instrument.status import Exposure, Lease
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT = 30.0
+RECEIVER_TIMEOUT = 5.0
+STOP_TIMEOUT = 2.0
+_BOUND_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "value_error"}
+
+
+class _Nothing(Record):
+    pass
+
+
+class _LeaseRequest(Record):
+    holder: Annotated[str, Field(min_length=1, max_length=128)]
+    ttl: float
+
+
+class _CampaignRequest(Record):
+    campaign: Identifier
+    electrons: Annotated[float, Field(gt=0)]
+
+
+class _PlanRequest(Record):
+    plan: AcquisitionPlan
+
+
+class _AcquisitionRequest(Record):
+    id: Identifier
+
+
+class _OutcomeRequest(_AcquisitionRequest):
+    wait: Annotated[float, Field(ge=0, le=MAX_WAIT, description="s to wait for the end")] = 0.0
+
+
+class _ExposuresRequest(Record):
+    campaign: Identifier | None = None
+    id: Identifier | None = None
+
+
+class _ResumeRequest(Record):
+    operator: Annotated[str, Field(min_length=1, max_length=128)]
+    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Commands:
+    """Carries out requests, one state-changing verb at a time.
+
+    Args:
+        microscope: the instrument.
+        ledger: its books.
+        guard: decides whether the beam may be on.
+        data: where frames go.
+        tasks: home of the running acquisition.
+        greeting: what `hello` answers, besides the time.
+        stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
+        clock: monotonic time, s; deadlines are in it.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        ledger: Ledger,
+        guard: BeamGuard,
+        data: DataSocket,
+        tasks: Background,
+        *,
+        greeting: dict[str, Any],
+        stall_timeout: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._microscope = microscope
+        self._ledger = ledger
+        self._guard = guard
+        self._data = data
+        self._tasks = tasks
+        self._greeting = greeting
+        self._stall_timeout = stall_timeout
+        self._clock = clock
+        self._changing = asyncio.Lock()
+        self._ended = asyncio.Condition()
+        self._running: tuple[Exposure, asyncio.Task[None]] | None = None
+        self._frames = 0
+        self._last_progress = 0.0
+        self._stopping_since: float | None = None
+        self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
+            "hello": (_Nothing, self._hello),
+            "describe": (_Nothing, self._describe),
+            "status": (_Nothing, self._status),
+            "health": (_Nothing, self._health),
+            "lease.acquire": (_LeaseRequest, self._acquire_lease),
+            "lease.renew": (_Nothing, self._renew_lease),
+            "lease.release": (_Nothing, self._release_lease),
+            "campaign": (_CampaignRequest, self._open_campaign),
+            "check": (_PlanRequest, self._check),
+            "prepare": (_PlanRequest, self._prepare),
+            "start": (_AcquisitionRequest, self._start),
+            "outcome": (_OutcomeRequest, self._outcome),
+            "cancel": (_AcquisitionRequest, self._cancel),
+            "abort": (_AcquisitionRequest, self._abort),
+            "exposures": (_ExposuresRequest, self._exposures),
+            "events": (_Nothing, self._events),
+            "resume": (_ResumeRequest, self._resume),
+        }
+
+    async def carry_out(self, request: wire.Request, buffers: list[bytes]) -> Any:
+        """The JSON-able result of a request. Raises InstrumentError, with nothing done, where it is refused."""
+        if request.op not in self._verbs:
+            msg = f"unknown verb {request.op!r}; known: {', '.join(sorted(self._verbs))}"
+            raise MalformedRequestError(msg)
+        if buffers:
+            msg = f"{request.op} takes no buffers; {len(buffers)} were sent"
+            raise MalformedRequestError(msg)
+        arguments, verb = self._verbs[request.op]
+        parsed = _parse(arguments, request)
+        self._refuse_expired(request)
+        self._guard.check_fence(request.lease)
+        return _to_json(await verb(parsed, request))
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, request: wire.Request) -> AsyncIterator[None]:
+        async with self._changing:
+            # It may have waited long enough for its deadline to pass or its lease to lapse.
+            self._refuse_expired(request)
+            self._guard.check_fence(request.lease)
+            yield
+
+    def _refuse_expired(self, request: wire.Request) -> None:
+        if request.deadline is not None and (late := self._clock() - request.deadline) > 0:
+            msg = f"{request.op} arrived {late:.3f} s after its deadline and was not carried out; send it again"
+            raise ExpiredError(msg, late=late)
+
+    async def _hello(self, _: _Nothing, request: wire.Request) -> dict[str, Any]:
+        return {**self._greeting, "clock": self._clock()}
+
+    async def _describe(self, _: _Nothing, request: wire.Request) -> Record:
+        return await self._microscope.describe()
+
+    async def _status(self, _: _Nothing, request: wire.Request) -> Record:
+        return self._guard.status()
+
+    async def _health(self, _: _Nothing, request: wire.Request) -> Record:
+        return await self._microscope.health()
+
+    async def _acquire_lease(self, args: _LeaseRequest, request: wire.Request) -> Record:
+        fence = self._guard.grant(args.holder, args.ttl, self._ledger.next_fence)
+        return Lease(holder=args.holder, fence=fence, ttl=args.ttl)
+
+    async def _renew_lease(self, _: _Nothing, request: wire.Request) -> None:
+        self._guard.renew(request.lease)
+
+    async def _release_lease(self, _: _Nothing, request: wire.Request) -> None:
+        self._guard.release(request.lease)
+
+    async def _open_campaign(self, args: _CampaignRequest, request: wire.Request) -> Record:
+        async with self._one_at_a_time(request):
+            return self._ledger.open_campaign(args.campaign, args.electrons)
+
+    async def _check(self, args: _PlanRequest, request: wire.Request) -> Record:
+        check, _ = await self._verify(args.plan)
+        return check
+
+    async def _verify(self, plan: AcquisitionPlan) -> tuple[PlanCheck, Description]:
+        description = await self._microscope.describe()
+        check_limits(plan, description)
+        check = await self._microscope.check(plan)
+        if check.n_positions != plan.n_positions:
+            msg = f"the microscope counts {check.n_positions} positions in a plan of {plan.n_positions}"
+            raise InstrumentError(msg)
+        return check, description
+
+    async def _prepare(self, args: _PlanRequest, request: wire.Request) -> Record:
+        plan = args.plan
+        self._guard.require(request.lease)
+        async with self._one_at_a_time(request):
+            known = self._ledger.exposure(plan.id)
+            if known is not None and known.plan == plan:
+                account = self._ledger.account(plan.campaign)
+                return Reservation(id=plan.id, check=known.check, electrons_left=account.left)
+            check, description = await self._verify(plan)
+            self._guard.require(request.lease)
+            account = self._ledger.reserve(plan, check, description.region_dose_limit)
+            self._book()
+        return Reservation(id=plan.id, check=check, electrons_left=account.left)
+
+    async def _start(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+        async with self._one_at_a_time(request):
+            entry = self._ledger.exposure(args.id)
+            if entry is None:
+                msg = f"acquisition {args.id} has no reservation; prepare it first"
+                raise NotReservedError(msg, id=args.id)
+            if entry.state == "reserved":
+                self._guard.require(request.lease)
+                await self._wait_for_receiver()
+                description = await self._microscope.describe()
+                self._refuse_expired(request)
+                self._guard.begin(entry.id, request.lease)
+                self._ledger.mark_running(entry.id)
+                entry = self._ledger.exposure(entry.id) or entry
+                self._frames, self._last_progress, self._stopping_since = 0, self._clock(), None
+                self._running = entry, self._tasks.create_task(self._expose(entry, description))
+            return self._require_outcome(args.id)
+
+    async def _wait_for_receiver(self) -> None:
+        deadline = self._clock() + RECEIVER_TIMEOUT
+        while (count := self._data.receivers()) != 1:
+            if self._clock() > deadline:
+                msg = f"{count} receivers are connected to the data socket; there must be exactly one to start"
+                raise ConflictError(msg, receivers=count)
+            await asyncio.sleep(0.01)
+
+    async def _expose(self, entry: Exposure, description: Description) -> None:
+        result = await expose(
+            self._microscope,
+            entry,
+            description,
+            self._data,
+            stop_reason=lambda: self._guard.stop_reason,
+            clock=self._clock,
+            on_frame=self._note_frame,
+        )
+        self._ledger.finish(
+            entry.id, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason
+        )
+        if result.state != "done":
+            log.warning("acquisition %s %s: %s", entry.id, result.state, result.reason)
+        self._running = None
+        self._guard.end()
+        self._book()
+        async with self._ended:
+            self._ended.notify_all()
+
+    def _note_frame(self, count: int) -> None:
+        self._frames, self._last_progress = count, self._clock()
+
+    def supervise(self) -> None:
+        """Give up an acquisition that makes no progress, and end one that does not heed a stop. Called regularly."""
+        self._data.receivers()
+        if self._running is None:
+            return
+        entry, task = self._running
+        now = self._clock()
+        if self._guard.stop_reason:
+            self._stopping_since = self._stopping_since or now
+            if now - self._stopping_since > STOP_TIMEOUT:
+                task.cancel()
+        elif now - self._last_progress > self._stall_timeout + entry.check.duration:
+            self._guard.stop(f"no frame was taken or delivered for {now - self._last_progress:.0f} s", entry.id)
+
+    async def end_exposure(self, reason: str) -> None:
+        """Stop what runs and wait until it is booked."""
+        if self._running is not None:
+            _, task = self._running
+            self._guard.stop(reason)
+            if not (await asyncio.wait({task}, timeout=STOP_TIMEOUT))[0]:
+                task.cancel()
+                await asyncio.wait({task})
+
+    def _require_outcome(self, acquisition: str) -> Outcome:
+        outcome = self._outcome_now(acquisition)
+        if outcome is None:
+            msg = f"acquisition {acquisition} is not known here; prepare it first"
+            raise NotReservedError(msg, id=acquisition)
+        return outcome
+
+    def _outcome_now(self, acquisition: str) -> Outcome | None:
+        outcome = self._ledger.outcome(acquisition)
+        if outcome is not None and outcome.state == "running":
+            outcome = outcome.model_copy(update={"frames": self._frames})
+        return outcome
+
+    async def _outcome(self, args: _OutcomeRequest, request: wire.Request) -> Record | None:
+        def over() -> bool:
+            return self._running is None or self._running[0].id != args.id
+
+        try:
+            async with asyncio.timeout(args.wait), self._ended:
+                await self._ended.wait_for(over)
+        except TimeoutError:
+            pass
+        return self._outcome_now(args.id)
+
+    async def _cancel(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+        async with self._one_at_a_time(request):
+            outcome = self._ledger.cancel(args.id)
+            self._book()
+        return outcome
+
+    async def _abort(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+        if self._guard.stop("aborted by the agent", args.id) and self._running is not None:
+            await asyncio.wait({self._running[1]}, timeout=2 * STOP_TIMEOUT)
+        return self._require_outcome(args.id)
+
+    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[Exposure]:
+        if args.id is None:
+            return self._ledger.exposures(args.campaign)
+        found = self._ledger.exposure(args.id)
+        return [] if found is None else [found]
+
+    async def _events(self, _: _Nothing, request: wire.Request) -> list[Any]:
+        return self._ledger.events()
+
+    async def _resume(self, args: _ResumeRequest, request: wire.Request) -> Record:
+        async with self._one_at_a_time(request):
+            if self._guard.status().phase == "safe":
+                self._ledger.record_event("resume", args.reason, args.operator)
+                self._guard.resume()
+                log.warning("released from SAFE by %s: %s", args.operator, args.reason)
+        return self._guard.status()
+
+    def _book(self) -> None:
+        self._guard.book(*self._ledger.totals())
+
+
+def _parse(kind: type[Record], request: wire.Request) -> Record:
+    try:
+        return kind.model_validate(request.args)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "arguments"
+        msg = f"{request.op}: {where}: {first['msg'].removeprefix('Value error, ')}"
+        if all(mistake["type"] in _BOUND_ERRORS for mistake in error.errors()):
+            raise OutOfLimitsError(msg, parameter=where) from error
+        raise MalformedRequestError(msg) from error
+
+
+def _to_json(result: Any) -> Any:
+    if isinstance(result, Record):
+        return result.model_dump(mode="json")
+    if isinstance(result, list):
+        return [_to_json(item) for item in result]
+    return result

@@ -1,0 +1,205 @@
+"""From the microscope to the data socket: one acquisition as a Stream V2 series."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+from zmq.utils.monitor import recv_monitor_message
+
+from instrument import stream
+from instrument.microscope import Frame, Microscope
+from instrument.models import AcquisitionPlan, Description
+from instrument.status import Exposure
+
+SEND_BUFFER_BYTES = 64 << 20
+RETRY_INTERVAL = 0.002
+YIELD_INTERVAL = 0.005
+END_TIMEOUT = 1.0
+
+
+class DataSocket:
+    """The PUSH socket of the frames.
+
+    PUSH deals its messages out in turn, so that a second receiver would take every other frame of the first: an
+    acquisition starts only while exactly one is connected. Sending waits for the receiver (the microscope pauses)
+    without ever blocking the event loop.
+    """
+
+    def __init__(self, socket: zmq.Socket[bytes], frame_bytes: int) -> None:
+        socket.sndhwm = max(16, SEND_BUFFER_BYTES // max(1, frame_bytes))
+        self._socket = socket
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._receivers: set[int] = set()
+
+    def close(self) -> None:
+        """Close at once; what was not taken by the receiver is dropped."""
+        self._socket.disable_monitor()
+        self._socket.close(linger=0)
+
+    def receivers(self) -> int:
+        """Number of connected receivers."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._receivers.add(event["value"])
+            else:
+                self._receivers.discard(event["value"])
+        return len(self._receivers)
+
+    async def send(self, message: bytes, give_up: Callable[[], bool]) -> bool:
+        """Send as soon as the receiver has room; False if `give_up` became true first."""
+        while True:
+            try:
+                self._socket.send(message, zmq.NOBLOCK, copy=len(message) < 1 << 16)
+            except zmq.Again:
+                if give_up():
+                    return False
+                await asyncio.sleep(RETRY_INTERVAL)
+            else:
+                return True
+
+
+@dataclass(frozen=True)
+class ExposureResult:
+    """How an exposure ended: its state, the frames the microscope delivered and the electrons they cost."""
+
+    state: Literal["done", "aborted", "failed"]
+    frames: int
+    electrons: float
+    reason: str = ""
+
+
+class FrameError(Exception):
+    """The microscope delivered something that is not a frame of the plan."""
+
+
+async def expose(
+    microscope: Microscope,
+    entry: Exposure,
+    description: Description,
+    data: DataSocket,
+    *,
+    stop_reason: Callable[[], str],
+    clock: Callable[[], float],
+    on_frame: Callable[[int], None],
+) -> ExposureResult:
+    """Run one acquisition to its end, whatever happens, and say what it cost.
+
+    Args:
+        microscope: to be exposed with; its iterator is closed, and its beam blanked, before this returns.
+        entry: the reservation.
+        description: of the instrument at the time.
+        data: where the frames go.
+        stop_reason: asked before every frame; a text ends the acquisition.
+        clock: monotonic time, s.
+        on_frame: told the number of frames so far.
+    """
+    plan, started = entry.plan, clock()
+    count = 0
+    state: Literal["done", "aborted", "failed"] = "done"
+    reason = ""
+    try:
+        await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
+        async with aclosing(_frames(microscope, plan, description, stop_reason)) as frames:
+            async for index, pattern in frames:
+                count += 1
+                on_frame(count)
+                now = clock() - started
+                begun = max(0.0, now - entry.check.dwell_time)
+                message = stream.encode_image(entry.series, entry.id, index, pattern, begun, now)
+                if not await data.send(message, lambda: bool(stop_reason())):
+                    break
+        if not stop_reason() and count < plan.n_positions:
+            state, reason = "failed", f"the microscope delivered {count} of {plan.n_positions} frames"
+    except asyncio.CancelledError:
+        if not stop_reason():
+            raise
+    except Exception as error:
+        state, reason = "failed", f"{type(error).__name__}: {error}"
+    finally:
+        microscope.blank()
+    if stop_reason():
+        state, reason = "aborted", stop_reason()
+    deadline = clock() + END_TIMEOUT
+    await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline)
+    return ExposureResult(state, count, electrons_delivered(entry, count, finished=state == "done"), reason)
+
+
+def electrons_delivered(entry: Exposure, frames: int, *, finished: bool) -> float:
+    """The electrons to book, never fewer than the specimen got.
+
+    An unfinished scan is charged all of the overhead (settling, flyback), the frames that were delivered and one that
+    was under way, rounded up to a whole electron and limited by what had been reserved.
+    """
+    if finished:
+        return entry.electrons
+    overhead = entry.electrons - entry.plan.electrons
+    return min(entry.electrons, float(math.ceil(overhead + (frames + 1) * entry.plan.electrons_per_pattern)))
+
+
+async def _frames(
+    microscope: Microscope, plan: AcquisitionPlan, description: Description, stop_reason: Callable[[], str]
+) -> AsyncGenerator[tuple[int, NDArray[Any]]]:
+    """The microscope's frames, verified, until they end or `stop_reason` says so."""
+    shape, dtype = description.detector.shape, np.dtype(description.detector.dtype)
+    seen = bytearray(plan.n_positions)
+    loop = asyncio.get_running_loop()
+    turn = loop.time()
+    if stop_reason():
+        return
+    async with aclosing(cast("AsyncGenerator[Frame, None]", microscope.acquire(plan))) as frames:
+        async for frame in frames:
+            if not 0 <= frame.index < plan.n_positions or seen[frame.index]:
+                msg = f"frame index {frame.index} is repeated or outside of 0 … {plan.n_positions - 1}"
+                raise FrameError(msg)
+            if frame.pattern.shape != shape or frame.pattern.dtype != dtype:
+                msg = f"a frame of {frame.pattern.shape} {frame.pattern.dtype}; the detector has {shape} {dtype}"
+                raise FrameError(msg)
+            seen[frame.index] = 1
+            yield frame.index, frame.pattern
+            if stop_reason():
+                return
+            # An iterator that never has to wait would keep everything else in this loop from running.
+            if loop.time() - turn > YIELD_INTERVAL:
+                await asyncio.sleep(0)
+                turn = loop.time()
+
+
+def _series_start(entry: Exposure, description: Description) -> stream.SeriesStart:
+    detector, plan, check = description.detector, entry.plan, entry.check
+    mask = None
+    if detector.dead_pixels:
+        mask = np.zeros(detector.shape, np.uint32)
+        rows, columns = np.array(detector.dead_pixels).T
+        mask[rows, columns] = 2
+    return stream.SeriesStart(
+        series_id=entry.series,
+        series_unique_id=entry.id,
+        image_dtype=detector.dtype,
+        image_size_y=detector.shape[0],
+        image_size_x=detector.shape[1],
+        number_of_images=plan.n_positions,
+        count_time=check.dwell_time,
+        frame_time=check.dwell_time + description.frame_overhead,
+        incident_energy=description.voltage,
+        saturation_value=detector.saturation,
+        arm_date=entry.started_at,
+        pixel_mask=mask,
+        user_data={
+            "acquisition": entry.id,
+            "campaign": entry.campaign,
+            "region": entry.region,
+            "scan_shape": list(check.shape),
+            "step": plan.step,
+            "defocus": plan.defocus,
+            "dose": plan.dose,
+        },
+    )

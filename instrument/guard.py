@@ -1,0 +1,264 @@
+"""The dead man's handle: who may have the beam on, and the thread that takes it away.
+
+`BeamGuard` holds the few facts on which the beam depends (lease, SAFE, running acquisition) under one lock. Its thread
+answers `blank`, `stop` and `status` on a socket of its own and blanks when the lease lapses, however busy or stuck the
+event loop of the server may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+
+from instrument import wire
+from instrument.errors import (
+    ConflictError,
+    InstrumentError,
+    MalformedRequestError,
+    SafeStateError,
+    StaleLeaseError,
+)
+from instrument.status import InstrumentStatus, Phase
+
+POLL_MS = 20
+MIN_TTL, MAX_TTL = 0.05, 600.0
+
+
+@dataclass
+class _Lease:
+    holder: str
+    fence: int
+    ttl: float
+    expires: float
+
+
+class BeamGuard:
+    """Decides whether the beam may be on; thread-safe.
+
+    Args:
+        blank: takes the beam off; called from any thread.
+        clock: monotonic time, s.
+        on_safe: told the reason, from any thread, when the instrument goes to SAFE.
+        safe_reason: why it is in SAFE from the start; "" where it is not.
+        fence: the last fence number given.
+    """
+
+    def __init__(
+        self,
+        blank: Callable[[], None],
+        *,
+        clock: Callable[[], float],
+        on_safe: Callable[[str], None],
+        safe_reason: str = "",
+        fence: int = 0,
+    ) -> None:
+        self._blank_beam = blank
+        self._clock = clock
+        self._on_safe = on_safe
+        self._lock = threading.RLock()
+        self._lease: _Lease | None = None
+        self._fence = fence
+        self._safe_reason = safe_reason
+        self._acquisition = ""
+        self._stop_reason = ""
+        self._started = clock()
+        self._electrons = (0.0, 0.0)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the running acquisition has to end; "" while it may go on."""
+        return self._stop_reason
+
+    def book(self, reserved: float, spent: float) -> None:
+        """Tell the electrons that `status` reports."""
+        self._electrons = (reserved, spent)
+
+    def status(self) -> InstrumentStatus:
+        """The state now."""
+        with self._lock:
+            lease, phase = self._lease, self._phase()
+            return InstrumentStatus(
+                phase=phase,
+                blanked=not self._acquisition or bool(self._stop_reason),
+                reason=self._safe_reason,
+                electrons_reserved=self._electrons[0],
+                electrons_spent=self._electrons[1],
+                fence=self._fence,
+                holder=lease.holder if lease else "",
+                lease_left=max(0.0, lease.expires - self._clock()) if lease else 0.0,
+                acquisition=self._acquisition,
+                uptime=self._clock() - self._started,
+            )
+
+    def _phase(self) -> Phase:
+        if self._safe_reason:
+            return "safe"
+        return "exposing" if self._acquisition else "idle"
+
+    def grant(self, holder: str, ttl: float, next_fence: Callable[[], int]) -> int:
+        """Give the lease under a new fence number.
+
+        The same holder takes over from itself (an agent that was killed and started again), which stops what runs;
+        another one is refused with ConflictError while the lease lives.
+        """
+        if not MIN_TTL <= ttl <= MAX_TTL:
+            msg = f"a lease of {ttl:g} s; legal: {MIN_TTL:g} … {MAX_TTL:g} s"
+            raise MalformedRequestError(msg)
+        with self._lock:
+            self._lapse_if_due()
+            if self._lease is not None and self._lease.holder != holder:
+                left = self._lease.expires - self._clock()
+                msg = f"{self._lease.holder} holds the lease for another {left:.1f} s; wait until it has released it"
+                raise ConflictError(msg, holder=self._lease.holder, lease_left=left)
+            self._stop_running(f"{holder} has taken a new lease")
+            self._fence = next_fence()
+            self._lease = _Lease(holder, self._fence, ttl, self._clock() + ttl)
+            return self._fence
+
+    def renew(self, token: wire.LeaseToken | None) -> None:
+        """Prolong the lease by its own duration. Raises StaleLeaseError where it is not the live one."""
+        with self._lock:
+            lease = self._require_lease(token)
+            lease.expires = self._clock() + lease.ttl
+
+    def release(self, token: wire.LeaseToken | None) -> None:
+        """Give the lease back; a running acquisition is stopped. Raises StaleLeaseError where it is not the live one."""
+        with self._lock:
+            lease = self._require_lease(token)
+            self._stop_running(f"{lease.holder} has released the lease")
+            self._lease = None
+
+    def require(self, token: wire.LeaseToken | None) -> None:
+        """Raise StaleLeaseError without the live lease and SafeStateError in SAFE."""
+        with self._lock:
+            self._require_lease(token)
+            self.require_not_safe()
+
+    def check_fence(self, token: wire.LeaseToken | None) -> None:
+        """Raise StaleLeaseError where a request carries a lease that is not the live one; none at all is fine."""
+        if token is not None:
+            with self._lock:
+                self._require_lease(token)
+
+    def require_not_safe(self) -> None:
+        """Raise SafeStateError in SAFE."""
+        if self._safe_reason:
+            msg = f"the instrument is in SAFE ({self._safe_reason}); an operator has to release it with `resume`"
+            raise SafeStateError(msg, reason=self._safe_reason)
+
+    def _require_lease(self, token: wire.LeaseToken | None) -> _Lease:
+        self._lapse_if_due()
+        if token is None:
+            msg = "this needs a lease; acquire one first"
+            raise StaleLeaseError(msg, fence=self._fence)
+        lease = self._lease
+        if lease is None or lease.fence != token.fence or lease.holder != token.holder:
+            now = f"{lease.holder} holds it with fence {lease.fence}" if lease else "it has lapsed or was released"
+            msg = f"the lease of {token.holder} with fence {token.fence} is not valid any more: {now}"
+            raise StaleLeaseError(msg, fence=self._fence)
+        return lease
+
+    def begin(self, acquisition: str, token: wire.LeaseToken | None) -> None:
+        """Allow the beam on for one acquisition. Raises as `require`, and ConflictError while another one runs."""
+        with self._lock:
+            self.require(token)
+            if self._acquisition:
+                msg = f"acquisition {self._acquisition} is running; one at a time"
+                raise ConflictError(msg, running=self._acquisition)
+            self._acquisition, self._stop_reason = acquisition, ""
+
+    def end(self) -> None:
+        """The acquisition is over and its beam is off."""
+        with self._lock:
+            self._acquisition, self._stop_reason = "", ""
+
+    def stop(self, reason: str, acquisition: str = "") -> bool:
+        """Blank and end the running acquisition (or only the one named); whether there was one. Does not latch."""
+        with self._lock:
+            if acquisition and acquisition != self._acquisition:
+                return False
+            running = bool(self._acquisition)
+            self._stop_running(reason)
+        if not acquisition:
+            self._blank_beam()
+        return running
+
+    def go_safe(self, reason: str) -> None:
+        """Blank, end what runs and stay in SAFE until `resume`. Idempotent: the first reason stays."""
+        with self._lock:
+            first = not self._safe_reason
+            self._safe_reason = self._safe_reason or reason
+            self._stop_running(reason)
+        self._blank_beam()
+        if first:
+            self._on_safe(reason)
+
+    def resume(self) -> None:
+        """An operator's release from SAFE."""
+        with self._lock:
+            self._safe_reason = ""
+
+    def _stop_running(self, reason: str) -> None:
+        if self._acquisition:
+            # The reason comes first: once it stands, the acquisition takes no further frame.
+            self._stop_reason = self._stop_reason or reason
+            self._blank_beam()
+
+    def _lapse_if_due(self) -> None:
+        lease = self._lease
+        if lease is not None and self._clock() >= lease.expires:
+            self._lease = None
+            self.go_safe(f"the lease of {lease.holder} lapsed: not renewed for {lease.ttl:g} s")
+
+    def tick(self) -> None:
+        """What the thread does at every turn: see to the lease, and blank again as long as a stop is pending.
+
+        Blanking again covers the moment between the last test of `stop_reason` and the first electron.
+        """
+        with self._lock:
+            self._lapse_if_due()
+            pending = bool(self._acquisition and self._stop_reason)
+        if pending:
+            self._blank_beam()
+
+    def serve(self, socket: zmq.Socket[bytes], stopping: threading.Event) -> None:
+        """Answer `blank`, `stop` and `status` on a bound ROUTER until `stopping` is set. Runs in a thread of its own."""
+        while not stopping.is_set():
+            self.tick()
+            if socket.poll(POLL_MS):
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+                # A client that is gone or does not read must not hold up the next one.
+                with contextlib.suppress(zmq.ZMQError):
+                    socket.send_multipart([frames[0], *wire.encode(self._answer(frames[1:]))], zmq.NOBLOCK)
+
+    def _answer(self, frames: list[bytes]) -> wire.Reply:
+        try:
+            request, buffers = wire.decode_request(frames)
+            if request.args or buffers:
+                msg = f"{request.op} takes no arguments here"
+                raise MalformedRequestError(msg)
+            result = self._carry_out(request.op)
+        except InstrumentError as error:
+            return wire.Reply(id=wire.request_id(frames), ok=False, error=error.to_wire(), state=self._state())
+        return wire.Reply(id=request.id, ok=True, result=result, state=self._state())
+
+    def _carry_out(self, op: str) -> dict[str, Any]:
+        match op:
+            case "blank":
+                self.go_safe("blanked by hand")
+            case "stop":
+                self.stop("stopped by hand")
+            case "status":
+                pass
+            case _:
+                msg = f"unknown verb {op!r}; this socket knows blank, stop, status"
+                raise MalformedRequestError(msg)
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        return self.status().model_dump()

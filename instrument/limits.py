@@ -1,0 +1,33 @@
+"""What a plan has to keep to, whatever the microscope: the limits of its description."""
+
+from __future__ import annotations
+
+from instrument.errors import OutOfLimitsError
+from instrument.models import AcquisitionPlan, Description
+
+
+def check_limits(plan: AcquisitionPlan, description: Description) -> None:
+    """Raise OutOfLimitsError, with the value and what is legal, unless `plan` keeps to `description`."""
+    description.step.check("step", plan.step)
+    description.defocus.check("defocus", plan.defocus)
+    description.dose.check("dose", plan.dose)
+    low, high = description.electrons_per_pattern
+    per_pattern = plan.electrons_per_pattern
+    if not low * (1 - 1e-6) <= per_pattern <= high * (1 + 1e-6):
+        msg = (
+            f"dose {plan.dose:g} {description.dose_unit} at a step of {plan.step:g} Å puts {per_pattern:g} into a "
+            f"pattern; legal: {low:g} … {high:g}; change the dose or the step"
+        )
+        raise OutOfLimitsError(msg, parameter="electrons_per_pattern", value=per_pattern, minimum=low, maximum=high)
+    area, field = description.area, plan.field
+    if not area.contains(field):
+        msg = (
+            f"the field y {field.y:g} … {field.y + field.height:g}, x {field.x:g} … {field.x + field.width:g} Å leaves "
+            f"the area that can be scanned, y {area.y:g} … {area.y + area.height:g}, x {area.x:g} … "
+            f"{area.x + area.width:g} Å"
+        )
+        raise OutOfLimitsError(msg, parameter="field", area=area.model_dump())
+    for y, x in plan.positions or ():
+        if not (field.y <= y <= field.y + field.height and field.x <= x <= field.x + field.width):
+            msg = f"position ({y:g}, {x:g}) Å lies outside of the plan's field"
+            raise OutOfLimitsError(msg, parameter="positions", value=[y, x])

@@ -1,0 +1,254 @@
+"""Any `Microscope` on the network, behind the promises that keep the specimen safe whatever the agent does.
+
+Reserve, then expose; exactly once per acquisition id; beam on only while a lease is renewed; books nobody can overdraw;
+refuse, never clamp. Three sockets: control (ROUTER, one JSON request and reply each), safe (ROUTER with a thread of its
+own: blank, stop, status) and data (PUSH, Stream V2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import numpy as np
+import zmq
+import zmq.asyncio
+
+from instrument import wire
+from instrument.background import Background
+from instrument.commands import Commands
+from instrument.errors import ConflictError, InstrumentError, MalformedRequestError
+from instrument.exposure import DataSocket
+from instrument.guard import BeamGuard
+from instrument.keys import ServerKeys, is_loopback
+from instrument.ledger import Ledger
+from instrument.microscope import Microscope
+from instrument.models import Description
+
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 64
+HOUSEKEEPING_INTERVAL = 0.2
+
+
+class InstrumentServer:
+    """Serves one microscope. An async context manager: bound and ready inside, blanked and closed after it.
+
+    Args:
+        microscope: the instrument; the server owns its beam from now on.
+        state_dir: where the ledger lives; the instrument's memory survives its process there.
+        control, safe, data: endpoints to bind; the port `*` takes a free one. `safe` and `data` default to free ports
+            on the interface of `control`.
+        name: what to call the instrument; None: as it describes itself.
+        keys: CURVE keys, mandatory for endpoints that other machines can reach.
+        stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
+        clock: monotonic time, s.
+
+    Raises:
+        MalformedRequestError: an endpoint that is not one, or that is off loopback without keys.
+        ConflictError: an endpoint or the state directory is in use.
+    """
+
+    def __init__(
+        self,
+        microscope: Microscope,
+        *,
+        state_dir: Path,
+        control: str = "tcp://127.0.0.1:*",
+        safe: str | None = None,
+        data: str | None = None,
+        name: str | None = None,
+        keys: ServerKeys | None = None,
+        stall_timeout: float = 120.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.control = control
+        self.safe = safe or _beside(control, "safe")
+        self.data = data or _beside(control, "data")
+        self.name = name or ""
+        for endpoint in (self.control, self.safe, self.data):
+            _check_endpoint(endpoint)
+            if keys is None and not is_loopback(endpoint):
+                msg = (
+                    f"{endpoint} can be reached from other machines, which needs CURVE keys: give the server's secret "
+                    "key and the directory of admitted clients, or bind to 127.0.0.1"
+                )
+                raise MalformedRequestError(msg, endpoint=endpoint)
+        self._microscope = microscope
+        self._state_dir = state_dir
+        self._keys = keys
+        self._stall_timeout = stall_timeout
+        self._clock = clock
+        self._pending = 0
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            ledger = Ledger(self._state_dir)
+            stack.callback(ledger.close)
+            stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
+            self._microscope.blank()
+            stack.callback(self._microscope.blank)
+            self._guard = _make_guard(self._microscope, ledger, self._clock)
+            description = await self._microscope.describe()
+            self.name = self.name or description.name
+            data = self._open_sockets(description, stack)
+            stack.callback(_start_thread(self._guard, self._safe_socket))
+            tasks = await stack.enter_async_context(Background())
+            self._commands = Commands(
+                self._microscope,
+                ledger,
+                self._guard,
+                data,
+                tasks,
+                greeting={
+                    "name": self.name,
+                    "version": [wire.MAJOR, wire.MINOR],
+                    "endpoints": {"safe": self.safe, "data": self.data},
+                },
+                stall_timeout=self._stall_timeout,
+                clock=self._clock,
+            )
+            stack.push_async_callback(self._commands.end_exposure, "the server was shut down")
+            tasks.create_task(self._receive(tasks))
+            tasks.create_task(self._supervise())
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def _open_sockets(self, description: Description, stack: AsyncExitStack) -> DataSocket:
+        context = zmq.Context()
+        stack.callback(context.destroy, linger=200)
+        if self._keys is not None:
+            stack.callback(self._keys.authenticator(context).stop)
+        detector = description.detector
+        frame_bytes = detector.shape[0] * detector.shape[1] * np.dtype(detector.dtype).itemsize
+        self._control_socket = zmq.asyncio.Socket(context, zmq.ROUTER)
+        self._safe_socket = context.socket(zmq.ROUTER)
+        push = context.socket(zmq.PUSH)
+        data = DataSocket(push, frame_bytes)
+        stack.callback(data.close)
+        for router in (self._control_socket, self._safe_socket):
+            stack.callback(router.close, linger=200)
+            router.router_mandatory = True
+            router.sndhwm = router.rcvhwm = MAX_PENDING
+            router.maxmsgsize = wire.MAX_BUFFER_BYTES
+        self.control = self._bind(self._control_socket, self.control)
+        self.safe = self._bind(self._safe_socket, self.safe)
+        self.data = self._bind(push, self.data)
+        return data
+
+    def _bind(self, socket: zmq.Socket[Any], endpoint: str) -> str:
+        socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
+        if self._keys is not None:
+            self._keys.secure(socket)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EADDRINUSE:
+                msg = f"{endpoint} is in use by another program; stop it or choose another port (* takes a free one)"
+                raise ConflictError(msg, endpoint=endpoint) from error
+            msg = f"{endpoint} cannot be bound here: {error.strerror}"
+            raise MalformedRequestError(msg, endpoint=endpoint) from error
+        return socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    async def _receive(self, tasks: Background) -> None:
+        # Cancelled while polling only: a poll takes nothing off the socket.
+        while True:
+            await self._control_socket.poll()
+            frames = await self._control_socket.recv_multipart(zmq.NOBLOCK)
+            if self._pending < MAX_PENDING:
+                self._pending += 1
+                tasks.create_task(self._handle(frames))
+            else:
+                busy = ConflictError(f"{MAX_PENDING} requests are being handled already; try again")
+                await self._reply(frames, error=busy)
+
+    async def _handle(self, frames: list[bytes]) -> None:
+        try:
+            request, buffers = wire.decode_request(frames[1:])
+            result = await self._commands.carry_out(request, buffers)
+        except InstrumentError as error:
+            await self._reply(frames, error=error)
+        except Exception as error:
+            log.exception("a request failed")
+            await self._reply(frames, error=InstrumentError(f"{type(error).__name__}: {error}"))
+        else:
+            await self._reply(frames, result=result)
+        finally:
+            self._pending -= 1
+
+    async def _reply(self, frames: list[bytes], *, result: Any = None, error: InstrumentError | None = None) -> None:
+        reply = wire.Reply(
+            id=wire.request_id(frames[1:]),
+            ok=error is None,
+            result=result,
+            error=None if error is None else error.to_wire(),
+            state=self._guard.status().model_dump(),
+        )
+        try:
+            await self._control_socket.send_multipart([frames[0], *wire.encode(reply)], zmq.NOBLOCK)
+        except zmq.ZMQError as reason:
+            log.info("a reply could not be delivered: %s", reason)
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_INTERVAL)
+            self._commands.supervise()
+
+
+def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
+    loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
+
+    def journal(reason: str) -> None:
+        log.warning("SAFE: %s", reason)
+        if threading.get_ident() == loop_thread:
+            ledger.record_event("safe", reason)
+        else:
+            loop.call_soon_threadsafe(ledger.record_event, "safe", reason)
+
+    guard = BeamGuard(
+        microscope.blank, clock=clock, on_safe=journal, safe_reason=ledger.safe_reason(), fence=ledger.fence()
+    )
+    guard.book(*ledger.totals())
+    if ledger.interrupted:
+        guard.go_safe(f"the server ended while acquisition {ledger.interrupted[-1]} was running")
+    return guard
+
+
+def _start_thread(guard: BeamGuard, socket: zmq.Socket[bytes]) -> Callable[[], None]:
+    stopping = threading.Event()
+    thread = threading.Thread(target=guard.serve, args=(socket, stopping), name="safe socket")
+    thread.start()
+
+    def stop() -> None:
+        stopping.set()
+        thread.join()
+
+    return stop
+
+
+def _check_endpoint(endpoint: str) -> None:
+    scheme, _, address = endpoint.partition("://")
+    port = address.rpartition(":")[2]
+    if (scheme == "ipc" and address) or (scheme == "tcp" and (port == "*" or (port.isdecimal() and int(port) < 65536))):
+        return
+    msg = f"{endpoint!r} is not an endpoint; expected tcp://ADDRESS:PORT (port 0 … 65535 or *) or ipc://PATH"
+    raise MalformedRequestError(msg, endpoint=endpoint)
+
+
+def _beside(control: str, purpose: str) -> str:
+    """A free port on the interface of the control endpoint, or a socket file beside it."""
+    parts = urlsplit(control)
+    return f"tcp://{parts.netloc.rpartition(':')[0]}:*" if parts.scheme == "tcp" else f"{control}.{purpose}"

@@ -1,0 +1,97 @@
+"""What a server says of itself and its books: state, leases, accounts and exposures, as frozen records."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from instrument.models import AcquisitionPlan, PlanCheck, Record, Rectangle
+
+Phase = Literal["idle", "exposing", "safe"]
+AcquisitionState = Literal["reserved", "running", "done", "aborted", "failed"]
+
+
+class InstrumentStatus(Record):
+    """The state of the instrument as its server knows it.
+
+    Attributes:
+        phase: idle, exposing, or safe (the beam stays off until an operator's `resume`).
+        blanked: whether the beam is off the specimen.
+        reason: why it is in SAFE; "" otherwise.
+        electrons_spent: booked for finished exposures of all campaigns.
+        electrons_reserved: set aside for acquisitions that have not ended.
+        fence: number of the last lease given; 0 before the first.
+        holder: of the live lease; "" where there is none.
+        lease_left: s until it lapses, 0 where there is none.
+        acquisition: id of the running acquisition; "" where there is none.
+        uptime: s since the server started.
+    """
+
+    phase: Phase
+    blanked: bool
+    reason: str = ""
+    electrons_spent: float = 0.0
+    electrons_reserved: float = 0.0
+    fence: int = 0
+    holder: str = ""
+    lease_left: float = 0.0
+    acquisition: str = ""
+    uptime: float = 0.0
+
+
+class Lease(Record):
+    """The right to command the beam while it is being renewed."""
+
+    holder: str
+    fence: int
+    ttl: float = Field(description="s after the last renewal at which the server blanks and goes to SAFE")
+
+
+class CampaignAccount(Record):
+    """The electrons of a campaign. What is left is budget − spent − reserved."""
+
+    id: str
+    budget: float
+    spent: float
+    reserved: float
+
+    @property
+    def left(self) -> float:
+        """Electrons that can still be reserved."""
+        return max(0.0, self.budget - self.spent - self.reserved)
+
+
+class Exposure(Record):
+    """One line of the ledger.
+
+    Attributes:
+        series: number of the acquisition on this instrument, counting from 1; `series_id` of its frames.
+        electrons: charged to the campaign: what was reserved until the acquisition has ended, what was spent then.
+        dose: e/Å² booked on the map for every point of `illuminated`; 0 where nothing was exposed.
+    """
+
+    id: str
+    series: int
+    campaign: str
+    region: str
+    state: AcquisitionState
+    electrons: float
+    frames: int
+    dose: float
+    illuminated: Rectangle
+    plan: AcquisitionPlan
+    check: PlanCheck
+    reason: str = ""
+    reserved_at: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+
+
+class OperatorEvent(Record):
+    """Something an operator wants to find in the books: the beam went to SAFE, someone released it."""
+
+    at: str
+    kind: Literal["safe", "resume"]
+    operator: str = ""
+    reason: str = ""

@@ -1,0 +1,120 @@
+"""A small, complete Microscope for the tests of server and client: fast, deterministic, with a beam that can be watched."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    Description,
+    Detector,
+    Frame,
+    Health,
+    OutOfLimitsError,
+    Parameter,
+    PlanCheck,
+    Rectangle,
+)
+
+
+def pattern_of(index: int, shape: tuple[int, int]) -> np.ndarray:
+    """The counts that frame `index` must have; a function of the index alone."""
+    rows, columns = np.indices(shape)
+    return ((rows * 7 + columns * 3 + index) % 251).astype(np.uint16)
+
+
+class StripedMicroscope:
+    """Exposes one frame per `frame_interval` seconds (0: as fast as frames are taken).
+
+    Attributes:
+        beam_on: whether the specimen is being dosed.
+        exposed: frames made with the beam on, by acquisition id.
+        held_at: the frame before which a scan stays, beam on, until it is blanked; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, int] = (16, 16),
+        frame_interval: float = 0.0,
+        region_dose_limit: float | None = None,
+        name: str = "striped",
+    ) -> None:
+        self.shape = shape
+        self.frame_interval = frame_interval
+        self.region_dose_limit = region_dose_limit
+        self.name = name
+        self.beam_on = False
+        self.exposed: dict[str, int] = {}
+        self.held_at: int | None = None
+        self.blanks = 0
+        self._blanked = threading.Event()
+        self._frame = pattern_of(0, shape)
+
+    async def describe(self) -> Description:
+        return Description(
+            name=self.name,
+            voltage=80e3,
+            semiangle=21.4,
+            beam_current=10.0,
+            detector=Detector(
+                shape=self.shape, angular_pixel=1.0, dtype="uint16", saturation=65535, dead_pixels=((1, 2),)
+            ),
+            step=Parameter(kind="continuous", unit="Å", minimum=0.1, maximum=10.0),
+            defocus=Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
+            dose=Parameter(kind="continuous", unit="e/Å²", minimum=1.0, maximum=1e6),
+            electrons_per_pattern=(1.0, 1e7),
+            area=Rectangle(y=0, x=0, height=500, width=500),
+            region_dose_limit=self.region_dose_limit,
+        )
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        if plan.n_positions > 100_000:
+            msg = f"{plan.n_positions} positions; at most 100000"
+            raise OutOfLimitsError(msg)
+        return PlanCheck(
+            n_positions=plan.n_positions,
+            shape=plan.shape,
+            dwell_time=plan.electrons_per_pattern * 1.6e-8,
+            electrons=plan.electrons + 10.0,
+            duration=plan.n_positions * self.frame_interval,
+            bytes=plan.n_positions * 2 * math.prod(self.shape),
+            illuminated=plan.field.grown(2.0),
+        )
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        self._blanked.clear()
+        self.beam_on = True
+        try:
+            for index in range(plan.n_positions):
+                if index == self.held_at:
+                    await asyncio.to_thread(self._blanked.wait)
+                if self.frame_interval:
+                    await asyncio.sleep(self.frame_interval)
+                if self._blanked.is_set():
+                    msg = "blanked"
+                    raise BlankedError(msg)
+                self.exposed[plan.id] = self.exposed.get(plan.id, 0) + 1
+                yield Frame(index, pattern_of(index, self.shape))
+        finally:
+            self.beam_on = False
+
+    def blank(self) -> None:
+        self._blanked.set()
+        self.beam_on = False
+        self.blanks += 1
+
+    async def health(self) -> Health:
+        return Health(blanked=not self.beam_on, message=f"pid {os.getpid()}")
+
+
+def make() -> StripedMicroscope:
+    """Factory for `python -m instrument serve`; one frame every 20 ms."""
+    return StripedMicroscope(frame_interval=0.02)
