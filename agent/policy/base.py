@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from pydantic import Field
+
 from agent.config import CampaignConfig
-from agent.records import ModelView, Recommendation, Settings, Suggestion
+from agent.records import ModelView, Recommendation, Role, Settings, Suggestion
 from instrument.models import Description, Record
 
 
@@ -19,7 +21,10 @@ class Observation(Record):
     state: Literal["pending", "done", "failed"]
     score: float | None = None
     variance: float | None = None
-    electrons: float = 0.0
+    electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
+    role: Role = Field(
+        default="exploration", description="only exploration counts as a trial and against exploration.share"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ class Policy(Protocol):
         ...
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
-        """The next settings, each legal for the instrument and the campaign, each with its reason."""
+        """The next settings, each legal for the instrument and the campaign, each with its reason.
+
+        Fewer than `n_points`, perhaps none, where exploration's share of the electrons pays for no more.
+        """
         ...
 
     def recommend(self, electrons_left: float) -> Recommendation:

@@ -1,0 +1,120 @@
+"""What a policy was told, and the electrons exploration may still spend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from agent.errors import BadInputError
+from agent.policy.base import Observation, Problem
+from agent.policy.space import Array, SearchSpace, as_points
+from agent.records import Settings
+
+
+class ObservationBook:
+    """The latest observation of each trial, always in the order of their numbers, whatever the order they came in."""
+
+    def __init__(self) -> None:
+        self._by_trial: dict[int, Observation] = {}
+
+    def ingest(self, observations: Iterable[Observation]) -> None:
+        """Add, or replace by number."""
+        for observation in observations:
+            self._by_trial[observation.trial] = observation
+
+    @property
+    def all(self) -> list[Observation]:
+        """Everything that is known."""
+        return [self._by_trial[n] for n in sorted(self._by_trial)]
+
+    @property
+    def exploration(self) -> list[Observation]:
+        """The trials that count against exploration's share, in whatever state."""
+        return [o for o in self.all if o.role == "exploration"]
+
+    @property
+    def scored(self) -> list[Observation]:
+        """The trials that have a score with its variance."""
+        return [o for o in self.all if o.state == "done" and o.score is not None and o.variance is not None]
+
+    def in_state(self, state: str) -> list[Observation]:
+        """The trials that are pending, done or failed."""
+        return [o for o in self.all if o.state == state]
+
+    @property
+    def next_number(self) -> int:
+        """Of the trial that is suggested next."""
+        return max(self._by_trial, default=0) + 1
+
+    def copy(self) -> ObservationBook:
+        """An independent book with the same observations."""
+        other = ObservationBook()
+        other.ingest(self.all)
+        return other
+
+    def with_pending(self, settings: Settings) -> ObservationBook:
+        """A copy in which a further trial is under way."""
+        other = self.copy()
+        other.ingest([Observation(trial=self.next_number, settings=settings, state="pending")])
+        return other
+
+    def nearest(self, point: Array, space: SearchSpace) -> int | None:
+        """Number of the scored trial nearest to `point` (3,) in the model's coordinates."""
+        scored = self.scored
+        if not scored:
+            return None
+        known = space.to_unit(as_points(o.settings for o in scored))
+        return scored[int(np.argmin(np.linalg.norm(known - space.to_unit(point[None]), axis=1)))].trial
+
+
+class ExplorationBudget:
+    """Keeps exploration within its share: every trial is affordable and leaves enough for the ones that remain.
+
+    Raises BadInputError where the share does not pay for the campaign's trials at the smallest legal dose.
+    """
+
+    def __init__(self, problem: Problem, space: SearchSpace) -> None:
+        self.problem = problem
+        self.smallest_dose = space.smallest_dose
+        exploration = problem.config.exploration
+        self.electrons = exploration.share * problem.config.electrons
+        least = self.smallest_dose * problem.trial_area * exploration.trials
+        unit = problem.description.dose_unit
+        if least > self.electrons:
+            msg = (
+                f"the budget of {problem.config.electrons:.4g} electrons is too small: {exploration.trials} trials at the "
+                f"smallest legal dose ({self.smallest_dose:.4g} {unit} over {problem.trial_area:.4g} Å²) need {least:.4g}, "
+                f"exploration.share {exploration.share:g} pays {self.electrons:.4g}; raise electrons, or use fewer trials "
+                "or a smaller field"
+            )
+            raise BadInputError(msg)
+        self.final_electrons = problem.config.electrons - self.electrons
+
+    def spent(self, book: ObservationBook) -> float:
+        """Electrons of exploration so far, those of pending trials included. A trial that failed unexposed costs none."""
+        return self.electrons - self._left_as_dose(book) * self.problem.trial_area * self._overhead(book)
+
+    def largest_dose(self, book: ObservationBook) -> float:
+        """Largest dose of the next trial, e/Å²; below `smallest_dose` where exploration is over."""
+        reserve = (self._remaining(book) - 1) * self.smallest_dose
+        return self._left_as_dose(book) - reserve
+
+    def even_dose(self, book: ObservationBook) -> float:
+        """The dose, e/Å², at which each of the remaining trials gets the same."""
+        return self._left_as_dose(book) / self._remaining(book)
+
+    def _remaining(self, book: ObservationBook) -> int:
+        """Trials to come, the next included."""
+        return max(self.problem.config.exploration.trials - len(book.exploration), 1)
+
+    def _overhead(self, book: ObservationBook) -> float:
+        """What trials have cost so far relative to dose × area (flyback, margins), at least 1."""
+        asked = sum(o.settings.dose for o in book.exploration if o.electrons) * self.problem.trial_area
+        return max(sum(o.electrons for o in book.exploration) / asked, 1.0) if asked else 1.0
+
+    def _left_as_dose(self, book: ObservationBook) -> float:
+        """What is left, as a dose over the area of a trial, e/Å²."""
+        booked = sum(o.electrons for o in book.exploration)
+        unbooked = sum(o.settings.dose for o in book.exploration if not o.electrons and o.state != "failed")
+        return (self.electrons - booked) / (self.problem.trial_area * self._overhead(book)) - unbooked

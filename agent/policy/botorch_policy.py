@@ -1,0 +1,130 @@
+"""Bayesian optimisation: Sobol start, then a Gaussian process of the score decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from agent.policy.base import Observation, Problem
+from agent.policy.baseline import SPREAD, best_observed
+from agent.policy.best_picture import BestPicture
+from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.cheapest import Cheapest
+from agent.policy.proposal import ModelGoal, Proposal
+from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
+from agent.policy.sobol import sobol_point
+from agent.policy.space import Array, SearchSpace, as_points, as_settings
+from agent.records import Alternative, ModelView, Recommendation, Suggestion
+
+FEWEST_SCORES = 2
+"""Scored trials below which there is no model."""
+
+
+class BotorchPolicy:
+    """suggest/ingest around agent.policy.score_model and a goal (agent.policy.best_picture, agent.policy.cheapest).
+
+    A suggestion is a function of the observations, the seed and the number of the trial: torch and Sobol are seeded anew
+    for each. Where the fit fails the Sobol sequence goes on, and the reason says so.
+    """
+
+    name = "botorch"
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self.problem = problem
+        self.seed = seed
+        self.space = SearchSpace(problem.description, problem.config)
+        self.budget = ExplorationBudget(problem, self.space)
+        self.book = ObservationBook()
+        goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
+        self.goal: ModelGoal = goals[problem.config.goal.kind](problem, self.space, self.budget)
+
+    def ingest(self, observations: Iterable[Observation]) -> None:
+        """See Policy."""
+        self.book.ingest(observations)
+
+    def suggest(self, n_points: int = 1) -> list[Suggestion]:
+        """See Policy. Of several points each is chosen as if those before it were under way."""
+        book = self.book
+        suggestions: list[Suggestion] = []
+        while len(suggestions) < n_points and self.budget.largest_dose(book) >= self.budget.smallest_dose:
+            suggestions.append(self._next(book))
+            book = book.with_pending(suggestions[-1].settings)
+        return suggestions
+
+    def recommend(self, electrons_left: float) -> Recommendation:
+        """The settings that the model expects to serve the goal best; without a model the best trial.
+
+        Raises BadInputError where there is no scored trial or `electrons_left` are too few for any legal acquisition.
+        """
+        with deterministic_torch(self.seed):
+            model = self._model(self.book)
+            if isinstance(model, ScoreModel):
+                return self.goal.recommend(model, electrons_left)
+        best = best_observed(self.book.scored, self.problem, self.space, electrons_left)
+        return best.model_copy(update={"reason": f"{best.reason}; {model}"})
+
+    def view(self, electrons_left: float) -> ModelView | None:
+        """See Policy. None before there is a model."""
+        with deterministic_torch(self.seed):
+            model = self._model(self.book)
+            return self.goal.view(model, electrons_left) if isinstance(model, ScoreModel) else None
+
+    def _next(self, book: ObservationBook) -> Suggestion:
+        seed = int(np.random.default_rng([self.seed, book.next_number]).integers(2**31))
+        with deterministic_torch(seed):
+            model = self._model(book)
+            exploration = self.problem.config.exploration
+            if isinstance(model, ScoreModel) and len(book.exploration) >= exploration.initial:
+                proposal = self.goal.propose(model, book, seed)
+                if isinstance(proposal, Proposal):
+                    return self._suggestion(proposal, model, book)
+                why = proposal
+            elif len(book.exploration) < exploration.initial:
+                why = f"{len(book.exploration) + 1} of {exploration.initial} before the model chooses"
+            else:
+                why = str(model)
+            sobol = Proposal(self._sobol(book), f"Sobol trial: {why}")
+            return self._suggestion(sobol, model if isinstance(model, ScoreModel) else None, book)
+
+    def _model(self, book: ObservationBook) -> ScoreModel | str:
+        """The model of everything scored, or why there is none."""
+        scored = book.scored
+        if len(scored) < FEWEST_SCORES:
+            return f"there is no model with {len(scored)} scored trials"
+        points = as_points(o.settings for o in scored)
+        scores = np.array([o.score for o in scored], dtype=np.float64)
+        variances = np.array([o.variance for o in scored], dtype=np.float64)
+        try:
+            return ScoreModel.fit(self.space.to_unit(points), points[:, 2], scores, variances)
+        except FIT_FAILURES as error:
+            return f"the model could not be fitted ({type(error).__name__})"
+
+    def _sobol(self, book: ObservationBook) -> Array:
+        even, largest = self.budget.even_dose(book), self.budget.largest_dose(book)
+        dose_max = max(min(SPREAD[1] * even, largest), self.budget.smallest_dose)
+        return sobol_point(self.space, book, self.seed, dose_min=SPREAD[0] * even, dose_max=dose_max)
+
+    def _suggestion(self, proposal: Proposal, model: ScoreModel | None, book: ObservationBook) -> Suggestion:
+        points = np.stack([proposal.point, *(r.point for r in proposal.rejected)])
+        settings = [as_settings(p) for p in points]
+        predicted: list[float | None] = [None] * len(points)
+        spread: list[float | None] = [None] * len(points)
+        if model is not None:
+            mean, sd = model.predict(self.space.to_unit(points), points[:, 2])
+            predicted = [float(m) for m in mean]
+            spread = [float(s) for s in np.sqrt(sd**2 + model.noise.variance(points[:, 2]))]
+        return Suggestion(
+            settings=settings[0],
+            source=self.name,
+            reason=proposal.reason,
+            predicted=predicted[0],
+            predicted_sd=spread[0],
+            constraint=self.space.active_constraint(settings[0]),
+            nearest_trial=book.nearest(points[0], self.space),
+            alternatives=tuple(
+                Alternative(settings=s, predicted=m, predicted_sd=d, reason=r.reason)
+                for s, m, d, r in zip(settings[1:], predicted[1:], spread[1:], proposal.rejected, strict=True)
+                if m is not None and d is not None
+            ),
+        )
