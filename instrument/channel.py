@@ -36,7 +36,12 @@ class Channel:
         self._socket.maxmsgsize = wire.MAX_BUFFER_BYTES
         if keys is not None:
             keys.secure(self._socket)
-        self._socket.connect(endpoint)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError:
+            # A socket that is left open would keep the context from ending.
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close at once."""
