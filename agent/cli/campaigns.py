@@ -52,6 +52,7 @@ def run(
             write_json(json_file, plan.model_dump(mode="json"))
         return
     folder = out or _new_folder(config)
+    require_new(folder)
 
     async def start(observers: list[Observer]) -> CampaignRecord:
         return await run_campaign(config, endpoint, folder, observers=observers, patience=patience)
@@ -113,6 +114,8 @@ def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path
     console = Console()
     try:
         asyncio.run(_watched(start, config, console))
+    except BadInputError:
+        raise
     except (AgentError, OSError):
         # Stopped or failed halfway: what there is gets its report, then the error is told.
         if (folder / JOURNAL).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 from collections.abc import Sequence
 
@@ -20,10 +19,9 @@ def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int
     try:
         # A verb that ends with typer.Exit comes back as its code, any other as None.
         return app(arguments, prog_name="ptychopilot", standalone_mode=False) or 0
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); the interpreter must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as end:
+        # typer's way out when whoever read our output has gone (`| head`).
+        return end.code if isinstance(end.code, int) else 0
     except BaseException as error:
         if "--debug" in arguments:
             raise

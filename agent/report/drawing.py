@@ -1,8 +1,7 @@
-"""What all figures of a report share: style, colours, scale bars, and the way into the page."""
+"""What all figures of a report share: style, colours, scale bars, and the way to a PNG."""
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from typing import Any
@@ -45,12 +44,12 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]
     return plt.subplots(1, columns, figsize=(width, height), layout="constrained")
 
 
-def to_data_uri(figure: Any) -> str:
-    """The figure as a PNG inside a `data:` address. Closes the figure."""
+def to_png(figure: Any) -> bytes:
+    """The figure as a PNG file. Closes the figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
     plt.close(figure)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
 
 
 def round_length(largest: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from html import escape
 from importlib.resources import files
@@ -285,8 +286,9 @@ def _notes(record: CampaignRecord) -> str:
     return f"<h2>Notes</h2><ul>{shown}</ul>"
 
 
-def _figure(source: str, alternative: str, caption: str, wide: bool = False) -> str:
+def _figure(png: bytes, alternative: str, caption: str, wide: bool = False) -> str:
     css = ' class="wide"' if wide else ""
+    source = "data:image/png;base64," + base64.b64encode(png).decode("ascii")
     return (
         f'<figure{css}><img src="{source}" alt="{escape(alternative)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agent.quality import flattened, tukey
 from agent.reconstruction.types import Reconstruction
-from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_data_uri
+from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Picture:
 
 
 @styled
-def phase_image(picture: Picture, levels: tuple[float, float]) -> str:
-    """The phase between `levels` (rad), with scale bar and colour bar, as a data address."""
+def phase_image(picture: Picture, levels: tuple[float, float]) -> bytes:
+    """The phase between `levels` (rad), with scale bar and colour bar, as a PNG."""
     figure, axes = new_figure(5.0, 4.4)
     height, width = picture.extent
     image = axes.imshow(
@@ -66,7 +66,7 @@ def phase_image(picture: Picture, levels: tuple[float, float]) -> str:
     bar = round_length(width / 3)
     add_scale_bar(axes, picture.extent, bar, length_label(bar))
     figure.colorbar(image, ax=axes, label="phase, rad", shrink=0.92, extend="both")
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float]:
@@ -92,8 +92,8 @@ def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float
 
 
 @styled
-def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> str:
-    """Log amplitude of the Fourier transform, with the half-bit resolution (Å) as a ring, as a data address."""
+def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> bytes:
+    """Log amplitude of the Fourier transform, with the half-bit resolution (Å) as a ring, as a PNG."""
     amplitude, edge = spectrum(picture, k_max)
     figure, axes = new_figure(5.0, 4.4)
     image = axes.imshow(
@@ -120,12 +120,12 @@ def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> 
     inset.axis("off")
     add_scale_bar(inset, (2 * edge, 2 * edge), bar, f"{bar:g} 1/Å")
     figure.colorbar(image, ax=axes, label="log₁₀ relative amplitude", shrink=0.92, extend="both")
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 @styled
-def probe_image(picture: Picture) -> str:
-    """Intensity of the reconstructed probe at the specimen, as a data address."""
+def probe_image(picture: Picture) -> bytes:
+    """Intensity of the reconstructed probe at the specimen, as a PNG."""
     figure, axes = new_figure(6.4, 3.6)
     extent = tuple(n * p for n, p in zip(picture.probe.shape, picture.pixel_size, strict=True))
     height, width = extent
@@ -134,7 +134,7 @@ def probe_image(picture: Picture) -> str:
     bar = round_length(width / 3)
     add_scale_bar(axes, (height, width), bar, length_label(bar))
     figure.colorbar(image, ax=axes, label="relative intensity")
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 def _strip(axes: Any) -> None:

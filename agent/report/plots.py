@@ -1,4 +1,4 @@
-"""Curves of a campaign: correlation, score against trial, the model's view, electrons. Each returns a data address."""
+"""Curves of a campaign: correlation, score against trial, the model's view, electrons. Each returns a PNG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.colors import ListedColormap
 from agent.quality import LARGEST_FRC, half_bit_threshold
 from agent.quantities import power_of, times_power
 from agent.records import ModelView, Recommendation, Score, Trial
-from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_data_uri
+from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_png
 
 ROLE_STYLE = {
     "exploration": (BLUE, "o", "exploration"),
@@ -22,7 +22,7 @@ ROLE_STYLE = {
 
 
 @styled
-def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> str:
+def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
     """FRC of each (role, label, score), with ±1 sd of Fisher's z as a band, and the half-bit threshold."""
     figure, axes = new_figure(6.4, 3.6)
     threshold_drawn = False
@@ -40,11 +40,11 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> str:
     axes.set(xlabel="spatial frequency, 1/Å", ylabel="F(k) between half-count images", ylim=(-0.3, 1.05))
     axes.set_xlim(left=0)
     axes.legend(loc="upper right")
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 @styled
-def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> str:
+def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> bytes:
     """Score ± sd of each trial; failed ones as crosses on the axis, unfinished ones as hollow dots at their prediction."""
     figure, axes = new_figure(6.4, 3.6)
     scored = [t for t in trials if t.score is not None]
@@ -92,7 +92,7 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
     axes.set_xlim(0.4, max((t.number for t in trials), default=1) + 0.6)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.05)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 AXIS_LABEL = {"step": "scan step, Å", "defocus": "defocus, Å (positive: underfocus)", "dose": "dose, {dose_unit}"}
@@ -106,7 +106,7 @@ def model_maps(
     expert: tuple[float, float] | None,
     unit: str,
     dose_unit: str,
-) -> str:
+) -> bytes:
     """The model's mean and sd over two settings; trials as dots, illegal settings in grey."""
     figure, both = new_figure(9.6, 4.0, columns=2)
     mean, sd, legal = (np.asarray(v) for v in (view.mean, view.sd, view.legal))
@@ -134,7 +134,7 @@ def model_maps(
                 getattr(axes, f"set_{axis}scale")("log")
     handles, labels = both[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    return to_data_uri(figure)
+    return to_png(figure)
 
 
 def _mark_settings(
@@ -176,7 +176,7 @@ def _mark_settings(
 
 
 @styled
-def electrons_by_trial(trials: Sequence[Trial], budget: float, quantity: str) -> str:
+def electrons_by_trial(trials: Sequence[Trial], budget: float, quantity: str) -> bytes:
     """Electrons of each trial as bars, and what the campaign has spent so far as a line, against the budget."""
     figure, axes = new_figure(6.4, 3.6)
     # The comparison with the expert is no part of the campaign's own budget; it is drawn but not added up.
@@ -201,4 +201,4 @@ def electrons_by_trial(trials: Sequence[Trial], budget: float, quantity: str) ->
     axes.set(xlabel="trial", ylabel=f"{quantity}{times_power(-power)}")
     axes.set_xticks([t.number for t in trials][:: max(1, len(trials) // 20)])
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return to_data_uri(figure)
+    return to_png(figure)
