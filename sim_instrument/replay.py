@@ -35,6 +35,7 @@ from instrument import (
     PlanCheck,
     Rectangle,
 )
+from instrument.limits import check_limits
 from instrument.recording import NUMBERS, RecordingError, open_recording
 from sim_instrument.recorded_counts import RecordedCounts
 
@@ -69,32 +70,33 @@ class ReplayMicroscope:
 
     Args:
         path: HDF5 file with a (scan_y, scan_x, detector_y, detector_x) data set of counts.
-        state: directory that remembers what has been used up; made if missing.
+        state_dir: directory that remembers what has been used up; made if missing.
         options: numbers that the file lacks.
         seed: of which counts are drawn.
         reuse: draw every acquisition from the whole recording. Repeats then share counts and are not independent.
 
     Raises:
         RecordingError: the file is no recording, or a number is missing.
-        ConflictError: `state` belongs to another recording, seed or mode.
+        ConflictError: `state_dir` belongs to another recording, seed or mode.
     """
 
     def __init__(
         self,
         path: Path,
-        state: Path,
+        state_dir: Path,
         options: RecordingOptions | None = None,
         *,
         seed: int = 0,
         reuse: bool = False,
     ) -> None:
-        patterns, self._numbers = _load(path, options or RecordingOptions())
+        patterns, numbers = _load(path, options or RecordingOptions())
+        self._step = numbers["step"]
         self._scan = patterns.shape[:2]
         self._detector = patterns.shape[2:]
         self._dtype = patterns.dtype
-        self._name = f"replay of {path.name}"
         self._reuse = reuse
-        self._counts = RecordedCounts(patterns.reshape(-1, *self._detector), state, seed, reuse)
+        self._counts = RecordedCounts(patterns.reshape(-1, *self._detector), state_dir, seed, reuse)
+        self._whole = self._describe_whole(f"replay of {path.name}", numbers)
         # Set while the beam is off; `blank` may come from any thread.
         self._blanked = threading.Event()
         self._blanked.set()
@@ -110,47 +112,50 @@ class ReplayMicroscope:
         The upper end of `electrons_per_pattern` is what the least used position still holds: `check` refuses more than is left
         where a plan wants to go.
         """
-        step = self._numbers["step"]
         left = self._counts.left
         most = max(1.0, self._counts.mean * float(left.max()))
-        notes = [
-            "a recording: counts per electron are not known, doses are counts/Å²; dwell and duration are nominal",
-            f"recorded step {step:g} Å, {self._counts.mean:.0f} counts per pattern; scans shift by up to half a recorded step",
-        ]
-        if self._reuse:
-            notes.append(
-                "reuse: every acquisition draws from the whole recording; repeats share counts, so are not independent"
-            )
-        else:
-            notes.append(f"counts are drawn without replacement; {100 * left.mean():.3g} % of the recording is left")
+        state = "reuse: every acquisition draws from the whole recording; repeats share counts, so are not independent"
+        if not self._reuse:
+            state = f"counts are drawn without replacement; {100 * left.mean():.3g} % of the recording is left"
+        dose = self._whole.dose.model_copy(update={"maximum": most / self._step**2})
+        return self._whole.model_copy(
+            update={"dose": dose, "electrons_per_pattern": (1.0, most), "notes": (*self._whole.notes, state)}
+        )
+
+    def _describe_whole(self, name: str, numbers: dict[str, float]) -> Description:
+        """The instrument as long as nothing has been used up."""
+        step, mean = self._step, self._counts.mean
         return Description(
-            name=self._name,
-            voltage=self._numbers["voltage"],
-            semiangle=self._numbers["semiangle"],
+            name=name,
+            voltage=numbers["voltage"],
+            semiangle=numbers["semiangle"],
             detector=Detector(
                 shape=self._detector,
-                angular_pixel=self._numbers["angular_pixel"],
+                angular_pixel=numbers["angular_pixel"],
                 dtype="uint8" if self._dtype == np.uint8 else "uint16",
                 saturation=int(np.iinfo(self._dtype).max),
                 counts_per_electron=None,
             ),
             step=Parameter(kind="discrete", unit="Å", values=tuple(m * step for m in self.multiples)),
-            defocus=Parameter(kind="fixed", unit="Å", values=(self._numbers["defocus"],)),
+            defocus=Parameter(kind="fixed", unit="Å", values=(numbers["defocus"],)),
             dose=Parameter(
                 kind="continuous",
                 unit="counts/Å²",
                 minimum=1 / (self.multiples[-1] * step) ** 2,
-                maximum=most / step**2,
+                maximum=mean / step**2,
             ),
-            electrons_per_pattern=(1.0, most),
+            electrons_per_pattern=(1.0, mean),
             area=Rectangle(y=0, x=0, height=self._scan[0] * step, width=self._scan[1] * step),
             repeatable=True,
-            notes=tuple(notes),
+            notes=(
+                "a recording: counts per electron are not known, doses are counts/Å²; dwell and duration are nominal",
+                f"recorded step {step:g} Å, {mean:.0f} counts per pattern; scans shift by up to half a recorded step",
+            ),
         )
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
         """Cost of `plan`. Raises OutOfLimitsError, or ExhaustedError where too few counts are left."""
-        self._counts.check(plan.id, await self._positions(plan), self._fraction(plan))
+        self._counts.check(plan.id, self._positions(plan), self._fraction(plan))
         return PlanCheck(
             n_positions=plan.n_positions,
             shape=plan.shape,
@@ -163,7 +168,7 @@ class ReplayMicroscope:
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
         """Book the counts, then hand out the patterns in scan order. Raises as `check`, ConflictError, and BlankedError."""
-        positions, fraction = await self._positions(plan), self._fraction(plan)
+        positions, fraction = self._positions(plan), self._fraction(plan)
         starts = await asyncio.to_thread(self._counts.take, plan.id, plan.model_dump_json(), positions, fraction)
 
         def draw(first: int) -> list[NDArray[Any]]:
@@ -198,31 +203,19 @@ class ReplayMicroscope:
     def _fraction(self, plan: AcquisitionPlan) -> float:
         return plan.electrons_per_pattern / self._counts.mean
 
-    async def _positions(self, plan: AcquisitionPlan) -> NDArray[np.intp]:
+    def _positions(self, plan: AcquisitionPlan) -> NDArray[np.intp]:
         """Recorded positions, scan_y · n_x + scan_x, in the order of the plan. Raises OutOfLimitsError."""
-        description = await self.describe()
-        description.step.check("step", plan.step)
-        description.defocus.check("defocus", plan.defocus)
-        if plan.electrons_per_pattern < 1 - 1e-6:
-            msg = f"a dose of {plan.dose:g} counts/Å² is {plan.electrons_per_pattern:g} counts per pattern; legal: at least 1"
-            raise OutOfLimitsError(msg, parameter="dose", value=plan.dose, minimum=1 / plan.step**2)
-        step, (n_y, n_x) = self._numbers["step"], self._scan
+        check_limits(plan, self._whole)
+        step, (n_y, n_x) = self._step, self._scan
         if plan.positions is not None:
             index = plan.scan_positions() / step - 0.5
             nearest = np.rint(index).astype(np.intp)
             legal = (np.abs(index - nearest) < 0.01).all() and (nearest >= 0).all() and (nearest < [n_y, n_x]).all()
-            flat = nearest[:, 0] * n_x + nearest[:, 1]
+            flat: NDArray[np.intp] = nearest[:, 0] * n_x + nearest[:, 1]
             if not legal or len(np.unique(flat)) < len(flat):
                 msg = f"explicit positions must be different recorded ones, ((i + ½)·{step:g}, (j + ½)·{step:g}) Å"
                 raise OutOfLimitsError(msg, parameter="positions")
             return flat
-        if not description.area.contains(plan.field, tolerance=1e-6 * step):
-            field, area = plan.field, description.area
-            msg = (
-                f"a field of {field.height:g} × {field.width:g} Å at ({field.y:g}, {field.x:g}) Å leaves the recording; "
-                f"legal: within {area.height:g} × {area.width:g} Å from (0, 0)"
-            )
-            raise OutOfLimitsError(msg, parameter="field")
         multiple = round(plan.step / step)
         rows, columns = (
             np.rint(edge / step).astype(np.intp) + np.arange(count) * multiple + (multiple - 1) // 2

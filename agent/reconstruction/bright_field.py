@@ -48,7 +48,8 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     if plateau <= 0 or bright.sum() < 9 or bright.sum() > 0.9 * good.sum():
         msg = "the mean pattern shows no bright-field disc that lies inside the detector"
         raise ValueError(msg)
-    rows, columns = np.indices(image.shape, dtype=np.float64)
+    grid: NDArray[np.float64] = np.indices(image.shape).astype(np.float64)
+    rows, columns = grid[0], grid[1]
     row, column = float(np.median(rows[bright])), float(np.median(columns[bright]))
     radius = float(np.sqrt(bright.sum() / np.pi))
     near = good & (np.hypot(rows - row, columns - column) < 1.6 * radius + 3)

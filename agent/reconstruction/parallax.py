@@ -51,7 +51,7 @@ class BrightFieldSpectra:
     def frequencies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(n_y, 1) and (1, n_x) scan frequencies, cycles per scan step."""
         n_y, n_x = self.values.shape[:2]
-        return np.fft.fftfreq(n_y)[:, None], np.fft.fftfreq(n_x)[None, :]
+        return np.asarray(np.fft.fftfreq(n_y)[:, None]), np.asarray(np.fft.fftfreq(n_x)[None, :])
 
 
 @dataclass(frozen=True)
