@@ -46,8 +46,9 @@ class Step:
 def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
     """The passes of a reconstruction."""
     steps = []
+    first = settings.batch_size or min(64, max(16, n_patterns // 12))
     for p in range(settings.max_passes):
-        batch = min(n_patterns, settings.batch_size * 2**p)
+        batch = min(n_patterns, first * 2**p)
         size = max(settings.step_size * 0.8**p, 0.25)
         steps.append(Step(batch, size, size if settings.refine_probe and p >= 1 else 0.0))
     return steps

@@ -233,3 +233,37 @@ def _block(
             ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
             _unshift_add(wave, fy, fx, sums.probe_numerator)
     return sums
+
+
+def warm_up() -> None:
+    """Compile every kernel once, so that the cache beside the module is filled (integers and floats, 1 s each)."""
+    from agent.reconstruction.thinning import halves
+
+    shape = (16, 16)
+    for kind in (np.uint8, np.uint16, np.float32):
+        counts = relayout(np.ones((4, *shape), kind), (8, 8))
+        if counts.dtype.kind == "u":
+            halves(counts, seed=0)
+        kernels = FusedCpu()
+        for want in (False, True):
+            kernels.accumulate(
+                np.ones((24, 24), np.complex64),
+                np.ones((1, *shape), np.complex64),
+                np.zeros((4, 2), np.int32),
+                np.zeros((4, 2), np.float32),
+                counts,
+                np.arange(4),
+                np.ones(shape, np.float32),
+                np.ones(shape, np.float32),
+                0.1,
+                want,
+                want,
+            )
+        kernels.close()
+
+
+if __name__ == "__main__":
+    # `python -m` names this module __main__; the cache must be filed under its own name.
+    from agent.reconstruction import kernels_cpu
+
+    kernels_cpu.warm_up()

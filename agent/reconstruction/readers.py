@@ -61,7 +61,7 @@ def read_patterns(path: Path, *, dataset: str | None = None, **given: float) -> 
         raise BadInputError(msg)
     if path.suffix == ".npy":
         return _assemble(path, _read_array(path), given)
-    if _is_acquisition(path):
+    if is_acquisition(path):
         return _from_acquisition(path, given)
     try:
         with open_recording(path, dataset) as recording:
@@ -82,7 +82,8 @@ def _read_array(path: Path) -> NDArray[Any]:
     return np.asarray(patterns)
 
 
-def _is_acquisition(path: Path) -> bool:
+def is_acquisition(path: Path) -> bool:
+    """Whether a campaign of this program has written the file; False for what cannot be opened."""
     import h5py
 
     try:

@@ -58,7 +58,8 @@ class ReconstructionSettings:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices (1 in this version).
         max_passes: passes over all patterns at most.
-        batch_size: patterns per update in the first pass; it grows to all of them in the last.
+        batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16
+            and at most 64.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
         refine_probe: whether the probe is refined within its aperture, from the second pass on.
         source_size: standard deviation of the finite source in Å that several probe modes start from.
@@ -70,7 +71,7 @@ class ReconstructionSettings:
     probe_modes: int = 1
     slices: int = 1
     max_passes: int = 6
-    batch_size: int = 64
+    batch_size: int | None = None
     step_size: float = 0.5
     refine_probe: bool = True
     source_size: float = 0.3

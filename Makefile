@@ -1,0 +1,45 @@
+# make env    .venv with everything in it (CPU unless a GPU is found), compiled kernels warmed
+# make demo   the main job against the simulated microscope: simulator, agent, ZeroMQ, report
+# make test   format, lint, types, import rules, all tests
+# make bench  the benchmarks; prints a table
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: env demo test lint bench clean
+
+env: $(STAMP)
+
+# torch comes first and alone, at its pinned version: asked for as a range by another package it brings CUDA with it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is needed, this is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,test]'
+	@if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then \
+	  cuda=$$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'); \
+	  extra=gpu; [ "$${cuda:-12}" -ge 13 ] && extra=gpu13; \
+	  echo "GPU found (CUDA $$cuda): installing the extra $$extra"; $(BIN)/pip install --quiet -e ".[$$extra]"; fi
+	@$(BIN)/python -m agent.reconstruction.kernels_cpu
+	@touch $@
+
+demo: env
+	$(BIN)/ptychopilot demo
+
+lint: env
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest
+
+bench: env
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
