@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
+from scipy import fft
 
 from instrument import AcquisitionPlan, ConflictError, optics
 from sim_instrument.column import Column
@@ -81,7 +81,7 @@ class DamageState:
             return hits
         box = tuple(slice(max(i[0] - reach, 0), min(i[-1] + reach + 1, len(hits))) for i in (rows, columns))
         out = np.zeros_like(hits)
-        out[box] = np.maximum(fftconvolve(hits[box], disc / disc.sum(), mode="same"), 0)
+        out[box] = _convolve(hits[box], disc / disc.sum())
         return out
 
     def expose(self, plan: AcquisitionPlan, first: int, stop: int) -> None:
@@ -118,3 +118,11 @@ class DamageState:
         if text and not text.endswith("\n"):
             with journal.open("a", encoding="utf-8") as file:
                 file.write("\n")
+
+
+def _convolve(image: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The part of the convolution that lies on `image`, zero where rounding would make it negative."""
+    full = tuple(a + b - 1 for a, b in zip(image.shape, kernel.shape, strict=True))
+    product = fft.irfft2(fft.rfft2(image, full) * fft.rfft2(kernel, full), full)
+    y, x = (n // 2 for n in kernel.shape)
+    return np.maximum(product[y : y + image.shape[0], x : x + image.shape[1]], 0.0)

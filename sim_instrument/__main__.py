@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m sim_instrument`: a simulated microscope, or a recording played back, on the network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from instrument import InstrumentError
+from instrument.keys import ServerKeys
+from instrument.microscope import Microscope
+from instrument.serve import EXIT_BAD_INPUT, serve
+
+_COSTS = """\
+Every fault is a number; 0 switches it off. Agents are told nominal values only.
+"""
+_SIMULATE = "Serve a simulated microscope: a bilayer of a transition-metal dichalcogenide in an imperfect 80 kV column."
+_REPLAY = (
+    "Serve a recorded 4D-STEM data set (HDF5) as an instrument: step in multiples of the recorded one, any lower dose by "
+    "drawing counts without replacement, any part of the field, fixed defocus."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 after SIGINT or SIGTERM, 2 for bad input."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        keys = ServerKeys.load(arguments.secret_key, arguments.clients)
+        microscope = arguments.make(arguments)
+    except (InstrumentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    try:
+        return serve(
+            microscope,
+            arguments.state_dir,
+            arguments.control,
+            safe=arguments.safe,
+            data=arguments.data,
+            name=arguments.name,
+            keys=keys,
+        )
+    finally:
+        microscope.close()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of both verbs."""
+    from sim_instrument.options import add_options
+
+    parser = argparse.ArgumentParser(prog="python -m sim_instrument", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+
+    simulate = verbs.add_parser(
+        "simulate", description=_SIMULATE, epilog=_COSTS, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    simulate.set_defaults(make=_simulated)
+    _add_serving(simulate, Path("simulator-state"))
+    simulate.add_argument("--seed", type=int, default=0, help="of specimen, jitter, noise (default: %(default)s)")
+    simulate.add_argument(
+        "--real-time", action="store_true", help="honour dwell, flyback and settling on the clock (default: fast)"
+    )
+    simulate.add_argument(
+        "--truth", type=Path, metavar="FILE", help="write projected potential, phase and true parameters (HDF5) first"
+    )
+    add_options(simulate)
+
+    replay = verbs.add_parser("replay", description=_REPLAY)
+    replay.set_defaults(make=_replayed)
+    replay.add_argument("file", type=Path, metavar="FILE", help="the recording")
+    _add_serving(replay, Path("replay-state"))
+    replay.add_argument("--seed", type=int, default=0, help="of which counts are drawn (default: %(default)s)")
+    replay.add_argument(
+        "--reuse",
+        action="store_true",
+        help="draw every acquisition from the whole recording; repeats share counts then",
+    )
+    missing = replay.add_argument_group("what the file does not say, or says wrongly")
+    missing.add_argument("--dataset", metavar="PATH", help="of the four-dimensional data set in the file")
+    missing.add_argument("--voltage", type=float, metavar="KV", help="beam energy, kV")
+    missing.add_argument("--semiangle", type=float, metavar="MRAD", help="convergence semi-angle")
+    missing.add_argument("--angular-pixel", type=float, metavar="MRAD", help="mrad per detector pixel")
+    missing.add_argument("--step", type=float, metavar="Å", help="recorded scan step")
+    missing.add_argument("--defocus", type=float, metavar="Å", help="nominal defocus, positive for underfocus")
+    return parser
+
+
+def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument("--control", default="tcp://127.0.0.1:*", metavar="ENDPOINT", help="(default: %(default)s)")
+    group.add_argument("--safe", metavar="ENDPOINT", help="of blank, stop and status (default: a free port)")
+    group.add_argument("--data", metavar="ENDPOINT", help="of the frames (default: a free port)")
+    group.add_argument("--name", help="of the instrument (default: its own)")
+    group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
+    group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument(
+        "--state-dir",
+        "--state",
+        type=Path,
+        default=state_dir,
+        metavar="DIR",
+        help="what survives the process: electrons spent, what was exposed (default: %(default)s)",
+    )
+
+
+def _simulated(arguments: argparse.Namespace) -> Microscope:
+    from sim_instrument.microscope import SimulatedMicroscope
+    from sim_instrument.options import column_from, specimen_from
+
+    microscope = SimulatedMicroscope(
+        specimen_from(arguments),
+        column_from(arguments),
+        state_dir=arguments.state_dir,
+        seed=arguments.seed,
+        real_time=arguments.real_time,
+    )
+    if arguments.truth is not None:
+        from sim_instrument.truth import write_truth
+
+        write_truth(arguments.truth, microscope.specimen, microscope.column)
+    microscope.warm_up()
+    return microscope
+
+
+def _replayed(arguments: argparse.Namespace) -> Microscope:
+    from sim_instrument.replay import RecordingOptions, ReplayMicroscope
+
+    options = RecordingOptions(
+        dataset=arguments.dataset,
+        voltage=None if arguments.voltage is None else 1e3 * arguments.voltage,
+        semiangle=arguments.semiangle,
+        angular_pixel=arguments.angular_pixel,
+        step=arguments.step,
+        defocus=arguments.defocus,
+    )
+    return ReplayMicroscope(arguments.file, arguments.state_dir, options, seed=arguments.seed, reuse=arguments.reuse)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command line's options of specimen and column: one table, one row per number of the two models."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from instrument import MalformedRequestError
+from sim_instrument.column import FAULTLESS, Column
+from sim_instrument.specimen import Material, SpecimenOptions
+
+DEGREE = math.pi / 180
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: its field in the model, and how many units of the model one unit on the command line is."""
+
+    flag: str
+    field: str
+    metavar: str
+    help: str
+    scale: float = 1.0
+
+
+SPECIMEN = (
+    Option("--size", "size", "Å", "edge of the square flake, at least 300"),
+    Option("--twist", "twist", "DEG", "twist between the layers of twisted-mos2"),
+    Option("--orientation", "orientation", "DEG", "of the lattice against the scan's x axis"),
+    Option("--vacancies", "vacancies", "PER_NM2", "chalcogen vacancies at random places, per nm²"),
+    Option("--phonons", "phonon_configurations", "N", "frozen-phonon configurations averaged in every pattern"),
+)
+ILLUMINATION = (
+    Option("--voltage", "voltage", "KV", "beam energy, kV", 1e3),
+    Option("--semiangle", "semiangle", "MRAD", "convergence semi-angle"),
+    Option("--current", "beam_current", "PA", "beam current"),
+    Option("--max-defocus", "max_defocus", "Å", "largest nominal defocus, either sign"),
+    Option("--defocus-offset", "defocus_offset", "Å", "true minus nominal defocus, underfocus positive"),
+    Option("--defocus-scale", "defocus_scale", "FACTOR", "true per nominal change of defocus; 1: right"),
+    Option("--source-size", "source_size", "Å", "image of the source in the specimen plane, FWHM"),
+    Option("--energy-spread", "energy_spread", "EV", "energy spread, FWHM; acts through Cc"),
+    Option("--cc", "chromatic_aberration", "MM", "chromatic aberration coefficient"),
+)
+SCAN = (
+    Option("--jitter", "jitter", "Å", "random error of each probe position, rms"),
+    Option("--drift", "drift", "Å/S", "drift of the specimen, reset at the start of each scan"),
+    Option("--drift-direction", "drift_direction", "DEG", "from the scan's x axis towards y", DEGREE),
+    Option("--rotation", "rotation", "DEG", "scan–detector rotation", DEGREE),
+    Option("--rotation-error", "rotation_error", "DEG", "true minus advertised rotation", DEGREE),
+    Option("--flyback", "flyback", "S", "per scan line, beam on"),
+    Option("--settle", "settle", "S", "before a scan, beam blanked"),
+)
+DETECTOR = (
+    Option("--pixels", "detector_pixels", "N", "detector pixels along each edge"),
+    Option("--angular-pixel", "angular_pixel", "MRAD", "mrad per detector pixel"),
+    Option("--point-spread", "point_spread", "PIXELS", "Gaussian point spread, rms"),
+    Option("--dead-pixels", "dead_pixels", "N", "pixels that do not count; the facility knows them"),
+    Option("--hot-pixels", "hot_pixels", "N", "pixels with false counts; nobody has noticed them"),
+    Option("--hot-rate", "hot_rate", "PER_S", "false counts of a hot pixel"),
+    Option("--saturation", "saturation", "COUNTS", "largest count of a pixel"),
+    Option("--max-frame-rate", "max_frame_rate", "PER_S", "forbids dwell times below its inverse"),
+)
+DAMAGE = (Option("--knock-on", "knock_on", "BARN", "cross-section for sputtering a sulphur atom"),)
+COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option of specimen and column, with its default in the help."""
+    group = parser.add_argument_group("specimen")
+    group.add_argument(
+        "--material",
+        choices=get_args(Material),
+        default="2h-mos2",
+        help="2H or twisted bilayer MoS2, a MoSe2/WS2 heterobilayer, or nothing (default: %(default)s)",
+    )
+    _add_group(group, SPECIMEN, SpecimenOptions())
+    column = Column()
+    _add_group(parser.add_argument_group("illumination"), ILLUMINATION, column)
+    group = parser.add_argument_group("residual aberrations")
+    group.add_argument(
+        "--aberration",
+        action="append",
+        metavar="NAME=VALUE",
+        help=(
+            "Krivanek polar coefficient in Å, or its orientation in rad (C12, phi12, C21, phi21, C23, phi23, C30, …); "
+            "may be repeated, replaces the residual ones; `none`: none (default: "
+            + " ".join(f"{name}={value:g}" for name, value in column.aberrations.items())
+            + ")"
+        ),
+    )
+    group = parser.add_argument_group("scan")
+    _add_group(group, SCAN, column)
+    group.add_argument("--mirrored", action="store_true", help="detector rows and scan rows of opposite hand")
+    group = parser.add_argument_group("detector")
+    _add_group(group, DETECTOR, column)
+    group.add_argument("--no-shot-noise", action="store_true", help="expected counts, rounded")
+    group.add_argument("--no-pixel-area", action="store_true", help="sample the centres of the detector's pixels")
+    _add_group(parser.add_argument_group("damage"), DAMAGE, column)
+    parser.add_argument(
+        "--ideal", action="store_true", help="switch every fault off but shot noise; other options bring some back"
+    )
+
+
+def specimen_from(arguments: argparse.Namespace) -> SpecimenOptions:
+    """The specimen that was asked for. Raises MalformedRequestError with the option and its legal values."""
+    values = {"material": arguments.material, "seed": arguments.seed, **_given(arguments, SPECIMEN)}
+    return _validate(SpecimenOptions, values, SPECIMEN)
+
+
+def column_from(arguments: argparse.Namespace) -> Column:
+    """The column that was asked for. Raises MalformedRequestError with the option and its legal values."""
+    values: dict[str, Any] = dict(FAULTLESS) if arguments.ideal else {}
+    values |= _given(arguments, COLUMN)
+    if arguments.aberration is not None:
+        values["aberrations"] = _aberrations(arguments.aberration)
+    if arguments.mirrored:
+        values["mirrored"] = True
+    if arguments.no_shot_noise:
+        values["shot_noise"] = False
+    if arguments.no_pixel_area:
+        values["pixel_area"] = False
+    return _validate(Column, values, COLUMN)
+
+
+def _add_group(group: argparse._ArgumentGroup, options: tuple[Option, ...], defaults: BaseModel) -> None:
+    for option in options:
+        default = getattr(defaults, option.field) / option.scale
+        group.add_argument(
+            option.flag,
+            dest=option.field,
+            type=_number,
+            metavar=option.metavar,
+            help=f"{option.help} (default: {default:.4g})",
+        )
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _given(arguments: argparse.Namespace, options: tuple[Option, ...]) -> dict[str, Any]:
+    values = ((option, getattr(arguments, option.field)) for option in options)
+    return {o.field: value if o.scale == 1 else value * o.scale for o, value in values if value is not None}
+
+
+def _aberrations(items: list[str]) -> dict[str, float]:
+    if items == ["none"]:
+        return {}
+    values = {}
+    for item in items:
+        name, _, number = item.partition("=")
+        try:
+            values[name] = float(number)
+        except ValueError:
+            msg = f"--aberration {item}: not NAME=VALUE with a number, like C12=20"
+            raise MalformedRequestError(msg) from None
+    return values
+
+
+def _validate(model: type[_Model], values: Mapping[str, Any], options: tuple[Option, ...]) -> _Model:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        flags = {option.field: option.flag for option in options}
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        name = flags.get(field, f"--{field}" if field else "options")
+        shown = f" {first['input']}" if field in flags else ""
+        msg = f"{name}{shown}: {first['msg'].removeprefix('Value error, ')}"
+        raise MalformedRequestError(msg) from error
