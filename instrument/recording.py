@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument import optics
+from instrument.errors import InstrumentError
 
 
-class RecordingError(ValueError):
+class RecordingError(InstrumentError):
     """A file is not a recording, is damaged, or lacks a number. The message is one sentence."""
+
+    code = "RECORDING"
 
 
 NUMBERS: dict[str, dict[str, float]] = {
