@@ -6,7 +6,7 @@ import importlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ from agent.config import ReconstructionChoice, ScoreChoice
 from agent.errors import BadInputError
 from agent.records import Score
 from instrument.models import Record, Rectangle
+
+if TYPE_CHECKING:
+    from agent.store import Acquisition
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and the fraction done."""
@@ -67,13 +70,24 @@ def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: 
         BadInputError: the acquisition cannot be reconstructed; the message says why.
         StoppedError: the disk is full.
     """
-    from agent.half_counts import judge, score_halves
-    from agent.quality import tiles
-    from agent.reconstruction import DiffractionData, ReconstructionSettings
-    from agent.store import read_acquisition, write_reconstruction
+    from agent.store import read_acquisition
 
     started = time.perf_counter()
     acquisition = read_acquisition(job.acquisition)
+    reading = time.perf_counter() - started
+    result = process_acquisition(acquisition, job, on_progress)
+    return result.model_copy(update={"seconds": {"read": round(reading, 4), **result.seconds}})
+
+
+def process_acquisition(
+    acquisition: Acquisition, job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None
+) -> ProcessingResult:
+    """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
+    from agent.half_counts import judge, score_halves
+    from agent.quality import tiles
+    from agent.reconstruction import DiffractionData, ReconstructionSettings
+    from agent.store import write_reconstruction
+
     plan, description = acquisition.plan, acquisition.description
     received = acquisition.received
     if received.sum() < FEWEST_PATTERNS:
@@ -88,8 +102,8 @@ def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: 
         defocus=plan.defocus,
         mask=~bad_pixels(acquisition.patterns[received], description.detector.dead_pixels),
     )
-    seconds = {"read": time.perf_counter() - started}
     choice = job.reconstruction
+    before = time.perf_counter()
     column = ColumnState.load(job.column) if job.column is not None else None
     measured = measure_column(
         data,
@@ -100,7 +114,7 @@ def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: 
         on_progress=lambda fraction: on_progress("calibrate", fraction),
     )
     data = measured.data
-    seconds["calibrate"] = time.perf_counter() - started - seconds["read"]
+    seconds = {"calibrate": time.perf_counter() - before}
 
     settings = ReconstructionSettings(
         probe_modes=choice.probe_modes,
