@@ -277,7 +277,7 @@ class InstrumentClient:
         return Outcome.model_validate(await self._request("cancel", id=plan_id))
 
     async def abort(self, plan_id: str) -> Outcome:
-        """Stop an acquisition now; its delivered electrons stay booked."""
+        """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be."""
         return Outcome.model_validate(await self._request("abort", id=plan_id))
 
     async def exposures(self, campaign_id: str | None = None) -> list[Exposure]:

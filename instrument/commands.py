@@ -318,6 +318,9 @@ class Commands:
     async def _abort(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
         if self._guard.stop("aborted by the agent", args.id) and self._running is not None:
             await asyncio.wait({self._running[1]}, timeout=2 * STOP_TIMEOUT)
+        elif (outcome := self._outcome_now(args.id)) is not None and outcome.state == "reserved":
+            # The abort has overtaken the start, which must not expose any more.
+            return await self._cancel(args, request)
         return self._require_outcome(args.id)
 
     async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[Exposure]:

@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import cbor2
@@ -282,6 +283,7 @@ def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str) -> Se
     if isinstance(mask, Mapping):
         mask = next(iter(mask.values()), None)
     user_data = _plain(root.get("user_data"), MAX_NESTING)
+    arm_date = _untagged(root.get("arm_date", ""))
     return SeriesStart(
         series_id=series_id,
         series_unique_id=unique_id,
@@ -293,7 +295,7 @@ def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str) -> Se
         frame_time=float(root.get("frame_time") or 0.0),
         incident_energy=float(root.get("incident_energy") or 0.0),
         saturation_value=int(root.get("saturation_value") or 0),
-        arm_date=str(_untagged(root.get("arm_date", ""))),
+        arm_date=arm_date.isoformat() if isinstance(arm_date, datetime) else str(arm_date),
         channels=tuple(str(channel) for channel in root.get("channels") or (CHANNEL,)),
         pixel_mask=None if mask is None else _dense(mask).astype(np.uint32),
         user_data=user_data if isinstance(user_data, dict) else {},
