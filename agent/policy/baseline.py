@@ -12,7 +12,8 @@ from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.final import final_dose, refuse_unaffordable
-from agent.policy.space import Array, SearchSpace, as_settings
+from agent.policy.limits import Array
+from agent.policy.space import SearchSpace, as_settings
 from agent.records import ModelView, Recommendation, Settings, Suggestion
 
 CONFIDENCE = 0.9

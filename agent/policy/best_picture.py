@@ -27,6 +27,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.final import final_dose, refuse_unaffordable
+from agent.policy.limits import Array
 from agent.policy.proposal import (
     Proposal,
     Rejected,
@@ -37,7 +38,7 @@ from agent.policy.proposal import (
     without_failed,
 )
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import Array, SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace, as_points, as_settings
 from agent.records import ModelView, Recommendation
 
 CANDIDATES = 512

@@ -8,7 +8,8 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
-from agent.policy.space import Array, SearchSpace, as_points
+from agent.policy.limits import Array
+from agent.policy.space import SearchSpace, as_points
 from agent.records import Settings
 
 

@@ -11,10 +11,11 @@ from agent.policy.baseline import SPREAD, best_observed
 from agent.policy.best_picture import BestPicture
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.cheapest import Cheapest
+from agent.policy.limits import Array
 from agent.policy.proposal import ModelGoal, Proposal
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
 from agent.policy.sobol import sobol_point
-from agent.policy.space import Array, SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace, as_points, as_settings
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
 
 FEWEST_SCORES = 2

@@ -14,9 +14,10 @@ from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.baseline import CONFIDENCE, CONFIDENT
 from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.limits import Array
 from agent.policy.proposal import Proposal, Rejected, best_distinct, candidates, step_dose_view, without_failed
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import Array, SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace, as_points, as_settings
 from agent.records import ModelView, Recommendation
 
 CANDIDATES = 1024
@@ -97,18 +98,18 @@ class Cheapest:
         return mean - CONFIDENT * sd - target
 
     def _final_candidates(self, bought: float) -> Array:
-        """Places (n, DOSES, 3) that are legal up to the dose `bought`, doses ascending."""
+        """(n, doses, 3): places that are legal up to the dose `bought`, at ascending doses."""
         places = candidates(self.space, 0, PLACES, dose_max=bought)
         if len(places) == 0:
             msg = f"the electrons left buy {bought:.4g} {self.problem.description.dose_unit}, less than any legal dose"
             raise BadInputError(msg)
         _, first = np.unique(places[:, :2], axis=0, return_index=True)
-        columns = []
-        for step, defocus, _ in places[np.sort(first)]:
-            doses = self.space.legal_doses(step, dose_max=bought, count=DOSES)
-            doses = np.pad(doses, (0, DOSES - len(doses)), mode="edge") if len(doses) < DOSES else doses
-            columns.append(np.stack([np.full(len(doses), step), np.full(len(doses), defocus), doses], axis=1))
-        return np.stack(columns)
+        places = places[np.sort(first)]
+        doses = [self.space.legal_doses(step, dose_max=bought, count=DOSES) for step in places[:, 0]]
+        longest = max(map(len, doses))
+        grid = np.repeat(places[:, None], longest, axis=1)
+        grid[..., 2] = [np.pad(d, (0, longest - len(d)), mode="edge") for d in doses]
+        return grid
 
     def _cheapest(self, model: ScoreModel, target: float, bought: float) -> Array | None:
         """Point (3,) with the lowest sufficient dose up to `bought`; None where none is."""

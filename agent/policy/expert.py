@@ -8,7 +8,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.baseline import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.space import Array
+from agent.policy.limits import Array
 from agent.records import Settings
 
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Problem
-from agent.policy.space import TOLERANCE, Array, SearchSpace
+from agent.policy.limits import TOLERANCE, Array
+from agent.policy.space import SearchSpace
 
 
 def final_dose(space: SearchSpace, step: Array, dose: float) -> Array:

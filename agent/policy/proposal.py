@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from agent.policy.book import ObservationBook
+from agent.policy.limits import Array
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import Array, SearchSpace, as_points
+from agent.policy.space import SearchSpace, as_points
 from agent.records import ModelView, Recommendation
 
 DISTINCT = 0.15

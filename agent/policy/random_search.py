@@ -6,7 +6,7 @@ import numpy as np
 
 from agent.policy.baseline import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.space import Array
+from agent.policy.limits import Array
 
 
 class RandomPolicy(Baseline):

@@ -17,7 +17,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
 
 from agent.policy.dose_curve import DoseCurve, NoiseCurve
-from agent.policy.space import Array
+from agent.policy.limits import Array
 
 FIT_FAILURES = (ModelFittingError, NanError, NotPSDError)
 """What a fit that did not work raises."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from agent.policy.baseline import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.space import Array, SearchSpace, as_points
+from agent.policy.limits import Array
+from agent.policy.space import SearchSpace, as_points
 
 SAME = 1e-3
 """Points nearer than this in the model's coordinates are the same settings."""

@@ -15,19 +15,17 @@ the interval this defocus leaves, then a dose from the interval this step leaves
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import CampaignConfig, Range
+from agent.config import CampaignConfig
 from agent.errors import BadInputError
+from agent.policy.limits import TOLERANCE, Array, Axis, Constraint, edge_values, interval_limit, log_margin
 from agent.records import Settings
 from instrument import optics
-from instrument.models import Description, Parameter
-
-Array = NDArray[np.float64]
+from instrument.models import Description
 
 NAMES = ("step", "defocus", "dose")
 SMALLEST_RASTER = 8
@@ -36,83 +34,6 @@ ACTIVE = 0.03
 """A constraint counts as active within this relative distance of its limit."""
 DOSE_DECADES = 6.0
 """Scale of the model's dose axis: what is left of the score once it is divided by the dose curve changes slowly with dose."""
-TOLERANCE = 1e-6
-"""Relative slack of every limit, as in instrument.models.Parameter."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """One setting: legal in [low, high], or one of `values` (ascending)."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    values: Array | None
-
-    @classmethod
-    def between(cls, name: str, parameter: Parameter, searched: Range | None) -> Axis:
-        """What the instrument offers, narrowed to the campaign's range; raises BadInputError where nothing is left."""
-        low, high = parameter.bounds
-        wanted = searched if searched is not None else (low, high)
-        slack = TOLERANCE * max(abs(low), abs(high))
-        if parameter.kind == "continuous":
-            low, high, values = max(low, wanted[0]), min(high, wanted[1]), None
-            empty = low > high + slack
-        else:
-            assert parameter.values
-            offered = np.unique(np.asarray(parameter.values, dtype=np.float64))
-            values = offered[(offered >= wanted[0] - slack) & (offered <= wanted[1] + slack)]
-            empty = values.size == 0
-            low, high = (low, high) if empty else (float(values[0]), float(values[-1]))
-        if empty:
-            msg = (
-                f"search.{name} {wanted[0]:g} … {wanted[1]:g} {parameter.unit} holds nothing the instrument can do; "
-                f"legal: {parameter.legal()}"
-            )
-            raise BadInputError(msg)
-        return cls(name, parameter.unit, low, max(low, high), values)
-
-    @property
-    def fixed(self) -> bool:
-        """Whether there is nothing to choose."""
-        return self.high - self.low <= TOLERANCE * max(abs(self.low), abs(self.high))
-
-    def legal(self) -> str:
-        """The legal values in words."""
-        if self.values is not None:
-            return ", ".join(f"{v:g}" for v in self.values) + f" {self.unit}"
-        return f"{self.low:g} … {self.high:g} {self.unit}"
-
-    def has(self, x: Array) -> NDArray[np.bool_]:
-        """Whether each of `x` is one of the values; True everywhere on a continuous axis."""
-        if self.values is None:
-            return np.ones(x.shape, dtype=bool)
-        slack = TOLERANCE * max(abs(self.low), abs(self.high), 1e-12)
-        return np.any(np.abs(x[..., None] - self.values) <= slack, axis=-1)
-
-    def choose(self, low: Array, high: Array, fraction: Array) -> Array:
-        """A legal value at `fraction` of [low, high] on a logarithmic scale, each (n,); nan where none lies between."""
-        if self.values is None:
-            return np.where(low <= high * (1 + TOLERANCE), low * (np.maximum(high, low) / low) ** fraction, np.nan)
-        inside = (self.values >= low[:, None] * (1 - TOLERANCE)) & (self.values <= high[:, None] * (1 + TOLERANCE))
-        count = inside.sum(axis=1)
-        index = np.argmax(inside, axis=1) + np.minimum(fraction * count, np.maximum(count - 1, 0)).astype(int)
-        return np.where(count > 0, self.values[np.minimum(index, self.values.size - 1)], np.nan)
-
-
-@dataclass(frozen=True)
-class Constraint:
-    """One limit. `margin` maps points (n, 3) to relative distances (n,) from it, negative beyond; `value` is in words."""
-
-    name: str
-    limit: str
-    margin: Callable[[Array], Array]
-    value: Callable[[Settings], str]
-
-    def sentence(self, settings: Settings) -> str:
-        """Name, value and limit, for messages."""
-        return f"{self.name}: {self.value(settings)}, must be {self.limit}"
 
 
 class SearchSpace:
@@ -139,7 +60,7 @@ class SearchSpace:
         self._largest_dose = description.region_dose_limit or math.inf
         self._shared = self._coupled_limits()
         self._of_trials = (*self._shared, *self._trial_limits())
-        self._of_final = (*self._shared, _interval_limit(_instrument_axis("dose", description.dose), 2))
+        self._of_final = (*self._shared, interval_limit(Axis.between("dose", description.dose, None), 2))
         self._refuse_empty()
         self._defocus_choices = self._legal_defocus()
         self._unit_low, self._unit_span = self._unit_scale()
@@ -231,7 +152,7 @@ class SearchSpace:
         values = self.axes[2].values
         if values is not None:
             return values[(values >= low * (1 - TOLERANCE)) & (values <= high * (1 + TOLERANCE))]
-        if low > high:
+        if low > high * (1 + TOLERANCE):
             return np.zeros(0)
         return np.geomspace(low, high, count) if high > low * (1 + TOLERANCE) else np.array([low])
 
@@ -274,12 +195,12 @@ class SearchSpace:
             return 1 - p[:, 0] / self._diameter(p[:, 1])
 
         limits = [
-            _interval_limit(self.axes[0], 0),
-            _interval_limit(self.axes[1], 1),
+            interval_limit(self.axes[0], 0),
+            interval_limit(self.axes[1], 1),
             Constraint(
                 "electrons per pattern",
                 f"{fewest:g} … {most:g}",
-                lambda p: _log_margin(p[:, 2] * p[:, 0] ** 2, fewest, most),
+                lambda p: log_margin(p[:, 2] * p[:, 0] ** 2, fewest, most),
                 lambda s: f"dose · step² is {s.dose * s.step**2:.4g}",
             ),
             Constraint(
@@ -310,7 +231,7 @@ class SearchSpace:
         field = self.config.exploration
         shorter = min(field.height, field.width)
         return (
-            _interval_limit(self.axes[2], 2),
+            interval_limit(self.axes[2], 2),
             Constraint(
                 "positions",
                 f"at least {SMALLEST_RASTER} along the shorter edge of the trial's field ({shorter:g} Å)",
@@ -320,24 +241,25 @@ class SearchSpace:
         )
 
     def _corners(self) -> Array:
-        """Points at which a legal one is found if there is any: the limits are monotonic in each setting."""
+        """Points (n, 3) among which is a legal one if there is any, as the limits are monotonic in each setting.
+
+        Those outside of single limits are there to tell which of them stand in the way.
+        """
         step, defocus, dose = self.axes
         field = self.config.exploration
         fewest, most = self.description.electrons_per_pattern
-        reach = (defocus.low, defocus.high, 0.0, -self.largest_defocus, self.largest_defocus)
-        defoci = np.unique(np.clip(reach, defocus.low, defocus.high)) if defocus.values is None else defocus.values
-        if step.values is None:
-            edges = [step.low, step.high, field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER]
-            edges += [math.sqrt(e / d) for e in (fewest, most) for d in (dose.low, dose.high)]
-            edges += list((1 - self.config.search.overlap) * self._diameter(defoci))
-            steps = np.unique(np.clip(edges, step.low, step.high))
-        else:
-            steps = step.values
+        slope = 2e-3 * self.description.semiangle
+        overlap = 1 - self.config.search.overlap
+        nearest = (step.low if step.values is None else step.values.min()) / overlap / slope
+        reach = (0.0, self.largest_defocus, nearest)
+        defoci = edge_values(defocus, (*reach, *(-r for r in reach)))
+        edges = [field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER]
+        edges += [math.sqrt(e / d) for e in (fewest, most) for d in (dose.low, min(dose.high, self._largest_dose))]
+        steps = edge_values(step, (*edges, *(overlap * self._diameter(defoci))))
         points = []
-        for s in steps:
-            edges = [dose.low, dose.high, fewest / s**2, most / s**2, self._largest_dose]
-            doses = np.unique(np.clip(edges, dose.low, dose.high)) if dose.values is None else dose.values
-            points += [(s, f, d) for f in defoci for d in doses]
+        for s in steps[steps > 0]:
+            doses = edge_values(dose, (fewest / s**2, most / s**2, min(self._largest_dose, dose.high)))
+            points += [(s, f, d) for f in defoci for d in doses[doses > 0]]
         return np.array(points)
 
     def _refuse_empty(self) -> None:
@@ -387,28 +309,3 @@ def as_settings(point: Array) -> Settings:
 
 def _model_scale(points: Array) -> Array:
     return np.stack([np.log(points[:, 0]), points[:, 1], np.log(points[:, 2])], axis=1)
-
-
-def _log_margin(x: Array, low: float, high: float) -> Array:
-    """Relative distance of positive `x` from the nearer end of [low, high]."""
-    above = np.log(x / low) if low > 0 else np.full(x.shape, np.inf)
-    return np.minimum(above, np.log(high / x))
-
-
-def _instrument_axis(name: str, parameter: Parameter) -> Axis:
-    return Axis.between(name, parameter, None)
-
-
-def _interval_limit(axis: Axis, column: int) -> Constraint:
-    """The limit of a single setting. A list of values or a fixed one is never 'nearly' left: its margin is infinite."""
-
-    def margin(points: Array) -> Array:
-        x = points[:, column]
-        if axis.fixed or axis.values is not None:
-            member = axis.has(x) if axis.values is not None else np.isclose(x, axis.low, rtol=TOLERANCE, atol=1e-12)
-            return np.where(member, np.inf, -1.0)
-        if axis.name == "defocus":
-            return np.minimum(x - axis.low, axis.high - x) / (axis.high - axis.low)
-        return _log_margin(x, axis.low, axis.high)
-
-    return Constraint(axis.name, axis.legal(), margin, lambda s: f"{getattr(s, axis.name):g} {axis.unit}")
