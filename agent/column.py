@@ -49,6 +49,7 @@ class ColumnState:
             "defocus_offset_A": self.defocus_offset,
             "aberrations": self.aberrations,
         }
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(path.suffix + ".part")
         with part.open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=1)

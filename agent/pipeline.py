@@ -114,4 +114,4 @@ class Pipeline:
         return self._folder.resolve() / "reconstructions" / f"{trial.number:03d}-{trial.role}.h5"
 
     def _column(self, trial: Trial) -> Path:
-        return self._folder.resolve() / "columns" / f"{trial.number:03d}.h5"
+        return self._folder.resolve() / "columns" / f"{trial.number:03d}.json"
