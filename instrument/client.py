@@ -229,7 +229,7 @@ class InstrumentClient:
     async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
         """Wait until the server says that the acquisition has ended and its last message is here."""
         while True:
-            ask = self._tasks.create_task(self._outcome(plan_id, OUTCOME_WAIT))
+            ask = self._tasks.create_task(self.outcome(plan_id, OUTCOME_WAIT))
             awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
             try:
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
@@ -264,11 +264,11 @@ class InstrumentClient:
         except InstrumentError:
             return  # the error on its way out matters more; without renewals the lease lapses and blanks
 
-    async def outcome(self, plan_id: str) -> Outcome | None:
-        """How an acquisition ended, or that it has not; None where the instrument does not know it."""
-        return await self._outcome(plan_id, 0.0)
+    async def outcome(self, plan_id: str, wait: float = 0.0) -> Outcome | None:
+        """How an acquisition ended, or that it has not; None where the instrument does not know it.
 
-    async def _outcome(self, plan_id: str, wait: float) -> Outcome | None:
+        `wait`: s, 30 at most, to wait for a running one to end.
+        """
         result = await self._request("outcome", id=plan_id, wait=wait)
         return None if result is None else Outcome.model_validate(result)
 

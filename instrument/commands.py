@@ -264,7 +264,7 @@ class Commands:
 
     def supervise(self) -> None:
         """Give up an acquisition that makes no progress, and end one that does not heed a stop. Called regularly."""
-        self._data.receivers()
+        receivers = self._data.receivers()
         if self._running is None:
             return
         entry, task = self._running
@@ -273,6 +273,8 @@ class Commands:
             self._stopping_since = self._stopping_since or now
             if now - self._stopping_since > STOP_TIMEOUT:
                 task.cancel()
+        elif receivers > 1:
+            self._guard.stop("a second receiver has connected and takes frames away", entry.id)
         elif now - self._last_progress > self._stall_timeout + entry.check.duration:
             self._guard.stop(f"no frame was taken or delivered for {now - self._last_progress:.0f} s", entry.id)
 

@@ -20,6 +20,7 @@ from instrument.models import AcquisitionPlan, Description
 from instrument.status import Exposure
 
 SEND_BUFFER_BYTES = 64 << 20
+HANDSHAKE_LIMIT_MS = 2000
 RETRY_INTERVAL = 0.002
 YIELD_INTERVAL = 0.005
 END_TIMEOUT = 1.0
@@ -35,9 +36,10 @@ class DataSocket:
 
     def __init__(self, socket: zmq.Socket[bytes], frame_bytes: int) -> None:
         socket.sndhwm = max(16, SEND_BUFFER_BYTES // max(1, frame_bytes))
+        socket.handshake_ivl = HANDSHAKE_LIMIT_MS
         self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        self._receivers: set[int] = set()
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._connections: set[int] = set()
 
     def close(self) -> None:
         """Close at once; what was not taken by the receiver is dropped."""
@@ -45,14 +47,14 @@ class DataSocket:
         self._socket.close(linger=0)
 
     def receivers(self) -> int:
-        """Number of connected receivers."""
+        """Number of connections; whatever does not speak ZeroMQ is counted until its handshake has failed."""
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
-            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._receivers.add(event["value"])
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._connections.add(event["value"])
             else:
-                self._receivers.discard(event["value"])
-        return len(self._receivers)
+                self._connections.discard(event["value"])
+        return len(self._connections)
 
     async def send(self, message: bytes, give_up: Callable[[], bool]) -> bool:
         """Send as soon as the receiver has room; False if `give_up` became true first."""
@@ -129,7 +131,7 @@ async def expose(
     if stop_reason():
         state, reason = "aborted", stop_reason()
     deadline = clock() + END_TIMEOUT
-    await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline)
+    await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline or not data.receivers())
     return ExposureResult(state, count, electrons_delivered(entry, count, finished=state == "done"), reason)
 
 

@@ -125,6 +125,11 @@ class AcquisitionPlan(Record):
         return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+def _rounding(limit: float) -> float:
+    # Of the limit itself: a range of doses may span six decades.
+    return 1e-6 * abs(limit) + 1e-9
+
+
 class Parameter(Record):
     """A setting and its legal values: continuous in [minimum, maximum], one of `values`, or fixed to one value."""
 
@@ -165,12 +170,11 @@ class Parameter(Record):
     def check(self, name: str, value: float) -> None:
         """Raise OutOfLimitsError with the legal values in the message unless `value` is legal (relative 1e-6)."""
         low, high = self.bounds
-        slack = 1e-6 * max(abs(low), abs(high), 1e-12)
         if self.kind == "continuous":
-            legal = low - slack <= value <= high + slack
+            legal = low - _rounding(low) <= value <= high + _rounding(high)
         else:
             assert self.values
-            legal = any(abs(value - v) <= slack for v in self.values)
+            legal = any(abs(value - v) <= _rounding(v) for v in self.values)
         if not legal:
             msg = f"{name} of {value:g} {self.unit} is not possible here; legal: {self.legal()}"
             raise OutOfLimitsError(msg, parameter=name, value=value, minimum=low, maximum=high)

@@ -1,0 +1,629 @@
+"""Server and client over real sockets: what the instrument promises, whatever the agent does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from striped_microscope import StripedMicroscope, pattern_of
+
+from instrument import (
+    AcquisitionPlan,
+    BudgetError,
+    ConflictError,
+    ExpiredError,
+    InstrumentClient,
+    InstrumentServer,
+    MalformedRequestError,
+    NotReservedError,
+    OutOfLimitsError,
+    Rectangle,
+    SafeStateError,
+    SeriesStart,
+    StaleLeaseError,
+    StreamError,
+    UnreachableError,
+    decode_chunk,
+    stream,
+    wire,
+)
+
+PER_PATTERN = 100.0
+OVERHEAD = 10.0
+
+
+class Frames:
+    """A sink that keeps what it is given."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.header: SeriesStart | None = None
+        self.patterns: dict[int, np.ndarray] = {}
+        self.fail_at = fail_at
+
+    def start(self, header: SeriesStart) -> None:
+        self.header = header
+
+    def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        if index == self.fail_at:
+            raise OSError(28, "No space left on device")
+        self.patterns[index] = decode_chunk(chunk, pattern_shape, dtype)
+
+
+def make_plan(name: str = "a1", size: float = 10.0, dose: float = PER_PATTERN, **changes: Any) -> AcquisitionPlan:
+    fields = {
+        "id": name,
+        "campaign": "c",
+        "region": "r1",
+        "field": Rectangle(y=20, x=30, height=size, width=size),
+        "step": 1.0,
+        "defocus": 50.0,
+        "dose": dose,
+    }
+    return AcquisitionPlan(**{**fields, **changes})
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, microscope: StripedMicroscope, budget: float = 1e6, **options: Any
+) -> AsyncIterator[tuple[InstrumentServer, InstrumentClient]]:
+    async with (
+        InstrumentServer(microscope, state_dir=folder / "state", **options) as server,
+        InstrumentClient(server.control, timeout=5.0, request_timeout=5.0) as client,
+    ):
+        await client.open_campaign("c", budget)
+        yield server, client
+
+
+async def until(condition: Callable[[], Any], limit: float = 5.0) -> None:
+    async with asyncio.timeout(limit):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def until_phase(client: InstrumentClient, phase: str, limit: float = 5.0) -> None:
+    async with asyncio.timeout(limit):
+        while (await client.status()).phase != phase:
+            await asyncio.sleep(0.005)
+
+
+async def test_every_frame_arrives_with_its_own_counts(tmp_path: Path):
+    microscope = StripedMicroscope(shape=(16, 24))
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        reservation = await client.prepare(make_plan())
+        assert reservation.check.n_positions == 100
+        assert reservation.electrons_left == 1e6 - 100 * PER_PATTERN - OVERHEAD
+        frames, progress = Frames(), []
+        outcome = await client.acquire("a1", frames, lambda *numbers: progress.append(numbers))
+        assert (outcome.state, outcome.frames, outcome.electrons) == ("done", 100, 100 * PER_PATTERN + OVERHEAD)
+        assert sorted(frames.patterns) == list(range(100))
+        assert all(np.array_equal(frames.patterns[i], pattern_of(i, (16, 24))) for i in range(100))
+        header = frames.header
+        assert (header.shape, header.number_of_images, header.incident_energy) == ((16, 24), 100, 80e3)
+        assert header.user_data["acquisition"] == header.series_unique_id == "a1"
+        assert np.argwhere(header.pixel_mask).tolist() == [[1, 2]]
+        assert progress[-1] == (100, 100)
+        assert not microscope.beam_on
+
+
+async def test_explicit_positions_are_acquired(tmp_path: Path):
+    plan = make_plan(positions=((21.0, 31.0), (22.5, 33.25), (29.0, 31.5)))
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        await client.prepare(plan)
+        frames = Frames()
+        assert (await client.acquire("a1", frames)).frames == 3
+        assert sorted(frames.patterns) == [0, 1, 2]
+        assert (await client.exposures())[0].plan == plan
+
+
+# 1. Reserve, then expose
+
+
+async def test_nothing_is_exposed_without_a_reservation(tmp_path: Path):
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        with pytest.raises(NotReservedError, match="prepare it first"):
+            await client.acquire("a1", Frames())
+        assert microscope.exposed == {}
+
+
+async def test_a_released_reservation_cannot_be_started(tmp_path: Path):
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        await client.cancel("a1")
+        outcome = await client.acquire("a1", Frames())
+        assert (outcome.state, outcome.electrons) == ("aborted", 0.0)
+        assert microscope.exposed == {}
+        assert (await client.status()).electrons_reserved == 0.0
+
+
+async def test_a_check_reserves_nothing(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client):
+        assert (await client.check(make_plan())).electrons == 100 * PER_PATTERN + OVERHEAD
+        assert await client.exposures() == []
+
+
+async def test_an_abort_that_overtakes_the_start_prevents_it(tmp_path: Path):
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        await client.abort("a1")
+        assert (await client.acquire("a1", Frames())).state == "aborted"
+        assert microscope.exposed == {}
+
+
+async def test_the_beam_stays_off_without_exactly_one_receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("instrument.commands.RECEIVER_TIMEOUT", 0.2)
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (server, client), client.lease():
+        await client.prepare(make_plan())
+        with zmq.Context() as context, context.socket(zmq.PULL) as thief:
+            monitor = thief.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+            thief.connect(server.data)
+            assert monitor.poll(2000)
+            with pytest.raises(ConflictError, match="2 receivers are connected"):
+                await client.acquire("a1", Frames())
+            thief.disable_monitor()
+        assert microscope.exposed == {}
+        assert (await client.acquire("a1", Frames())).state == "done"
+
+
+async def test_a_second_receiver_ends_the_scan_it_would_tear_holes_into(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (server, client), client.lease():
+        await client.prepare(make_plan())
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", Frames()))
+            await until(lambda: microscope.exposed.get("a1") == 5)
+            with zmq.Context() as context, context.socket(zmq.PULL) as thief:
+                thief.connect(server.data)
+                await until(lambda: not microscope.beam_on)
+        assert running.result().state == "aborted"
+        assert "second receiver" in running.result().reason
+
+
+# 2. Exactly once
+
+
+async def test_a_repeated_start_returns_the_first_outcome(tmp_path: Path):
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        first = await client.acquire("a1", Frames())
+        repeated, frames = await client.prepare(make_plan()), Frames()
+        assert repeated.id == "a1"
+        assert await client.acquire("a1", frames) == first
+        assert frames.patterns == {}
+        assert microscope.exposed == {"a1": 100}
+
+
+async def test_a_start_that_comes_again_after_a_restart_exposes_nothing(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        first = await client.acquire("a1", Frames())
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        assert await client.outcome("a1") == first
+        assert await client.acquire("a1", Frames()) == first
+        assert microscope.exposed == {}
+
+
+async def test_another_plan_under_a_known_id_is_a_conflict(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        with pytest.raises(ConflictError, match="known with another plan"):
+            await client.prepare(make_plan(dose=PER_PATTERN / 2))
+
+
+async def test_one_acquisition_at_a_time(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan("a1"))
+        await client.prepare(make_plan("a2"))
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(client.acquire("a1", Frames()))
+            await until(lambda: microscope.exposed)
+            with pytest.raises(ConflictError):
+                await client._request("start", id="a2")
+            await client.abort("a1")
+        assert first.result().state == "aborted"
+        assert "a2" not in microscope.exposed
+
+
+# 3. Dead man's handle
+
+
+async def test_a_lease_that_is_not_renewed_blanks_and_latches(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (server, operator):
+        await _prepare_and_vanish(server, microscope)
+        await until_phase(operator, "safe")
+        assert not microscope.beam_on
+        outcome = await operator.outcome("a1", wait=5)
+        assert outcome.state == "aborted"
+        assert "lapsed" in outcome.reason
+        # Five frames were delivered, one was under way; settling and flyback are charged in full.
+        assert outcome.electrons == OVERHEAD + 6 * PER_PATTERN
+        async with operator.lease():
+            with pytest.raises(SafeStateError, match="operator has to release it"):
+                await operator.prepare(make_plan("a2"))
+        assert (await operator.resume("Ada", "the agent was killed")).phase == "idle"
+        microscope.held_at = None
+        async with operator.lease():
+            await operator.prepare(make_plan("a2"))
+            assert (await operator.acquire("a2", Frames())).state == "done"
+        assert [(e.kind, e.operator) for e in await operator.events()] == [("safe", ""), ("resume", "Ada")]
+
+
+async def _prepare_and_vanish(server: InstrumentServer, microscope: StripedMicroscope) -> None:
+    """An agent that starts an acquisition and is never heard of again."""
+    async with InstrumentClient(server.control, holder="vanishing", timeout=5.0) as agent:
+        lease = await agent._request("lease.acquire", holder="vanishing", ttl=0.3)
+        agent._lease = wire.LeaseToken(holder="vanishing", fence=lease["fence"])
+        await agent.prepare(make_plan())
+        with zmq.Context() as context, context.socket(zmq.PULL) as receiver:
+            receiver.connect(server.data)
+            await agent._request("start", id="a1")
+            await until(lambda: microscope.exposed.get("a1") == 5)
+            assert microscope.beam_on
+
+
+async def test_the_beam_goes_off_while_the_event_loop_is_stuck(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (server, operator):
+        await _prepare_and_vanish(server, microscope)
+        blanks = microscope.blanks
+        give_up = time.monotonic() + 2.0
+        while microscope.blanks == blanks and time.monotonic() < give_up:
+            time.sleep(0.01)  # noqa: ASYNC251 - this is the stuck loop
+        assert microscope.blanks > blanks
+        await until_phase(operator, "safe")
+
+
+async def test_safe_outlives_the_server(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client):
+        await client.blank()
+    async with serving(tmp_path, StripedMicroscope()) as (_, client):
+        status = await client.status()
+        assert (status.phase, status.reason) == ("safe", "blanked by hand")
+
+
+async def test_the_client_keeps_its_lease_alive(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope(frame_interval=0.01)) as (_, client), client.lease(ttl=0.25):
+        await client.prepare(make_plan())
+        assert (await client.acquire("a1", Frames())).state == "done"
+        assert (await client.status()).phase == "idle"
+
+
+async def test_a_second_agent_is_kept_out_and_a_stale_one_refused(tmp_path: Path):
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (server, old), old.lease(ttl=30.0) as first:
+        async with InstrumentClient(server.control, holder="other", timeout=5.0) as other:
+            with pytest.raises(ConflictError, match="ptychopilot holds the lease"):
+                await other._request("lease.acquire", holder="other", ttl=1.0)
+            with pytest.raises(StaleLeaseError, match="needs a lease"):
+                await other.prepare(make_plan())
+        # The same agent, killed and started again, takes over; what is left of the old one has a stale fence.
+        async with InstrumentClient(server.control, timeout=5.0) as new, new.lease() as second:
+            assert second.fence > first.fence
+            for command in (old.prepare(make_plan()), old.acquire("a1", Frames()), old.cancel("a1")):
+                with pytest.raises(StaleLeaseError):
+                    await command
+            await new.prepare(make_plan())
+            assert (await new.acquire("a1", Frames())).state == "done"
+
+
+async def test_a_lease_that_was_lost_is_felt_by_the_next_call(tmp_path: Path):
+    async with (
+        serving(tmp_path, StripedMicroscope()) as (server, client),
+        client.lease(ttl=0.2),
+        InstrumentClient(server.control, timeout=5.0) as successor,
+        successor.lease(),
+    ):
+        await until(lambda: client._lease_lost is not None)
+        with pytest.raises(StaleLeaseError):
+            await client.describe()
+
+
+async def test_blank_by_hand_ends_the_scan_and_latches(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", Frames()))
+            await until(lambda: microscope.exposed.get("a1") == 5)
+            await client.blank()
+            assert not microscope.beam_on
+        assert (running.result().state, running.result().reason) == ("aborted", "blanked by hand")
+        assert (await client.status()).phase == "safe"
+
+
+async def test_stop_by_hand_ends_the_scan_and_no_more(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        frames = Frames()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", frames))
+            await until(lambda: len(frames.patterns) == 5)
+            await client.stop()
+        assert running.result().state == "aborted"
+        assert sorted(frames.patterns) == [0, 1, 2, 3, 4]
+        assert (await client.status()).phase == "idle"
+
+
+async def test_status_and_blank_are_answered_while_control_is_busy(tmp_path: Path):
+    """The safe socket is used from a thread here, since the event loop, which is blocked, is also the client's."""
+    microscope = StripedMicroscope()
+    async with serving(tmp_path, microscope) as (server, _):
+        with zmq.Context() as context, context.socket(zmq.DEALER) as safe:
+            safe.connect(server.safe)
+            waited = []
+            for number in range(10):
+                safe.send_multipart(wire.encode(wire.Request(id=str(number), op="status")))
+                asked = time.monotonic()
+                assert safe.poll(1000)
+                waited.append(time.monotonic() - asked)
+                assert wire.decode_reply(safe.recv_multipart())[0].ok
+            assert sorted(waited)[5] < 0.05
+            safe.send_multipart(wire.encode(wire.Request(id="b", op="blank")))
+            assert safe.poll(1000)
+            assert wire.decode_reply(safe.recv_multipart())[0].result["phase"] == "safe"
+
+
+async def test_a_receiver_that_is_gone_does_not_hold_the_beam(tmp_path: Path):
+    microscope = StripedMicroscope(shape=(256, 256))
+    async with serving(tmp_path, microscope, stall_timeout=0.5) as (server, client):
+        async with client.lease():
+            await client.prepare(make_plan(size=40))
+            with zmq.Context() as context, context.socket(zmq.PULL) as receiver:
+                receiver.rcvhwm = 1
+                receiver.connect(server.data)
+                await client._request("start", id="a1")
+                await until(lambda: microscope.exposed.get("a1", 0) > 10)
+                outcome = await client.outcome("a1", wait=20)
+        assert outcome.state == "aborted"
+        assert "no frame was taken or delivered" in outcome.reason
+        assert not microscope.beam_on
+
+
+# 4. A ledger nobody can overdraw
+
+
+async def test_the_budget_is_the_limit(tmp_path: Path):
+    microscope = StripedMicroscope()
+    budget = 2 * (100 * PER_PATTERN + OVERHEAD) + 1
+    async with serving(tmp_path, microscope, budget=budget) as (_, client), client.lease():
+        for name in ("a1", "a2"):
+            await client.prepare(make_plan(name))
+        with pytest.raises(BudgetError, match="lower dose or field"):
+            await client.prepare(make_plan("a3"))
+        await client.acquire("a1", Frames())
+        account = await client.open_campaign("c", budget)
+        assert (account.spent, account.reserved, account.left) == (10010.0, 10010.0, 1.0)
+
+
+async def test_the_dose_of_a_region_is_limited_across_campaigns(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope(region_dose_limit=150.0)) as (_, client), client.lease():
+        await client.prepare(make_plan("a1"))
+        await client.acquire("a1", Frames())
+        await client.open_campaign("other", 1e6)
+        with pytest.raises(BudgetError, match="move the field to a fresh place"):
+            await client.prepare(make_plan("a2", campaign="other"))
+        fresh = Rectangle(y=20, x=44.5, height=10, width=10)
+        assert await client.prepare(make_plan("a3", campaign="other", field=fresh))
+
+
+async def test_a_microscope_that_fails_is_charged_for_what_it_exposed(tmp_path: Path):
+    class Failing(StripedMicroscope):
+        async def acquire(self, plan: AcquisitionPlan):
+            async for frame in super().acquire(plan):
+                if frame.index == 7:
+                    raise RuntimeError("detector readout")
+                yield frame
+
+    async with serving(tmp_path, Failing()) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        outcome = await client.acquire("a1", Frames())
+        assert (outcome.state, outcome.frames) == ("failed", 7)
+        assert "detector readout" in outcome.reason
+        assert outcome.electrons == OVERHEAD + 8 * PER_PATTERN
+        assert (await client.status()).electrons_spent == outcome.electrons
+        assert (await client.acquire("a1", Frames())) == outcome
+
+
+# 5. Refuse, never clamp
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (
+            {"step": 10.5, "field": Rectangle(y=0, x=0, height=50, width=50)},
+            r"step of 10.5 Å is not possible here; legal: 0.1 … 10 Å",
+        ),
+        ({"defocus": -1200.0}, r"defocus of -1200 Å is not possible here; legal: -1000 … 1000 Å"),
+        ({"dose": 0.5}, r"dose of 0.5 e/Å² is not possible here; legal: 1 … 1e\+06 e/Å²"),
+        ({"dose": 5.0, "step": 0.2}, r"puts 0.2 into a pattern; legal: 1 …"),
+        ({"field": Rectangle(y=495, x=0, height=10, width=10)}, "leaves the area that can be scanned"),
+        ({"positions": ((21.0, 31.0), (21.0, 41.0))}, r"position \(21, 41\) Å lies outside"),
+        ({"step": 0.1, "field": Rectangle(y=0, x=0, height=100, width=100)}, "at most 100000"),
+    ],
+)
+async def test_a_plan_beyond_the_limits_is_refused(tmp_path: Path, changes: dict[str, Any], complaint: str):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        with pytest.raises(OutOfLimitsError, match=complaint):
+            await client.prepare(make_plan(**changes))
+        assert await client.exposures() == []
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "error", "complaint"),
+    [
+        ("levitate", {}, MalformedRequestError, "unknown verb 'levitate'"),
+        ("outcome", {"id": "a1", "colour": "red"}, MalformedRequestError, "colour: Extra inputs"),
+        ("outcome", {"id": "../../etc/passwd"}, MalformedRequestError, "id: "),
+        ("campaign", {"campaign": "c2", "electrons": -1.0}, OutOfLimitsError, "electrons: .*greater than 0"),
+        ("prepare", {"plan": {"id": "a1"}}, MalformedRequestError, "campaign: Field required"),
+        ("lease.acquire", {"holder": "x", "ttl": 1e9}, MalformedRequestError, "legal: 0.05 … 600 s"),
+        ("lease.renew", {}, StaleLeaseError, "needs a lease"),
+    ],
+)
+async def test_a_bad_request_is_refused(tmp_path: Path, op: str, args: dict[str, Any], error: type, complaint: str):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client):
+        with pytest.raises(error, match=complaint):
+            await client._request(op, **args)
+
+
+async def test_a_command_after_its_deadline_is_not_carried_out(tmp_path: Path):
+    now = 1000.0
+    async with serving(tmp_path, StripedMicroscope(), clock=lambda: now) as (_, client):
+        with pytest.raises(ExpiredError, match=r"campaign arrived 0\.500 s after its deadline"):
+            await client._control.request("campaign", {"campaign": "late", "electrons": 1.0}, limit=5, deadline=999.5)
+        with pytest.raises(BudgetError, match="no budget"):
+            async with client.lease(ttl=60):
+                await client.prepare(make_plan(campaign="late"))
+
+
+async def test_rubbish_on_the_control_and_safe_sockets_changes_nothing(tmp_path: Path):
+    rng = np.random.default_rng(5)
+    good = wire.encode(wire.Request(id="q", op="campaign", args={"campaign": "x", "electrons": 5.0}))
+    async with serving(tmp_path, StripedMicroscope()) as (server, client):
+        before = await client.status()
+        with zmq.Context() as context:
+            for endpoint in (server.control, server.safe):
+                with context.socket(zmq.DEALER) as rude:
+                    rude.connect(endpoint)
+                    for _ in range(150):
+                        damaged = [bytearray(part) for part in good[: rng.integers(1, 4)]]
+                        for part in damaged:
+                            for position in rng.integers(0, max(1, len(part)), 3 if part else 0):
+                                part[position] = rng.integers(0, 32)
+                        rude.send_multipart([bytes(part) for part in damaged])
+                    rude.send_multipart(wire.encode(wire.Request(id="last", op="status")))
+                    async with asyncio.timeout(10):
+                        while True:
+                            if not rude.poll(0):
+                                await asyncio.sleep(0.005)
+                            elif (reply := wire.decode_reply(rude.recv_multipart())[0]).id == "last":
+                                assert reply.ok
+                                break
+                            else:
+                                assert reply.error["code"] in {"MALFORMED", "VERSION", "CONFLICT", "OUT_OF_LIMITS"}
+        after = await client.status()
+        assert (after.phase, after.electrons_reserved) == (before.phase, before.electrons_reserved)
+
+
+# The client's side
+
+
+async def test_a_sink_that_fails_aborts_and_is_heard(tmp_path: Path):
+    microscope = StripedMicroscope(frame_interval=0.005)
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        with pytest.raises(OSError, match="No space left"):
+            await client.acquire("a1", Frames(fail_at=3))
+        assert not microscope.beam_on
+        outcome = await client.outcome("a1")
+        assert outcome.state == "aborted"
+        assert outcome.electrons < 100 * PER_PATTERN
+
+
+async def test_an_acquisition_that_is_cancelled_is_aborted(tmp_path: Path):
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.acquire("a1", Frames())
+        assert (await client.outcome("a1")).state == "aborted"
+
+
+async def test_an_instrument_that_is_not_there_is_named():
+    with pytest.raises(UnreachableError, match=r"no instrument answers at tcp://127\.0\.0\.1:9 "):
+        async with InstrumentClient("tcp://127.0.0.1:9", timeout=0.3):
+            pass
+    with pytest.raises(UnreachableError, match="is not an endpoint"):
+        async with InstrumentClient("not an endpoint", timeout=0.3):
+            pass
+
+
+class Mangled(InstrumentServer):
+    """A server whose network loses, repeats or damages messages of the stream."""
+
+    def __init__(self, *args: Any, mangle: Callable[[bytes], list[bytes]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._mangle = mangle
+
+    def _open_sockets(self, *args: Any) -> Any:
+        data = super()._open_sockets(*args)
+        send = data.send
+
+        async def mangled(message: bytes, give_up: Callable[[], bool]) -> bool:
+            return all([await send(part, give_up) for part in self._mangle(message)])
+
+        data.send = mangled
+        return data
+
+
+def _edit(choose: Callable[[Any], bool], replacement: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
+    return lambda message: replacement(message) if choose(stream.decode(message)) else [message]
+
+
+def _is_frame(index: int) -> Callable[[Any], bool]:
+    return lambda message: getattr(message, "image_id", None) == index
+
+
+FOREIGN = stream.encode_image(9, "of another series", 3, np.ones((16, 16), np.uint16), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mangle", "complaint"),
+    [
+        (_edit(_is_frame(3), lambda message: []), r"1 of 100 frames of a1 are missing \(indices 3"),
+        (_edit(_is_frame(3), lambda message: [message, message, FOREIGN]), None),
+        (_edit(_is_frame(3), lambda message: [message[:-20]]), "not CBOR"),
+        (_edit(lambda message: isinstance(message, SeriesStart), lambda message: []), "before the start message"),
+        (_edit(lambda message: isinstance(message, stream.SeriesEnd), lambda message: []), "end of the series"),
+    ],
+)
+async def test_a_faulty_stream_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mangle: Callable[[bytes], list[bytes]], complaint: str | None
+):
+    monkeypatch.setattr("instrument.client.IDLE_TIMEOUT", 0.3)
+    async with (
+        Mangled(StripedMicroscope(), state_dir=tmp_path, mangle=mangle) as server,
+        InstrumentClient(server.control, timeout=5.0) as client,
+        client.lease(),
+    ):
+        await client.open_campaign("c", 1e6)
+        await client.prepare(make_plan())
+        frames = Frames()
+        if complaint is None:
+            assert (await client.acquire("a1", frames)).state == "done"
+            assert all(np.array_equal(frames.patterns[i], pattern_of(i, (16, 16))) for i in range(100))
+        else:
+            with pytest.raises(StreamError, match=complaint):
+                await client.acquire("a1", frames)
+
+
+async def test_no_task_outlives_client_and_server(tmp_path: Path):
+    before = asyncio.all_tasks()
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        await client.acquire("a1", Frames())
+    assert asyncio.all_tasks() == before
