@@ -17,7 +17,7 @@ from agent.events import (
     TargetSet,
     TrialChanged,
 )
-from agent.records import Settings
+from agent.records import Settings, State
 
 LOG = "log.txt"
 logger = logging.getLogger("agent.campaign")
@@ -45,8 +45,16 @@ def log_file(folder: Path) -> Iterator[None]:
 class LogObserver:
     """Writes a line for every event that a person may want to find later."""
 
+    def __init__(self) -> None:
+        self._states: dict[int, State] = {}
+
     def on_event(self, event: Event) -> None:
         """Log `event`; progress within a step is left out."""
+        if isinstance(event, TrialChanged):
+            number, state = event.trial.number, event.trial.state
+            if self._states.get(number) == state:
+                return
+            self._states[number] = state
         line = _line(event)
         if line is not None:
             logger.info(line)

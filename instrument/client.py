@@ -229,7 +229,8 @@ class InstrumentClient:
     async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
         """Wait until the server says that the acquisition has ended and its last message is here."""
         while True:
-            ask = self._tasks.create_task(self.outcome(plan_id, OUTCOME_WAIT))
+            # Not a task of the client's group: that the instrument is gone has to come out here, not end the client.
+            ask = asyncio.ensure_future(self.outcome(plan_id, OUTCOME_WAIT))
             awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
             try:
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
@@ -238,6 +239,7 @@ class InstrumentClient:
                 outcome = await ask
             finally:
                 ask.cancel()
+                await asyncio.gather(ask, return_exceptions=True)
             if outcome is not None and outcome.state not in {"reserved", "running"}:
                 break
         await self._drain(plan_id, receiver, outcome)

@@ -1,0 +1,47 @@
+"""An agent in a process of its own that kills itself, as by `kill -9`, at a given moment of a campaign.
+
+    python agent_process.py run|resume FOLDER ENDPOINT CONFIG.json [MOMENT]
+
+MOMENT is `STATE:NUMBER` (just after the journal has it) or `frames:NUMBER` (while the frames arrive).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from agent import resume_campaign, run_campaign
+from agent.config import CampaignConfig
+from agent.events import Event, FramesReceived, TrialChanged
+
+
+class Assassin:
+    def __init__(self, moment: str) -> None:
+        self._what, _, number = moment.partition(":")
+        self._number = int(number or 0)
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, TrialChanged):
+            now = event.trial.state == self._what and event.trial.number == self._number
+        else:
+            now = isinstance(event, FramesReceived) and self._what == "frames" and event.trial == self._number
+        if now:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(verb: str, folder: Path, endpoint: str, config: Path, moment: str = "") -> None:
+    observers = [Assassin(moment)]
+    if verb == "run":
+        campaign = CampaignConfig.model_validate_json(config.read_text())
+        asyncio.run(
+            run_campaign(campaign, endpoint, folder, observers=observers, processing="small_world:process", patience=20)
+        )
+    else:
+        asyncio.run(resume_campaign(folder, endpoint=endpoint, observers=observers, patience=20))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])

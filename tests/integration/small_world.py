@@ -1,0 +1,178 @@
+"""A small specimen under a small microscope, and a small reconstruction of it: real counts, real files, in milliseconds.
+
+The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
+deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
+names switch on faults: `die-N`, `raise-N`, `hang-N` (N: number of the acquisition). Every exposure is written into
+`exposures.jsonl` there, by the microscope itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+import zlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.processing import ProcessingJob, ProcessingResult, Progress
+from agent.reconstruction.types import Reconstruction
+from agent.records import Score
+from agent.store import read_acquisition, write_reconstruction
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    Description,
+    Detector,
+    Frame,
+    Health,
+    Parameter,
+    PlanCheck,
+    Rectangle,
+)
+
+SHAPE = (16, 16)
+MARGIN = 12.0
+
+
+def world() -> Path:
+    """Where the faults and the list of exposures are."""
+    return Path(os.environ["SMALL_WORLD"])
+
+
+def deflection(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Relative asymmetry of the disc at specimen position (y, x), Å."""
+    return 0.4 * np.sin(2 * np.pi * y / 7) * np.cos(2 * np.pi * x / 5)
+
+
+class SmallMicroscope:
+    """80 kV, 21.4 mrad, a specimen of 400 × 400 Å; `frame_interval` s per pattern."""
+
+    def __init__(self, *, frame_interval: float = 0.0, repeatable: bool = False) -> None:
+        self.frame_interval = frame_interval
+        self.repeatable = repeatable
+        self._blanked = threading.Event()
+
+    async def describe(self) -> Description:
+        def between(low: float, high: float, unit: str) -> Parameter:
+            return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
+
+        values: dict[str, Any] = {
+            "name": "small microscope",
+            "voltage": 80e3,
+            "semiangle": 21.4,
+            "beam_current": 10.0,
+            "detector": Detector(shape=SHAPE, angular_pixel=3.5, dtype="uint16", saturation=65535),
+            "step": between(0.5, 4.0, "Å"),
+            "defocus": between(-200.0, 200.0, "Å"),
+            "dose": between(10.0, 1e5, "e/Å²"),
+            "electrons_per_pattern": (10.0, 5e4),
+            "area": Rectangle(y=0, x=0, height=400, width=400),
+            "repeatable": self.repeatable,
+        }
+        if self.repeatable:
+            values["defocus"] = Parameter(kind="fixed", unit="Å", values=(150.0,))
+            values["step"] = Parameter(kind="discrete", unit="Å", values=(1.0, 2.0, 3.0))
+            values["dose"] = between(10.0, 2000.0, "e/Å²")
+        return Description(**values)
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        flyback = 5.0 * plan.shape[0]
+        return PlanCheck(
+            n_positions=plan.n_positions,
+            shape=plan.shape,
+            dwell_time=1e-3,
+            electrons=plan.electrons + flyback,
+            duration=plan.n_positions * max(self.frame_interval, 1e-3),
+            bytes=plan.n_positions * 512,
+            illuminated=plan.field.grown(0.0214 * abs(plan.defocus) / 2 + 1),
+        )
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        with (world() / "exposures.jsonl").open("a") as lines:
+            lines.write(json.dumps({"id": plan.id, "field": plan.field.model_dump()}) + "\n")
+        self._blanked.clear()
+        rng = np.random.default_rng(zlib.crc32(plan.model_dump_json(include={"field", "step", "dose"}).encode()))
+        rows, columns = np.indices(SHAPE) - 8
+        disc = (np.hypot(rows, columns) < 6.5) / 6.5
+        for index, (y, x) in enumerate(plan.scan_positions()):
+            if self.frame_interval:
+                await asyncio.sleep(self.frame_interval)
+            if self._blanked.is_set():
+                raise BlankedError("blanked")
+            intensity = disc * (1 + deflection(y, x) * columns / 6.5)
+            pattern = rng.poisson(plan.electrons_per_pattern * intensity / disc.sum()).astype(np.uint16)
+            yield Frame(index, pattern)
+
+    def blank(self) -> None:
+        self._blanked.set()
+
+    async def health(self) -> Health:
+        return Health(blanked=self._blanked.is_set())
+
+
+def make() -> SmallMicroscope:
+    """Factory for `python -m instrument serve`; SMALL_WORLD_INTERVAL is the time of a frame, s."""
+    return SmallMicroscope(frame_interval=float(os.environ.get("SMALL_WORLD_INTERVAL", "0")))
+
+
+def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
+    """Deflection images from two halves of the counts; information of their correlation, bit/Å²."""
+    started = time.monotonic()
+    number = job.acquisition.name[:3].lstrip("0")
+    if (world() / f"die-{number}").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (world() / f"raise-{number}").exists():
+        raise ValueError("the data make no sense")
+    if (world() / f"hang-{number}").exists():
+        time.sleep(3600)
+    on_progress("halves", 0.5)
+    acquisition = read_acquisition(job.acquisition)
+    rng = np.random.default_rng(job.seed)
+    first = rng.binomial(acquisition.patterns, 0.5)
+    images = [_deflections(half, acquisition.plan.shape) for half in (first, acquisition.patterns - first)]
+    r = float(np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1])
+    value = float(np.arctanh(np.clip(r, -0.999, 0.999)) / np.log(2) / acquisition.plan.step**2)
+    sd = float(1 / np.sqrt(max(images[0].size - 3, 1)) / np.log(2) / acquisition.plan.step**2)
+    score = Score(value=value, sd=sd, frequency=(0.1, 0.2), frc=(r, r), pairs=(images[0].size / 2,) * 2)
+    phase = (images[0] + images[1]).astype(np.float32)
+    reconstruction = Reconstruction(
+        object=np.exp(1j * phase)[None].astype(np.complex64),
+        phase=phase,
+        pixel_size=(acquisition.plan.step, acquisition.plan.step),
+        origin=(acquisition.plan.field.y, acquisition.plan.field.x),
+        probe=np.ones((1, 4, 4), np.complex64),
+        positions=acquisition.plan.scan_positions(),
+        defocus=acquisition.plan.defocus,
+        aberrations={},
+        background=None,
+        deviance=(1.0,),
+        passes=1,
+        illuminated=np.ones_like(phase),
+        device="cpu",
+        seconds=0.0,
+    )
+    write_reconstruction(job.output, reconstruction, score, np.stack(images), job.scored, acquisition)
+    job.column_output.parent.mkdir(parents=True, exist_ok=True)
+    job.column_output.write_text(f"after {job.column.stem if job.column else 'nothing'}")
+    on_progress("halves", 1.0)
+    return ProcessingResult(
+        score=score,
+        defocus_measured=acquisition.plan.defocus,
+        deviance=1.0,
+        passes=1,
+        device="cpu",
+        seconds={"halves": time.monotonic() - started},
+    )
+
+
+def _deflections(patterns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    columns = np.arange(SHAPE[1]) - 8
+    total = np.maximum(patterns.sum(axis=(1, 2)), 1)
+    return ((patterns * columns).sum(axis=(1, 2)) / total).reshape(shape).astype(np.float32)
