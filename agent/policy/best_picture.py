@@ -70,11 +70,14 @@ class BestPicture:
     def propose(self, model: ScoreModel, book: ObservationBook, seed: int) -> Proposal | str:
         """See ModelGoal. Predictions in the reason are those of the final acquisition."""
         dose_max = self.budget.largest_dose(book)
-        trials = without_failed(self.space, candidates(self.space, seed, CANDIDATES, dose_max=dose_max), book)
-        project = partial(self._finals, model, self.budget.final_electrons)
+        trials = candidates(self.space, seed, CANDIDATES, dose_max=dose_max)
+
+        def project(points: Array) -> tuple[Array, Array]:
+            return self._finals(model, self.budget.final_electrons, without_failed(self.space, points, book))
+
         trials, finals, value = self._search(trials, project, self._acquisition(model, book, seed), seed)
         if len(trials) == 0:
-            return "no settings are legal for both a trial that can be paid and the final acquisition"
+            return "no new settings are legal for both a trial that can be paid and the final acquisition"
         best, *others = best_distinct(self.space, finals, value, 2)
         point = self._with_dose(trials[best], self._best_dose(model, book, trials[best], finals[best]))
         mean, sd = model.predict(self.space.to_unit(finals), finals[:, 2])
@@ -193,12 +196,13 @@ class BestPicture:
         """
         bought = final_dose(self.space, trials[:, 0], electrons / self.problem.final_area)
         trials, bought = trials[np.isfinite(bought)], bought[np.isfinite(bought)]
-        low, _ = self.space.dose_interval(trials[:, 0], final=True)
-        doses = np.maximum(bought[:, None] * LOWER_DOSES, low[:, None])
         points = np.repeat(trials[:, None], len(LOWER_DOSES), axis=1)
-        points[..., 2] = doses
+        lower = [final_dose(self.space, trials[:, 0], bought * part) for part in LOWER_DOSES]
+        points[..., 2] = np.where(np.isfinite(lower), lower, bought).T
         flat = points.reshape(-1, 3)
-        mean, sd = (v.reshape(doses.shape) for v in model.predict(self.space.to_unit(flat), flat[:, 2]))
+        mean, sd = (
+            v.reshape(len(trials), len(LOWER_DOSES)) for v in model.predict(self.space.to_unit(flat), flat[:, 2])
+        )
         advantage = mean - mean[:, :1] - sd
         advantage[:, 0] = 0.0
         return trials, points[np.arange(len(trials)), np.argmax(advantage, axis=1)]

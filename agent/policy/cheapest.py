@@ -41,7 +41,7 @@ class Cheapest:
         pool = candidates(self.space, seed, CANDIDATES, dose_max=self.budget.largest_dose(book))
         pool = without_failed(self.space, pool, book)
         if len(pool) == 0:
-            return "no legal trial can be paid"
+            return "every legal trial that can be paid is like one that failed"
         pending = as_points(o.settings for o in book.in_state("pending"))
         known = model.given(self.space.to_unit(pending), pending[:, 2]) if len(pending) else model
         probability = np.exp(self._log_probability(known, pool, target))

@@ -42,7 +42,7 @@ class DoseCurve:
         """Most probable curve for scores (n,) with known variances at doses (n,).
 
         Priors: ln knee normal about the geometric mean of the doses with sd 1.5 (a curve between linear and logarithmic
-        over the doses tried), ln(spread/gain) normal about ln 0.3 with sd 0.7. Evaluated on a grid: never fails.
+        over the doses tried), ln(spread/gain) normal about ln 0.5 with sd 0.7. Evaluated on a grid: never fails.
         """
         middle = float(np.mean(np.log(dose)))
         ln_knee = middle + np.linspace(-5.0, 4.0, 46)[:, None, None]
@@ -58,7 +58,7 @@ class DoseCurve:
         log_posterior = (
             -0.5 * (np.log(total) + (score - gain * shape) ** 2 / total).sum(-1)
             - 0.5 * ((ln_knee[..., 0] - middle) / 1.5) ** 2
-            - 0.5 * (np.log(relative[..., 0] / 0.3) / 0.7) ** 2
+            - 0.5 * (np.log(relative[..., 0] / 0.5) / 0.7) ** 2
         )
         i, j = np.unravel_index(np.argmax(log_posterior), log_posterior.shape)
         best = float(gain[i, j, 0])

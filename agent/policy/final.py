@@ -10,10 +10,10 @@ from agent.policy.limits import TOLERANCE, Array
 from agent.policy.space import SearchSpace
 
 
-def final_dose(space: SearchSpace, step: Array, dose: float) -> Array:
-    """(n,) e/Å²: `dose`, or less where electrons per pattern at `step` (n,) saturate; nan where `dose` is below what is legal."""
+def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
+    """Largest legal dose, e/Å², up to `dose`, at `step`, both (n,); nan where the smallest legal one is above."""
     low, high = space.dose_interval(step, final=True)
-    bought = np.minimum(dose, high)
+    bought = space.final_doses.at_most(np.minimum(dose, high))
     return np.where(bought >= low * (1 - TOLERANCE), bought, np.nan)
 
 

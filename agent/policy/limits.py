@@ -71,6 +71,13 @@ class Axis:
         slack = TOLERANCE * max(abs(self.low), abs(self.high), 1e-12)
         return np.any(np.abs(x[..., None] - self.values) <= slack, axis=-1)
 
+    def at_most(self, x: Array) -> Array:
+        """The largest value not above each of `x`, nan where there is none; `x` itself on a continuous axis."""
+        if self.values is None:
+            return x
+        index = np.searchsorted(self.values, x * (1 + TOLERANCE), side="right") - 1
+        return np.where(index >= 0, self.values[np.maximum(index, 0)], np.nan)
+
     def choose(self, low: Array, high: Array, fraction: Array) -> Array:
         """A legal value at `fraction` of [low, high] on a logarithmic scale, each (n,); nan where none lies between."""
         if self.values is None:

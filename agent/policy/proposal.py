@@ -64,16 +64,21 @@ def candidates(space: SearchSpace, seed: int, count: int, *, dose_max: float = m
 
 
 def without_failed(space: SearchSpace, points: Array, book: ObservationBook) -> Array:
-    """Those of `points` (n, 3) that are not next to a trial that failed; all where none is left."""
-    failed = as_points(o.settings for o in book.in_state("failed"))
-    far = distance(space, points, failed) > FAILED
-    return points[far] if far.any() else points
+    """Those of `points` (n, 3) whose step and defocus are not next to those of a trial that failed.
+
+    Where both are discrete or fixed, the dose must be near as well: a whole step is not given up for one failure.
+    """
+    failed = book.in_state("failed")
+    if len(points) == 0 or not failed:
+        return points
+    unit, known = space.to_unit(points), space.to_unit(as_points(o.settings for o in failed))
+    if any(a.values is None and not a.fixed for a in space.axes[:2]) and "dose" in space.variables:
+        unit, known = unit[:, :-1], known[:, :-1]
+    return points[(np.linalg.norm(unit[:, None] - known[None], axis=-1) > FAILED).all(axis=1)]
 
 
 def distance(space: SearchSpace, points: Array, others: Array) -> Array:
-    """(n,) distance of `points` (n, 3) from the nearest of `others` (m, 3) in model coordinates; inf where m = 0."""
-    if len(others) == 0:
-        return np.full(len(points), np.inf)
+    """(n,) distance of `points` (n, 3) from the nearest of `others` (m, 3), m ≥ 1, in model coordinates."""
     return np.linalg.norm(space.to_unit(points)[:, None] - space.to_unit(others)[None], axis=-1).min(axis=1)
 
 

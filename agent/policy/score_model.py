@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import botorch
 import numpy as np
 import torch
 from botorch.exceptions import InputDataWarning, ModelFittingError
@@ -15,6 +14,7 @@ from botorch.fit import fit_gpytorch_mll
 from botorch.models import SingleTaskGP
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
+from linear_operator.utils.warnings import NumericalWarning
 
 from agent.policy.dose_curve import DoseCurve, NoiseCurve
 from agent.policy.limits import Array
@@ -27,12 +27,17 @@ SMALLEST_VARIANCE = 1e-8
 
 @contextmanager
 def deterministic_torch(seed: int, threads: int = 1) -> Iterator[None]:
-    """Seeded generator and a fixed number of threads; the caller's state comes back afterwards."""
+    """Seeded generator and a fixed number of threads; the caller's state comes back afterwards.
+
+    Two warnings are silenced: doses of the final acquisition lie outside the unit cube on purpose, and jitter is what
+    near-duplicate points of the baseline need.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", InputDataWarning)
+            warnings.simplefilter("ignore", NumericalWarning)
             torch.manual_seed(seed)
             yield
     finally:
@@ -63,8 +68,7 @@ class ScoreModel:
         z = torch.as_tensor((score / curve.shape(dose) - curve.gain) / curve.spread)
         z_variance = torch.as_tensor(variance / (curve.spread * curve.shape(dose)) ** 2)
         gp = SingleTaskGP(x, z[:, None], z_variance[:, None], outcome_transform=None)
-        with botorch.settings.validate_input_scaling(False):
-            fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
+        fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
         return cls(gp, curve, NoiseCurve.fit(dose, variance), x, z, z_variance)
 
     def given(self, unit: Array, dose: Array) -> ScoreModel:

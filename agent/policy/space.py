@@ -41,6 +41,7 @@ class SearchSpace:
 
     Attributes:
         axes: step, defocus and dose of a trial, without the coupled limits.
+        final_doses: of the final acquisition, likewise.
         variables: names of the settings that are not fixed.
     """
 
@@ -53,6 +54,7 @@ class SearchSpace:
             Axis.between("defocus", description.defocus, search.defocus),
             Axis.between("dose", description.dose, search.dose),
         )
+        self.final_doses = Axis.between("dose", description.dose, None)
         self.variables = tuple(a.name for a in self.axes if not a.fixed)
         self.largest_defocus = search.window * optics.largest_defocus(
             description.semiangle, description.detector.angular_pixel, description.voltage
@@ -60,7 +62,7 @@ class SearchSpace:
         self._largest_dose = description.region_dose_limit or math.inf
         self._shared = self._coupled_limits()
         self._of_trials = (*self._shared, *self._trial_limits())
-        self._of_final = (*self._shared, interval_limit(Axis.between("dose", description.dose, None), 2))
+        self._of_final = (*self._shared, interval_limit(self.final_doses, 2))
         self._refuse_empty()
         self._defocus_choices = self._legal_defocus()
         self._unit_low, self._unit_span = self._unit_scale()
@@ -140,7 +142,7 @@ class SearchSpace:
         found = np.isfinite(step)
         defocus, step = defocus[found], step[found]
         low, high = self.dose_interval(step)
-        high = np.minimum(high, dose_max)
+        high = self.axes[2].at_most(np.minimum(high, dose_max))
         dose = self.axes[2].choose(np.maximum(low, np.minimum(dose_min, high)), high, cube[found, 2])
         points = np.stack([step, defocus, dose], axis=1)[np.isfinite(dose)]
         return points[self.is_legal(points)]
