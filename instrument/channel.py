@@ -55,7 +55,8 @@ class Channel:
             try:
                 reply, _ = wire.decode_reply(frames)
             except InstrumentError as error:
-                self._fail_all(error)
+                # Without an id it may answer any of them; leaving them to their time limits would hide the reason.
+                self.fail_pending(error)
                 continue
             future = self._pending.pop(reply.id, None)
             if future is None:
@@ -67,8 +68,8 @@ class Channel:
             else:
                 future.set_exception(error_from_wire(reply.error or {}))
 
-    def _fail_all(self, error: InstrumentError) -> None:
-        # Without an id it may belong to any of them; leaving them to their time limits would hide the reason.
+    def fail_pending(self, error: InstrumentError) -> None:
+        """Give every request that waits for a reply this error instead."""
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)

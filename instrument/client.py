@@ -160,6 +160,8 @@ class InstrumentClient:
                 await self._request("lease.renew", limit=ttl)
             except InstrumentError as error:
                 self._lease_lost = error
+                if isinstance(error, UnreachableError):
+                    self._control.fail_pending(error)
                 return
 
     async def _release(self, token: wire.LeaseToken | None) -> None:
@@ -214,7 +216,7 @@ class InstrumentClient:
         )
         async with receiver:
             await receiver.connected(self._request_timeout)
-            await self._request("start", id=plan_id)
+            await self._start(plan_id)
             try:
                 outcome = await self._follow(plan_id, receiver)
             except BaseException:
@@ -226,24 +228,39 @@ class InstrumentClient:
             raise StreamError(msg, missing=len(missing))
         return outcome
 
+    async def _start(self, plan_id: str) -> None:
+        try:
+            await self._request("start", id=plan_id)
+        except (UnreachableError, asyncio.CancelledError):
+            # It may have been started all the same, and nobody would take its frames.
+            await self._try_abort(plan_id)
+            raise
+
     async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
         """Wait until the server says that the acquisition has ended and its last message is here."""
         while True:
-            # Not a task of the client's group: that the instrument is gone has to come out here, not end the client.
-            ask = asyncio.ensure_future(self.outcome(plan_id, OUTCOME_WAIT))
+            ask = self._tasks.create_task(self._ask_outcome(plan_id))
             awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
             try:
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 if receiver.finished.done():
                     receiver.finished.result()
                 outcome = await ask
+                if isinstance(outcome, InstrumentError):
+                    raise outcome
             finally:
                 ask.cancel()
-                await asyncio.gather(ask, return_exceptions=True)
             if outcome is not None and outcome.state not in {"reserved", "running"}:
                 break
         await self._drain(plan_id, receiver, outcome)
         return outcome
+
+    async def _ask_outcome(self, plan_id: str) -> Outcome | InstrumentError | None:
+        # The error is returned: raised, it would end every task of this client.
+        try:
+            return await self.outcome(plan_id, OUTCOME_WAIT)
+        except InstrumentError as error:
+            return error
 
     async def _drain(self, plan_id: str, receiver: FrameReceiver, outcome: Outcome) -> None:
         """Wait for what is still under way: as long as frames keep arriving, and no longer."""
@@ -271,7 +288,7 @@ class InstrumentClient:
 
         `wait`: s, 30 at most, to wait for a running one to end.
         """
-        result = await self._request("outcome", id=plan_id, wait=wait)
+        result = await self._request("outcome", limit=self._request_timeout + wait, id=plan_id, wait=wait)
         return None if result is None else Outcome.model_validate(result)
 
     async def cancel(self, plan_id: str) -> Outcome:

@@ -224,7 +224,11 @@ class Commands:
                 description = await self._microscope.describe()
                 self._refuse_expired(request)
                 self._guard.begin(entry.id, request.lease)
-                self._ledger.mark_running(entry.id)
+                try:
+                    self._ledger.mark_running(entry.id)
+                except BaseException:
+                    self._guard.end()
+                    raise
                 entry = self._ledger.exposure(entry.id) or entry
                 self._frames, self._last_progress, self._stopping_since = 0, self._clock(), None
                 self._running = entry, self._tasks.create_task(self._expose(entry, description))

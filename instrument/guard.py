@@ -8,6 +8,7 @@ event loop of the server may be.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from instrument.errors import (
     StaleLeaseError,
 )
 from instrument.status import InstrumentStatus, Phase
+
+log = logging.getLogger(__name__)
 
 POLL_MS = 20
 MIN_TTL, MAX_TTL = 0.05, 600.0
@@ -194,9 +197,11 @@ class BeamGuard:
             first = not self._safe_reason
             self._safe_reason = self._safe_reason or reason
             self._stop_running(reason)
-        self._blank_beam()
-        if first:
-            self._on_safe(reason)
+        try:
+            self._blank_beam()
+        finally:
+            if first:
+                self._on_safe(reason)
 
     def resume(self) -> None:
         """An operator's release from SAFE."""
@@ -229,7 +234,11 @@ class BeamGuard:
     def serve(self, socket: zmq.Socket[bytes], stopping: threading.Event) -> None:
         """Answer `blank`, `stop` and `status` on a bound ROUTER until `stopping` is set. Runs in a thread of its own."""
         while not stopping.is_set():
-            self.tick()
+            try:
+                self.tick()
+            except Exception:
+                # The microscope would not blank: this thread is the last that can still try again.
+                log.exception("the beam could not be blanked; trying again")
             if socket.poll(POLL_MS):
                 frames = socket.recv_multipart(zmq.NOBLOCK)
                 # A client that is gone or does not read must not hold up the next one.
@@ -245,6 +254,10 @@ class BeamGuard:
             result = self._carry_out(request.op)
         except InstrumentError as error:
             return wire.Reply(id=wire.request_id(frames), ok=False, error=error.to_wire(), state=self._state())
+        except Exception as error:
+            log.exception("a request on the safe socket failed")
+            failure = InstrumentError(f"{type(error).__name__}: {error}").to_wire()
+            return wire.Reply(id=wire.request_id(frames), ok=False, error=failure, state=self._state())
         return wire.Reply(id=request.id, ok=True, result=result, state=self._state())
 
     def _carry_out(self, op: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from instrument import (
     BudgetError,
     ConflictError,
     ExpiredError,
+    Frame,
     InstrumentClient,
     InstrumentServer,
     MalformedRequestError,
@@ -398,6 +399,50 @@ async def test_a_receiver_that_is_gone_does_not_hold_the_beam(tmp_path: Path):
         assert outcome.state == "aborted"
         assert "no frame was taken or delivered" in outcome.reason
         assert not microscope.beam_on
+
+
+async def test_a_microscope_that_does_not_heed_a_stop_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Deaf(StripedMicroscope):
+        async def acquire(self, plan: AcquisitionPlan):
+            self.beam_on = True
+            try:
+                yield Frame(0, pattern_of(0, self.shape))
+                await asyncio.Event().wait()
+            finally:
+                self.beam_on = False
+
+    monkeypatch.setattr("instrument.commands.STOP_TIMEOUT", 0.2)
+    microscope = Deaf()
+    async with serving(tmp_path, microscope) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        frames = Frames()
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", frames))
+            await until(lambda: frames.patterns)
+            await client.stop()
+        assert running.result().state == "aborted"
+        assert not microscope.beam_on
+        await client.prepare(make_plan("a2"))
+
+
+async def test_a_beam_that_would_not_blank_is_blanked_again_and_again(tmp_path: Path):
+    class Stubborn(StripedMicroscope):
+        refusals = 0
+
+        def blank(self) -> None:
+            if self.beam_on and self.refusals < 5:
+                self.refusals += 1
+                raise RuntimeError("blanker does not answer")
+            super().blank()
+
+    microscope = Stubborn()
+    microscope.held_at = 5
+    async with serving(tmp_path, microscope) as (server, operator):
+        await _prepare_and_vanish(server, microscope)
+        await until(lambda: not microscope.beam_on)
+        assert microscope.refusals == 5
+        assert (await operator.status()).phase == "safe"
+        assert (await operator.outcome("a1", wait=5)).state == "aborted"
 
 
 # 4. A ledger nobody can overdraw

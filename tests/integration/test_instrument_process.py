@@ -1,0 +1,247 @@
+"""The server as a process: ready line, signals, `kill -9` while exposing, keys, and mistakes on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from instrument import (
+    AcquisitionPlan,
+    ClientKeys,
+    InstrumentClient,
+    MalformedRequestError,
+    Rectangle,
+    SafeStateError,
+    SeriesStart,
+    ServerKeys,
+    UnreachableError,
+    generate_keys,
+)
+from instrument.background import Background
+
+HERE = Path(__file__).parent
+SERVE = (sys.executable, "-m", "instrument", "serve", "striped_microscope:make")
+PLAN = AcquisitionPlan(
+    id="a1",
+    campaign="c",
+    region="r1",
+    field=Rectangle(y=20, x=30, height=20, width=20),
+    step=1.0,
+    defocus=0.0,
+    dose=100.0,
+)
+
+
+class Signal:
+    """A sink that says when the n-th frame is there."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.loop = asyncio.get_running_loop()
+        self.reached = asyncio.Event()
+
+    def start(self, header: SeriesStart) -> None:
+        assert header.number_of_images == PLAN.n_positions
+
+    def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
+        if index + 1 == self.count:
+            self.loop.call_soon_threadsafe(self.reached.set)
+
+
+@contextmanager
+def server(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    process = subprocess.Popen(
+        [*SERVE, "--state-dir", str(state), *options], cwd=HERE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def serve_and_fail(state: Path, *options: str) -> str:
+    """Standard error of a server that must refuse to run."""
+    done = subprocess.run(
+        [*SERVE, "--state-dir", str(state), *options], cwd=HERE, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == 2, done
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_the_scan_books_it_and_exits_cleanly(tmp_path: Path, number: signal.Signals):
+    with server(tmp_path) as (process, ready):
+        assert ready["ready"] is True
+        assert ready["name"] == "striped"
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+            await client.open_campaign("c", 1e6)
+            async with client.lease(ttl=1.0), Background() as tasks:
+                await client.prepare(PLAN)
+                sink = Signal(3)
+                tasks.create_task(_signal_when(sink.reached, process, number))
+                # The last words of the server may arrive or not; either way it is gone afterwards.
+                with contextlib.suppress(UnreachableError):
+                    assert (await client.acquire("a1", sink)).state == "aborted"
+                with pytest.raises(UnreachableError):
+                    await client.describe()
+        assert process.wait(timeout=5) == 0
+    with server(tmp_path) as (_, ready):
+        async with InstrumentClient(ready["control"], timeout=5) as client:
+            outcome = await client.outcome("a1")
+            assert (outcome.state, outcome.reason) == ("aborted", "the server was shut down")
+            assert 4 * 100 <= outcome.electrons < 400 * 100
+            assert (await client.status()).phase == "idle"
+
+
+async def _signal_when(event: asyncio.Event, process: subprocess.Popen[str], number: signal.Signals) -> None:
+    await event.wait()
+    process.send_signal(number)
+
+
+async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tmp_path: Path):
+    with server(tmp_path) as (process, ready):
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+            await client.open_campaign("c", 1e6)
+            async with client.lease(ttl=1.0), Background() as tasks:
+                await client.prepare(PLAN)
+                sink = Signal(3)
+                tasks.create_task(_signal_when(sink.reached, process, signal.SIGKILL))
+                with pytest.raises(UnreachableError):
+                    await client.acquire("a1", sink)
+        assert process.wait(timeout=5) == -signal.SIGKILL
+    with server(tmp_path) as (_, ready):
+        async with InstrumentClient(ready["control"], timeout=5) as client:
+            status = await client.status()
+            assert (status.phase, status.blanked) == ("safe", True)
+            assert "a1 was running" in status.reason
+            outcome = await client.outcome("a1")
+            assert (outcome.state, outcome.electrons) == ("failed", 400 * 100 + 10)
+            async with client.lease():
+                with pytest.raises(SafeStateError):
+                    await client.prepare(PLAN.model_copy(update={"id": "a2"}))
+                await client.resume("Ada", "checked the column")
+                assert await client.acquire("a1", Signal(1)) == outcome
+                account = await client.open_campaign("c", 1e6)
+                assert (account.spent, account.reserved) == (400 * 100 + 10, 0.0)
+
+
+async def test_killed_with_a_reservation_open_it_still_counts(tmp_path: Path):
+    with server(tmp_path) as (process, ready):
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+            await client.open_campaign("c", 1e6)
+            async with client.lease():
+                await client.prepare(PLAN)
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait(timeout=5)
+    with server(tmp_path) as (_, ready):
+        async with InstrumentClient(ready["control"], timeout=5) as client:
+            assert (await client.status()).phase == "idle"
+            assert (await client.open_campaign("c", 1e6)).reserved == 400 * 100 + 10
+            await client.cancel("a1")
+            assert (await client.open_campaign("c", 1e6)).left == 1e6
+
+
+def test_what_cannot_be_served_is_one_line(tmp_path: Path):
+    with server(tmp_path / "first") as (_, ready):
+        assert "is in use by another program" in serve_and_fail(tmp_path / "second", "--control", ready["control"])
+        assert "is in use by another server" in serve_and_fail(tmp_path / "first")
+    assert "is not an endpoint" in serve_and_fail(tmp_path, "--control", "tcp://127.0.0.1:99999")
+    assert "needs CURVE keys" in serve_and_fail(tmp_path, "--control", "tcp://*:0")
+    assert "needs CURVE keys" in serve_and_fail(tmp_path, "--data", "tcp://0.0.0.0:0")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "complaint"),
+    [
+        ("striped_microscope", "is not MODULE:FACTORY"),
+        ("no_such_module:make", "No module named"),
+        ("striped_microscope:nothing", "has no attribute"),
+        ("builtins:dict", "does not implement instrument.Microscope"),
+    ],
+)
+def test_an_adapter_that_is_none_is_named(tmp_path: Path, adapter: str, complaint: str):
+    done = subprocess.run(
+        [*SERVE[:-1], adapter, "--state-dir", str(tmp_path)],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+# Keys
+
+
+async def test_only_listed_keys_get_in(tmp_path: Path):
+    _, server_secret = generate_keys(tmp_path / "server", "scope")
+    admitted, secret = generate_keys(tmp_path / "agent", "agent")
+    _, stranger_secret = generate_keys(tmp_path / "stranger", "stranger")
+    clients = tmp_path / "clients"
+    clients.mkdir()
+    (clients / "agent.key").write_text(admitted.read_text())
+    assert secret.stat().st_mode & 0o077 == 0
+    server_public = server_secret.with_suffix(".key")
+    options = ("--control", "tcp://0.0.0.0:*", "--secret-key", str(server_secret), "--clients", str(clients))
+    with server(tmp_path / "state", *options) as (_, ready):
+        endpoint = f"tcp://127.0.0.1:{ready['control'].rpartition(':')[2]}"
+        keys = ClientKeys.load(secret, server_public)
+        async with InstrumentClient(endpoint, keys=keys, timeout=5) as client, client.lease():
+            await client.open_campaign("c", 1e6)
+            small = PLAN.model_copy(update={"field": Rectangle(y=0, x=0, height=3, width=3)})
+            await client.prepare(small)
+
+            class Count:
+                frames = 0
+
+                def start(self, header: SeriesStart) -> None:
+                    self.frames = 0
+
+                def frame(self, *_: Any) -> None:
+                    self.frames += 1
+
+            sink = Count()
+            assert (await client.acquire("a1", sink)).state == "done"
+            assert sink.frames == 9
+            assert (await client.blank()).phase == "safe"
+        for keys in (ClientKeys.load(stranger_secret, server_public), None):
+            with pytest.raises(UnreachableError):
+                async with InstrumentClient(endpoint, keys=keys, timeout=0.5):
+                    pass
+
+
+def test_half_a_key_configuration_is_an_error(tmp_path: Path):
+    public, secret = generate_keys(tmp_path, "x")
+    assert ServerKeys.load(None, None) is None
+    assert ClientKeys.load(None, None) is None
+    for load, complaint in (
+        (lambda: ServerKeys.load(secret, None), "directory of the clients' public keys is missing"),
+        (lambda: ServerKeys.load(None, tmp_path), "server's secret key is missing"),
+        (lambda: ServerKeys.load(secret, tmp_path / "empty"), "is not a directory with the public keys"),
+        (lambda: ClientKeys.load(secret, None), "server's public key is missing"),
+        (lambda: ClientKeys.load(None, public), "client's secret key is missing"),
+        (lambda: ClientKeys.load(public, public), "holds no secret key"),
+        (lambda: ClientKeys.load(tmp_path / "nothing", public), "is not a key file"),
+        (lambda: generate_keys(tmp_path, "x"), "a key is not replaced"),
+    ):
+        with pytest.raises(MalformedRequestError, match=complaint):
+            load()
