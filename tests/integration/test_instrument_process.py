@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 from instrument import (
     AcquisitionPlan,
@@ -29,7 +30,9 @@ from instrument import (
     UnreachableError,
     generate_keys,
 )
+from instrument.__main__ import main
 from instrument.background import Background
+from instrument.ledger import Ledger
 
 HERE = Path(__file__).parent
 SERVE = (sys.executable, "-m", "instrument", "serve", "striped_microscope:make")
@@ -73,15 +76,14 @@ def server(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], 
         process.stdout.close()
 
 
-def serve_and_fail(state: Path, *options: str) -> str:
-    """Standard error of a server that must refuse to run."""
-    done = subprocess.run(
-        [*SERVE, "--state-dir", str(state), *options], cwd=HERE, capture_output=True, text=True, timeout=20, check=False
-    )
-    assert done.returncode == 2, done
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+def refusal(capsys: pytest.CaptureFixture[str], adapter: str, *options: str) -> str:
+    """The one line with which the command refuses to serve."""
+    assert main(["serve", adapter, *options]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -157,13 +159,21 @@ async def test_killed_with_a_reservation_open_it_still_counts(tmp_path: Path):
             assert (await client.open_campaign("c", 1e6)).left == 1e6
 
 
-def test_what_cannot_be_served_is_one_line(tmp_path: Path):
-    with server(tmp_path / "first") as (_, ready):
-        assert "is in use by another program" in serve_and_fail(tmp_path / "second", "--control", ready["control"])
-        assert "is in use by another server" in serve_and_fail(tmp_path / "first")
-    assert "is not an endpoint" in serve_and_fail(tmp_path, "--control", "tcp://127.0.0.1:99999")
-    assert "needs CURVE keys" in serve_and_fail(tmp_path, "--control", "tcp://*:0")
-    assert "needs CURVE keys" in serve_and_fail(tmp_path, "--data", "tcp://0.0.0.0:0")
+def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    def refused(*options: str) -> str:
+        return refusal(capsys, "striped_microscope:make", "--state-dir", str(tmp_path), *options)
+
+    with zmq.Context() as context, context.socket(zmq.REP) as other:
+        other.bind("tcp://127.0.0.1:*")
+        taken = other.getsockopt_string(zmq.LAST_ENDPOINT)
+        assert f"{taken} is in use by another program" in refused("--control", taken)
+    ledger = Ledger(tmp_path)
+    assert "is in use by another server" in refused()
+    ledger.close()
+    assert "is not an endpoint" in refused("--control", "tcp://127.0.0.1:99999")
+    assert "needs CURVE keys" in refused("--control", "tcp://*:0")
+    assert "needs CURVE keys" in refused("--data", "tcp://0.0.0.0:0")
+    assert "clients' public keys is missing" in refused("--secret-key", "scope.key_secret")
 
 
 @pytest.mark.parametrize(
@@ -175,18 +185,11 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path):
         ("builtins:dict", "does not implement instrument.Microscope"),
     ],
 )
-def test_an_adapter_that_is_none_is_named(tmp_path: Path, adapter: str, complaint: str):
-    done = subprocess.run(
-        [*SERVE[:-1], adapter, "--state-dir", str(tmp_path)],
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert complaint in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_an_adapter_that_is_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], adapter: str, complaint: str
+):
+    assert complaint in refusal(capsys, adapter, "--state-dir", str(tmp_path))
+    assert not any(tmp_path.iterdir())
 
 
 # Keys
