@@ -40,7 +40,7 @@ class Calibration:
         rotation, rotation_sd, mirrored: the same as optics.detector_to_scan takes them, rad.
         defocus, defocus_sd: Å, positive for underfocus.
         c12, c12_sd, phi12, phi12_sd: twofold astigmatism, Å, and its orientation, rad.
-        significance: of the parallax registration, in standard deviations over other candidates.
+        significance: of the parallax registration, in standard deviations of chance.
         polarity: evidence for the sign of the defocus, in standard deviations; negative where a nominal sign overruled it.
         phase: (y, x), rad, weak-phase image from the shifted and added bright-field images.
         phase_pixel: sampling of `phase`, Å; its first pixel lies at the first scan position.

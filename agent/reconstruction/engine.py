@@ -30,8 +30,12 @@ GUARD = 0.02
 Below it a single count where the model is dark dominates a step; above it dark-field counts lose their weight. Scanned on
 simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.
 """
-BACKGROUND_START = 0.05
-"""Start of the background relative to the ring means outside the disc: low, because it grows fast and shrinks slowly."""
+PEDESTAL, EXCESS = 0.8, 0.05
+"""Start of the background: these parts of the darkest ring outside the disc, and of what other rings hold above it.
+
+A specimen scatters least into the darkest ring, so its counts are mostly background; what is above it may be either, and
+a background grows faster than it shrinks.
+"""
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,17 @@ class Reconstructor:
         return probe.source_modes(wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size)
 
     def _initial_background(self, mean: NDArray[np.float64], bright: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """A ring-averaged guess: part of the counts outside the disc, and of their largest ring inside."""
+        """A flat pedestal and a part of the ring means outside the disc; inside, what its brightest neighbour ring has."""
         if not self.settings.background:
             return np.zeros(mean.shape, np.float32)
-        outside = np.where(bright, 0.0, mean)
-        profile = _ring_mean(outside, self.rings)
-        level = profile.copy()
-        level[bright] = profile[~bright].max() if (~bright).any() else 0.0
-        return (BACKGROUND_START * level + 1e-6 * mean.max()).astype(np.float32)
+        outside = ~bright & (_ring_mean(bright.astype(float), self.rings) == 0)
+        if not outside.any():
+            return np.full(mean.shape, 1e-6 * mean.max(), np.float32)
+        profile = _ring_mean(mean, self.rings)
+        lowest = profile[outside].min()
+        excess = np.where(outside, profile - lowest, 0.0)
+        excess = np.where(outside, excess, excess.max())
+        return (PEDESTAL * lowest + EXCESS * excess + 1e-6 * mean.max()).astype(np.float32)
 
     def run(self, on_progress: Progress | None = None) -> None:
         """Make the passes of the schedule."""
@@ -165,11 +172,11 @@ class Reconstructor:
             self.deviance.append(deviance / (n * float(self.mask.sum())))
 
     def _update_background(self, ratio: Any) -> None:
-        """One expectation-maximisation step of the background's ring profile (the coherent part held fixed)."""
+        """Two expectation-maximisation steps in one of the background's ring profile (the coherent part held fixed)."""
         ratio_host = self.backend.to_host(ratio)
         mask = self.backend.to_host(self.mask)
         gain = _ring_mean(ratio_host * mask, self.rings) / np.maximum(_ring_mean(mask, self.rings), 1e-6)
-        self.background *= self.backend.xp.asarray(np.clip(gain, 0.2, 5.0).astype(np.float32))
+        self.background *= self.backend.xp.asarray(np.clip(gain**2, 0.2, 5.0).astype(np.float32))
 
     def deviance_of(self, patterns: NDArray[Any]) -> float:
         """Poisson deviance per detector pixel of other counts of the same exposure, (n, ky, kx), under the model as it is."""

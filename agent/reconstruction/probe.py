@@ -5,6 +5,7 @@ Everything here is in the aperture plane, corner-centred: probe_k (modes, ky, kx
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,29 +48,27 @@ def aperture_wave(
 def source_modes(
     wave: NDArray[np.complex64], modes: int, angular_pixel: float, voltage: float, source_size: float
 ) -> NDArray[np.complex64]:
-    """Split a coherent wave into modes that describe a Gaussian source of standard deviation `source_size` Å.
+    """Split a coherent wave into modes that describe a Gaussian source of standard deviation s = `source_size` Å.
 
-    The Karhunen–Loève modes of a shifted probe to first orders in the shift: P, s ∂P/∂y, s ∂P/∂x, then second orders.
-    The energy is shared out so that Σ over modes of Σ|·|² equals Σ|wave|².
+    Shifted probes averaged over the source have the mutual coherence exp(−|a − b|²/2) between aperture points k with
+    a = 2π s k. Its expansion e^{−a²/2} e^{−b²/2} Σ (a·b)ⁿ/n! gives the modes 1, a_y, a_x, a_y²/√2, a_y a_x, a_x²/√2, …,
+    cut after `modes` and normalised in every aperture point, so that the aperture's intensity stays as it is.
 
     Args:
         wave: (ky, kx).
-        modes: how many, 1 … 6; further ones start with the weakest of these, turned by a random-looking chirp.
+        modes: how many; 1, 3, 6, 10 are complete orders.
     """
     ky, kx = frequencies((wave.shape[0], wave.shape[1]), angular_pixel, voltage)
-    y, x = 2j * np.pi * source_size * ky, 2j * np.pi * source_size * kx
-    factors = [
-        np.ones_like(y * x),
-        y + 0 * x,
-        x + 0 * y,
-        (y * y) / np.sqrt(2) + 0 * x,
-        y * x,
-        (x * x) / np.sqrt(2) + 0 * y,
-    ]
+    y, x = (2 * np.pi * source_size * k for k in np.broadcast_arrays(ky, kx))
+    factors: list[NDArray[np.float64]] = []
+    order = 0
     while len(factors) < modes:
-        factors.append(factors[-5] * y)
-    stack = np.stack([wave * f for f in factors[:modes]])
-    return (stack * np.sqrt((np.abs(wave) ** 2).sum() / (np.abs(stack) ** 2).sum())).astype(np.complex64)
+        factors += [
+            y ** (order - i) * x**i / np.sqrt(math.factorial(order - i) * math.factorial(i)) for i in range(order + 1)
+        ]
+        order += 1
+    stack = np.stack(factors[:modes])
+    return (wave * stack / np.sqrt((stack**2).sum(axis=0))).astype(np.complex64)
 
 
 def cartesian(aberrations: Mapping[str, float]) -> dict[str, float]:
