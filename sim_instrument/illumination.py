@@ -71,12 +71,13 @@ def probe_modes(
     wave /= np.linalg.norm(wave)
 
     mixture = _mixture(column, k, wave)
-    _, values, basis = np.linalg.svd(mixture, full_matrices=False)
-    weights = values**2 / np.sum(values**2)
+    # The modes are the right singular vectors; the matrix of overlaps between the draws is the smaller problem.
+    eigenvalues, vectors = np.linalg.eigh(mixture @ mixture.conj().T)
+    weights = eigenvalues[::-1].clip(0) / eigenvalues.sum()
     count = int(np.searchsorted(np.cumsum(weights), 1 - tolerance)) + 1
-    waves = np.zeros((count, *shape), dtype=np.complex64)
-    waves[:, lit] = basis[:count]
     kept = weights[:count]
+    waves = np.zeros((count, *shape), dtype=np.complex64)
+    waves[:, lit] = (vectors[:, ::-1][:, :count].conj().T @ mixture) / np.sqrt(kept)[:, None]
     return Modes(waves, kept / kept.sum(), float(1 - kept.sum()))
 
 

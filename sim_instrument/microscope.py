@@ -81,6 +81,11 @@ class SimulatedMicroscope:
         self._blanked = threading.Event()
         self._blanked.set()
 
+    @property
+    def dose(self) -> NDArray[np.float64]:
+        """(y, x) e/Å² that the flake has received so far, on pixels of 1 Å."""
+        return self._damage.dose
+
     async def describe(self) -> Description:
         """What the facility knows: nominal values, legal settings, dead pixels."""
         return self._description

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The simulated microscope keeps its promises as a `Microscope`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from instrument import AcquisitionPlan, BlankedError, ConflictError, Microscope, OutOfLimitsError, Rectangle
+from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions
+
+VACUUM = SpecimenOptions(material="vacuum")
+SMALL = {"detector_pixels": 64, "angular_pixel": 2.192}
+
+
+def plan(n: int = 4, **changes: object) -> AcquisitionPlan:
+    values: dict[str, object] = {
+        "id": "a1",
+        "campaign": "c",
+        "region": "r",
+        "field": Rectangle(y=180, x=180, height=n, width=n),
+        "step": 1.0,
+        "defocus": 200.0,
+        "dose": 2000.0,
+    }
+    return AcquisitionPlan.model_validate(values | changes)
+
+
+@pytest.fixture
+async def microscope() -> AsyncIterator[SimulatedMicroscope]:
+    microscope = SimulatedMicroscope(VACUUM, Column(**SMALL))
+    yield microscope
+    microscope.close()
+
+
+async def frames(microscope: SimulatedMicroscope, scan: AcquisitionPlan) -> NDArray[np.uint16]:
+    stack = [frame async for frame in microscope.acquire(scan)]
+    assert [frame.index for frame in stack] == list(range(scan.n_positions))
+    return np.array([frame.pattern for frame in stack])
+
+
+async def test_is_a_microscope_that_tells_nominal_values_only(microscope: SimulatedMicroscope) -> None:
+    assert isinstance(microscope, Microscope)
+    description = await microscope.describe()
+    column = microscope.column
+    assert description.scan_rotation == pytest.approx(column.rotation - column.rotation_error)
+    assert description.scan_rotation != column.rotation
+    assert len(description.detector.dead_pixels) == column.dead_pixels
+    wire = description.model_dump_json()
+    assert all(name not in wire for name in ("defocus_offset", "aberrations", "C30", "drift", "source_size"))
+    assert description.area.height > 250
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step": 0.1, "dose": 1e6}, "step of 0.1 Å"),
+        ({"defocus": 1500.0}, "-1000 … 1000 Å"),
+        ({"dose": 1e8}, "dose of 1e.08"),
+        ({"step": 0.5, "dose": 1000.0}, "frames/s.*at least 4993 e/Å².*at least 1.12 Å"),
+        ({"dose": 8e6}, "pattern"),
+        ({"field": Rectangle(y=10, x=180, height=4, width=4)}, "leaves the area"),
+    ],
+)
+async def test_refuses_what_it_cannot_do(microscope: SimulatedMicroscope, changes: dict, words: str) -> None:
+    with pytest.raises(OutOfLimitsError, match=words):
+        await microscope.check(plan(**changes))
+    with pytest.raises(OutOfLimitsError, match=words):
+        await anext(microscope.acquire(plan(**changes)))
+
+
+async def test_cost_counts_flyback_and_settling(microscope: SimulatedMicroscope) -> None:
+    scan = plan(n=10)
+    cost = await microscope.check(scan)
+    column = microscope.column
+    current = column.electrons_per_second
+    assert cost.dwell_time == pytest.approx(2000.0 / current)
+    assert cost.electrons == pytest.approx(scan.electrons + 10 * column.flyback * current)
+    assert cost.duration == pytest.approx(cost.electrons / current + column.settle)
+    assert cost.bytes == 100 * 64 * 64 * 2
+    assert cost.illuminated.contains(scan.field.grown(0.0214 * 200))
+
+
+async def test_same_seed_and_id_give_the_same_counts(microscope: SimulatedMicroscope) -> None:
+    first = await frames(microscope, plan(n=9))
+    again = SimulatedMicroscope(VACUUM, Column(**SMALL))
+    assert np.array_equal(first, await frames(again, plan(n=9)))
+    assert not np.array_equal(first, await frames(again, plan(n=9, id="a2")))
+    again.close()
+    other = SimulatedMicroscope(VACUUM, Column(**SMALL), seed=1)
+    assert not np.array_equal(first, await frames(other, plan(n=9)))
+    other.close()
+
+
+async def test_blank_stops_the_acquisition_and_the_next_one_runs(microscope: SimulatedMicroscope) -> None:
+    assert (await microscope.health()).blanked
+    delivered: list[int] = []
+
+    async def blank_after_five() -> None:
+        async with aclosing(microscope.acquire(plan(n=40))) as stream:
+            async for frame in stream:
+                delivered.append(frame.index)
+                assert not (await microscope.health()).blanked
+                if len(delivered) == 5:
+                    await asyncio.to_thread(microscope.blank)
+
+    with pytest.raises(BlankedError, match="after 5 of 1600"):
+        await blank_after_five()
+    assert delivered == [0, 1, 2, 3, 4]
+    assert (await microscope.health()).blanked
+    assert len(await frames(microscope, plan(n=4, id="a2"))) == 16
+
+
+async def test_closing_the_iterator_turns_the_beam_off(microscope: SimulatedMicroscope) -> None:
+    async with aclosing(microscope.acquire(plan(n=40))) as stream:
+        await anext(stream)
+        with pytest.raises(ConflictError):
+            await anext(microscope.acquire(plan(id="a2")))
+    assert (await microscope.health()).blanked
+    assert len(await frames(microscope, plan(id="a2"))) == 16
+
+
+async def test_real_time_honours_the_clock() -> None:
+    now = 100.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    microscope = SimulatedMicroscope(VACUUM, Column(**SMALL), real_time=True, clock=lambda: now, sleep=sleep)
+    scan = plan(n=20)
+    await frames(microscope, scan)
+    duration = (await microscope.check(scan)).duration
+    assert now - 100.0 == pytest.approx(duration - microscope.column.flyback, rel=1e-6)
+    microscope.close()
+
+
+async def test_dose_is_booked_where_the_beam_was(tmp_path: Path) -> None:
+    """An aborted scan counts as far as it got, in the next process too."""
+    first = SimulatedMicroscope(VACUUM, Column(**SMALL), state_dir=tmp_path)
+    async with aclosing(first.acquire(plan(n=20))) as stream:
+        async for frame in stream:
+            if frame.index == 200:
+                break
+    first.close()
+    second = SimulatedMicroscope(VACUUM, Column(**SMALL), state_dir=tmp_path)
+    dose = second.dose
+    assert dose[185, 190] == pytest.approx(2000.0, rel=1e-3)
+    assert dose[199, 190] == pytest.approx(0, abs=1e-6)
+    second.close()

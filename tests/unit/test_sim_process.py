@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`python -m sim_instrument` as a process: the ready line, an acquisition over the wire, bad input, kill -9."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from instrument import AcquisitionPlan, Rectangle
+from instrument.client import InstrumentClient
+from instrument.stream import SeriesStart, decode_chunk
+
+OPTIONS = ("--material", "vacuum", "--pixels", "64", "--angular-pixel", "2.192")
+
+
+@contextmanager
+def simulator(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "sim_instrument", "simulate", "--state-dir", str(state), *OPTIONS, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            assert ready["ready"]
+            yield process, ready["control"]
+        finally:
+            process.terminate()
+
+
+def plan(id: str) -> AcquisitionPlan:
+    field = Rectangle(y=180, x=180, height=6, width=6)
+    return AcquisitionPlan(id=id, campaign="c", region=id, field=field, step=1, defocus=100, dose=2000)
+
+
+class Counts:
+    """A sink that adds up what it gets."""
+
+    total = 0
+
+    def start(self, header: SeriesStart) -> None:
+        assert header.number_of_images == 36
+
+    def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype) -> None:
+        self.total += int(decode_chunk(chunk, pattern_shape, dtype).sum())
+
+
+async def acquire(client: InstrumentClient, scan: AcquisitionPlan) -> int:
+    counts = Counts()
+    async with client.lease():
+        await client.open_campaign("c", 1e7)
+        reservation = await client.prepare(scan)
+        assert reservation.check.n_positions == 36
+        outcome = await client.acquire(scan.id, counts)
+    assert outcome.state == "done"
+    return counts.total
+
+
+async def test_frames_over_the_wire_and_a_state_that_survives_kill_9(tmp_path: Path) -> None:
+    with simulator(tmp_path) as (process, endpoint):
+        async with InstrumentClient(endpoint) as client:
+            assert (await client.describe()).detector.shape == (64, 64)
+            counts = await acquire(client, plan("a1"))
+        assert counts == pytest.approx(plan("a1").electrons, rel=0.05)
+        process.kill()
+    with simulator(tmp_path) as (process, endpoint):
+        async with InstrumentClient(endpoint) as client:
+            outcome = await client.outcome("a1")
+            assert outcome is not None
+            assert outcome.state == "done"
+    exposures = [json.loads(line) for line in (tmp_path / "exposures.jsonl").read_text().splitlines()]
+    assert {entry["plan"]["id"] for entry in exposures} == {"a1"}
+    assert sum(entry["stop"] - entry["first"] for entry in exposures) == 36
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--source-size", "-1"), "--source-size -1"),
+        (("--size", "100"), "greater than or equal to 300"),
+        (("--aberration", "C99=1"), "C99"),
+        (("--aberration", "C12"), "NAME=VALUE"),
+        (("--semiangle", "49", "--pixels", "32"), "does not fit"),
+        (("--truth", "/nowhere/truth.h5"), "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    command = [sys.executable, "-m", "sim_instrument", "simulate", "--state-dir", str(tmp_path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_help_says_units_defaults_and_costs() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sim_instrument", "simulate", "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    for words in ("--knock-on BARN", "--drift Å/S", "--source-size Å", "0 switches it off", "s for 40 × 40 positions"):
+        assert words in done.stdout
