@@ -53,7 +53,7 @@ def reconstruct_file(path: Path, out: Path | None, given: Mapping[str, float], p
         result = process_acquisition(
             acquisition, job, lambda phase, fraction: status.update(f"{phase}: {fraction:.0%}")
         )
-    picture = Picture.of(read_reconstruction(output).reconstruction)
+    picture = Picture.of(read_reconstruction(output))
     png = output.with_name(f"{path.stem}-phase.png")
     png.write_bytes(phase_image(picture, picture.levels()))
     resolution = "not reached" if result.score.resolution is None else f"{result.score.resolution:.3g} Å"

@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from agent.errors import BadInputError
 from agent.planning import DryRun
-from agent.quantities import duration, electrons, signed_length, uncertain
+from agent.quantities import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
 
@@ -100,24 +101,35 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _trials_table(record: CampaignRecord) -> Table:
-    power = shared_power(record)
-    table = Table(title="Trials", title_justify="left", header_style="bold")
-    for heading in ("trial", "role", "step\nÅ", "defocus\nÅ", f"dose\n{record.description.dose_unit}"):
-        table.add_column(heading, justify="left" if heading == "role" else "right")
-    for heading in (quantity_name(record), f"score\n{SCORE_UNIT}", "resolution\nÅ"):
-        table.add_column(heading, justify="right")
-    table.add_column("chosen by")
+    """All trials in 80 columns."""
+    score_power = shared_power(record)
+    charge_power = power_of(max(trial.electrons for trial in record.trials))
+    table = Table(title="Trials", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
+    unit = record.description.dose_unit
+    for heading in (
+        "",
+        "role",
+        "step\nÅ",
+        "defocus\nÅ",
+        f"dose\n{unit}",
+        f"{quantity_name(record)}\n{times_power(charge_power).strip()}",
+        f"score\n{times_power(score_power).strip()} {SCORE_UNIT}".replace("\n ", "\n"),
+        "res.\nÅ",
+        "source",
+    ):
+        table.add_column(heading, justify="left" if heading in ("role", "source") else "right", no_wrap=True)
     for trial in record.trials:
-        table.add_row(*_cells(trial, power), style=_style(trial))
+        table.add_row(*_cells(trial, score_power, charge_power), style=_style(trial))
     return table
 
 
-def _cells(trial: Trial, power: int) -> tuple[str, ...]:
+def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]:
     settings = trial.settings
     score: str = trial.state if trial.state != "done" else "–"
     resolution = "–"
     if trial.score is not None:
-        score = uncertain(trial.score.value, trial.score.sd, power)
+        # The power of ten stands in the heading.
+        score = uncertain(trial.score.value / 10.0**score_power, trial.score.sd / 10.0**score_power, 0)
         resolution = f"{trial.score.resolution:.3g}" if trial.score.resolution is not None else "–"
     return (
         str(trial.number),
@@ -125,7 +137,7 @@ def _cells(trial: Trial, power: int) -> tuple[str, ...]:
         f"{settings.step:.4g}",
         signed_length(settings.defocus).removesuffix(" Å"),
         electrons(settings.dose),
-        electrons(trial.electrons),
+        f"{trial.electrons / 10.0**charge_power:.3g}",
         score,
         resolution,
         trial.suggestion.source,
@@ -140,7 +152,9 @@ def _style(trial: Trial) -> str | None:
 
 def _comparison_table(record: CampaignRecord) -> Table:
     power = shared_power(record)
-    table = Table(title="Recommended", title_justify="left", header_style="bold")
+    table = Table(
+        title="Final pictures", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("")
     table.add_column("settings")
     table.add_column(f"score, {SCORE_UNIT}", justify="right")

@@ -141,7 +141,7 @@ def _resolution(trial: Trial, record: CampaignRecord) -> str:
     assert trial.score is not None
     resolution = trial.score.resolution
     if resolution is None:
-        return "below the half-bit threshold everywhere"
+        return "half-bit resolution not reached: the lowest ring is below the threshold"
     if resolution * record.config.score.k_max < 1 + 1e-6:
         return f"half-bit resolution better than {resolution:.3g} Å, the end of the scored band"
     return f"half-bit resolution {resolution:.3g} Å"

@@ -19,7 +19,7 @@ from agent.report.headline import (
     settings_text,
     shared_power,
 )
-from agent.report.pictures import Picture, phase_image, probe_image, spectrum_image
+from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
 from agent.store import read_reconstruction
 
 REPORT_NAME = "report.html"
@@ -135,7 +135,7 @@ def load_picture(trial: Trial, folder: Path) -> Picture | None:
     """The reconstructed phase within the scanned field; None where the file is gone."""
     if trial.reconstruction_file is None or not (folder / trial.reconstruction_file).exists():
         return None
-    return Picture.of(read_reconstruction(folder / trial.reconstruction_file).reconstruction)
+    return Picture.of(read_reconstruction(folder / trial.reconstruction_file))
 
 
 def _evidence(record: CampaignRecord, pictures: list[tuple[Trial, Picture]]) -> str:
@@ -169,12 +169,12 @@ def _evidence(record: CampaignRecord, pictures: list[tuple[Trial, Picture]]) -> 
         )
     )
     if pictures:
-        trial, picture = pictures[0]
+        named = [(PICTURE_NAME[trial.role], picture) for trial, picture in pictures]
         lines.append(
             _figure(
-                probe_image(picture),
-                "Reconstructed probe",
-                f"{PICTURE_NAME[trial.role]}: intensity of the reconstructed probe at the specimen",
+                probe_images(named),
+                "Reconstructed probes",
+                "Intensity of the reconstructed probe at the specimen, in the whole window of a pattern",
             )
         )
     if record.model_view is not None:
@@ -207,7 +207,7 @@ def _table(record: CampaignRecord) -> str:
     head = (
         "<tr><th>trial</th><th class='text'>role</th><th>step, Å</th><th>defocus, Å</th><th>measured</th>"
         f"<th>dose, {unit}</th><th>{quantity_name(record)}</th><th>score, {SCORE_UNIT}</th><th>resolution, Å</th>"
-        "<th>time</th><th class='text'>reason</th></tr>"
+        "<th>acquired in</th><th>processed in</th><th class='text'>reason</th></tr>"
     )
     rows = "".join(_row(trial, power) for trial in record.trials)
     return f'<h2>Trials</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
@@ -223,7 +223,9 @@ def _row(trial: Trial, power: int) -> str:
         reason = f"{trial.state}: {trial.reason} ({reason})"
     if trial.score is not None and trial.score.veto:
         reason += f" – not trusted: {trial.score.veto}"
-    took = duration(sum(trial.seconds.values())) if trial.seconds else ""
+    acquired, processed = (
+        duration(trial.seconds[key]) if key in trial.seconds else "–" for key in ("acquire", "process")
+    )
     cells = (
         f"{settings.step:.4g}",
         signed_length(settings.defocus).removesuffix(" Å"),
@@ -232,7 +234,8 @@ def _row(trial: Trial, power: int) -> str:
         electrons(trial.electrons) if trial.electrons else "–",
         score,
         resolution,
-        took,
+        acquired,
+        processed,
     )
     css = trial.state if trial.state in ("failed", "vetoed") else trial.role
     state = "" if trial.state in ("done", "failed", "vetoed") else f" ({trial.state})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.quality import flattened, tukey
-from agent.reconstruction.types import Reconstruction
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
+from agent.store import StoredReconstruction
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Picture:
     probe: NDArray[np.float32]
 
     @classmethod
-    def of(cls, reconstruction: Reconstruction) -> Picture:
+    def of(cls, stored: StoredReconstruction) -> Picture:
         """Cut the scanned field out of a reconstruction; what lies outside was illuminated but not sampled."""
-        positions = reconstruction.positions - np.asarray(reconstruction.origin)
-        pixel_size = np.asarray(reconstruction.pixel_size)
-        low = np.floor(positions.min(axis=0) / pixel_size).astype(int).clip(min=0)
-        high = np.ceil(positions.max(axis=0) / pixel_size).astype(int) + 1
+        reconstruction, field = stored.reconstruction, stored.plan.field
+        origin, pixel_size = np.asarray(reconstruction.origin), np.asarray(reconstruction.pixel_size)
+        low = np.rint((np.array([field.y, field.x]) - origin) / pixel_size).astype(int).clip(min=0)
+        high = low + np.rint(np.array([field.height, field.width]) / pixel_size).astype(int)
         phase = reconstruction.phase[low[0] : high[0], low[1] : high[1]]
         probe = np.sum(np.abs(reconstruction.probe) ** 2, axis=0)
         return cls(phase, reconstruction.pixel_size, probe / probe.max())
@@ -60,7 +61,7 @@ def phase_image(picture: Picture, levels: tuple[float, float]) -> bytes:
         vmin=levels[0],
         vmax=levels[1],
         extent=(0, width, height, 0),
-        interpolation="nearest",
+        interpolation="bicubic",
     )
     _strip(axes)
     bar = round_length(width / 3)
@@ -124,16 +125,18 @@ def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> 
 
 
 @styled
-def probe_image(picture: Picture) -> bytes:
-    """Intensity of the reconstructed probe at the specimen, as a PNG."""
-    figure, axes = new_figure(6.4, 3.6)
-    extent = tuple(n * p for n, p in zip(picture.probe.shape, picture.pixel_size, strict=True))
-    height, width = extent
-    image = axes.imshow(picture.probe, cmap="inferno", extent=(0, width, height, 0), interpolation="nearest")
-    _strip(axes)
-    bar = round_length(width / 3)
-    add_scale_bar(axes, (height, width), bar, length_label(bar))
-    figure.colorbar(image, ax=axes, label="relative intensity")
+def probe_images(named: Sequence[tuple[str, Picture]]) -> bytes:
+    """Intensity of the reconstructed probes at the specimen, side by side, as a PNG."""
+    figure, axes = new_figure(6.4, 3.6, columns=len(named))
+    for one, (name, picture) in zip(np.atleast_1d(axes), named, strict=True):
+        n_y, n_x = picture.probe.shape
+        height, width = n_y * picture.pixel_size[0], n_x * picture.pixel_size[1]
+        image = one.imshow(picture.probe, cmap="inferno", extent=(0, width, height, 0), interpolation="nearest")
+        one.set_title(name)
+        _strip(one)
+        bar = round_length(width / 3)
+        add_scale_bar(one, (height, width), bar, length_label(bar))
+    figure.colorbar(image, ax=axes, label="relative intensity", shrink=0.8)
     return to_png(figure)
 
 

@@ -39,7 +39,7 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
     axes.axhline(0, color="#9CA3AF", lw=0.8)
     axes.set(xlabel="spatial frequency, 1/Å", ylabel="F(k) between half-count images", ylim=(-0.3, 1.05))
     axes.set_xlim(left=0)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower left")
     return to_png(figure)
 
 
@@ -108,7 +108,7 @@ def model_maps(
     dose_unit: str,
 ) -> bytes:
     """The model's mean and sd over two settings; trials as dots, illegal settings in grey."""
-    figure, both = new_figure(9.6, 4.0, columns=2)
+    figure, both = new_figure(12.8, 4.8, columns=2)
     mean, sd, legal = (np.asarray(v) for v in (view.mean, view.sd, view.legal))
     power = power_of(float(np.abs(mean[legal]).max()) if legal.any() else 1.0)
     for axes, values, title, colours in (

@@ -77,7 +77,7 @@ class ConsoleProgress:
                 self._phase = event
                 if event.phase == "acquiring":
                     self._frames = None
-                if not self._console.is_terminal and event.phase not in ("reconstructing", "finished"):
+                if not self._console.is_terminal and event.phase in ("connecting", "acquiring", "waiting"):
                     self._say(self._phase_text() + self._outlook())
             case FramesReceived():
                 self._frames = event

@@ -141,7 +141,7 @@ class CampaignOnDisk:
             defocus_measured=defocus + 11.0,
             reason="the reconstruction died" if score is None else "",
             reconstruction_file=file,
-            seconds={"acquiring": 2.0, "reconstructing": 3.0},
+            seconds={"acquire": 2.0, "process": 3.0},
             **more,
         )
 

@@ -251,7 +251,7 @@ def test_a_recording_that_is_truncated_or_lacks_a_number(command: Command, tmp_p
         file["data"] = np.ones((8, 8, 32, 32), np.uint8)
     code, _, err = command("reconstruct", path, "--semiangle", "20", "--defocus", "100")
     assert code == 2
-    assert "give it with --step" in _one_line(err)
+    assert "give --step" in _one_line(err)
     path.write_bytes(path.read_bytes()[:40_000])
     code, _, err = command("reconstruct", path)
     assert code == 2
