@@ -18,4 +18,4 @@ class RandomPolicy(Baseline):
         low, high = self._dose_range(book)
         generator = np.random.default_rng([self.seed, book.next_number])
         points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
-        return points[0], "drawn at random from the legal settings"
+        return points[0] if len(points) else self.space.frugal, "drawn at random from the legal settings"

@@ -23,7 +23,7 @@ def sobol_point(space: SearchSpace, book: ObservationBook, seed: int, *, dose_mi
     index = len(book.exploration)
     cube = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(seed)).random_base2(int(index + 64).bit_length())
     points = space.draw(cube, dose_min=dose_min, dose_max=dose_max)
-    points = np.roll(points, -index, axis=0)
+    points = np.roll(points, -index, axis=0) if len(points) else space.frugal[None]
     known = space.to_unit(as_points(o.settings for o in book.all))
     distance = np.linalg.norm(space.to_unit(points)[:, None] - known[None], axis=-1)
     new = np.flatnonzero((distance > SAME).all(axis=1))

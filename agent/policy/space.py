@@ -43,6 +43,7 @@ class SearchSpace:
         axes: step, defocus and dose of a trial, without the coupled limits.
         final_doses: of the final acquisition, likewise.
         variables: names of the settings that are not fixed.
+        frugal: (3,) the legal trial with the smallest dose.
     """
 
     def __init__(self, description: Description, config: CampaignConfig) -> None:
@@ -63,7 +64,7 @@ class SearchSpace:
         self._shared = self._coupled_limits()
         self._of_trials = (*self._shared, *self._trial_limits())
         self._of_final = (*self._shared, interval_limit(self.final_doses, 2))
-        self._refuse_empty()
+        self.frugal = self._most_frugal()
         self._defocus_choices = self._legal_defocus()
         self._unit_low, self._unit_span = self._unit_scale()
 
@@ -115,11 +116,7 @@ class SearchSpace:
     @property
     def smallest_dose(self) -> float:
         """Smallest dose of any legal trial, e/Å²."""
-        _, high = self.step_interval(np.ravel(self._defocus_choices))
-        steps = np.array([high.max()])
-        if self.axes[0].values is not None:
-            steps = self.axes[0].values[self.axes[0].values <= high.max() * (1 + TOLERANCE)]
-        return float(min(min(self.legal_doses(s, count=2), default=math.inf) for s in steps))
+        return float(self.frugal[2])
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
@@ -256,19 +253,21 @@ class SearchSpace:
         reach = (0.0, self.largest_defocus, nearest)
         defoci = edge_values(defocus, (*reach, *(-r for r in reach)))
         edges = [field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER]
-        edges += [math.sqrt(e / d) for e in (fewest, most) for d in (dose.low, min(dose.high, self._largest_dose))]
+        doses = dose.values if dose.values is not None else (dose.low, min(dose.high, self._largest_dose))
+        edges += [math.sqrt(e / d) for e in (fewest, most) for d in doses]
         steps = edge_values(step, (*edges, *(overlap * self._diameter(defoci))))
         points = []
-        for s in steps[steps > 0]:
+        for s in steps[(steps > 0.1 * step.low) & (steps < 10 * step.high)]:
             doses = edge_values(dose, (fewest / s**2, most / s**2, min(self._largest_dose, dose.high)))
             points += [(s, f, d) for f in defoci for d in doses[doses > 0]]
         return np.array(points)
 
-    def _refuse_empty(self) -> None:
+    def _most_frugal(self) -> Array:
         corners = self._corners()
         legal = np.stack([c.margin(corners) >= -TOLERANCE for c in self._of_trials])
-        if legal.all(axis=0).any():
-            return
+        found = corners[legal.all(axis=0)]
+        if len(found):
+            return found[np.argmin(found[:, 2])]
         collide = [c for i, c in enumerate(self._of_trials) if np.delete(legal, i, axis=0).all(axis=0).any()]
         if not collide:
             best = int(np.argmax(legal.sum(axis=0)))

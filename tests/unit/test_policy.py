@@ -97,7 +97,7 @@ def spent(suggestions, overhead=1.0):
 def test_bayesian_optimisation_beats_random_and_sobol_with_the_same_electrons():
     final, at_same_dose = {}, {}
     for name in ("botorch", "sobol", "random"):
-        task = problem(name, trials=8)
+        task = problem(name, trials=12)
         final[name], at_same_dose[name] = [], []
         for seed in range(10):
             landscape = Landscape(seed)
@@ -218,7 +218,7 @@ def test_a_suggestion_explains_itself():
 
 def test_predictions_are_calibrated():
     surprise = []
-    for seed in range(3):
+    for seed in range(2):
         landscape = Landscape(seed)
         policy = make_policy(problem(trials=9, initial=5), seed)
         for number, suggestion in enumerate(explore(policy, landscape), 1):
@@ -249,6 +249,20 @@ def test_reference_trials_inform_the_model_and_cost_exploration_nothing():
     policy.ingest([reference.model_copy(update={"role": "reference"})])
     assert policy.budget.spent(policy.book) == pytest.approx(before)
     assert policy.suggest()[0].nearest_trial is not None
+
+
+def test_a_tight_budget_is_explored_with_the_most_frugal_trials():
+    task = problem(
+        trials=4,
+        initial=2,
+        electrons=2 * 4 * 112.0 * TRIAL_AREA,
+        instrument=description(electrons_per_pattern=(1000.0, 1e5)),
+    )
+    for name in ("botorch", "sobol", "random"):
+        policy = make_policy(Problem(task.description, task.config, 500.0, TRIAL_AREA), 0)
+        suggestions = explore(policy, Landscape(0))
+        assert len(suggestions) == 4, name
+        assert spent(suggestions) <= task.config.electrons / 2
 
 
 def test_exploration_ends_when_its_share_is_spent():

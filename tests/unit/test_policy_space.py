@@ -103,7 +103,7 @@ def broken_limit(instrument, config, point):
 
 
 HYPOTHESIS = settings(
-    max_examples=120,
+    max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow],
     derandomize=True,
