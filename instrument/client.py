@@ -24,6 +24,7 @@ from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease
 HELLO_TIMEOUT = 2.0
 OUTCOME_WAIT = 2.0
 IDLE_TIMEOUT = 10.0
+ABORT_TIMEOUT = 2.0
 
 
 class InstrumentClient:
@@ -166,7 +167,7 @@ class InstrumentClient:
 
     async def _release(self, token: wire.LeaseToken | None) -> None:
         try:
-            await self._control.request("lease.release", limit=min(2.0, self._request_timeout), lease=token)
+            await self._control.request("lease.release", limit=min(ABORT_TIMEOUT, self._request_timeout), lease=token)
         except (StaleLeaseError, UnreachableError):
             return  # it is over either way; the server sees to the beam
 
@@ -279,7 +280,7 @@ class InstrumentClient:
 
     async def _try_abort(self, plan_id: str) -> None:
         try:
-            await self._control.request("abort", {"id": plan_id}, limit=min(5.0, self._request_timeout))
+            await self._control.request("abort", {"id": plan_id}, limit=min(ABORT_TIMEOUT, self._request_timeout))
         except InstrumentError:
             return  # the error on its way out matters more; without renewals the lease lapses and blanks
 

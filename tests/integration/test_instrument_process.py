@@ -91,9 +91,9 @@ async def test_a_signal_ends_the_scan_books_it_and_exits_cleanly(tmp_path: Path,
     with server(tmp_path) as (process, ready):
         assert ready["ready"] is True
         assert ready["name"] == "striped"
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
-            async with client.lease(ttl=1.0), Background() as tasks:
+            async with client.lease(ttl=2.0), Background() as tasks:
                 await client.prepare(PLAN)
                 sink = Signal(3)
                 tasks.create_task(_signal_when(sink.reached, process, number))
@@ -118,9 +118,9 @@ async def _signal_when(event: asyncio.Event, process: subprocess.Popen[str], num
 
 async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tmp_path: Path):
     with server(tmp_path) as (process, ready):
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
-            async with client.lease(ttl=1.0), Background() as tasks:
+            async with client.lease(ttl=2.0), Background() as tasks:
                 await client.prepare(PLAN)
                 sink = Signal(3)
                 tasks.create_task(_signal_when(sink.reached, process, signal.SIGKILL))
@@ -145,7 +145,7 @@ async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tm
 
 async def test_killed_with_a_reservation_open_it_still_counts(tmp_path: Path):
     with server(tmp_path) as (process, ready):
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=1.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
             async with client.lease():
                 await client.prepare(PLAN)

@@ -269,7 +269,7 @@ async def test_a_lease_that_is_not_renewed_blanks_and_latches(tmp_path: Path):
 async def _prepare_and_vanish(server: InstrumentServer, microscope: StripedMicroscope) -> None:
     """An agent that starts an acquisition and is never heard of again."""
     async with InstrumentClient(server.control, holder="vanishing", timeout=5.0) as agent:
-        lease = await agent._request("lease.acquire", holder="vanishing", ttl=0.3)
+        lease = await agent._request("lease.acquire", holder="vanishing", ttl=1.0)
         agent._lease = wire.LeaseToken(holder="vanishing", fence=lease["fence"])
         await agent.prepare(make_plan())
         with zmq.Context() as context, context.socket(zmq.PULL) as receiver:
@@ -285,7 +285,7 @@ async def test_the_beam_goes_off_while_the_event_loop_is_stuck(tmp_path: Path):
     async with serving(tmp_path, microscope) as (server, operator):
         await _prepare_and_vanish(server, microscope)
         blanks = microscope.blanks
-        give_up = time.monotonic() + 2.0
+        give_up = time.monotonic() + 5.0
         while microscope.blanks == blanks and time.monotonic() < give_up:
             time.sleep(0.01)  # noqa: ASYNC251 - this is the stuck loop
         assert microscope.blanks > blanks
@@ -301,7 +301,7 @@ async def test_safe_outlives_the_server(tmp_path: Path):
 
 
 async def test_the_client_keeps_its_lease_alive(tmp_path: Path):
-    async with serving(tmp_path, StripedMicroscope(frame_interval=0.01)) as (_, client), client.lease(ttl=0.25):
+    async with serving(tmp_path, StripedMicroscope(frame_interval=0.02)) as (_, client), client.lease(ttl=1.0):
         await client.prepare(make_plan())
         assert (await client.acquire("a1", Frames())).state == "done"
         assert (await client.status()).phase == "idle"
@@ -387,7 +387,7 @@ async def test_status_and_blank_are_answered_while_control_is_busy(tmp_path: Pat
 
 async def test_a_receiver_that_is_gone_does_not_hold_the_beam(tmp_path: Path):
     microscope = StripedMicroscope(shape=(256, 256))
-    async with serving(tmp_path, microscope, stall_timeout=0.5) as (server, client):
+    async with serving(tmp_path, microscope, stall_timeout=1.5) as (server, client):
         async with client.lease():
             await client.prepare(make_plan(size=40))
             with zmq.Context() as context, context.socket(zmq.PULL) as receiver:
@@ -592,9 +592,10 @@ async def test_an_acquisition_that_is_cancelled_is_aborted(tmp_path: Path):
     microscope.held_at = 5
     async with serving(tmp_path, microscope) as (_, client), client.lease():
         await client.prepare(make_plan())
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.3):
-                await client.acquire("a1", Frames())
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", Frames()))
+            await until(lambda: microscope.exposed.get("a1") == 5)
+            running.cancel()
         assert (await client.outcome("a1")).state == "aborted"
 
 
@@ -649,7 +650,7 @@ FOREIGN = stream.encode_image(9, "of another series", 3, np.ones((16, 16), np.ui
 async def test_a_faulty_stream_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mangle: Callable[[bytes], list[bytes]], complaint: str | None
 ):
-    monkeypatch.setattr("instrument.client.IDLE_TIMEOUT", 0.3)
+    monkeypatch.setattr("instrument.client.IDLE_TIMEOUT", 1.0)
     async with (
         Mangled(StripedMicroscope(), state_dir=tmp_path, mangle=mangle) as server,
         InstrumentClient(server.control, timeout=5.0) as client,
