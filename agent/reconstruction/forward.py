@@ -104,7 +104,7 @@ def accumulate(
     if want_probe:
         back = xp.fft.fft2(chi * patch.conj()[:, None], norm="ortho")
         probe_numerator = (back * ramp.conj()[:, None]).sum(axis=0).astype(xp.complex64)
-    deviance = 2 * ((counted + guard) * xp.log(ratio) - (counted - model)) * mask
+    deviance = 2 * ((counted + guard) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)) * mask
     return Sums(numerator, illumination, probe_numerator, ratio.sum(axis=0), float(deviance.sum()))
 
 
