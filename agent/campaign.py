@@ -37,9 +37,10 @@ from agent.logbook import LogObserver, log_file
 from agent.loop import Loop, Session
 from agent.pace import time_left
 from agent.planning import DryRun, first_suggestion, needs_reference, plan_campaign
+from agent.processing import load_attribute
 from agent.records import CampaignRecord
 from agent.trials import ENDED, TrialBook
-from agent.worker import PROCESSING, ReconstructionWorker, load_function
+from agent.worker import PROCESSING, ReconstructionWorker
 from instrument import (
     AcquisitionPlan,
     InstrumentClient,
@@ -87,7 +88,7 @@ async def run_campaign(
     folder = Path(folder)
     control = control or Control()
     require_new(folder)
-    load_function(processing)
+    load_attribute(processing)
     async with _connected(endpoint, "ptychopilot", patience, control) as client:
         description = await client.describe()
         exposed = [line.illuminated for line in await client.exposures() if line.dose > 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,13 +64,10 @@ class NewFile:
             _sync(self.path.parent)
 
     def _discard(self) -> None:
-        try:
+        # A file that cannot be flushed cannot be closed in order either; why it is given up is being told already.
+        with suppress(OSError, RuntimeError):
             self.file.close()
-        except (OSError, RuntimeError) as error:  # a full disk takes no flush; the file is to go anyway
-            if not is_disk_full(error):
-                raise
-        finally:
-            self._part.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -22,13 +22,13 @@ def time_left(trials: Iterable[Trial], config: CampaignConfig, layout: Layout) -
     if not done:
         return None
     acquire = fmean(_seconds(t, "suggest", "prepare", "acquire") for t in done)
-    reconstruct = fmean(_seconds(t, "reconstruct") for t in done)
+    process = fmean(_seconds(t, "process") for t in done)
     ended = sum(t.role == "exploration" and t.state in ENDED for t in known)
     large = layout.final.area / layout.exploration[0].area
-    left = (config.exploration.trials - ended) * max(acquire, reconstruct)
+    left = (config.exploration.trials - ended) * max(acquire, process)
     for role in ("final", *(["expert"] if config.expert is not None else [])):
         if not any(t.role == role and t.state in ENDED for t in known):
-            left += large * (acquire + reconstruct)
+            left += large * (acquire + process)
     return left
 
 

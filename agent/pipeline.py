@@ -74,7 +74,7 @@ class Pipeline:
             score=result.score,
             defocus_measured=result.defocus_measured,
             reconstruction_file=str(self._output(trial).relative_to(self._folder)),
-            seconds={**result.seconds, "reconstruct": time.monotonic() - started},
+            seconds={**result.seconds, "process": time.monotonic() - started},
         )
 
     async def _attempt(self, trial: Trial) -> ProcessingResult:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
 import logging
 import os
@@ -21,8 +20,8 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any, Self
 
-from agent.errors import AgentError, BadInputError
-from agent.processing import ProcessingJob, ProcessingResult, Progress
+from agent.errors import AgentError, StoppedError
+from agent.processing import ProcessingJob, ProcessingResult, Progress, load_attribute
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +34,6 @@ _MAX_LINE = 16 * 2**20
 
 class ProcessingError(AgentError):
     """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
-
-
-def load_function(reference: str) -> Callable[..., Any]:
-    """The object that `module:attribute` names. Raises BadInputError."""
-    module_name, _, attribute = reference.partition(":")
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{reference!r} cannot be loaded as module:attribute ({error})"
-        raise BadInputError(msg) from error
-    return function
 
 
 class ReconstructionWorker:
@@ -83,6 +71,7 @@ class ReconstructionWorker:
 
         Raises:
             ProcessingError: the processing raised, hung or died; the message says why.
+            StoppedError: the disk is full.
         """
         async with self._turn:
             if self._process is None or self._process.returncode is not None:
@@ -113,6 +102,8 @@ class ReconstructionWorker:
             if "progress" in message:
                 if on_progress is not None:
                     on_progress(*message["progress"])
+            elif "stopped" in message:
+                raise StoppedError(message["stopped"])
             elif "error" in message:
                 raise ProcessingError(message["error"])
             else:
@@ -198,7 +189,7 @@ def main(processing: str, reply_descriptor: int) -> None:
     process: Callable[[ProcessingJob, Progress], ProcessingResult] | None = None
     failure = ""
     try:
-        process = load_function(processing)
+        process = load_attribute(processing)
     except Exception as error:
         failure = f"{type(error).__name__}: {error}"
     while True:
@@ -208,6 +199,8 @@ def main(processing: str, reply_descriptor: int) -> None:
             continue
         try:
             result = process(ProcessingJob.model_validate_json(line), on_progress)
+        except StoppedError as error:
+            say(stopped=str(error))
         except Exception as error:
             logger.exception("processing failed")
             say(error=str(error) if isinstance(error, AgentError) else f"{type(error).__name__}: {error}")
