@@ -32,7 +32,7 @@ class BrightFieldDisc:
 
 
 def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> BrightFieldDisc:
-    """Least squares of plateau · erfc-like edge + floor over the surroundings of the disc.
+    """Least squares of (plateau with a slope) · (soft edge) + floor over the surroundings of the disc.
 
     `mean_pattern` is (ky, kx), `mask` True where the detector counts. Raises ValueError where no disc stands out.
     """
@@ -57,12 +57,14 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
 
     def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
         distance = np.hypot(y - p[0], x - p[1])
-        return p[3] * 0.5 * (1 - np.tanh((distance - p[2]) / max(abs(p[4]), 0.2))) + p[5] - target
+        plateau_there = p[3] + p[6] * (y - row) / radius + p[7] * (x - column) / radius
+        return plateau_there * 0.5 * (1 - np.tanh((distance - p[2]) / max(abs(p[4]), 0.2))) + p[5] - target
 
     # soft_l1: bright rims, Bragg interference and hot pixels must not pull the edge.
-    fit = least_squares(residual, [row, column, radius, 1.0, 1.0, 0.0], loss="soft_l1", f_scale=0.1)
+    start = [row, column, radius, 1.0, 1.0, 0.0, 0.0, 0.0]
+    fit = least_squares(residual, start, loss="soft_l1", f_scale=0.1)
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * (residual(fit.x) ** 2).mean()
-    sd = np.sqrt(np.diag(covariance))
+    sd = np.sqrt(np.maximum(np.diag(covariance), 0))
     return BrightFieldDisc(
         centre=(float(fit.x[0]), float(fit.x[1])),
         radius=float(fit.x[2]),

@@ -218,10 +218,8 @@ def _refine(
     scale = max(abs(loss(np.zeros(4))[0]), 1e-30)
     fit = minimize(lambda p: tuple(v / scale for v in loss(p)), np.zeros(4), jac=True, method="BFGS")
     step = 1e-3
-    hessian: NDArray[np.float64] = np.stack(
-        [(loss(fit.x + d)[1] - loss(fit.x - d)[1]) / (2 * step) for d in step * np.eye(4)]
-    )
-    covariance: NDArray[np.float64] = np.linalg.pinv(0.5 * (hessian + hessian.T))
+    hessian = np.stack([(loss(fit.x + d)[1] - loss(fit.x - d)[1]) / (2 * step) for d in step * np.eye(4)])
+    covariance = np.asarray(np.linalg.pinv(0.5 * (hessian + hessian.T)), dtype=np.float64)
     return start + fit.x.reshape(2, 2), covariance
 
 

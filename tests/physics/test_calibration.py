@@ -1,0 +1,174 @@
+"""Rotation, handedness, defocus and its sign, found from scans that abTEM or a real microscope made."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agent.reconstruction.bright_field import fit_disc
+from agent.reconstruction.calibrate import Calibration, calibrate
+from instrument import optics
+
+VOLTAGE, SEMIANGLE, STEP, SCAN, CELL = 80e3, 21.4, 1.5, 26, 72.0
+THICKNESS = 10.0
+
+
+def abtem_scan(
+    defocus: float, detector_to_scan: NDArray[np.float64], c12: float = 0.0, phi12: float = 0.0
+) -> tuple[NDArray[np.float32], float]:
+    """(SCAN, SCAN, 112, 112) intensities, Σ = 1, of gold clusters on amorphous carbon, and mrad per pixel.
+
+    abTEM's first axes, of scan and of detector, are the same; the scan is turned by leading the probe along turned lines.
+    """
+    abtem = pytest.importorskip("abtem")
+    ase = pytest.importorskip("ase")
+    rng = np.random.default_rng(3)
+    atoms = ase.Atoms(
+        "C400", positions=rng.random((400, 3)) * [CELL, CELL, THICKNESS], cell=[CELL, CELL, THICKNESS], pbc=True
+    )
+    for centre in rng.random((7, 2)) * 0.6 + 0.2:
+        cluster = rng.normal(size=(50, 3)) * [2.0, 2.0, 1.2]
+        atoms += ase.Atoms("Au50", positions=cluster + np.append(centre * CELL, THICKNESS / 2))
+    atoms.wrap()
+    scan = (np.indices((SCAN, SCAN)).reshape(2, -1).T - (SCAN - 1) / 2) * STEP
+    with abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False, "dask.lazy": False}):
+        potential = abtem.Potential(atoms, gpts=180, slice_thickness=5).build()
+        probe = abtem.Probe(energy=VOLTAGE, semiangle_cutoff=SEMIANGLE, C10=-defocus, C12=c12, phi12=phi12)
+        probe.grid.match(potential)
+        parts = []
+        for positions in np.array_split(scan @ detector_to_scan + CELL / 2, 4):
+            waves = probe.multislice(potential, scan=abtem.CustomScan(positions))
+            measured = waves.diffraction_patterns(max_angle=None)
+            parts.append(np.asarray(measured.array))
+    patterns = np.concatenate(parts)
+    first = patterns.shape[-1] // 2 - 56
+    patterns = patterns[:, first : first + 112, first : first + 112].reshape(SCAN, SCAN, 112, 112)
+    return patterns, float(measured.angular_sampling[0])
+
+
+def counted(patterns: NDArray[np.float32], dose: float) -> NDArray[np.uint16]:
+    return np.random.default_rng(0).poisson(np.maximum(patterns, 0) * dose * STEP**2).astype(np.uint16)
+
+
+def angle_between(a: float, b: float, period: float) -> float:
+    return abs((a - b + period / 2) % period - period / 2)
+
+
+@pytest.fixture(scope="module")
+def underfocused() -> tuple[NDArray[np.float32], float]:
+    return abtem_scan(500.0, optics.detector_to_scan(0.6, mirrored=True), c12=40.0, phi12=0.5)
+
+
+def check_underfocused(found: Calibration, defocus: float, astigmatism: float, rotation: float) -> None:
+    assert found.found
+    assert found.mirrored
+    # Defocus is nominal at the entrance surface; the specimen's middle is what the images show.
+    assert found.defocus == pytest.approx(500 - THICKNESS / 2, abs=defocus)
+    assert found.rotation == pytest.approx(0.6, abs=rotation)
+    assert found.c12 == pytest.approx(40, abs=astigmatism)
+    # abTEM counts the angle from the first axis; mirrored and turned it is 3.24 there, and π/2 less from the second.
+    assert angle_between(found.phi12, math.pi / 2 - 3.2416, math.pi) < 0.15
+
+
+@pytest.mark.slow
+def test_mirrored_and_astigmatic_underfocus_is_found(underfocused: tuple[NDArray[np.float32], float]) -> None:
+    patterns, angular_pixel = underfocused
+    found = calibrate(counted(patterns, 1e4), STEP, VOLTAGE, SEMIANGLE, angular_pixel)
+    check_underfocused(found, defocus=10, astigmatism=6, rotation=0.01)
+    assert found.polarity > 5
+    assert found.centre == pytest.approx((56, 56), abs=0.1)
+    assert found.disc_radius == pytest.approx(SEMIANGLE / angular_pixel, rel=0.01)
+    assert np.allclose(found.detector_to_scan, optics.detector_to_scan(found.rotation, found.mirrored))
+
+
+@pytest.mark.slow
+def test_a_hundred_times_fewer_electrons_still_tell(underfocused: tuple[NDArray[np.float32], float]) -> None:
+    patterns, angular_pixel = underfocused
+    found = calibrate(counted(patterns, 100), STEP, VOLTAGE, SEMIANGLE, angular_pixel, nominal_defocus=450)
+    check_underfocused(found, defocus=20, astigmatism=15, rotation=0.04)
+
+
+@pytest.mark.slow
+def test_angular_scale_comes_from_the_disc_where_it_is_not_given(
+    underfocused: tuple[NDArray[np.float32], float],
+) -> None:
+    patterns, angular_pixel = underfocused
+    found = calibrate(counted(patterns, 1e4), STEP, VOLTAGE, SEMIANGLE)
+    assert found.angular_pixel == pytest.approx(angular_pixel, rel=0.01)
+    assert found.angular_pixel_sd > 0
+    check_underfocused(found, defocus=12, astigmatism=6, rotation=0.01)
+
+
+@pytest.mark.slow
+def test_overfocus_is_told_from_underfocus_and_a_half_turn() -> None:
+    patterns, angular_pixel = abtem_scan(-400.0, optics.detector_to_scan(-2.2))
+    found = calibrate(counted(patterns, 3e3), STEP, VOLTAGE, SEMIANGLE, angular_pixel)
+    assert found.found
+    assert not found.mirrored
+    assert found.defocus == pytest.approx(-400 - THICKNESS / 2, abs=15)
+    assert found.rotation == pytest.approx(-2.2, abs=0.01)
+    assert found.polarity > 5
+    # The other of the two equivalent geometries would show the gold as holes.
+    assert found.phase.max() > 1.5 * -found.phase.min()
+
+
+def test_noise_without_a_specimen_is_not_taken_for_a_calibration() -> None:
+    rows, columns = np.indices((64, 64)) - 31.5
+    disc = 4.0 / (1 + np.exp(2 * (np.hypot(rows, columns) - 20)))
+    found = calibrate(np.random.default_rng(0).poisson(disc, (24, 24, 64, 64)), STEP, VOLTAGE, SEMIANGLE)
+    assert not found.found
+
+
+def test_disc_is_found_off_centre_through_noise_gradients_and_bad_pixels() -> None:
+    rows, columns = np.indices((96, 80))
+    distance = np.hypot(rows - 51.3, columns - 33.7)
+    mean = (5 + 0.02 * rows) / (1 + np.exp(1.5 * (distance - 18.4))) + 0.2
+    mean[40, 40], mean[50, 30], mean[5, 70] = 500, 0, 300
+    disc = fit_disc(np.random.default_rng(0).poisson(mean * 50) / 50)
+    assert disc.centre == pytest.approx((51.3, 33.7), abs=0.1)
+    assert disc.radius == pytest.approx(18.4, abs=0.2)
+    with pytest.raises(ValueError, match="no bright-field disc"):
+        fit_disc(np.zeros((32, 32)))
+    with pytest.raises(ValueError, match="8 × 8"):
+        calibrate(np.ones((4, 9, 8, 8)), STEP, VOLTAGE, SEMIANGLE)
+
+
+@pytest.fixture(scope="module")
+def rotavirus() -> NDArray[np.uint8]:
+    h5py = pytest.importorskip("h5py")
+    path = Path(__file__).parents[2] / "../shared/data/rotavirus_cryo_4dstem.h5"
+    if not path.exists():
+        pytest.skip(f"the experimental recording is not at {path.resolve()}")
+    with h5py.File(path) as file:
+        return np.asarray(file["data"])
+
+
+@pytest.mark.recording
+@pytest.mark.slow
+def test_experimental_recording_shows_its_geometry_and_bright_beads(rotavirus: NDArray[np.uint8]) -> None:
+    started = time.process_time()
+    found = calibrate(rotavirus, 31.25, 300e3, 1.03)
+    assert time.process_time() - started < 20
+    assert found.found
+    assert found.mirrored
+    assert found.defocus == pytest.approx(132e3, rel=0.03)
+    # Beads are compact and heavy: by far the largest phase, and positive.
+    assert found.polarity > 50
+    assert found.phase.max() > 2 * -found.phase.min()
+    assert found.phase.max() > 8 * found.phase.std()
+
+
+@pytest.mark.recording
+@pytest.mark.slow
+def test_a_hundredth_of_the_recording_tells_the_same(rotavirus: NDArray[np.uint8]) -> None:
+    thinned = np.random.default_rng(0).binomial(rotavirus, 0.01).astype(np.uint8)
+    found = calibrate(thinned, 31.25, 300e3, 1.03, nominal_defocus=-135e3)
+    assert found.found
+    assert found.mirrored
+    assert found.defocus == pytest.approx(132e3, rel=0.03)
+    assert found.rotation == pytest.approx(0.533, abs=0.02)
