@@ -85,7 +85,7 @@ async def run_campaign(
         InstrumentUnavailableError: the instrument cannot be reached or refuses.
         StoppedError: an operator or a limit stopped it; `resume_campaign` goes on.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     control = control or Control()
     require_new(folder)
     load_attribute(processing)
@@ -127,7 +127,7 @@ async def resume_campaign(
 
     Raises: as run_campaign.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     with Journal.open(folder) as journal:
         record = journal.record()
         if record.state == "done":
