@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from agent.planning import full_dose
 from agent.quantities import electrons, length, power_of, signed_length, uncertain
 from agent.records import CampaignRecord, Settings, Trial
 
@@ -65,7 +66,7 @@ def cards(record: CampaignRecord) -> list[Card]:
         found.append(Card("Expert's settings, same electrons", score_text(expert, power), detail, "expert"))
     if reference is not None and reference.score is not None:
         detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"
-        found.append(Card("Reference: all there is", score_text(reference, power), detail, "expert"))
+        found.append(Card("Reference", score_text(reference, power), detail, "expert"))
     found.append(
         Card(
             f"{quantity.capitalize()} spent",
@@ -122,19 +123,31 @@ def _saving(record: CampaignRecord) -> str:
     power = shared_power(record)
     target = f"{uncertain(record.target, None, power)} {SCORE_UNIT}"
     if record.config.goal.score is None:
-        target += f" ({record.config.goal.fraction:.0%} of the reference's)"
-    best, reference = cheapest(record), record.trial("reference")
+        target += f" ({record.config.goal.fraction:.0%} of what the whole recording is expected to carry)"
+    unit = record.description.dose_unit
+    parts = []
+    best = cheapest(record)
     if best is None or best.score is None:
-        return f"No trial reached the target of {target} within the budget."
-    where = f"trial {best.number} ({settings_text(best.settings, record.description.dose_unit)})"
-    reached = f"it scored {score_text(best, power)}"
-    text = f"The cheapest acquisition that reached the target of {target} is {where}; {reached}."
-    if reference is not None and reference.number != best.number:
-        ratio = best.settings.dose / reference.settings.dose
-        text += f" It needs {ratio:.1%} of the reference's dose: {1 - ratio:.1%} of the dose is saved."
-    if best.score.value - record.target < 2 * best.score.sd:
-        text += " The target lies within its uncertainty."
-    return text
+        parts.append(f"No acquisition reached the target of {target} within the budget.")
+    else:
+        where = f"trial {best.number} ({settings_text(best.settings, unit)})"
+        parts.append(f"The cheapest acquisition that reached the target of {target} is {where}.")
+        margin = (
+            ", so the target lies within its uncertainty"
+            if best.score.value - record.target < 2 * best.score.sd
+            else ""
+        )
+        parts.append(f"It scored {score_text(best, power)}{margin}.")
+        if record.description.repeatable:
+            share = best.settings.dose / full_dose(record.description)
+            parts.append(f"It needs {share:.1%} of the recording's dose: {1 - share:.1%} is saved.")
+    final = record.trial("final")
+    if final is not None and final.score is not None and (best is None or final.number != best.number):
+        reached = "reached" if final.score.value >= record.target else "did not reach"
+        parts.append(
+            f"The final acquisition at the recommended settings scored {score_text(final, power)} and {reached} it."
+        )
+    return " ".join(parts)
 
 
 def _resolution(trial: Trial, record: CampaignRecord) -> str:

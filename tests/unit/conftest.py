@@ -37,9 +37,10 @@ def made_up_description(counts_per_electron: float | None = 1.0) -> Description:
         ),
         step=between(0.2, 10.0, "Å"),
         defocus=between(-2000.0, 2000.0, "Å"),
-        dose=between(1.0, 1e6, "e/Å²"),
+        dose=between(1.0, 1e4, "e/Å²"),
         electrons_per_pattern=(10.0, 1e6),
         area=Rectangle(y=0.0, x=0.0, height=300.0, width=300.0),
+        repeatable=counts_per_electron is None,
         notes=("Made up for a test.",),
     )
 
