@@ -1,8 +1,9 @@
-"""An agent in a process of its own that kills itself, as by `kill -9`, at a given moment of a campaign.
+"""An agent in a process of its own that is killed, as by `kill -9` or Ctrl-C, at a given moment of a campaign.
 
     python agent_process.py run|resume FOLDER ENDPOINT CONFIG.json [MOMENT]
 
-MOMENT is `STATE:NUMBER` (just after the journal has it) or `frames:NUMBER` (while the frames arrive).
+MOMENT is `STATE:NUMBER` (just after the journal has it), `frames:NUMBER` (while the frames arrive) or
+`interrupt:NUMBER` (Ctrl-C then).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from agent import resume_campaign, run_campaign
 from agent.config import CampaignConfig
+from agent.errors import AgentError
 from agent.events import Event, FramesReceived, TrialChanged
 
 
@@ -27,9 +29,12 @@ class Assassin:
         if isinstance(event, TrialChanged):
             now = event.trial.state == self._what and event.trial.number == self._number
         else:
-            now = isinstance(event, FramesReceived) and self._what == "frames" and event.trial == self._number
+            arriving = self._what in ("frames", "interrupt")
+            now = isinstance(event, FramesReceived) and arriving and event.trial == self._number
         if now:
-            os.kill(os.getpid(), signal.SIGKILL)
+            number = signal.SIGINT if self._what == "interrupt" else signal.SIGKILL
+            self._what = "once is enough"
+            os.kill(os.getpid(), number)
 
 
 def main(verb: str, folder: Path, endpoint: str, config: Path, moment: str = "") -> None:
@@ -44,4 +49,7 @@ def main(verb: str, folder: Path, endpoint: str, config: Path, moment: str = "")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])
+    try:
+        main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])
+    except AgentError as error:
+        sys.exit(error.exit_code)

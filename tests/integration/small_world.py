@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from agent.processing import ProcessingJob, ProcessingResult, Progress
+from agent.quality import Spectrum, score_spectrum
 from agent.reconstruction.types import Reconstruction
-from agent.records import Score
 from agent.store import read_acquisition, write_reconstruction
 from instrument import (
     AcquisitionPlan,
@@ -122,6 +122,11 @@ def make() -> SmallMicroscope:
     return SmallMicroscope(frame_interval=float(os.environ.get("SMALL_WORLD_INTERVAL", "0")))
 
 
+def make_recording() -> SmallMicroscope:
+    """One whose area can be acquired again and again."""
+    return SmallMicroscope(repeatable=True)
+
+
 def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     """Deflection images from two halves of the counts; information of their correlation, bit/Å²."""
     started = time.monotonic()
@@ -138,9 +143,8 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     first = rng.binomial(acquisition.patterns, 0.5)
     images = [_deflections(half, acquisition.plan.shape) for half in (first, acquisition.patterns - first)]
     r = float(np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1])
-    value = float(np.arctanh(np.clip(r, -0.999, 0.999)) / np.log(2) / acquisition.plan.step**2)
-    sd = float(1 / np.sqrt(max(images[0].size - 3, 1)) / np.log(2) / acquisition.plan.step**2)
-    score = Score(value=value, sd=sd, frequency=(0.1, 0.2), frc=(r, r), pairs=(images[0].size / 2,) * 2)
+    pairs = np.full(2, images[0].size / 2)
+    score = score_spectrum(Spectrum(edges=np.array([0.1, 0.3, 0.5]), frc=np.array([r, r]), pairs=pairs))
     phase = (images[0] + images[1]).astype(np.float32)
     reconstruction = Reconstruction(
         object=np.exp(1j * phase)[None].astype(np.complex64),

@@ -27,7 +27,7 @@ from instrument import InstrumentClient
 from instrument.status import Exposure
 
 HERE = Path(__file__).parent
-SERVE = (sys.executable, "-m", "instrument", "serve", "small_world:make")
+SERVE = (sys.executable, "-m", "instrument", "serve")
 PROCESSING = "small_world:process"
 
 
@@ -45,15 +45,16 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Server:
     """An instrument server process whose state survives it."""
 
-    def __init__(self, state: Path, interval: float = 0.0) -> None:
+    def __init__(self, state: Path, interval: float = 0.0, factory: str = "make") -> None:
         self.state = state
+        self.adapter = f"small_world:{factory}"
         self.interval = interval
         self.endpoint = "tcp://127.0.0.1:*"
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*SERVE, "--control", self.endpoint, "--state-dir", str(self.state)],
+            [*SERVE, self.adapter, "--control", self.endpoint, "--state-dir", str(self.state)],
             stdout=subprocess.PIPE,
             env={**os.environ, "SMALL_WORLD_INTERVAL": str(self.interval)},
         )
@@ -72,8 +73,8 @@ class Server:
 
 
 @contextmanager
-def serving(tmp_path: Path, interval: float = 0.0) -> Iterator[Server]:
-    server = Server(tmp_path / "instrument", interval)
+def serving(tmp_path: Path, interval: float = 0.0, factory: str = "make") -> Iterator[Server]:
+    server = Server(tmp_path / "instrument", interval, factory)
     try:
         yield server
     finally:
@@ -397,6 +398,45 @@ async def agent_process(verb: str, folder: Path, endpoint: str, file: Path, mome
         sys.executable, str(HERE / "agent_process.py"), verb, str(folder), endpoint, str(file), moment
     )
     return await process.wait()
+
+
+async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
+    folder, file = tmp_path / "campaign", tmp_path / "config.json"
+    file.write_text(config(expert=None).model_dump_json())
+    with serving(tmp_path, interval=0.004) as server:
+        assert await agent_process("run", folder, server.endpoint, file, "interrupt:2") == StoppedError.exit_code
+        stopped = load_campaign(folder)
+        async with InstrumentClient(server.endpoint, timeout=5) as client:
+            status = await client.status()
+    assert (stopped.state, stopped.reason) == ("stopped", "stopped by SIGINT")
+    assert stopped.trials[1].state == "failed"
+    assert (status.phase, status.blanked, status.holder) == ("idle", True, ""), (
+        "beam off, lease given back, not in SAFE"
+    )
+
+
+async def test_the_cheapest_way_to_a_part_of_what_a_recording_can_give(tmp_path: Path) -> None:
+    cheapest = config(
+        goal={"kind": "cheapest", "fraction": 0.6},
+        electrons=2e6,
+        area={"height": 24, "width": 24},
+        exploration={"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
+        search={"dose": (20, 900)},
+        expert=None,
+        score={"field": 20},
+    )
+    with serving(tmp_path, factory="make_recording") as server:
+        record = await run_campaign(cheapest, server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+    reference, final = record.trial("reference"), record.trial("final")
+    assert [t.role for t in record.trials] == ["reference", *["exploration"] * 4, "final"]
+    assert reference is not None
+    assert final is not None
+    assert reference.score is not None
+    assert (reference.settings.step, reference.settings.dose) == (1.0, 1000.0), "finest step, half of what there is"
+    assert record.target is not None
+    assert 0.6 * reference.score.value < record.target, "extrapolated to the whole recording"
+    assert all(t.plan is not None and t.plan.field == final.plan.field for t in record.trials if final.plan)
+    assert record.electrons_spent <= record.config.electrons
 
 
 async def test_two_agents_cannot_run_one_folder(server: Server, tmp_path: Path) -> None:
