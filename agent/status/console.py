@@ -78,7 +78,8 @@ class ConsoleProgress:
                 if event.phase == "acquiring":
                     self._frames = None
                 if not self._console.is_terminal and event.phase in ("connecting", "acquiring", "waiting"):
-                    self._say(self._phase_text() + self._outlook())
+                    message = f" – {event.message}" if event.message else ""
+                    self._say(self._phase_text() + message + self._outlook())
             case FramesReceived():
                 self._frames = event
             case ReconstructionProgress():
@@ -158,8 +159,7 @@ class ConsoleProgress:
             return ""
         planned = self._started.trials_planned if self._started else 0
         where = "" if self._phase.trial is None else f"trial {self._phase.trial} of {planned}: "
-        message = f" – {self._phase.message}" if self._phase.message else ""
-        return f"{where}{self._phase.phase}{message}"
+        return f"{where}{self._phase.phase}"
 
     def _settings_text(self, trial: Trial) -> str:
         settings = trial.settings
