@@ -26,6 +26,7 @@ from agent.reconstruction.polarity import compactness_evidence, scattering_evide
 from instrument import optics
 
 _SIGNIFICANT = 6.0  # of some ten thousand candidates the best of pure noise stands out by 4–5 standard deviations
+_CONVINCING = 10.0  # a lattice repeats its own skewness, so a few standard deviations may mean nothing on a crystal
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,17 @@ def calibrate(
 ) -> Calibration:
     """Measure the geometry of a raster scan from its bright-field images.
 
+    The defocus is that of the specimen's middle. On perfect crystals it is up to 50 Å off, because few frequencies carry all
+    the contrast, and a step that undersamples the lattice misleads the rotation; amorphous or particulate areas are better.
+
     Args:
         patterns: (scan_y, scan_x, ky, kx) counts.
         scan_step: Å.
         voltage: eV.
         semiangle: convergence semi-angle, mrad.
         angular_pixel: mrad per detector pixel; None: `semiangle` over the disc's radius.
-        nominal_defocus: Å; narrows the search to half … twice its magnitude. Its sign counts only where the data do not tell.
+        nominal_defocus: Å; narrows the search to half … twice its magnitude. Its sign counts where the data tell it by
+            less than ten standard deviations.
         mask: (ky, kx), True where the detector counts.
 
     Raises:
@@ -118,7 +123,7 @@ def calibrate(
     scattering = scattering_evidence(patterns, disc, matrix, mask)
     polarity = scattering + compactness_evidence(phase)
     sign = 1.0 if polarity >= 0 else -1.0
-    if abs(polarity) < 3 and nominal_defocus:
+    if abs(polarity) < _CONVINCING and nominal_defocus:
         sign = math.copysign(1.0, nominal_defocus)
     matrix, aberration, phase = sign * matrix, sign * aberration, sign * phase
     numbers = _numbers(matrix, aberration)
@@ -204,11 +209,11 @@ def _phase_image(
 ) -> tuple[NDArray[np.float64], float]:
     """Weak-phase image (y, x), rad, and its pixel, Å: J(g) = 2 sin χ(g) φ(g) undone by a Wiener filter.
 
-    Sampled to the resolution of the disc, λ/2α, as far as 512 pixels allow.
+    Sampled for frequencies up to 2α/λ, which the disc transfers, as far as 512 pixels allow.
     """
     n = max(spectra.values.shape[:2])
     wavelength = optics.wavelength(voltage)
-    finest = wavelength / (2e-3 * semiangle)
+    finest = wavelength / (4e-3 * semiangle)
     upsampling = max(1, min(math.ceil(scan_step / finest), 8, 512 // n))
     spectrum = shift_and_add(spectra, shifts.matrix, upsampling)
     g_y = np.fft.fftfreq(spectrum.shape[0], scan_step / upsampling)[:, None]
