@@ -85,7 +85,7 @@ async def run_campaign(
         InstrumentUnavailableError: the instrument cannot be reached or refuses.
         StoppedError: an operator or a limit stopped it; `resume_campaign` goes on.
     """
-    folder = Path(folder).absolute()
+    folder = _absolute(folder)
     control = control or Control()
     require_new(folder)
     load_attribute(processing)
@@ -127,7 +127,7 @@ async def resume_campaign(
 
     Raises: as run_campaign.
     """
-    folder = Path(folder).absolute()
+    folder = _absolute(folder)
     with Journal.open(folder) as journal:
         record = journal.record()
         if record.state == "done":
@@ -135,7 +135,7 @@ async def resume_campaign(
         link = journal.read("link")
         if endpoint is not None and endpoint != link.endpoint:
             journal.write(link=link.model_copy(update={"endpoint": endpoint}))
-        journal.write(state="running", reason="")
+        journal.write(state="running", reason="", finished="")
         return await _live(journal, observers, patience, control or Control(), resumed=True)
 
 
@@ -189,6 +189,10 @@ def installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _absolute(folder: Path | str) -> Path:
+    return Path(folder).absolute()
 
 
 async def _live(

@@ -27,6 +27,7 @@ from agent.planning import (
     final_suggestion,
     make_problem,
     needs_reference,
+    ration,
     reference_settings,
 )
 from agent.policy import make_policy
@@ -143,7 +144,7 @@ class Loop:
             return policy.suggest(1)
 
         try:
-            suggestions = await self._ask_policy(description, suggest)
+            suggestions = await self._ask_policy(description, suggest, final=False)
         except BadInputError as error:
             # Checked before the campaign began; what is legal has shrunk since (a recording gets used up).
             suggestions, reason = [], str(error)
@@ -154,11 +155,11 @@ class Loop:
             return None
         return self._book.add("exploration", suggestions[0], time.monotonic() - started)
 
-    async def _ask_policy(self, description: Description, question: Callable[[Policy], T]) -> T:
+    async def _ask_policy(self, description: Description, question: Callable[[Policy], T], *, final: bool) -> T:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
         references = self._book.of_role("reference")
         problem = make_problem(
-            description,
+            ration(description, self._journal.read("description"), self._book, self.config, final=final),
             self.config,
             self.layout,
             self._journal.read("target"),
@@ -230,7 +231,7 @@ class Loop:
             policy.ingest(observations)
             return policy.recommend(left), policy.view(left), policy.name
 
-        recommendation, view, name = await self._ask_policy(description, recommend)
+        recommendation, view, name = await self._ask_policy(description, recommend, final=True)
         self._journal.write(recommended=recommendation)
         self._audience.tell(Recommended(recommendation=recommendation))
         if view is not None:

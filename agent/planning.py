@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import Field
 
 from agent.config import CampaignConfig
@@ -9,7 +11,7 @@ from agent.errors import BadInputError
 from agent.layout import Layout, plan_layout, scored_edge
 from agent.policy import make_policy
 from agent.policy.base import Problem
-from agent.records import Recommendation, Settings, Suggestion
+from agent.records import Recommendation, Settings, Suggestion, Trial
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 REFERENCE_PART = 0.5
@@ -44,6 +46,35 @@ def make_problem(
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
     )
+
+
+def ration(
+    description: Description, at_start: Description, trials: Iterable[Trial], config: CampaignConfig, *, final: bool
+) -> Description:
+    """What the next acquisition on a recording may take, so that those after it find counts as well.
+
+    Each acquisition is assumed to have used up its counts at every position, which is the worst that can have happened.
+    What is left is shared out: `exploration.share` of it evenly to the trials to come, the rest to the final acquisition. A
+    recording that offers as much as before after something was taken from it is not used up, and is not rationed.
+
+    Args:
+        description: of the instrument now; returned with a lower limit of electrons per pattern.
+        at_start: as it was when the campaign began.
+        final: whether the final acquisition is next, which may take everything that is left.
+    """
+    known = list(trials)
+    taken = [t.settings.dose * t.settings.step**2 for t in known if t.electrons > 0 and t.role == "exploration"]
+    reference = sum(t.settings.dose * t.settings.step**2 for t in known if t.electrons > 0 and t.role == "reference")
+    low, now = description.electrons_per_pattern
+    full = at_start.electrons_per_pattern[1]
+    reusable = bool(taken or reference) and now >= full * (1 - 1e-6)
+    if not description.repeatable or reusable:
+        return description
+    left = full - reference - sum(taken)
+    if not final:
+        to_come = config.exploration.trials - sum(t.role == "exploration" for t in known)
+        left = (config.exploration.share * (full - reference) - sum(taken)) / max(to_come, 1)
+    return description.model_copy(update={"electrons_per_pattern": (low, max(low, min(now, left)))})
 
 
 def needs_reference(config: CampaignConfig) -> bool:
