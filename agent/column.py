@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +34,14 @@ class ColumnState:
         matrix: (2, 2) detector_to_scan.
         defocus_offset: measured minus nominal, Å, of the last acquisition.
         aberrations: besides defocus, Krivanek polar, Å and rad.
+        aperture: whether a round, even disc or the measured one explains the counts better.
     """
 
     centre: tuple[float, float]
     matrix: NDArray[np.float64]
     defocus_offset: float
     aberrations: dict[str, float] = field(default_factory=dict)
+    aperture: Literal["round", "measured"] = "round"
 
     def save(self, path: Path) -> None:
         """Write as JSON, atomically."""
@@ -48,6 +50,7 @@ class ColumnState:
             "detector_to_scan": self.matrix.tolist(),
             "defocus_offset_A": self.defocus_offset,
             "aberrations": self.aberrations,
+            "aperture": self.aperture,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(path.suffix + ".part")
@@ -67,6 +70,7 @@ class ColumnState:
                 matrix=np.asarray(content["detector_to_scan"], dtype=np.float64),
                 defocus_offset=float(content["defocus_offset_A"]),
                 aberrations={str(k): float(v) for k, v in content["aberrations"].items()},
+                aperture="measured" if content["aperture"] == "measured" else "round",
             )
         except (OSError, ValueError, KeyError, IndexError) as error:
             msg = f"{path}: not a column state file ({error})"
@@ -118,7 +122,7 @@ def measure_column(
         enabled: False takes the advertised geometry and the nominal defocus as they are.
     """
     from agent.reconstruction.bright_field import fit_disc
-    from agent.reconstruction.tune import tune
+    from agent.reconstruction.tune import deviance_of_part, tune
 
     nominal = data.defocus
     fixed = description.defocus.kind == "fixed"
@@ -126,6 +130,8 @@ def measure_column(
     if known is not None:
         data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
         data = _with_defocus(data, nominal + known.defocus_offset)
+        if known.aperture == "measured":
+            data = replace(data, aperture=measured_aperture(data))
         if enabled and not fixed:
             data = tune(data, {"defocus": 12.0}, rounds=1, on_progress=on_progress).data
         state = replace(known, defocus_offset=data.defocus - nominal)
@@ -136,29 +142,39 @@ def measure_column(
     if not enabled or (description.scan_rotation is not None and description.mirrored is not None):
         matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
         data = replace(data, detector_to_scan=matrix)
+        if enabled:
+            widths = {"defocus": 0.05 * abs(nominal) + 15.0, "rotation": 0.02, "C12a": 10.0, "C12b": 10.0}
+            tuned = tune(data, widths, rounds=2, on_progress=on_progress)
+            data = tuned.data
+            turn = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
+            notes.append(
+                f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
+                f"(set-point {nominal:g} Å), detector rotation {turn:.2f}°, "
+                f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
+            )
     else:
         data, note = _from_parallax(data, shape)
         notes.append(note)
+    aperture: Literal["round", "measured"] = "round"
     if enabled:
-        depth = 0.1 * abs(nominal) if fixed else 25.0
-        widths = {"defocus": min(depth, 0.05 * abs(nominal) + 20.0), "rotation": 0.02, "C12a": 10.0, "C12b": 10.0}
-        if fixed:
-            widths = {"defocus": 0.04 * abs(data.defocus), "rotation": 0.02}
-        tuned = tune(data, widths, rounds=2, on_progress=on_progress)
-        data = tuned.data
-        turn = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
-        notes.append(
-            f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
-            f"(set-point {nominal:g} Å), detector rotation {turn:.2f}°, "
-            f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
-        )
+        uneven = replace(data, aperture=measured_aperture(data))
+        if deviance_of_part(uneven) < deviance_of_part(data):
+            data, aperture = uneven, "measured"
+            notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
     state = ColumnState(
         centre=disc.centre,
         matrix=np.asarray(data.detector_to_scan),
         defocus_offset=data.defocus - nominal,
         aberrations=dict(data.aberrations),
+        aperture=aperture,
     )
     return Measured(data, state, tuple(notes))
+
+
+def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
+    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern (the engine cuts it outside the disc)."""
+    mean = data.patterns.mean(axis=0, dtype=np.float64)
+    return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
 
 def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:

@@ -50,7 +50,7 @@ class Step:
 def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
     """The passes of a reconstruction."""
     steps = []
-    first = settings.batch_size or min(64, max(16, n_patterns // 12))
+    first = settings.batch_size or max(16, n_patterns // 12)
     for p in range(settings.max_passes):
         batch = min(n_patterns, first * 2**p)
         size = max(settings.step_size * 0.8**p, 0.25)
@@ -113,6 +113,7 @@ class Reconstructor:
             data.semiangle,
             {**data.aberrations, "C10": -data.defocus},
             self.geometry.centre_offset,
+            None if data.aperture is None else np.roll(data.aperture, self.geometry.roll, axis=(0, 1)),
         )
         return probe.source_modes(wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size)
 

@@ -29,6 +29,7 @@ def aperture_wave(
     semiangle: float,
     aberrations: Mapping[str, float],
     centre_offset: tuple[float, float] = (0.0, 0.0),
+    amplitude: NDArray[np.floating] | None = None,
 ) -> NDArray[np.complex64]:
     """A(k) exp(−iχ(k)), Σ|·|² = 1: round aperture whose edge is one pixel soft (area of the pixel inside the disc).
 
@@ -36,12 +37,14 @@ def aperture_wave(
         shape: (ky, kx) pixels.
         aberrations: Krivanek polar coefficients, Å and rad, C10 = −defocus.
         centre_offset: (row, column) displacement of the disc in pixels.
+        amplitude: (ky, kx), corner-centred, measured; taken instead of the even disc, to a pixel beyond its edge.
     """
     ky, kx = frequencies(shape, angular_pixel, voltage)
     dk = optics.spatial_frequency(angular_pixel, voltage)
     ky, kx = ky - centre_offset[0] * dk, kx - centre_offset[1] * dk
     edge = (optics.spatial_frequency(semiangle, voltage) - np.hypot(ky, kx)) / dk + 0.5
-    wave = np.sqrt(np.clip(edge, 0, 1)) * np.exp(-1j * optics.aberration_phase(ky, kx, voltage, aberrations))
+    disc = np.sqrt(np.clip(edge, 0, 1)) if amplitude is None else amplitude * (edge > -1)
+    wave = disc * np.exp(-1j * optics.aberration_phase(ky, kx, voltage, aberrations))
     return (wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
 
 

@@ -74,6 +74,13 @@ def short_deviance(data: DiffractionData, settings: ReconstructionSettings) -> f
     return worker.deviance[-1]
 
 
+def deviance_of_part(data: DiffractionData, n_positions: int = 324) -> float:
+    """Deviance per detector pixel of a short reconstruction of the middle of the scan, with a background."""
+    part = central_part(data, n_positions)
+    small = replace(data, patterns=data.patterns[part], positions=data.positions[part])
+    return short_deviance(small, ReconstructionSettings(max_passes=3, refine_probe=False))
+
+
 def tune(
     data: DiffractionData,
     widths: Mapping[str, float],

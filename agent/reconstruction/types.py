@@ -27,6 +27,7 @@ class DiffractionData:
         detector_to_scan: orthogonal 2 × 2 matrix, (row, column) direction on the detector to the scan's frame.
         mask: (ky, kx) bool, True where the detector counts; None: everywhere.
         aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
+        aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
     """
 
     patterns: NDArray[Any]
@@ -39,6 +40,7 @@ class DiffractionData:
     detector_to_scan: NDArray[np.float64] | None = None
     mask: NDArray[np.bool_] | None = None
     aberrations: Mapping[str, float] = field(default_factory=dict)
+    aperture: NDArray[np.floating] | None = None
 
     @property
     def pixel_size(self) -> tuple[float, float]:
@@ -58,8 +60,7 @@ class ReconstructionSettings:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices (1 in this version).
         max_passes: passes over all patterns at most.
-        batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16
-            and at most 64.
+        batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
         refine_probe: whether the probe is refined within its aperture, from the second pass on.
         source_size: standard deviation of the finite source in Å that several probe modes start from.
