@@ -99,7 +99,7 @@ def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str
             _figure(
                 phase_image(picture, common),
                 f"{name}: phase of the object",
-                f"{name}: phase. Trial {trial.number}, {what}",
+                f"{name}: phase, weighted by what both halves see. Trial {trial.number}, {what}",
             )
         )
         lines.append(

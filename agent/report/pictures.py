@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.quality import flattened, tukey
+from agent.quality import figure_of_merit, flattened, tukey
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
 from agent.store import StoredReconstruction
 
@@ -20,11 +20,13 @@ class Picture:
 
     Attributes:
         phase: (y, x), rad.
+        weighted: (y, x), rad, the same weighted by what both halves see (agent.quality.figure_of_merit).
         pixel_size: (y, x), Å.
         probe: (y, x) intensity of the probe, all modes, relative to its maximum; same pixel size.
     """
 
     phase: NDArray[np.float32]
+    weighted: NDArray[np.float32]
     pixel_size: tuple[float, float]
     probe: NDArray[np.float32]
 
@@ -35,9 +37,10 @@ class Picture:
         origin, pixel_size = np.asarray(reconstruction.origin), np.asarray(reconstruction.pixel_size)
         low = np.rint((np.array([field.y, field.x]) - origin) / pixel_size).astype(int).clip(min=0)
         high = low + np.rint(np.array([field.height, field.width]) / pixel_size).astype(int)
-        phase = reconstruction.phase[low[0] : high[0], low[1] : high[1]]
+        part = (slice(low[0], high[0]), slice(low[1], high[1]))
+        weighted = figure_of_merit(reconstruction.phase, reconstruction.pixel_size, stored.score)
         probe = np.sum(np.abs(reconstruction.probe) ** 2, axis=0)
-        return cls(phase, reconstruction.pixel_size, probe / probe.max())
+        return cls(reconstruction.phase[part], weighted[part], reconstruction.pixel_size, probe / probe.max())
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -46,17 +49,17 @@ class Picture:
 
     def levels(self) -> tuple[float, float]:
         """Phases, rad, between which 99.6 % of the pixels lie, with the median as zero."""
-        low, high = np.percentile(self.phase - np.median(self.phase), [0.2, 99.8])
+        low, high = np.percentile(self.weighted - np.median(self.weighted), [0.2, 99.8])
         return float(low), float(max(high, low + 1e-6))
 
 
 @styled
 def phase_image(picture: Picture, levels: tuple[float, float]) -> bytes:
-    """The phase between `levels` (rad), with scale bar and colour bar, as a PNG."""
+    """The weighted phase between `levels` (rad), with scale bar and colour bar, as a PNG."""
     figure, axes = new_figure(5.0, 4.4)
     height, width = picture.extent
     image = axes.imshow(
-        picture.phase - np.median(picture.phase),
+        picture.weighted - np.median(picture.weighted),
         cmap="cividis",
         vmin=levels[0],
         vmax=levels[1],

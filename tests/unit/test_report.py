@@ -87,7 +87,7 @@ def test_spectrum_is_calibrated() -> None:
     pixel_size = (0.3, 0.25)
     x = np.arange(130) * pixel_size[1]
     phase = np.broadcast_to(np.cos(2 * np.pi * x / 2.5), (110, 130)).astype(np.float32)
-    amplitude, edge = spectrum(Picture(phase, pixel_size, np.ones((2, 2), np.float32)), k_max=1.0)
+    amplitude, edge = spectrum(Picture(phase, phase, pixel_size, np.ones((2, 2), np.float32)), k_max=1.0)
     row, column = np.unravel_index(np.argmax(amplitude), amplitude.shape)
     ky, kx = (np.linspace(-edge, edge, n)[i] for n, i in zip(amplitude.shape, (row, column), strict=True))
     assert abs(kx) == pytest.approx(0.4, abs=0.03)
