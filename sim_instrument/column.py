@@ -72,7 +72,7 @@ class Column(Record):
     settle: NonNegative = Field(default=0.1, description="s before a scan, beam blanked")
     knock_on: NonNegative = Field(
         default=1.8,
-        description="cross-section for sputtering a sulphur atom, barn (Komsa et al., Phys. Rev. Lett. 109 (2012) 035503)",
+        description="cross-section for sputtering a sulphur atom, barn; the default has the order of what is known at 80 kV",
     )
     max_defocus: Positive = Field(default=1000.0, description="largest nominal |defocus|, Å")
 

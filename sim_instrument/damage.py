@@ -4,7 +4,7 @@
 The chance that an atom has survived a dose D is exp(−σD). Each sulphur atom gets the dose it will survive in advance,
 drawn from that distribution: then the state of the specimen is a function of the dose it has seen, and nothing else
 need be remembered. σ at 80 kV is of the order of a barn: Komsa et al., Phys. Rev. Lett. 109 (2012) 035503; Speckmann et al.,
-Phys. Rev. B 107 (2023) 094112.
+arXiv:2302.10529.
 """
 
 from __future__ import annotations
