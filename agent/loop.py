@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from agent.planning import (
     REFERENCE_PART,
     expert_settings,
     final_suggestion,
+    full_dose,
     make_problem,
     needs_reference,
     ration,
@@ -159,7 +161,7 @@ class Loop:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
         references = self._book.of_role("reference")
         problem = make_problem(
-            ration(description, self._journal.read("description"), self._book, self.config, final=final),
+            await self._rationed(description, final=final),
             self.config,
             self.layout,
             self._journal.read("target"),
@@ -167,6 +169,26 @@ class Loop:
         )
         seed = self.config.seed
         return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))
+
+    async def _rationed(self, description: Description, *, final: bool) -> Description:
+        """What may be taken of a recording now; the instrument is asked whether a recording is used up at all."""
+        if not description.repeatable:
+            return description
+        at_start: Description = self._journal.read("description")
+        if self._book.spent > 0:
+            everything = AcquisitionPlan(
+                id="check",
+                campaign=self._acquirer.account("exploration"),
+                region="check",
+                field=self.layout.exploration[0],
+                step=at_start.step.bounds[0],
+                defocus=at_start.defocus.bounds[0],
+                dose=full_dose(at_start),
+            )
+            with suppress(OutOfLimitsError, ExhaustedError):
+                await self._client.check(everything)
+                return description
+        return ration(description, at_start, self._book, self.config, final=final)
 
     async def _acquire(self, trial: Trial) -> Trial:
         """Acquire an open trial and queue its reconstruction."""

@@ -12,6 +12,7 @@ from agent.layout import Layout, plan_layout, scored_edge
 from agent.policy import make_policy
 from agent.policy.base import Problem
 from agent.records import Recommendation, Settings, Suggestion, Trial
+from agent.trials import ENDED
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 REFERENCE_PART = 0.5
@@ -51,29 +52,26 @@ def make_problem(
 def ration(
     description: Description, at_start: Description, trials: Iterable[Trial], config: CampaignConfig, *, final: bool
 ) -> Description:
-    """What the next acquisition on a recording may take, so that those after it find counts as well.
+    """What the next acquisition may take of a recording that is used up, so that those after it find counts as well.
 
     Each acquisition is assumed to have used up its counts at every position, which is the worst that can have happened.
-    What is left is shared out: `exploration.share` of it evenly to the trials to come, the rest to the final acquisition. A
-    recording that offers as much as before after something was taken from it is not used up, and is not rationed.
+    What is left is shared out: `exploration.share` of it evenly to the trials to come, the rest to the final acquisition.
 
     Args:
         description: of the instrument now; returned with a lower limit of electrons per pattern.
         at_start: as it was when the campaign began.
         final: whether the final acquisition is next, which may take everything that is left.
     """
-    known = list(trials)
-    taken = [t.settings.dose * t.settings.step**2 for t in known if t.electrons > 0 and t.role == "exploration"]
-    reference = sum(t.settings.dose * t.settings.step**2 for t in known if t.electrons > 0 and t.role == "reference")
+    exposed = [t for t in trials if t.role != "expert" and (t.electrons > 0 or t.state not in ENDED)]
+    per_pattern = {t.number: t.settings.dose * t.settings.step**2 for t in exposed}
+    reference = sum(per_pattern[t.number] for t in exposed if t.role == "reference")
     low, now = description.electrons_per_pattern
     full = at_start.electrons_per_pattern[1]
-    reusable = bool(taken or reference) and now >= full * (1 - 1e-6)
-    if not description.repeatable or reusable:
-        return description
-    left = full - reference - sum(taken)
+    left = full - sum(per_pattern.values())
     if not final:
-        to_come = config.exploration.trials - sum(t.role == "exploration" for t in known)
-        left = (config.exploration.share * (full - reference) - sum(taken)) / max(to_come, 1)
+        explored = [per_pattern[t.number] for t in exposed if t.role == "exploration"]
+        to_come = config.exploration.trials - len(explored)
+        left = (config.exploration.share * (full - reference) - sum(explored)) / max(to_come, 1)
     return description.model_copy(update={"electrons_per_pattern": (low, max(low, min(now, left)))})
 
 

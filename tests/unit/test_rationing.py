@@ -61,10 +61,6 @@ def test_what_a_trial_leaves_goes_to_the_others() -> None:
     assert largest(recording(500.0), trials) == pytest.approx((300 - 15) / 3)
 
 
-def test_a_recording_that_is_not_used_up_is_not_rationed() -> None:
-    trials = [trial(1, 500.0, "reference"), trial(2, 15.0)]
-    assert largest(recording(1000.0), trials) == 1000.0
-
-
-def test_a_specimen_is_not_rationed() -> None:
-    assert largest(recording(900.0, repeatable=False), [trial(1, 500.0)]) == 900.0
+def test_a_trial_that_was_refused_has_taken_nothing() -> None:
+    refused = trial(2, 400.0).model_copy(update={"state": "failed", "electrons": 0.0})
+    assert largest(recording(500.0), [trial(1, 500.0, "reference"), refused]) == pytest.approx(300 / 4)
