@@ -161,8 +161,9 @@ class CampaignConfig(Record):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of everything random")
 
 
-def load_config(path: Path) -> CampaignConfig:
+def load_config(path: Path | str) -> CampaignConfig:
     """Read a campaign file (YAML). Raises BadInputError with one sentence per mistake."""
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
