@@ -68,7 +68,8 @@ def _header(record: CampaignRecord) -> str:
     lines = [f"<header><h1>{escape(record.config.name)}</h1><p>{escape(subtitle)}</p></header>"]
     if record.state != "done":
         reason = f": {record.reason}" if record.reason else ""
-        lines.append(f'<p class="warning">This campaign is {record.state}{escape(reason)}.</p>')
+        how = {"running": "is still running", "stopped": "was stopped", "failed": "has failed"}[record.state]
+        lines.append(f'<p class="warning">This campaign {how}{escape(reason)}.</p>')
     shown = "".join(
         f'<div class="card {card.kind}"><h3>{escape(card.title)}</h3><div class="big">{escape(card.value)}</div>'
         f"<p>{escape(card.detail)}</p></div>"

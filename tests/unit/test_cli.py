@@ -324,7 +324,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_COLOR": "1"}
     for extra, traceback in ((), False), (("--debug",), True):
         done = subprocess.run(
-            [sys.executable, "-c", "from agent.cli import main; main()", "report", str(tmp_path), *extra],
+            [sys.executable, "-c", "from agent.cli import main; main()", "init", str(tmp_path), *extra],
             capture_output=True,
             text=True,
             check=False,

@@ -72,7 +72,7 @@ def test_report_of_a_campaign_that_was_stopped_early(finished_campaign: Path) ->
         update={"state": "stopped", "reason": "by the operator", "recommended": None, "model_view": None, "trials": ()}
     )
     text = _text(write_report(record, finished_campaign).read_text(encoding="utf-8"))
-    assert "This campaign is stopped: by the operator." in text
+    assert "This campaign was stopped: by the operator." in text
 
 
 def test_report_without_the_bulk_files(finished_campaign: Path) -> None:
