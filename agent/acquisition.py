@@ -14,6 +14,7 @@ from agent.control import Control
 from agent.errors import AgentError, InstrumentUnavailableError, StoppedError
 from agent.events import Audience, FramesReceived, Phase, PhaseChanged
 from agent.layout import Layout, fresh_field
+from agent.nexus import part_of
 from agent.records import Role, Trial
 from agent.store import AcquisitionWriter, require_space
 from agent.trials import TrialBook
@@ -200,7 +201,7 @@ class Acquirer:
         """
         assert trial.plan is not None
         path = self.path(trial)
-        path.with_name(path.name + ".part").unlink(missing_ok=True)
+        part_of(path).unlink(missing_ok=True)
         outcome = await self._client.outcome(trial.plan.id)
         if outcome is not None and outcome.state == "running":
             outcome = await self._client.abort(trial.plan.id)

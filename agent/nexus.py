@@ -31,7 +31,7 @@ class NewFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._part = path.with_name(path.name + ".part")
+        self._part = part_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = h5py.File(self._part, "w")
 
@@ -68,6 +68,11 @@ class NewFile:
         with suppress(OSError, RuntimeError):
             self.file.close()
         self._part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(path.name + ".part")
 
 
 def is_disk_full(error: BaseException) -> bool:

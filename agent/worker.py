@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import IO, Any, Self
 
 from agent.errors import AgentError, StoppedError
+from agent.nexus import part_of
 from agent.processing import ProcessingJob, ProcessingResult, Progress, load_attribute
 
 logger = logging.getLogger(__name__)
@@ -80,13 +81,15 @@ class ReconstructionWorker:
             try:
                 async with asyncio.timeout(timeout_s):
                     return await self._converse(job, on_progress)
-            except TimeoutError as error:
+            except (TimeoutError, asyncio.CancelledError) as error:
                 await self._stop()
+                if isinstance(error, asyncio.CancelledError):
+                    raise
                 msg = f"the reconstruction took longer than {timeout_s:g} s and was stopped"
                 raise ProcessingError(msg) from error
-            except asyncio.CancelledError:
-                await self._stop()
-                raise
+            finally:
+                # Where the child was ended in the middle of writing, nothing half-written stays behind.
+                part_of(job.output).unlink(missing_ok=True)
 
     async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
         assert self._process is not None

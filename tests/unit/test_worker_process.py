@@ -27,6 +27,7 @@ def process(job, on_progress):
     name = job.acquisition.stem
     print("chatter on stdout must not disturb the conversation")
     if name == "die":
+        job.output.with_name(job.output.name + ".part").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if name == "exit":
         print("out of memory", file=sys.stderr, flush=True)
@@ -80,10 +81,11 @@ async def test_results_and_progress_come_back_and_the_process_stays_warm(worker:
     [("die", "SIGKILL"), ("exit", "exit code 3: out of memory"), ("raise", "ValueError: makes no sense")],
 )
 async def test_a_lost_job_is_a_typed_error_and_the_next_one_works(
-    worker: ReconstructionWorker, name: str, message: str
+    worker: ReconstructionWorker, tmp_path: Path, name: str, message: str
 ) -> None:
     with pytest.raises(ProcessingError, match=message):
-        await worker.run(job(name))
+        await worker.run(job(name).model_copy(update={"output": tmp_path / "out.h5"}))
+    assert not list(tmp_path.glob("*.part")), "nothing half-written stays behind"
     assert (await worker.run(job("good", 7))).score.value == 7
 
 
