@@ -85,7 +85,7 @@ async def test_a_lost_job_is_a_typed_error_and_the_next_one_works(
 ) -> None:
     with pytest.raises(ProcessingError, match=message):
         await worker.run(job(name).model_copy(update={"output": tmp_path / "out.h5"}))
-    assert not list(tmp_path.glob("*.part")), "nothing half-written stays behind"
+    assert "out.h5.part" not in os.listdir(tmp_path), "nothing half-written stays behind"
     assert (await worker.run(job("good", 7))).score.value == 7
 
 
