@@ -97,7 +97,7 @@ def bad_pixels(patterns: NDArray[Any], known: tuple[tuple[int, int], ...]) -> ND
     neighbours = np.sort(np.stack([np.roll(mean, shift, axis=(0, 1)) for shift in shifts]), axis=0)
     median = (neighbours[3] + neighbours[4]) / 2
     spread = neighbours[6] - neighbours[1] + np.sqrt(np.maximum(median, 1.0 / len(patterns)) / len(patterns))
-    bad = np.abs(mean - median) > HOT * spread
+    bad: NDArray[np.bool_] = np.abs(mean - median) > HOT * spread
     for row, column in known:
         bad[row, column] = True
     return bad

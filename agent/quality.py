@@ -97,12 +97,12 @@ def ring_correlation(
     ky, kx = np.fft.fftfreq(shape[0], pixel_size[0]), np.fft.fftfreq(shape[1], pixel_size[1])
     k = np.hypot(ky[:, None], kx[None, :]).ravel()
     n_rings = max(1, round((choice.k_max - choice.k_min) / choice.ring_width))
-    edges = choice.k_min + choice.ring_width * np.arange(n_rings + 1)
+    edges = choice.k_min + choice.ring_width * np.arange(n_rings + 1, dtype=np.float64)
     ring = np.digitize(k, edges) - 1
     inside = (ring >= 0) & (ring < n_rings)
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(ring[inside], weights=values.ravel()[inside], minlength=n_rings)
+        return np.bincount(ring[inside], weights=values.ravel()[inside], minlength=n_rings).astype(np.float64)
 
     cross, first_power, second_power = (np.zeros(n_rings) for _ in range(3))
     for first, second in pairs_of_tiles:
@@ -111,9 +111,9 @@ def ring_correlation(
         first_power += total(np.abs(a) ** 2)
         second_power += total(np.abs(b) ** 2)
     members = np.bincount(ring[inside], minlength=n_rings)
-    frc = cross / np.sqrt(np.maximum(first_power * second_power, 1e-300))
+    frc = np.asarray(cross / np.sqrt(np.maximum(first_power * second_power, 1e-300)), dtype=np.float64)
     independent = (window**2).sum() ** 2 / (window**4).sum() / window.size
-    return Spectrum(edges, frc, len(pairs_of_tiles) * members / 2 * independent)
+    return Spectrum(edges, frc, (len(pairs_of_tiles) * members / 2 * independent).astype(np.float64))
 
 
 def score_spectrum(spectrum: Spectrum) -> Score:

@@ -103,5 +103,11 @@ def test_help_says_units_defaults_and_costs() -> None:
         [sys.executable, "-m", "sim_instrument", "simulate", "--help"], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0
-    for words in ("--knock-on BARN", "--drift Å/S", "--source-size Å", "0 switches it off", "in s for 40 × 40 positions"):
+    for words in (
+        "--knock-on BARN",
+        "--drift Å/S",
+        "--source-size Å",
+        "0 switches it off",
+        "in s for 40 × 40 positions",
+    ):
         assert words in done.stdout
