@@ -1,4 +1,4 @@
-"""The fused CPU form of `forward.accumulate`: one pattern at a time stays in cache, counts stay integers.
+"""The fused CPU form of `forward.accumulate`: a few patterns at a time stay in cache, counts stay integers.
 
 Numba does the element-wise work between the transforms in one sweep each, ducc0 the FFTs. Threads take blocks of a batch
 and add into accumulators of their own, so the result does not depend on timing. Compiled code is cached beside the
@@ -20,110 +20,132 @@ from numpy.typing import NDArray
 from agent.reconstruction.forward import Sums
 
 _OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy", "cache": True}
+_CHUNK = 4
+"""Patterns per call: fewer cost Python's overhead, more leave the second-level cache."""
 
 
 @njit(**_OPTIONS)
-def _shift(probe_k: Any, fy: float, fx: float, out: Any) -> None:
-    """out = probe_k · exp(−2πi k·f), (modes, ky, kx)."""
+def _phase_factors(f: float, n: int, sign: float) -> Any:
+    """exp(sign · 2πi k f/n) for the FFT's frequencies, (n,) complex64."""
+    out = np.empty(n, np.complex64)
+    for x in range(n):
+        k = x if x < (n + 1) // 2 else x - n
+        angle = sign * 2 * math.pi * f * k / n
+        out[x] = complex(math.cos(angle), math.sin(angle))
+    return out
+
+
+@njit(**_OPTIONS)
+def _shift(probe_k: Any, fractions: Any, index: Any, out: Any) -> None:
+    """out[j] = probe_k · exp(−2πi k·f_j), (c, modes, ky, kx)."""
     modes, n_y, n_x = probe_k.shape
-    columns = np.empty(n_x, np.complex64)
-    for x in range(n_x):
-        k = x if x < (n_x + 1) // 2 else x - n_x
-        angle = -2 * math.pi * fx * k / n_x
-        columns[x] = complex(math.cos(angle), math.sin(angle))
-    for y in range(n_y):
-        k = y if y < (n_y + 1) // 2 else y - n_y
-        angle = -2 * math.pi * fy * k / n_y
-        row = np.complex64(complex(math.cos(angle), math.sin(angle)))
+    for c in range(len(index)):
+        rows = _phase_factors(fractions[index[c], 0], n_y, -1.0)
+        columns = _phase_factors(fractions[index[c], 1], n_x, -1.0)
         for m in range(modes):
-            for x in range(n_x):
-                out[m, y, x] = probe_k[m, y, x] * (row * columns[x])
+            for y in range(n_y):
+                row = rows[y]
+                for x in range(n_x):
+                    out[c, m, y, x] = probe_k[m, y, x] * (row * columns[x])
 
 
 @njit(**_OPTIONS)
-def _unshift_add(back: Any, fy: float, fx: float, total: Any) -> None:
-    """total += back · exp(+2πi k·f)."""
-    modes, n_y, n_x = back.shape
-    columns = np.empty(n_x, np.complex64)
-    for x in range(n_x):
-        k = x if x < (n_x + 1) // 2 else x - n_x
-        angle = 2 * math.pi * fx * k / n_x
-        columns[x] = complex(math.cos(angle), math.sin(angle))
-    for y in range(n_y):
-        k = y if y < (n_y + 1) // 2 else y - n_y
-        angle = 2 * math.pi * fy * k / n_y
-        row = np.complex64(complex(math.cos(angle), math.sin(angle)))
+def _unshift_add(back: Any, fractions: Any, index: Any, total: Any) -> None:
+    """total += Σ_j back[j] · exp(+2πi k·f_j)."""
+    _, modes, n_y, n_x = back.shape
+    for c in range(len(index)):
+        rows = _phase_factors(fractions[index[c], 0], n_y, 1.0)
+        columns = _phase_factors(fractions[index[c], 1], n_x, 1.0)
         for m in range(modes):
-            for x in range(n_x):
-                total[m, y, x] += back[m, y, x] * (row * columns[x])
+            for y in range(n_y):
+                row = rows[y]
+                for x in range(n_x):
+                    total[m, y, x] += back[c, m, y, x] * (row * columns[x])
 
 
 @njit(**_OPTIONS)
-def _exit_wave(obj: Any, row0: int, column0: int, probe: Any, out: Any) -> None:
+def _exit_wave(obj: Any, corners: Any, index: Any, probe: Any, out: Any) -> None:
     """out = probe · window of the object; window and probe corner-centred."""
-    modes, n_y, n_x = probe.shape
+    _, modes, n_y, n_x = probe.shape
     h_y, h_x = n_y // 2, n_x // 2
-    for y in range(n_y):
-        line = obj[row0 + (y + h_y) % n_y]
+    for c in range(len(index)):
+        row0, column0 = corners[index[c], 0], corners[index[c], 1]
         for m in range(modes):
-            for x in range(n_x - h_x):
-                out[m, y, x] = probe[m, y, x] * line[column0 + h_x + x]
-            for x in range(n_x - h_x, n_x):
-                out[m, y, x] = probe[m, y, x] * line[column0 + h_x + x - n_x]
+            for y in range(n_y):
+                line = obj[row0 + (y + h_y) % n_y, column0 : column0 + n_x]
+                for x in range(n_x - h_x):
+                    out[c, m, y, x] = probe[c, m, y, x] * line[h_x + x]
+                for x in range(n_x - h_x, n_x):
+                    out[c, m, y, x] = probe[c, m, y, x] * line[h_x + x - n_x]
 
 
 @njit(**_OPTIONS)
-def _residual(waves: Any, counts: Any, background: Any, mask: Any, guard: float, ratio_sum: Any, want: bool) -> float:
+def _residual(
+    waves: Any, counts: Any, index: Any, background: Any, mask: Any, guard: float, ratio_sum: Any, want: bool
+) -> float:
     """waves *= ½((n + g)/(I + g) − 1); adds the ratio; returns the Poisson deviance where it is wanted."""
-    modes, n_y, n_x = waves.shape
+    _, modes, n_y, n_x = waves.shape
     deviance = 0.0
-    for y in range(n_y):
-        for x in range(n_x):
-            model = background[y, x]
+    model = np.empty(n_x, np.float32)
+    for c in range(len(index)):
+        for y in range(n_y):
+            for x in range(n_x):
+                model[x] = background[y, x]
             for m in range(modes):
-                w = waves[m, y, x]
-                model += w.real * w.real + w.imag * w.imag
-            ratio = (counts[y, x] + guard) / (model + guard)
-            ratio_sum[y, x] += ratio
-            factor = np.float32(0.5) * (ratio - np.float32(1)) * mask[y, x]
-            for m in range(modes):
-                waves[m, y, x] *= factor
+                for x in range(n_x):
+                    w = waves[c, m, y, x]
+                    model[x] += w.real * w.real + w.imag * w.imag
+            counted = counts[index[c], y]
             if want:
-                counted = np.float32(counts[y, x])
-                deviance += mask[y, x] * ((counted + guard) * math.log(ratio) - (counted - model))
+                for x in range(n_x):
+                    n = np.float32(counted[x])
+                    ratio = (n + guard) / (model[x] + guard)
+                    deviance += mask[y, x] * ((n + guard) * math.log(ratio) - (n - model[x]))
+            for x in range(n_x):
+                ratio = (np.float32(counted[x]) + guard) / (model[x] + guard)
+                ratio_sum[y, x] += ratio
+                model[x] = np.float32(0.5) * (ratio - np.float32(1)) * mask[y, x]
+            for m in range(modes):
+                for x in range(n_x):
+                    waves[c, m, y, x] *= model[x]
     return 2 * deviance
 
 
 @njit(**_OPTIONS)
-def _scatter(chi: Any, probe: Any, row0: int, column0: int, numerator: Any, illumination: Any) -> None:
-    """numerator += Σ_m conj(P) χ, illumination += Σ_m |P|² at the window."""
-    modes, n_y, n_x = probe.shape
+def _scatter(chi: Any, probe: Any, corners: Any, index: Any, numerator: Any, illumination: Any) -> None:
+    """numerator += Σ_m conj(P) χ, illumination += Σ_m |P|² at the windows."""
+    _, modes, n_y, n_x = probe.shape
     h_y, h_x = n_y // 2, n_x // 2
-    for y in range(n_y):
-        row = row0 + (y + h_y) % n_y
+    for c in range(len(index)):
+        row0, column0 = corners[index[c], 0], corners[index[c], 1]
         for m in range(modes):
-            for x in range(n_x - h_x):
-                p = probe[m, y, x]
-                numerator[row, column0 + h_x + x] += chi[m, y, x] * p.conjugate()
-                illumination[row, column0 + h_x + x] += p.real * p.real + p.imag * p.imag
-            for x in range(n_x - h_x, n_x):
-                p = probe[m, y, x]
-                numerator[row, column0 + h_x + x - n_x] += chi[m, y, x] * p.conjugate()
-                illumination[row, column0 + h_x + x - n_x] += p.real * p.real + p.imag * p.imag
+            for y in range(n_y):
+                row = row0 + (y + h_y) % n_y
+                line, light = numerator[row, column0 : column0 + n_x], illumination[row, column0 : column0 + n_x]
+                for x in range(n_x - h_x):
+                    p = probe[c, m, y, x]
+                    line[h_x + x] += chi[c, m, y, x] * p.conjugate()
+                    light[h_x + x] += p.real * p.real + p.imag * p.imag
+                for x in range(n_x - h_x, n_x):
+                    p = probe[c, m, y, x]
+                    line[h_x + x - n_x] += chi[c, m, y, x] * p.conjugate()
+                    light[h_x + x - n_x] += p.real * p.real + p.imag * p.imag
 
 
 @njit(**_OPTIONS)
-def _times_object(chi: Any, obj: Any, row0: int, column0: int) -> None:
+def _times_object(chi: Any, obj: Any, corners: Any, index: Any) -> None:
     """chi *= conj(window of the object)."""
-    modes, n_y, n_x = chi.shape
+    _, modes, n_y, n_x = chi.shape
     h_y, h_x = n_y // 2, n_x // 2
-    for y in range(n_y):
-        line = obj[row0 + (y + h_y) % n_y]
+    for c in range(len(index)):
+        row0, column0 = corners[index[c], 0], corners[index[c], 1]
         for m in range(modes):
-            for x in range(n_x - h_x):
-                chi[m, y, x] *= line[column0 + h_x + x].conjugate()
-            for x in range(n_x - h_x, n_x):
-                chi[m, y, x] *= line[column0 + h_x + x - n_x].conjugate()
+            for y in range(n_y):
+                line = obj[row0 + (y + h_y) % n_y, column0 : column0 + n_x]
+                for x in range(n_x - h_x):
+                    chi[c, m, y, x] *= line[h_x + x].conjugate()
+                for x in range(n_x - h_x, n_x):
+                    chi[c, m, y, x] *= line[h_x + x - n_x].conjugate()
 
 
 @njit(**_OPTIONS)
@@ -217,21 +239,23 @@ def _block(
         np.zeros(background.shape, np.float32),
         0.0,
     )
-    probe, wave = np.empty_like(probe_k), np.empty_like(probe_k)
-    axes = (1, 2)
-    for j in block:
-        (row, column), (fy, fx) = corners[j], fractions[j]
-        _shift(probe_k, fy, fx, wave)
+    shape = (_CHUNK, *probe_k.shape)
+    probes, waves = np.empty(shape, np.complex64), np.empty(shape, np.complex64)
+    axes = (2, 3)
+    for start in range(0, len(block), _CHUNK):
+        index = block[start : start + _CHUNK]
+        probe, wave = probes[: len(index)], waves[: len(index)]
+        _shift(probe_k, fractions, index, wave)
         ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=probe)
-        _exit_wave(obj, row, column, probe, wave)
+        _exit_wave(obj, corners, index, probe, wave)
         ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
-        sums.deviance += _residual(wave, counts[j], background, mask, guard, sums.ratio, want_deviance)
+        sums.deviance += _residual(wave, counts, index, background, mask, guard, sums.ratio, want_deviance)
         ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=wave)
-        _scatter(wave, probe, row, column, sums.object_numerator, sums.illumination)
+        _scatter(wave, probe, corners, index, sums.object_numerator, sums.illumination)
         if want_probe:
-            _times_object(wave, obj, row, column)
+            _times_object(wave, obj, corners, index)
             ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
-            _unshift_add(wave, fy, fx, sums.probe_numerator)
+            _unshift_add(wave, fractions, index, sums.probe_numerator)
     return sums
 
 
