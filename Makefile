@@ -39,7 +39,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: env
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+	$(BIN)/python -m pytest tests/benchmarks -s
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
