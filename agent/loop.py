@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,13 +22,12 @@ from agent.journal import Journal
 from agent.layout import Layout
 from agent.pipeline import Pipeline
 from agent.planning import (
-    REFERENCE_PART,
     expert_settings,
     final_suggestion,
-    full_dose,
     make_problem,
     needs_reference,
     ration,
+    reference_part,
     reference_settings,
 )
 from agent.policy import make_policy
@@ -161,7 +159,7 @@ class Loop:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
         references = self._book.of_role("reference")
         problem = make_problem(
-            await self._rationed(description, final=final),
+            self._rationed(description, final=final),
             self.config,
             self.layout,
             self._journal.read("target"),
@@ -170,25 +168,11 @@ class Loop:
         seed = self.config.seed
         return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))
 
-    async def _rationed(self, description: Description, *, final: bool) -> Description:
-        """What may be taken of a recording now; the instrument is asked whether a recording is used up at all."""
-        if not description.repeatable:
+    def _rationed(self, description: Description, *, final: bool) -> Description:
+        """What may be taken now of a recording that is used up, so that later acquisitions find counts as well."""
+        if not description.consumable:
             return description
-        at_start: Description = self._journal.read("description")
-        if self._book.spent > 0:
-            everything = AcquisitionPlan(
-                id="check",
-                campaign=self._acquirer.account("exploration"),
-                region="check",
-                field=self.layout.exploration[0],
-                step=at_start.step.bounds[0],
-                defocus=at_start.defocus.bounds[0],
-                dose=full_dose(at_start),
-            )
-            with suppress(OutOfLimitsError, ExhaustedError):
-                await self._client.check(everything)
-                return description
-        return ration(description, at_start, self._book, self.config, final=final)
+        return ration(description, self._journal.read("description"), self._book, self.config, final=final)
 
     async def _acquire(self, trial: Trial) -> Trial:
         """Acquire an open trial and queue its reconstruction."""
@@ -212,15 +196,15 @@ class Loop:
                 await self._acquire(reference)
             await self._pipeline.finished()
         assert reference.score is not None
-        full = scale_score(reference.score, 1 / REFERENCE_PART).value
+        part = reference_part(self._journal.read("description"))
+        full = scale_score(reference.score, 1 / part).value
         target = self.config.goal.fraction * full
         if target <= 0:
             msg = f"the reference acquisition carries no information ({full:.3g} bit/Å²); is there a specimen in it?"
             raise AgentError(msg)
         self._journal.write(target=target)
-        reason = (
-            f"{self.config.goal.fraction:.0%} of the {full:.4g} bit/Å² that the full recording is expected to carry"
-        )
+        carries = "carries" if part == 1 else "is expected to carry"
+        reason = f"{self.config.goal.fraction:.0%} of the {full:.4g} bit/Å² that the full recording {carries}"
         self._audience.tell(TargetSet(target=target, reason=reason))
 
     async def _finish(self) -> None:

@@ -15,8 +15,8 @@ from agent.records import Recommendation, Settings, Suggestion, Trial
 from agent.trials import ENDED
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
-REFERENCE_PART = 0.5
-"""Part of what a recording holds that its reference acquisition takes; the rest is for the trials."""
+CONSUMED_BY_REFERENCE = 0.5
+"""Part of a recording that is used up which its reference acquisition takes; the rest is for the trials."""
 
 
 class DryRun(Record):
@@ -80,6 +80,11 @@ def needs_reference(config: CampaignConfig) -> bool:
     return config.goal.kind == "cheapest" and config.goal.score is None
 
 
+def reference_part(description: Description) -> float:
+    """How much of what a recording holds its reference acquisition takes: all, unless that would use it up."""
+    return CONSUMED_BY_REFERENCE if description.consumable else 1.0
+
+
 def full_dose(description: Description) -> float:
     """Dose, at the finest step, of everything a recording holds."""
     step = description.step.bounds[0]
@@ -87,7 +92,7 @@ def full_dose(description: Description) -> float:
 
 
 def reference_settings(description: Description, config: CampaignConfig) -> Suggestion:
-    """The acquisition that tells what the instrument can give: finest step, half of what the recording holds.
+    """The acquisition that tells what the instrument can give: finest step, all or half of what the recording holds.
 
     Raises BadInputError where the instrument is no recording.
     """
@@ -97,19 +102,20 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
             "write the score to reach, bit/Å²"
         )
         raise BadInputError(msg)
-    dose = REFERENCE_PART * full_dose(description)
+    part = reference_part(description)
+    dose = part * full_dose(description)
     area = config.exploration.height * config.exploration.width
     if dose * area >= config.electrons:
         msg = (
-            f"electrons: the budget of {config.electrons:.4g} does not pay for the reference acquisition, half of the "
-            f"recording: {dose * area:.4g}"
+            f"electrons: the budget of {config.electrons:.4g} does not pay for the reference acquisition, "
+            f"{dose * area:.4g}"
         )
         raise BadInputError(msg)
     low, high = description.defocus.bounds
     return Suggestion(
         settings=Settings(step=description.step.bounds[0], defocus=(low + high) / 2, dose=dose),
         source="reference",
-        reason="finest step and half of what the recording holds: its score says which score is to be reached",
+        reason=f"finest step and {part:.0%} of what the recording holds: its score says which score is to be reached",
     )
 
 

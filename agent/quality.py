@@ -141,11 +141,18 @@ def half_bit_threshold(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def half_bit_resolution(spectrum: Spectrum) -> float | None:
-    """1/k, Å, of the first crossing of the half-bit curve; 1/k_max where there is none; None if the first ring is below."""
-    above = spectrum.frc >= half_bit_threshold(spectrum.pairs)
-    if not above[0]:
+    """1/k, Å, where the correlation falls below the half-bit curve; 1/k_max where it never does; None if it never is above.
+
+    A crystal has nothing between its reflections, so three rings are averaged, and rings before the first signal are
+    passed over.
+    """
+    kernel = np.ones(min(3, len(spectrum.frc)))
+    norm = np.convolve(np.ones(len(spectrum.frc)), kernel, mode="same")
+    frc = np.convolve(spectrum.frc, kernel, mode="same") / norm
+    above = frc >= half_bit_threshold(np.convolve(spectrum.pairs, kernel, mode="same"))
+    if not above.any():
         return None
-    below = np.flatnonzero(~above)
+    below = np.flatnonzero(~above[int(np.argmax(above)) :]) + int(np.argmax(above))
     return float(1 / (spectrum.edges[below[0]] if len(below) else spectrum.edges[-1]))
 
 

@@ -51,9 +51,7 @@ class Score(Record):
 
     value: float
     sd: float = Field(ge=0)
-    resolution: float | None = Field(
-        default=None, description="half-bit resolution, Å; None: not crossed or not reached"
-    )
+    resolution: float | None = Field(default=None, description="half-bit resolution, Å; None: no signal anywhere")
     frequency: tuple[float, ...] = Field(default=(), description="ring centres, 1/Å")
     frc: tuple[float, ...] = Field(default=(), description="F(k) between the half-count phase images")
     pairs: tuple[float, ...] = Field(default=(), description="independent Fourier pairs per ring")

@@ -218,6 +218,9 @@ class Description(Record):
     repeatable: bool = Field(
         default=False, description="the same area may be acquired again unchanged (a recording, until it is used up)"
     )
+    consumable: bool = Field(
+        default=False, description="what is acquired is used up: a recording whose counts are given once"
+    )
     frame_overhead: float = Field(default=0.0, ge=0, description="s per pattern besides the dwell time")
     line_overhead: float = Field(default=0.0, ge=0, description="flyback, s per scan line")
     settle_time: float = Field(default=0.0, ge=0, description="s before a scan, after defocus or region changed")

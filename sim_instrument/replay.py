@@ -147,6 +147,7 @@ class ReplayMicroscope:
             electrons_per_pattern=(1.0, mean),
             area=Rectangle(y=0, x=0, height=self._scan[0] * step, width=self._scan[1] * step),
             repeatable=True,
+            consumable=not self._reuse,
             notes=(
                 "a recording: counts per electron are not known, doses are counts/Å²; dwell and duration are nominal",
                 f"recorded step {step:g} Å, {mean:.0f} counts per pattern; scans shift by up to half a recorded step",

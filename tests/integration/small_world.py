@@ -75,6 +75,7 @@ class SmallMicroscope:
             "electrons_per_pattern": (10.0, 5e4),
             "area": Rectangle(y=0, x=0, height=400, width=400),
             "repeatable": self.repeatable,
+            "consumable": self.repeatable,
         }
         if self.repeatable:
             values["defocus"] = Parameter(kind="fixed", unit="Å", values=(150.0,))

@@ -77,14 +77,17 @@ def test_scaling_to_another_dose() -> None:
     assert scale_score(low, 1.0).sd == pytest.approx(low.sd)
 
 
-def test_half_bit_resolution_is_the_first_crossing() -> None:
+def test_half_bit_resolution_is_where_signal_ends() -> None:
     edges = np.arange(0.1, 1.05, 0.1)
     pairs = np.full(9, 400.0)
-    assert half_bit_resolution(
-        Spectrum(edges, np.array([0.9, 0.8, 0.6, 0.1, 0.9, 0, 0, 0, 0]), pairs)
-    ) == pytest.approx(2.5)
-    assert half_bit_resolution(Spectrum(edges, np.full(9, 0.9), pairs)) == pytest.approx(1.0)
-    assert half_bit_resolution(Spectrum(edges, np.full(9, 0.1), pairs)) is None
+
+    def resolution(*frc: float) -> float | None:
+        return half_bit_resolution(Spectrum(edges, np.array(frc), pairs))
+
+    assert resolution(0.9, 0.9, 0.9, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0) == pytest.approx(1 / 0.6)  # means of three rings
+    assert resolution(0.0, 0.0, 0.9, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0) == pytest.approx(1 / 0.7), "a crystal's reflections"
+    assert resolution(*[0.9] * 9) == pytest.approx(1.0)
+    assert resolution(*[0.05] * 9) is None
 
 
 def test_tiles_lie_inside_and_do_not_overlap() -> None:

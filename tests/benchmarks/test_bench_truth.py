@@ -1,0 +1,107 @@
+"""The score beside the truth: a map over step and defocus at one dose, on the simulated column with all its faults.
+
+`pytest tests/benchmarks/test_bench_truth.py -s` prints, for each setting, the score (from half counts, without the truth) and
+the same integral from the correlation C with the true phase, ½ ∫ log2(1 + C²/(1 − C²)) 2πk dk, and their rank correlation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import shift as shifted
+from scipy.optimize import minimize
+from scipy.stats import spearmanr
+
+from agent.column import ColumnState, bad_pixels, measure_column
+from agent.config import ScoreChoice
+from agent.half_counts import judge
+from agent.quality import crop, ring_correlation
+from agent.reconstruction import DiffractionData, ReconstructionSettings
+from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
+from sim_instrument import Column, build_specimen, simulate, true_phase
+
+CHOICE = ScoreChoice()
+
+
+def description(column: Column) -> Description:
+    """What the simulated microscope says of itself, as far as calibration needs it."""
+    anything = Parameter(kind="continuous", unit="", minimum=-1e6, maximum=1e6)
+    return Description(
+        name="study",
+        voltage=column.voltage,
+        semiangle=column.semiangle,
+        detector=Detector(shape=(128, 128), angular_pixel=column.angular_pixel, dtype="uint16", saturation=4095),
+        step=anything,
+        defocus=anything,
+        dose=anything,
+        electrons_per_pattern=(1, 1e9),
+        scan_rotation=column.nominal_rotation,
+        mirrored=column.mirrored,
+        area=Rectangle(y=0, x=0, height=400, width=400),
+    )
+
+
+def true_information(
+    image: NDArray[np.float64], truth: NDArray[np.float64], pixel_size: tuple[float, float], margin: int
+) -> float:
+    """The integral of the module's heading, after the best sub-pixel shift of the truth (which is `margin` pixels larger)."""
+    inner = slice(margin, -margin)
+
+    def correlation(offset: NDArray[np.float64]) -> NDArray[np.float64]:
+        moved = shifted(truth, offset, order=3)[inner, inner]
+        return ring_correlation([(image, moved)], pixel_size, CHOICE).frc
+
+    starts = [(y, x) for y in range(-margin + 1, margin, 2) for x in range(-margin + 1, margin, 2)]
+    best = max(starts, key=lambda s: correlation(np.array(s, float)).sum())
+    found = minimize(
+        lambda s: -correlation(s).sum(), best, method="Nelder-Mead", options={"xatol": 0.02, "maxiter": 60}
+    ).x
+    spectrum = ring_correlation([(image, shifted(truth, found, order=3)[inner, inner])], pixel_size, CHOICE)
+    c = np.clip(spectrum.frc, 0, 0.9995)
+    return float((0.5 * np.log2(1 + c**2 / (1 - c**2)) * np.pi * np.diff(spectrum.edges**2)).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
+    specimen, column, known = build_specimen(), Column(), None
+    grid = [(step, defocus) for step in (1.05, 1.5, 2.5) for defocus in (60.0, 150.0, 250.0, 500.0)]
+    rows = []
+    for number, (step, defocus) in enumerate(grid):
+        field = Rectangle(y=30.0 + 80 * (number // 4), x=30.0 + 80 * (number % 4), height=26, width=26)
+        plan = AcquisitionPlan(
+            id=f"study-{number}", campaign="study", region="r", field=field, step=step, defocus=defocus, dose=4e3
+        )
+        counts = simulate(plan, specimen, column).reshape(-1, 128, 128)
+        data = DiffractionData(
+            counts,
+            plan.scan_positions(),
+            column.voltage,
+            column.semiangle,
+            column.angular_pixel,
+            defocus,
+            mask=~bad_pixels(counts, ()),
+        )
+        measured = measure_column(
+            data, description(column), shape=plan.shape, known=known, enabled=True, on_progress=lambda fraction: None
+        )
+        known = measured.state
+        assert isinstance(known, ColumnState)
+        square = Rectangle(y=field.y + 4, x=field.x + 4, height=18, width=18)
+        judged = judge(measured.data, ReconstructionSettings(device="cpu"), [square], CHOICE, number)
+        picture = judged.reconstruction
+        pixel = picture.pixel_size
+        margin = 8
+        image = crop(picture.phase, picture.origin, pixel, square)
+        truth = true_phase(specimen, square.grown(margin * pixel[0]), pixel[0])
+        truth = truth[: image.shape[0] + 2 * margin, : image.shape[1] + 2 * margin]
+        rows.append((step, defocus, judged.score, true_information(image, truth.astype(np.float64), pixel, margin)))
+    scores, truths = [r[2].value for r in rows], [r[3] for r in rows]
+    rank = spearmanr(scores, truths).statistic
+    with capsys.disabled():
+        print("\nstep Å  defocus Å     score, bit/Å²   from the truth")
+        for step, defocus, score, information in rows:
+            print(f"{step:6.2f} {defocus:10.0f} {score.value:8.2f} ± {score.sd:.2f} {information:12.2f}")
+        print(f"rank correlation (Spearman) {rank:.2f} over {len(rows)} settings at 4e3 e/Å²")
+    assert rank > 0.7
