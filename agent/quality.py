@@ -177,6 +177,19 @@ def scale_score(score: Score, factor: float) -> Score:
     return result.model_copy(update={"sd": float(np.sqrt((weight**2 * variance).sum())), "veto": score.veto})
 
 
+def dose_knee(score: Score, dose: float) -> float | None:
+    """D₀, e/Å², of score ∝ log2(1 + D/D₀) that this acquisition's own rings predict for four times its dose.
+
+    None where there is too little signal to tell. S ∝ D in every ring (`scale_score`); D₀ is small where strong rings are
+    saturated already, large where all are weak.
+    """
+    if not score.frequency or score.value < 4 * score.sd:
+        return None
+    ratio = scale_score(score, 4.0).value / score.value
+    u = np.geomspace(1e-3, 1e3, 601)
+    return float(dose / np.interp(-ratio, -np.log2(1 + 4 * u) / np.log2(1 + u), u))
+
+
 def tiles(area: Rectangle, edge: float) -> list[Rectangle]:
     """Squares of `edge` Å that tile the middle of `area` without overlap; at least one."""
     n_y, n_x = max(1, int(area.height / edge + 1e-6)), max(1, int(area.width / edge + 1e-6))

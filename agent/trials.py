@@ -8,6 +8,7 @@ from typing import Any
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.journal import Journal
 from agent.policy.base import Observation
+from agent.quality import dose_knee
 from agent.records import Role, State, Suggestion, Trial
 
 ENDED: tuple[State, ...] = ("done", "failed", "vetoed")
@@ -108,4 +109,12 @@ def _observe(trial: Trial, *, pending: bool) -> Observation:
         return Observation(state="failed", **common)
     if pending or trial.score is None:
         return Observation(state="pending", **common)
-    return Observation(state="done", score=trial.score.value, variance=trial.score.sd**2, **common)
+    if trial.score.veto is not None:
+        return Observation(state="failed", **common)
+    return Observation(
+        state="done",
+        score=trial.score.value,
+        variance=trial.score.sd**2,
+        knee=dose_knee(trial.score, trial.settings.dose),
+        **common,
+    )

@@ -96,8 +96,9 @@ class BotorchPolicy:
         points = as_points(o.settings for o in scored)
         scores = np.array([o.score for o in scored], dtype=np.float64)
         variances = np.array([o.variance for o in scored], dtype=np.float64)
+        knees = np.array([o.knee for o in scored if o.knee is not None], dtype=np.float64)
         try:
-            return ScoreModel.fit(self.space.to_unit(points), points[:, 2], scores, variances)
+            return ScoreModel.fit(self.space.to_unit(points), points[:, 2], scores, variances, knees)
         except FIT_FAILURES as error:
             return f"the model could not be fitted ({type(error).__name__})"
 

@@ -38,14 +38,17 @@ class DoseCurve:
         return np.log2(1 + dose / self.knee)
 
     @classmethod
-    def fit(cls, dose: Array, score: Array, variance: Array) -> DoseCurve:
+    def fit(cls, dose: Array, score: Array, variance: Array, knees: Array | None = None) -> DoseCurve:
         """Most probable curve for scores (n,) with known variances at doses (n,).
 
-        Priors: ln knee normal about the geometric mean of the doses with sd 1.5 (a curve between linear and logarithmic
-        over the doses tried), ln(spread/gain) normal about ln 0.5 with sd 0.7. Evaluated on a grid: never fails.
+        Priors: ln knee normal about the mean of what the trials' own spectra say (`knees`, agent.quality.dose_knee) with
+        sd 0.3; without any, about the geometric mean of the doses with sd 1.5 (a curve between linear and logarithmic over
+        the doses tried). ln(spread/gain) normal about ln 0.5 with sd 0.7. Evaluated on a grid: never fails.
         """
-        middle = float(np.mean(np.log(dose)))
-        ln_knee = middle + np.linspace(-5.0, 4.0, 46)[:, None, None]
+        told = knees is not None and len(knees) > 0
+        middle = float(np.mean(np.log(knees if told and knees is not None else dose)))
+        width = 0.3 if told else 1.5
+        ln_knee = middle + width / 1.5 * np.linspace(-5.0, 4.0, 46)[:, None, None]
         relative = np.geomspace(LEAST_SPREAD, 1.5, 16)[None, :, None]
         shape = np.log2(1 + dose / np.exp(ln_knee))
         gain = _positive(score.mean() / shape.mean(axis=-1, keepdims=True))
@@ -57,7 +60,7 @@ class DoseCurve:
         total = variance + (relative * gain * shape) ** 2
         log_posterior = (
             -0.5 * (np.log(total) + (score - gain * shape) ** 2 / total).sum(-1)
-            - 0.5 * ((ln_knee[..., 0] - middle) / 1.5) ** 2
+            - 0.5 * ((ln_knee[..., 0] - middle) / width) ** 2
             - 0.5 * (np.log(relative[..., 0] / 0.5) / 0.7) ** 2
         )
         i, j = np.unravel_index(np.argmax(log_posterior), log_posterior.shape)

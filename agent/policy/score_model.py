@@ -60,10 +60,10 @@ class ScoreModel:
     z_variance: torch.Tensor
 
     @classmethod
-    def fit(cls, unit: Array, dose: Array, score: Array, variance: Array) -> ScoreModel:
-        """From n trials: `unit` (n, d), the others (n,). Raises one of FIT_FAILURES."""
+    def fit(cls, unit: Array, dose: Array, score: Array, variance: Array, knees: Array | None = None) -> ScoreModel:
+        """From n trials: `unit` (n, d), the others (n,); `knees` (m,) of those that tell. Raises one of FIT_FAILURES."""
         variance = np.maximum(variance, SMALLEST_VARIANCE * max(float(np.max(score**2)), 1e-12))
-        curve = DoseCurve.fit(dose, score, variance)
+        curve = DoseCurve.fit(dose, score, variance, knees)
         x = torch.as_tensor(unit)
         z = torch.as_tensor((score / curve.shape(dose) - curve.gain) / curve.spread)
         z_variance = torch.as_tensor(variance / (curve.spread * curve.shape(dose)) ** 2)

@@ -123,7 +123,7 @@ def _saving(record: CampaignRecord) -> str:
     power = shared_power(record)
     target = f"{uncertain(record.target, None, power)} {SCORE_UNIT}"
     if record.config.goal.score is None:
-        target += f" ({record.config.goal.fraction:.0%} of what the whole recording is expected to carry)"
+        target += f" ({record.config.goal.fraction:.0%} of what the whole recording carries)"
     unit = record.description.dose_unit
     parts = []
     best = cheapest(record)
@@ -144,6 +144,8 @@ def _saving(record: CampaignRecord) -> str:
     final = record.trial("final")
     if final is not None and final.score is not None and (best is None or final.number != best.number):
         reached = "reached" if final.score.value >= record.target else "did not reach"
+        if abs(final.score.value - record.target) < 2 * final.score.sd:
+            reached = "reached, within its uncertainty,"
         parts.append(
             f"The final acquisition at the recommended settings scored {score_text(final, power)} and {reached} it."
         )

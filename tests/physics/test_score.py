@@ -12,6 +12,7 @@ from agent.half_counts import expected_deviance, judge, relative_deviance
 from agent.quality import (
     Spectrum,
     crop,
+    dose_knee,
     half_bit_resolution,
     ring_correlation,
     scale_score,
@@ -75,6 +76,14 @@ def test_scaling_to_another_dose() -> None:
     assert scaled.value == pytest.approx(high.value, rel=0.05)
     assert scale_score(low, 1.0).value == pytest.approx(low.value)
     assert scale_score(low, 1.0).sd == pytest.approx(low.sd)
+
+
+def test_knee_of_the_dose_curve_follows_from_the_rings() -> None:
+    # white signal, signal-to-noise 2 in the full data at dose 1000: score = ½ log2(1 + D/500) per Fourier pixel
+    score = score_spectrum(ring_correlation([images(1.0, seed) for seed in range(8)], PIXEL, CHOICE))
+    assert dose_knee(score, 1000.0) == pytest.approx(500, rel=0.15)
+    noise = score_spectrum(ring_correlation([images(0.0, 1)], PIXEL, CHOICE))
+    assert dose_knee(noise, 1000.0) is None
 
 
 def test_half_bit_resolution_is_where_signal_ends() -> None:
