@@ -339,3 +339,15 @@ def test_output_into_a_pipe_that_closes() -> None:
     pipe = f"{sys.executable} -c 'from agent.cli import main; main()' --help | head -1"
     done = subprocess.run(["bash", "-c", pipe], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_on_a_control_pc_without_the_agent_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from agent.cli import main
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+    assert "ptychopilot[agent]" in capsys.readouterr().err
