@@ -38,10 +38,9 @@ def imported() -> None:
 
 @pytest.mark.benchmark(group="simulator, 40 × 40 positions")
 @pytest.mark.parametrize("case", CASES)
-def test_simulated_acquisition(benchmark: Any, request: pytest.FixtureRequest, case: str) -> None:
-    """The whole field with `make bench`, a corner of it among the other tests."""
+def test_simulated_acquisition(benchmark: Any, case: str) -> None:
     column_changes, specimen_changes, defocus = CASES[case]
-    edge = 40 if request.config.getoption("benchmark_only") else 3
+    edge = 40
     specimen, column = build_specimen(SpecimenOptions(**specimen_changes)), Column.ideal(**column_changes)
     began = time.process_time()
     patterns = benchmark.pedantic(
