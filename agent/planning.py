@@ -11,6 +11,7 @@ from agent.errors import BadInputError
 from agent.layout import Layout, plan_layout, scored_edge
 from agent.policy import make_policy
 from agent.policy.base import Problem
+from agent.processing import load_attribute
 from agent.records import Recommendation, Settings, Suggestion, Trial
 from agent.trials import ENDED
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
@@ -149,6 +150,9 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     """Everything that can be known to be impossible beforehand is refused here; BadInputError."""
     layout = plan_layout(description, config, exposed)
     scored_edge(config)
+    for own in (config.reconstruction.function, config.score.function):
+        if own is not None:
+            load_attribute(own)
     if needs_reference(config):
         reference_settings(description, config)
     make_policy(make_problem(description, config, layout, target=1.0), config.seed)

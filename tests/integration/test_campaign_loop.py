@@ -471,6 +471,7 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
         ({"exploration": {"trials": 400, "height": 16, "width": 16}}, "fresh area runs out"),
         ({"goal": {"kind": "cheapest"}}, r"goal\.score"),
         ({"policy": "nothing:here"}, "nothing"),
+        ({"score": {"field": 12, "function": "json:no_such_score"}}, "no_such_score"),
     ):
         with pytest.raises(BadInputError, match=match):
             await run_campaign(config(**wrong), server.endpoint, folder, processing=PROCESSING)
