@@ -5,8 +5,8 @@
     >>> record = asyncio.run(run_campaign(load_config("mos2.yaml"), "tcp://127.0.0.1:5555", "out"))  # doctest: +SKIP
     >>> load_campaign("out").trial("final").score.value  # doctest: +SKIP
 
-An own policy is named in the campaign file, `policy: my_module:MyPolicy` (agent.policy.base.Policy); an own
-reconstruction and score are passed as `processing="my_module:process"` (agent.processing.process).
+A policy, a reconstruction or a score of your own is named in the campaign file: `policy: my_module:MyPolicy`
+(agent.policy.base.Policy), `reconstruction.function` and `score.function` (agent.half_counts).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Judged:
 
 
 def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
-    """Information per area from the Fourier ring correlation of two half-count phase images (DESIGN.md section 6)."""
+    """Information per area from the Fourier ring correlation of two half-count phase images."""
     return score_spectrum(ring_correlation(pairs, pixel_size, choice))
 
 
@@ -57,6 +57,7 @@ def judge(
     *,
     reconstruct_with: Reconstruct | None = None,
     score_with: ScoreFunction = score_halves,
+    splits: int = 1,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Judged:
     """Reconstruct all counts and two random halves of them, and score.
@@ -65,11 +66,33 @@ def judge(
         data: (n, ky, kx) unsigned integer counts; a half of a count cannot be drawn from floats.
         squares: parts to score, Å, in the frame of `data.positions`, all of one size.
         seed: of the split and of the order of the mini-batches; the halves use orders of their own.
+        splits: how many random splits are averaged.
         reconstruct_with: a reconstruction of the user's own; the checks against overfit and misfit need the built-in one.
     """
     run = reconstruct_with or reconstruct
     picture = run(data, replace(settings, seed=seed))
-    on_progress(0.5)
+    on_progress(1 / (1 + splits))
+    scores, first_pair = [], None
+    for number in range(splits):
+        pair, score = _score_split(data, settings, squares, choice, seed + 1000 * number, reconstruct_with, score_with)
+        first_pair = first_pair or pair
+        scores.append(score)
+        on_progress((2 + number) / (1 + splits))
+    assert first_pair is not None
+    return Judged(picture, np.stack([half.phase for half in first_pair]), _averaged(scores))
+
+
+def _score_split(
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    squares: Sequence[Rectangle],
+    choice: ScoreChoice,
+    seed: int,
+    reconstruct_with: Reconstruct | None,
+    score_with: ScoreFunction,
+) -> tuple[tuple[Reconstruction, Reconstruction], Score]:
+    """One random split of the counts: both reconstructions and their score, checked where the engine is the built-in one."""
+    run = reconstruct_with or reconstruct
     split = halves(data.patterns, seed)
     first = replace(data, patterns=split[0])
     worker = None
@@ -77,18 +100,30 @@ def judge(
         worker = Reconstructor(first, replace(settings, seed=seed + 1))
         empty = worker.deviance_of(split[1])
         worker.run()
-        pair = [worker.result()]
+        one = worker.result()
     else:
-        pair = [run(first, replace(settings, seed=seed + 1))]
-    on_progress(0.7)
-    pair.append(run(replace(data, patterns=split[1]), replace(settings, seed=seed + 2)))
-    on_progress(0.9)
-    cut = [tuple(crop(half.phase, half.origin, half.pixel_size, square) for half in pair) for square in squares]
-    score = score_with([(a, b) for a, b in cut], picture.pixel_size, choice)
+        one = run(first, replace(settings, seed=seed + 1))
+    other = run(replace(data, patterns=split[1]), replace(settings, seed=seed + 2))
+    cut = [tuple(crop(half.phase, half.origin, half.pixel_size, square) for half in (one, other)) for square in squares]
+    score = score_with([(a, b) for a, b in cut], one.pixel_size, choice)
     if worker is not None:
         score = _checked(score, worker, empty, split)
-    on_progress(1.0)
-    return Judged(picture, np.stack([half.phase for half in pair]), score)
+    return (one, other), score
+
+
+def _averaged(scores: Sequence[Score]) -> Score:
+    """The mean over several splits of the same counts; the sd stays that of one, since the counting noise is shared."""
+    if len(scores) == 1:
+        return scores[0]
+    resolutions = [s.resolution for s in scores]
+    return scores[0].model_copy(
+        update={
+            "value": float(np.mean([s.value for s in scores])),
+            "frc": tuple(np.mean([s.frc for s in scores], axis=0).tolist()),
+            "resolution": None if None in resolutions else max(r for r in resolutions if r is not None),
+            "veto": next((s.veto for s in scores if s.veto), None),
+        }
+    )
 
 
 def _checked(

@@ -19,6 +19,8 @@ from instrument.background import Background
 
 ATTEMPTS = 2
 """A reconstruction that fails is tried once more in a fresh process."""
+COMPARED_SPLITS = 2
+"""Random splits of the counts of the acquisitions that are compared in the end: final, expert, reference."""
 _TIMEOUT_S = 300.0
 _TIMEOUT_PER_POSITION_S = 0.5
 
@@ -107,6 +109,7 @@ class Pipeline:
             reconstruction=config.reconstruction,
             # The edge belongs to the score: larger fields are judged by tiles of the same size.
             score=config.score.model_copy(update={"field": scored_edge(config)}),
+            splits=1 if trial.role == "exploration" else COMPARED_SPLITS,
             seed=config.seed + trial.number,
         )
 

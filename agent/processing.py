@@ -38,6 +38,7 @@ class ProcessingJob(Record):
     scored: Rectangle = Field(description="the part of the field that is scored, specimen frame")
     reconstruction: ReconstructionChoice
     score: ScoreChoice
+    splits: int = Field(default=1, ge=1, description="random splits of the counts whose scores are averaged")
     seed: int = 0
 
 
@@ -133,6 +134,7 @@ def process_acquisition(
         job.seed,
         reconstruct_with=None if choice.function is None else load_attribute(choice.function),
         score_with=score_halves if job.score.function is None else load_attribute(job.score.function),
+        splits=job.splits,
         on_progress=lambda fraction: on_progress("reconstruct", fraction),
     )
     seconds["reconstruct"] = time.perf_counter() - before

@@ -46,7 +46,7 @@ class Suggestion(Record):
 class Score(Record):
     """Information per area of an acquisition from the Fourier ring correlation of its two half-count reconstructions.
 
-    value = (1/ln 2) ∫ atanh F(k) 2πk dk, bit/Å²; sd from the variance of Fisher's z (DESIGN.md section 6).
+    value = (1/ln 2) ∫ atanh F(k) 2πk dk, bit/Å²; sd from the variance of Fisher's z.
     """
 
     value: float
