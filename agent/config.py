@@ -63,10 +63,10 @@ class Search(Record):
         for name in ("step", "defocus", "dose"):
             value = getattr(self, name)
             if value is not None and value[0] > value[1]:
-                msg = f"search.{name}: the lower limit {value[0]:g} is above the upper limit {value[1]:g}"
+                msg = f"{name}: the lower limit {value[0]:g} is above the upper limit {value[1]:g}"
                 raise ValueError(msg)
             if value is not None and name != "defocus" and value[0] <= 0:
-                msg = f"search.{name}: {value[0]:g} is not positive"
+                msg = f"{name}: {value[0]:g} is not positive; the lower limit must be more than 0"
                 raise ValueError(msg)
         return self
 
