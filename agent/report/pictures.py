@@ -50,11 +50,11 @@ class Picture:
     def levels(self) -> tuple[float, float]:
         """Phases, rad, between which the picture is drawn, with the median as zero.
 
-        All but 0.4 % of the pixels, but at most 4.5 robust standard deviations from the median: a few gold beads must not
+        All but 0.4 % of the pixels, but at most 6.5 robust standard deviations from the median: a few gold beads must not
         hide everything else.
         """
         values = self.weighted - np.median(self.weighted)
-        spread = 4.5 * 1.4826 * float(np.median(np.abs(values)))
+        spread = 6.5 * 1.4826 * float(np.median(np.abs(values)))
         low, high = (float(v) for v in np.percentile(values, [0.2, 99.8]))
         low, high = max(low, -spread), min(high, spread)
         return low, max(high, low + 1e-6)
