@@ -86,7 +86,7 @@ class BotorchPolicy:
             else:
                 why = str(model)
             sobol = Proposal(self._sobol(book), f"Sobol trial: {why}")
-            return self._suggestion(sobol, model if isinstance(model, ScoreModel) else None, book)
+            return self._suggestion(sobol, model if isinstance(model, ScoreModel) else None, book, source="sobol")
 
     def _model(self, book: ObservationBook) -> ScoreModel | str:
         """The model of everything scored, or why there is none."""
@@ -107,7 +107,9 @@ class BotorchPolicy:
         dose_max = max(min(SPREAD[1] * even, largest), self.budget.smallest_dose)
         return sobol_point(self.space, book, self.seed, dose_min=SPREAD[0] * even, dose_max=dose_max)
 
-    def _suggestion(self, proposal: Proposal, model: ScoreModel | None, book: ObservationBook) -> Suggestion:
+    def _suggestion(
+        self, proposal: Proposal, model: ScoreModel | None, book: ObservationBook, source: str | None = None
+    ) -> Suggestion:
         points = np.stack([proposal.point, *(r.point for r in proposal.rejected)])
         settings = [as_settings(p) for p in points]
         predicted: list[float | None] = [None] * len(points)
@@ -118,7 +120,7 @@ class BotorchPolicy:
             spread = [float(s) for s in np.sqrt(sd**2 + model.noise.variance(points[:, 2]))]
         return Suggestion(
             settings=settings[0],
-            source=self.name,
+            source=source or self.name,
             reason=proposal.reason,
             predicted=predicted[0],
             predicted_sd=spread[0],
