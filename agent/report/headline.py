@@ -123,7 +123,8 @@ def _saving(record: CampaignRecord) -> str:
     power = shared_power(record)
     target = f"{uncertain(record.target, None, power)} {SCORE_UNIT}"
     if record.config.goal.score is None:
-        target += f" ({record.config.goal.fraction:.0%} of what the whole recording carries)"
+        carries = "is expected to carry" if record.description.consumable else "carries"
+        target += f" ({record.config.goal.fraction:.0%} of what the whole recording {carries})"
     unit = record.description.dose_unit
     parts = []
     best = cheapest(record)
