@@ -117,7 +117,7 @@ def _residual(
                     n = np.float32(counted[x])
                     ratio = (n + guard) / (model[x] + guard)
                     line += mask[y, x] * ((n + guard) * _log(ratio) - (n - model[x]))
-                deviance += line
+                deviance += float(line)
             for x in range(n_x):
                 ratio = (np.float32(counted[x]) + guard) / (model[x] + guard)
                 ratio_sum[y, x] += ratio
