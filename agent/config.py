@@ -114,9 +114,12 @@ class ScoreChoice(Record):
     )
 
     @model_validator(mode="after")
-    def _has_a_ring(self) -> ScoreChoice:
-        if self.k_min + self.ring_width > self.k_max:
-            msg = f"no ring of {self.ring_width:g} 1/Å fits between k_min {self.k_min:g} and k_max {self.k_max:g} 1/Å"
+    def _has_rings(self) -> ScoreChoice:
+        if self.k_min + 2 * self.ring_width > self.k_max * (1 + 1e-9):
+            msg = (
+                f"fewer than two rings of {self.ring_width:g} 1/Å fit between k_min {self.k_min:g} and "
+                f"k_max {self.k_max:g} 1/Å; lower ring_width"
+            )
             raise ValueError(msg)
         return self
 

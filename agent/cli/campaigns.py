@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agent.campaign import dry_run as plan_only
 from agent.campaign import resume_campaign, run_campaign
-from agent.cli.results import results, show_plan, show_results, write_json
+from agent.cli.results import RESULT, results, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command
 from agent.config import CampaignConfig, load_config
 from agent.errors import AgentError, BadInputError
@@ -119,7 +119,10 @@ def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path
     except (AgentError, OSError):
         # Stopped or failed halfway: what there is gets its report, then the error is told.
         if (folder / JOURNAL).exists():
-            _conclude(console, folder, json_file)
+            try:
+                _conclude(console, folder, json_file)
+            except (AgentError, OSError) as second:  # a full disk has no room for a report; the first error counts
+                console.print(f"no report: {second}", markup=False, highlight=False, soft_wrap=True)
             console.print(f"`ptychopilot resume {folder}` continues", markup=False, highlight=False, soft_wrap=True)
         raise
     return _conclude(console, folder, json_file)
@@ -138,8 +141,10 @@ def _conclude(console: Console, folder: Path, json_file: Path | None) -> Path:
     record = load_campaign(folder)
     report = write_report(record, folder)
     show_results(console, record, report)
+    outcome = results(record, report)
+    write_json(folder / RESULT, outcome)
     if json_file is not None:
-        write_json(json_file, results(record, report))
+        write_json(json_file, outcome)
         console.print(f"result (JSON):   {json_file.resolve()}", highlight=False, markup=False, soft_wrap=True)
     return report
 

@@ -18,6 +18,9 @@ from agent.quantities import duration, electrons, power_of, signed_length, times
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
 
+RESULT = "result.json"
+"""In the campaign folder: what `--json` writes elsewhere."""
+
 
 def show_results(console: Console, record: CampaignRecord, report: Path | None) -> None:
     """Print the trials, the recommended settings beside the expert's, and where everything lies."""
@@ -96,7 +99,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         part.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        msg = f"--json {path}: cannot be written ({error.strerror}); name a file in a folder that exists"
+        msg = f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists and has room"
         raise BadInputError(msg) from error
 
 

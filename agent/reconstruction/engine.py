@@ -215,7 +215,7 @@ class Reconstructor:
         if not np.isfinite(obj).all():
             msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
             raise ArithmeticError(msg)
-        margin = 0.5 * min(geo.object_shape[0] * geo.pixel_size[0], geo.object_shape[1] * geo.pixel_size[1]) * 0.2
+        margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
         turned, origin = geometry.to_scan_frame(obj, geo, data.positions, margin)
         lit, _ = geometry.to_scan_frame(illumination, geo, data.positions, margin)
         lit = np.clip(lit, 0, None)

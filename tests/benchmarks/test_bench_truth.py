@@ -1,7 +1,8 @@
 """The score beside the truth: a map over step and defocus at one dose, on the simulated column with all its faults.
 
-`pytest tests/benchmarks/test_bench_truth.py -s` prints, for each setting, the score (from half counts, without the truth) and
-the same integral from the correlation C with the true phase, ½ ∫ log2(1 + C²/(1 − C²)) 2πk dk, and their rank correlation.
+`pytest tests/benchmarks/test_bench_truth.py -s` prints, for each setting, the score (from half counts, without the truth), the
+same integral from the correlation C with the true phase, ½ ∫ log2(1 + C²/(1 − C²)) 2πk dk, and what the truth's own power
+spectrum would give over the diffraction-plane limit of the phase error, 1/(2D) rad²Å²; then the rank correlation.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.stats import spearmanr
 from agent.column import ColumnState, bad_pixels, measure_column
 from agent.config import ScoreChoice
 from agent.half_counts import judge
-from agent.quality import crop, ring_correlation
+from agent.quality import crop, flattened, ring_correlation, tukey
 from agent.reconstruction import DiffractionData, ReconstructionSettings
 from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
 from sim_instrument import Column, build_specimen, simulate, true_phase
@@ -62,6 +63,18 @@ def true_information(
     return float((0.5 * np.log2(1 + c**2 / (1 - c**2)) * np.pi * np.diff(spectrum.edges**2)).sum())
 
 
+def limit_information(truth: NDArray[np.float64], pixel_size: tuple[float, float], dose: float) -> float:
+    """½ ∫ log2(1 + 2 D P(k)) 2πk dk with P the ring means of the true phase's power spectrum, rad²Å²; bit/Å²."""
+    n_y, n_x = truth.shape
+    window = tukey(n_y, CHOICE.taper)[:, None] * tukey(n_x, CHOICE.taper)[None, :]
+    area_of_pixel = pixel_size[0] * pixel_size[1]
+    power = np.abs(np.fft.fft2(flattened(truth) * window)) ** 2 * area_of_pixel / (window**2).sum()
+    k = np.hypot(np.fft.fftfreq(n_y, pixel_size[0])[:, None], np.fft.fftfreq(n_x, pixel_size[1])[None])
+    edges = ring_correlation([(truth, truth)], pixel_size, CHOICE).edges
+    rings = [power[(k >= low) & (k < high)].mean() for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return float((0.5 * np.log2(1 + 2 * dose * np.array(rings)) * np.pi * np.diff(edges**2)).sum())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,12 +109,14 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
         image = crop(picture.phase, picture.origin, pixel, square)
         truth = true_phase(specimen, square.grown(margin * pixel[0]), pixel[0])
         truth = truth[: image.shape[0] + 2 * margin, : image.shape[1] + 2 * margin]
-        rows.append((step, defocus, judged.score, true_information(image, truth.astype(np.float64), pixel, margin)))
+        truth = truth.astype(np.float64)
+        limit = limit_information(truth[margin:-margin, margin:-margin], pixel, plan.dose)
+        rows.append((step, defocus, judged.score, true_information(image, truth, pixel, margin), limit))
     scores, truths = [r[2].value for r in rows], [r[3] for r in rows]
     rank = spearmanr(scores, truths).statistic
     with capsys.disabled():
-        print("\nstep Å  defocus Å     score, bit/Å²   from the truth")
-        for step, defocus, score, information in rows:
-            print(f"{step:6.2f} {defocus:10.0f} {score.value:8.2f} ± {score.sd:.2f} {information:12.2f}")
+        print("\nstep Å  defocus Å     score, bit/Å²   from the truth   limit of the dose")
+        for step, defocus, score, information, limit in rows:
+            print(f"{step:6.2f} {defocus:10.0f} {score.value:8.2f} ± {score.sd:.2f} {information:12.2f} {limit:16.2f}")
         print(f"rank correlation (Spearman) {rank:.2f} over {len(rows)} settings at 4e3 e/Å²")
     assert rank > 0.7

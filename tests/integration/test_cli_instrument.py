@@ -265,6 +265,7 @@ def test_a_small_campaign_on_the_simulated_microscope(tmp_path: Path, capsys: py
         code, out, err = _call(capsys, "run", path, "-i", endpoint, "--out", "campaign", "--json", "result.json")
     assert code == 0, err
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert json.loads((tmp_path / "campaign" / "result.json").read_text(encoding="utf-8")) == result
     assert [(t["role"], t["state"]) for t in result["trials"]] == [
         ("exploration", "done"),
         ("exploration", "done"),

@@ -4,94 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import zmq
+from served_stripes import OVERHEAD, PER_PATTERN, Frames, make_plan, serving, until, until_phase
 from striped_microscope import StripedMicroscope, pattern_of
 
 from instrument import (
     AcquisitionPlan,
     BudgetError,
     ConflictError,
-    ExpiredError,
     Frame,
     InstrumentClient,
     InstrumentServer,
-    MalformedRequestError,
     NotReservedError,
-    OutOfLimitsError,
     Rectangle,
     SafeStateError,
-    SeriesStart,
     StaleLeaseError,
-    StreamError,
-    UnreachableError,
-    decode_chunk,
-    stream,
     wire,
 )
-
-PER_PATTERN = 100.0
-OVERHEAD = 10.0
-
-
-class Frames:
-    """A sink that keeps what it is given."""
-
-    def __init__(self, fail_at: int | None = None) -> None:
-        self.header: SeriesStart | None = None
-        self.patterns: dict[int, np.ndarray] = {}
-        self.fail_at = fail_at
-
-    def start(self, header: SeriesStart) -> None:
-        self.header = header
-
-    def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        if index == self.fail_at:
-            raise OSError(28, "No space left on device")
-        self.patterns[index] = decode_chunk(chunk, pattern_shape, dtype)
-
-
-def make_plan(name: str = "a1", size: float = 10.0, dose: float = PER_PATTERN, **changes: Any) -> AcquisitionPlan:
-    fields = {
-        "id": name,
-        "campaign": "c",
-        "region": "r1",
-        "field": Rectangle(y=20, x=30, height=size, width=size),
-        "step": 1.0,
-        "defocus": 50.0,
-        "dose": dose,
-    }
-    return AcquisitionPlan(**{**fields, **changes})
-
-
-@asynccontextmanager
-async def serving(
-    folder: Path, microscope: StripedMicroscope, budget: float = 1e6, **options: Any
-) -> AsyncIterator[tuple[InstrumentServer, InstrumentClient]]:
-    async with (
-        InstrumentServer(microscope, state_dir=folder / "state", **options) as server,
-        InstrumentClient(server.control, timeout=5.0, request_timeout=5.0) as client,
-    ):
-        await client.open_campaign("c", budget)
-        yield server, client
-
-
-async def until(condition: Callable[[], Any], limit: float = 5.0) -> None:
-    async with asyncio.timeout(limit):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-async def until_phase(client: InstrumentClient, phase: str, limit: float = 5.0) -> None:
-    async with asyncio.timeout(limit):
-        while (await client.status()).phase != phase:
-            await asyncio.sleep(0.005)
 
 
 async def test_every_frame_arrives_with_its_own_counts(tmp_path: Path):
@@ -491,185 +424,3 @@ async def test_a_microscope_that_fails_is_charged_for_what_it_exposed(tmp_path: 
 
 
 # 5. Refuse, never clamp
-
-
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        (
-            {"step": 10.5, "field": Rectangle(y=0, x=0, height=50, width=50)},
-            r"step of 10.5 Å is not possible here; legal: 0.1 … 10 Å",
-        ),
-        ({"defocus": -1200.0}, r"defocus of -1200 Å is not possible here; legal: -1000 … 1000 Å"),
-        ({"dose": 0.5}, r"dose of 0.5 e/Å² is not possible here; legal: 1 … 1e\+06 e/Å²"),
-        ({"dose": 5.0, "step": 0.2}, r"puts 0.2 into a pattern; legal: 1 …"),
-        ({"field": Rectangle(y=495, x=0, height=10, width=10)}, "leaves the area that can be scanned"),
-        ({"positions": ((21.0, 31.0), (21.0, 41.0))}, r"position \(21, 41\) Å lies outside"),
-        ({"step": 0.1, "field": Rectangle(y=0, x=0, height=100, width=100)}, "at most 100000"),
-    ],
-)
-async def test_a_plan_beyond_the_limits_is_refused(tmp_path: Path, changes: dict[str, Any], complaint: str):
-    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
-        with pytest.raises(OutOfLimitsError, match=complaint):
-            await client.prepare(make_plan(**changes))
-        assert await client.exposures() == []
-
-
-@pytest.mark.parametrize(
-    ("op", "args", "error", "complaint"),
-    [
-        ("levitate", {}, MalformedRequestError, "unknown verb 'levitate'"),
-        ("outcome", {"id": "a1", "colour": "red"}, MalformedRequestError, "colour: Extra inputs"),
-        ("outcome", {"id": "../../etc/passwd"}, MalformedRequestError, "id: "),
-        ("campaign", {"campaign": "c2", "electrons": -1.0}, OutOfLimitsError, "electrons: .*greater than 0"),
-        ("prepare", {"plan": {"id": "a1"}}, MalformedRequestError, "campaign: Field required"),
-        ("lease.acquire", {"holder": "x", "ttl": 1e9}, MalformedRequestError, "legal: 0.05 … 600 s"),
-        ("lease.renew", {}, StaleLeaseError, "needs a lease"),
-    ],
-)
-async def test_a_bad_request_is_refused(tmp_path: Path, op: str, args: dict[str, Any], error: type, complaint: str):
-    async with serving(tmp_path, StripedMicroscope()) as (_, client):
-        with pytest.raises(error, match=complaint):
-            await client._request(op, **args)
-
-
-async def test_a_command_after_its_deadline_is_not_carried_out(tmp_path: Path):
-    now = 1000.0
-    async with serving(tmp_path, StripedMicroscope(), clock=lambda: now) as (_, client):
-        with pytest.raises(ExpiredError, match=r"campaign arrived 0\.500 s after its deadline"):
-            await client._control.request("campaign", {"campaign": "late", "electrons": 1.0}, limit=5, deadline=999.5)
-        with pytest.raises(BudgetError, match="no budget"):
-            async with client.lease(ttl=60):
-                await client.prepare(make_plan(campaign="late"))
-
-
-async def test_rubbish_on_the_control_and_safe_sockets_changes_nothing(tmp_path: Path):
-    rng = np.random.default_rng(5)
-    good = wire.encode(wire.Request(id="q", op="campaign", args={"campaign": "x", "electrons": 5.0}))
-    async with serving(tmp_path, StripedMicroscope()) as (server, client):
-        before = await client.status()
-        with zmq.Context() as context:
-            for endpoint in (server.control, server.safe):
-                with context.socket(zmq.DEALER) as rude:
-                    rude.connect(endpoint)
-                    for _ in range(150):
-                        damaged = [bytearray(part) for part in good[: rng.integers(1, 4)]]
-                        for part in damaged:
-                            for position in rng.integers(0, max(1, len(part)), 3 if part else 0):
-                                part[position] = rng.integers(0, 32)
-                        rude.send_multipart([bytes(part) for part in damaged])
-                    rude.send_multipart(wire.encode(wire.Request(id="last", op="status")))
-                    async with asyncio.timeout(10):
-                        while True:
-                            if not rude.poll(0):
-                                await asyncio.sleep(0.005)
-                            elif (reply := wire.decode_reply(rude.recv_multipart())[0]).id == "last":
-                                assert reply.ok
-                                break
-                            else:
-                                assert reply.error["code"] in {"MALFORMED", "VERSION", "CONFLICT", "OUT_OF_LIMITS"}
-        after = await client.status()
-        assert (after.phase, after.electrons_reserved) == (before.phase, before.electrons_reserved)
-
-
-# The client's side
-
-
-async def test_a_sink_that_fails_aborts_and_is_heard(tmp_path: Path):
-    microscope = StripedMicroscope(frame_interval=0.005)
-    async with serving(tmp_path, microscope) as (_, client), client.lease():
-        await client.prepare(make_plan())
-        with pytest.raises(OSError, match="No space left"):
-            await client.acquire("a1", Frames(fail_at=3))
-        assert not microscope.beam_on
-        outcome = await client.outcome("a1")
-        assert outcome.state == "aborted"
-        assert outcome.electrons < 100 * PER_PATTERN
-
-
-async def test_an_acquisition_that_is_cancelled_is_aborted(tmp_path: Path):
-    microscope = StripedMicroscope()
-    microscope.held_at = 5
-    async with serving(tmp_path, microscope) as (_, client), client.lease():
-        await client.prepare(make_plan())
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(client.acquire("a1", Frames()))
-            await until(lambda: microscope.exposed.get("a1") == 5)
-            running.cancel()
-        assert (await client.outcome("a1")).state == "aborted"
-
-
-async def test_an_instrument_that_is_not_there_is_named():
-    with pytest.raises(UnreachableError, match=r"no instrument answers at tcp://127\.0\.0\.1:9 "):
-        async with InstrumentClient("tcp://127.0.0.1:9", timeout=0.3):
-            pass
-    with pytest.raises(UnreachableError, match="is not an endpoint"):
-        async with InstrumentClient("not an endpoint", timeout=0.3):
-            pass
-
-
-class Mangled(InstrumentServer):
-    """A server whose network loses, repeats or damages messages of the stream."""
-
-    def __init__(self, *args: Any, mangle: Callable[[bytes], list[bytes]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._mangle = mangle
-
-    def _open_sockets(self, *args: Any) -> Any:
-        data = super()._open_sockets(*args)
-        send = data.send
-
-        async def mangled(message: bytes, give_up: Callable[[], bool]) -> bool:
-            return all([await send(part, give_up) for part in self._mangle(message)])
-
-        data.send = mangled
-        return data
-
-
-def _edit(choose: Callable[[Any], bool], replacement: Callable[[bytes], list[bytes]]) -> Callable[[bytes], list[bytes]]:
-    return lambda message: replacement(message) if choose(stream.decode(message)) else [message]
-
-
-def _is_frame(index: int) -> Callable[[Any], bool]:
-    return lambda message: getattr(message, "image_id", None) == index
-
-
-FOREIGN = stream.encode_image(9, "of another series", 3, np.ones((16, 16), np.uint16), 0, 0)
-
-
-@pytest.mark.parametrize(
-    ("mangle", "complaint"),
-    [
-        (_edit(_is_frame(3), lambda message: []), r"1 of 100 frames of a1 are missing \(indices 3"),
-        (_edit(_is_frame(3), lambda message: [message, message, FOREIGN]), None),
-        (_edit(_is_frame(3), lambda message: [message[:-20]]), "not CBOR"),
-        (_edit(lambda message: isinstance(message, SeriesStart), lambda message: []), "before the start message"),
-        (_edit(lambda message: isinstance(message, stream.SeriesEnd), lambda message: []), "end of the series"),
-    ],
-)
-async def test_a_faulty_stream_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mangle: Callable[[bytes], list[bytes]], complaint: str | None
-):
-    monkeypatch.setattr("instrument.client.IDLE_TIMEOUT", 1.0)
-    async with (
-        Mangled(StripedMicroscope(), state_dir=tmp_path, mangle=mangle) as server,
-        InstrumentClient(server.control, timeout=5.0) as client,
-        client.lease(),
-    ):
-        await client.open_campaign("c", 1e6)
-        await client.prepare(make_plan())
-        frames = Frames()
-        if complaint is None:
-            assert (await client.acquire("a1", frames)).state == "done"
-            assert all(np.array_equal(frames.patterns[i], pattern_of(i, (16, 16))) for i in range(100))
-        else:
-            with pytest.raises(StreamError, match=complaint):
-                await client.acquire("a1", frames)
-
-
-async def test_no_task_outlives_client_and_server(tmp_path: Path):
-    before = asyncio.all_tasks()
-    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
-        await client.prepare(make_plan())
-        await client.acquire("a1", Frames())
-    assert asyncio.all_tasks() == before

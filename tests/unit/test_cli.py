@@ -159,7 +159,7 @@ def test_the_template_has_every_key_with_its_default_and_explains_it() -> None:
         ({"search__defocus": [500, 100]}, r"lower limit 500 is above the upper limit 100"),
         ({"expert": [0, 500]}, r"expert\.0: .*greater than 0"),
         ({"exploration__trials": 0}, r"exploration\.trials: .*greater than or equal to 1.*0"),
-        ({"score__k_max": 0.16}, r"no ring of 0\.05 1/Å fits"),
+        ({"score__k_max": 0.16}, r"fewer than two rings of 0\.05 1/Å fit"),
         ({"name": "no/slash"}, r"name: .*no/slash"),
         ({"mqtt__port": 1883}, r"mqtt\.host is missing"),
     ],
