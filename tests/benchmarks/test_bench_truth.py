@@ -7,6 +7,8 @@ spectrum would give over the diffraction-plane limit of the phase error, 1/(2D) 
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -71,7 +73,7 @@ def limit_information(truth: NDArray[np.float64], pixel_size: tuple[float, float
     power = np.abs(np.fft.fft2(flattened(truth) * window)) ** 2 * area_of_pixel / (window**2).sum()
     k = np.hypot(np.fft.fftfreq(n_y, pixel_size[0])[:, None], np.fft.fftfreq(n_x, pixel_size[1])[None])
     edges = ring_correlation([(truth, truth)], pixel_size, CHOICE).edges
-    rings = [power[(k >= low) & (k < high)].mean() for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    rings = [power[(k >= low) & (k < high)].mean() for low, high in itertools.pairwise(edges)]
     return float((0.5 * np.log2(1 + 2 * dose * np.array(rings)) * np.pi * np.diff(edges**2)).sum())
 
 
