@@ -47,7 +47,9 @@ class ProcessingResult(Record):
 
     score: Score
     defocus_measured: float
-    deviance: float
+    deviance: float | None = Field(
+        description="Poisson deviance per detector pixel; None: the reconstruction does not tell"
+    )
     passes: int
     device: str
     seconds: dict[str, float]
@@ -148,7 +150,7 @@ def process_acquisition(
     return ProcessingResult(
         score=judged.score,
         defocus_measured=picture.defocus,
-        deviance=picture.deviance[-1] if picture.deviance else float("nan"),
+        deviance=picture.deviance[-1] if picture.deviance else None,
         passes=picture.passes,
         device=picture.device,
         seconds={name: round(value, 4) for name, value in seconds.items()},

@@ -105,6 +105,7 @@ def reconstruct(
     step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None,
     defocus: Annotated[float | None, typer.Option(help="Å, positive for underfocus.")] = None,
     passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
+    json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
@@ -117,15 +118,16 @@ def reconstruct(
         "step": step,
         "defocus": defocus,
     }
-    reconstruct_file(file, out, {name: value for name, value in given.items() if value is not None}, passes)
+    known = {name: value for name, value in given.items() if value is not None}
+    reconstruct_file(file, out, known, passes, json_file)
 
 
 @app.command()
-def report(folder: CampaignFolder, debug: Debug = False) -> None:
+def report(folder: CampaignFolder, out: Out = None, json_file: Json = None, debug: Debug = False) -> None:
     """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials."""
     from agent.cli.campaigns import make_report
 
-    typer.echo(f"report: {make_report(folder)}")
+    make_report(folder, out, json_file)
 
 
 @app.command()

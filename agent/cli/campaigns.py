@@ -104,9 +104,15 @@ def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool
         webbrowser.open(report.resolve().as_uri())
 
 
-def make_report(folder: Path) -> Path:
-    """Write the report of a campaign in whatever state; returns its absolute path."""
-    return write_report(load_campaign(folder), folder).resolve()
+def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
+    """Write the report of a campaign in whatever state, and its result as JSON where that is wanted."""
+    _check_json(json_file)
+    record = load_campaign(folder)
+    report = write_report(record, folder, out)
+    print(f"report: {report.resolve()}")
+    if json_file is not None:
+        write_json(json_file, results(record, report))
+        print(f"result (JSON): {json_file.resolve()}")
 
 
 def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from agent.cli.results import write_json
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice
 from agent.processing import ProcessingJob, process_acquisition
 from agent.quantities import signed_length, uncertain
@@ -22,12 +23,15 @@ SCORED = 0.8
 """Part of the scan's shorter edge that is scored; towards the rim the overlap thins out."""
 
 
-def reconstruct_file(path: Path, out: Path | None, given: Mapping[str, float], passes: int) -> None:
+def reconstruct_file(
+    path: Path, out: Path | None, given: Mapping[str, float], passes: int, json_file: Path | None = None
+) -> None:
     """Reconstruct `path` and write object (HDF5) and phase (PNG) into `out`, the current folder by default.
 
     Args:
         given: numbers that the file lacks or has wrong: voltage (eV), semiangle and angular_pixel (mrad), step and
             defocus (Å).
+        json_file: where score, defocus, timings and the paths of the files go as JSON.
 
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
@@ -66,6 +70,9 @@ def reconstruct_file(path: Path, out: Path | None, given: Mapping[str, float], p
         f"picture: {png}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if json_file is not None:
+        write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
+        console.print(f"result (JSON): {json_file.resolve()}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:

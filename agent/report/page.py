@@ -25,13 +25,14 @@ from agent.store import read_reconstruction
 REPORT_NAME = "report.html"
 
 
-def write_report(record: CampaignRecord, folder: Path) -> Path:
-    """Write `report.html` into the campaign folder and return its path.
+def write_report(record: CampaignRecord, folder: Path, out: Path | None = None) -> Path:
+    """Write `report.html` into `out`, by default the campaign folder, and return its path.
 
     Works for campaigns in any state; what does not exist yet is left out. The file is replaced in one step.
     """
-    target = folder / REPORT_NAME
-    part = folder / f"{REPORT_NAME}.part"
+    target = (out or folder) / REPORT_NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{REPORT_NAME}.part")
     part.write_text(page(record, folder), encoding="utf-8")
     os.replace(part, target)
     return target

@@ -265,6 +265,11 @@ def test_report_says_where_it_is(command: Command, finished_campaign: Path) -> N
     path = Path(out.removeprefix("report: ").strip())
     assert path == finished_campaign / "report.html"
     assert path.exists()
+    code, out, _ = command("report", finished_campaign, "--out", "elsewhere", "--json", "result.json")
+    assert code == 0
+    assert (Path("elsewhere") / "report.html").exists()
+    assert json.loads(Path("result.json").read_text(encoding="utf-8"))["report"].endswith("elsewhere/report.html")
+    assert "result.json" in out
 
 
 def test_resume_of_a_finished_campaign_shows_its_result(command: Command, finished_campaign: Path) -> None:
