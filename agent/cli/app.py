@@ -97,19 +97,34 @@ def resume(
 
 @app.command()
 def reconstruct(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: acquisition file or recording (HDF5).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
     out: Out = None,
     voltage: Annotated[float | None, typer.Option(min=1, help="kV, where the file does not say.")] = None,
     semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None,
     angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None,
     step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None,
     defocus: Annotated[float | None, typer.Option(help="Å, positive for underfocus.")] = None,
+    counts_per_electron: Annotated[
+        float | None, typer.Option(min=1e-9, help="Signal of one electron, for detectors that write floats.")
+    ] = None,
+    scan_shape: Annotated[
+        str | None, typer.Option(metavar="ROWS,COLUMNS", help="Positions scanned, where the file does not say.")
+    ] = None,
+    detector_shape: Annotated[
+        str | None, typer.Option(metavar="ROWS,COLUMNS", help="Pixels of a pattern in a raw file; without it: EMPAD.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of a raw file's counts: uint8, uint16, >u2, float32, …")
+    ] = None,
+    offset: Annotated[int | None, typer.Option(min=0, help="Bytes before a raw file's first pattern.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Path in an HDF5 file with several data sets.")] = None,
     passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
-    from agent.cli.reconstruct import reconstruct_file
+    from agent.cli.reconstruct import parse_shape, reconstruct_file
+    from agent.reconstruction.raw_arrays import ArrayLayout
 
     given = {
         "voltage": None if voltage is None else voltage * 1e3,
@@ -117,9 +132,13 @@ def reconstruct(
         "angular_pixel": angular_pixel,
         "step": step,
         "defocus": defocus,
+        "counts_per_electron": counts_per_electron,
     }
     known = {name: value for name, value in given.items() if value is not None}
-    reconstruct_file(file, out, known, passes, json_file)
+    layout = ArrayLayout(
+        parse_shape(scan_shape, "--scan-shape"), parse_shape(detector_shape, "--detector-shape"), dtype, offset
+    )
+    reconstruct_file(file, out, known, passes, json_file, dataset=dataset, layout=layout)
 
 
 @app.command()

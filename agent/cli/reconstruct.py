@@ -11,8 +11,10 @@ from rich.console import Console
 
 from agent.cli.results import write_json
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice
+from agent.errors import BadInputError
 from agent.processing import ProcessingJob, process_acquisition
 from agent.quantities import signed_length, uncertain
+from agent.reconstruction.raw_arrays import ArrayLayout
 from agent.reconstruction.readers import PatternFile, is_acquisition, read_patterns
 from agent.report.pictures import Picture, phase_image
 from agent.store import Acquisition, read_acquisition, read_reconstruction
@@ -24,23 +26,33 @@ SCORED = 0.8
 
 
 def reconstruct_file(
-    path: Path, out: Path | None, given: Mapping[str, float], passes: int, json_file: Path | None = None
+    path: Path,
+    out: Path | None,
+    given: Mapping[str, float],
+    passes: int,
+    json_file: Path | None = None,
+    *,
+    dataset: str | None = None,
+    layout: ArrayLayout | None = None,
 ) -> None:
     """Reconstruct `path` and write object (HDF5) and phase (PNG) into `out`, the current folder by default.
 
     Args:
         given: numbers that the file lacks or has wrong: voltage (eV), semiangle and angular_pixel (mrad), step and
-            defocus (Å).
+            defocus (Å), counts_per_electron.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
+        dataset: which one of an HDF5 file with several.
+        layout: shapes and type of the patterns where the file does not say them.
 
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
     """
     console = Console()
-    if not given and is_acquisition(path):
+    layout = layout or ArrayLayout()
+    if not given and layout == ArrayLayout() and is_acquisition(path):
         acquisition = read_acquisition(path)
     else:
-        acquisition = _as_acquisition(path, read_patterns(path, dataset=None, **given))
+        acquisition = _as_acquisition(path, read_patterns(path, dataset=dataset, layout=layout, **given))
     folder = out or Path.cwd()
     folder.mkdir(parents=True, exist_ok=True)
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
@@ -73,6 +85,17 @@ def reconstruct_file(
     if json_file is not None:
         write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
         console.print(f"result (JSON): {json_file.resolve()}", markup=False, highlight=False, soft_wrap=True)
+
+
+def parse_shape(text: str | None, option: str) -> tuple[int, int] | None:
+    """Two positive whole numbers such as 256,128 (or 256x128), rows first; None stays None. Raises BadInputError."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        msg = f"{option} {text} is not possible; legal: two positive whole numbers, ROWS,COLUMNS, such as 256,256"
+        raise BadInputError(msg)
+    return int(parts[0]), int(parts[1])
 
 
 def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
@@ -114,7 +137,8 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         area=plan.field,
     )
     return Acquisition(
-        patterns=data.patterns,
+        # Compiled kernels want the machine's own byte order; a map of the right one is not copied.
+        patterns=np.asarray(data.patterns, dtype=data.patterns.dtype.newbyteorder("=")),
         received=np.ones(len(positions), dtype=bool),
         plan=plan,
         description=description,

@@ -1,8 +1,13 @@
-"""Diffraction patterns from a file: an acquisition of ours, a recording in HDF5 (EMD 1.0 included), a bare array."""
+"""Diffraction patterns from a file: an acquisition of ours, HDF5 (EMD 1.0, Nion Swift), .ndata, Merlin MIB, .npy, raw bytes.
+
+Formats that a person meets besides are one import away from .npy. Arrays, raw bytes, stored .ndata and MIB files come as
+memory maps, which need no memory of their own; HDF5 is read.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.reconstruction import nion
 from agent.reconstruction.bright_field import fit_disc
+from agent.reconstruction.mib import map_mib
+from agent.reconstruction.raw_arrays import ArrayLayout, map_npy, map_raw
 from agent.reconstruction.types import DiffractionData
 from instrument import optics
 from instrument.recording import RecordingError, open_recording
 
-NUMBERS = ("voltage", "semiangle", "angular_pixel", "step", "defocus")
-"""What may be given where a file does not say it: eV, mrad, mrad per pixel, Å, Å (positive for underfocus)."""
+NUMBERS = ("voltage", "semiangle", "angular_pixel", "step", "defocus", "counts_per_electron")
+"""What may be given where a file does not say it: eV, mrad, mrad per pixel, Å, Å (positive for underfocus), counts."""
+_UNSTATED = ArrayLayout()
+_FORMATS: dict[str, Callable[[Path, ArrayLayout], NDArray[Any]]] = {
+    ".npy": map_npy,
+    ".mib": map_mib,
+    ".raw": map_raw,
+    ".bin": map_raw,
+    ".dat": map_raw,
+}
+_CHUNK = 64 * 2**20
+"""Bytes of patterns looked at in one go."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +43,8 @@ class PatternFile:
     """Diffraction patterns as a file has them, not calibrated beyond what it says.
 
     Attributes:
-        data: the patterns that were received, in scan order, with positions and optics.
+        data: the patterns that were received, in scan order, with positions and optics; `data.patterns` may be a memory map, and
+            of either byte order.
         scan_shape: (scan_y, scan_x) where `data` is a complete raster; None otherwise.
         step: scan step size, Å.
         geometry_known: whether `data.detector_to_scan` and `data.defocus` are more than a guess.
@@ -37,18 +56,39 @@ class PatternFile:
     geometry_known: bool
 
 
-def read_patterns(path: Path, *, dataset: str | None = None, **given: float) -> PatternFile:
+def read_patterns(
+    path: Path, *, dataset: str | None = None, layout: ArrayLayout = _UNSTATED, **given: float
+) -> PatternFile:
     """Read a 4D data set.
 
     Args:
-        path: acquisition file of a campaign, HDF5 file with a 4D data set, or .npy.
+        path: acquisition file of a campaign, HDF5 file with a 4D data set, .ndata, .mib, .npy, .raw, .bin or .dat file.
         dataset: path of the data set in an HDF5 file with several.
+        layout: shapes and type where the file does not say them (raw bytes, MIB, patterns in a row).
         given: any of NUMBERS; overrules the file. `angular_pixel` may be missing (the disc is `semiangle` wide), and so may
-            `defocus` (0; parallax finds it).
+            `defocus` (0; parallax finds it). `counts_per_electron` makes whole electrons of an analogue detector's signal.
 
     Raises:
         BadInputError: no such file, damaged, not four-dimensional, a number missing or not positive; one sentence.
     """
+    _check_given(given)
+    if not path.is_file():
+        msg = f"{path}: there is no such file"
+        raise BadInputError(msg)
+    suffix = path.suffix.lower()
+    if suffix in _FORMATS:
+        return _assemble(path, _FORMATS[suffix](path, layout), given)
+    if suffix.startswith(".ndata"):
+        layout.allow_only(path)
+        patterns, properties = nion.map_ndata(path)
+        return _assemble(path, patterns, {**nion.numbers_in(path, properties), **given})
+    layout.allow_only(path)
+    if is_acquisition(path):
+        return _from_acquisition(path, given)
+    return _from_hdf5(path, dataset, given)
+
+
+def _check_given(given: dict[str, float]) -> None:
     for name, value in given.items():
         if name not in NUMBERS:
             msg = f"{name} is not a number of a recording; legal: {', '.join(NUMBERS)}"
@@ -56,30 +96,20 @@ def read_patterns(path: Path, *, dataset: str | None = None, **given: float) -> 
         if not math.isfinite(value) or (name != "defocus" and value <= 0):
             msg = f"--{name.replace('_', '-')} {value:g} is not possible; legal: a positive number"
             raise BadInputError(msg)
-    if not path.is_file():
-        msg = f"{path}: there is no such file"
-        raise BadInputError(msg)
-    if path.suffix == ".npy":
-        return _assemble(path, _read_array(path), given)
-    if is_acquisition(path):
-        return _from_acquisition(path, given)
+
+
+def _from_hdf5(path: Path, dataset: str | None, given: dict[str, float]) -> PatternFile:
+    import hdf5plugin  # noqa: F401 (teaches HDF5 the compressions that detectors write)
+
     try:
         with open_recording(path, dataset) as recording:
-            return _assemble(path, recording.read(), {**recording.numbers, **given})
+            numbers = dict(recording.numbers)
+            properties = recording.data.attrs.get("properties")
+            if isinstance(properties, str | bytes):
+                numbers |= nion.numbers_in(path, nion.read_properties(path, properties))
+            return _assemble(path, recording.read(), {**numbers, **given})
     except RecordingError as error:
         raise BadInputError(str(error)) from error
-
-
-def _read_array(path: Path) -> NDArray[Any]:
-    try:
-        patterns = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        msg = f"{path}: not a NumPy array file that can be read"
-        raise BadInputError(msg) from error
-    if patterns.ndim != 4 or patterns.dtype.kind not in "uif":
-        msg = f"{path}: holds {patterns.ndim}-dimensional {patterns.dtype}, not four-dimensional counts"
-        raise BadInputError(msg)
-    return np.asarray(patterns)
 
 
 def is_acquisition(path: Path) -> bool:
@@ -121,18 +151,22 @@ def _from_acquisition(path: Path, given: dict[str, float]) -> PatternFile:
 
 
 def _assemble(path: Path, patterns: NDArray[Any], numbers: dict[str, float]) -> PatternFile:
+    if patterns.ndim != 4 or patterns.dtype.kind not in "uif":
+        msg = f"{path}: holds {patterns.ndim}-dimensional {patterns.dtype}, not four-dimensional counts"
+        raise BadInputError(msg)
     missing = [name for name in ("voltage", "semiangle", "step") if numbers.get(name, 0) <= 0]
     if missing:
         options = ", ".join(f"--{name}" for name in missing)
         msg = f"{path}: does not say {', '.join(missing)}; give {options}"
         raise BadInputError(msg)
-    if not patterns.any() or patterns.min() < 0:
-        msg = f"{path}: holds no counts" if not patterns.any() else f"{path}: holds negative counts"
-        raise BadInputError(msg)
     n_y, n_x = patterns.shape[:2]
+    flat = patterns.reshape(-1, *patterns.shape[2:])
+    if patterns.dtype.kind == "f" and "counts_per_electron" in numbers:
+        flat = _whole_electrons(path, flat, numbers["counts_per_electron"])
+    mean = _survey(path, flat)
     if numbers.get("angular_pixel", 0) <= 0:
         try:
-            disc = fit_disc(patterns.mean(axis=(0, 1)))
+            disc = fit_disc(mean)
         except ValueError as error:
             msg = f"{path}: does not say angular_pixel, and {error}; give --angular-pixel"
             raise BadInputError(msg) from error
@@ -140,7 +174,7 @@ def _assemble(path: Path, patterns: NDArray[Any], numbers: dict[str, float]) -> 
     step = numbers["step"]
     scan = np.stack(np.meshgrid(np.arange(n_y) + 0.5, np.arange(n_x) + 0.5, indexing="ij"), axis=-1)
     data = DiffractionData(
-        patterns=patterns.reshape(-1, *patterns.shape[2:]),
+        patterns=flat,
         positions=scan.reshape(-1, 2) * step,
         voltage=numbers["voltage"],
         semiangle=numbers["semiangle"],
@@ -148,3 +182,48 @@ def _assemble(path: Path, patterns: NDArray[Any], numbers: dict[str, float]) -> 
         defocus=numbers.get("defocus", 0.0),
     )
     return PatternFile(data, (n_y, n_x), step, geometry_known=False)
+
+
+def _chunks(patterns: NDArray[Any]) -> list[slice]:
+    """Slices of the first axis, each of about _CHUNK bytes."""
+    per_pattern = max(1, math.prod(patterns.shape[1:]) * patterns.dtype.itemsize)
+    n = max(1, _CHUNK // per_pattern)
+    return [slice(first, first + n) for first in range(0, len(patterns), n)]
+
+
+def _survey(path: Path, patterns: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean pattern (ky, kx) of (n, ky, kx), in one sweep over the file. Raises BadInputError where they are no counts."""
+    total = np.zeros(patterns.shape[1:])
+    smallest = math.inf
+    for part in _chunks(patterns):
+        total += patterns[part].sum(axis=0, dtype=np.float64)
+        smallest = min(smallest, float(patterns[part].min()))
+    if not np.isfinite(total).all():
+        msg = f"{path}: holds values that are not numbers; set them to 0 or repair the file"
+        raise BadInputError(msg)
+    if smallest < 0:
+        hint = (
+            "give --counts-per-electron, and they become whole electrons"
+            if patterns.dtype.kind == "f"
+            else "use unsigned"
+        )
+        msg = f"{path}: holds negative counts (smallest {smallest:g}); {hint}"
+        raise BadInputError(msg)
+    if not total.any():
+        msg = f"{path}: holds no counts"
+        raise BadInputError(msg)
+    return total / len(patterns)
+
+
+def _whole_electrons(path: Path, patterns: NDArray[Any], counts_per_electron: float) -> NDArray[np.uint16]:
+    """The signal of an analogue detector, rounded to electrons: its noise around nothing, negative too, becomes none."""
+    electrons = np.empty(patterns.shape, dtype=np.uint16)
+    most = np.iinfo(np.uint16).max
+    for part in _chunks(patterns):
+        rounded = np.rint(patterns[part] / counts_per_electron)
+        if not rounded.max() <= most:  # also where it is not a number
+            worst = f"{rounded.max():g} electrons in a pixel"
+            msg = f"{path}: {worst} are not possible; legal: up to {most}; check --counts-per-electron"
+            raise BadInputError(msg)
+        electrons[part] = np.maximum(rounded, 0)
+    return electrons
