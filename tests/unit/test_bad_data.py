@@ -1,0 +1,197 @@
+"""Data that cannot be reconstructed are refused in one sentence: what is wrong, which value, what is legal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agent.errors import BadInputError
+from agent.reconstruction.checks import check_data
+from agent.reconstruction.types import DiffractionData
+
+N, SIZE = 36, 32
+
+
+def positions(step: float = 2.0) -> NDArray[np.float64]:
+    return step * np.indices((6, 6)).reshape(2, -1).T.astype(np.float64)
+
+
+def good(**changes: Any) -> DiffractionData:
+    values: dict[str, Any] = {
+        "patterns": np.random.default_rng(0).poisson(1.0, (N, SIZE, SIZE)).astype(np.uint16),
+        "positions": positions(),
+        "voltage": 80e3,
+        "semiangle": 21.4,
+        "angular_pixel": 2.0,
+        "defocus": 200.0,
+    }
+    return DiffractionData(**{**values, **changes})
+
+
+def refusal(data: DiffractionData) -> str:
+    with pytest.raises(BadInputError) as caught:
+        check_data(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def with_value(value: float, dtype: str = "f4") -> NDArray[Any]:
+    patterns = good().patterns.astype(dtype)
+    patterns[20, 3, 4] = value
+    return patterns
+
+
+def some_mask(*shown: tuple[int, int]) -> NDArray[np.bool_]:
+    mask = np.zeros((SIZE, SIZE), dtype=bool)
+    for pixel in shown:
+        mask[pixel] = True
+    return mask
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "i4", "f4", "f8"])
+def test_counts_of_any_type_are_legal(dtype: str) -> None:
+    check_data(good(patterns=good().patterns.astype(dtype)))
+
+
+def test_a_pattern_without_counts_is_legal() -> None:
+    patterns = np.zeros((N, SIZE, SIZE), dtype=np.uint8)
+    patterns[30, 5, 5] = 1
+    check_data(good(patterns=patterns))
+    check_data(good(mask=some_mask((5, 5)), patterns=patterns))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patterns": [[1]]}, "patterns are a list; a NumPy array is expected"),
+        ({"patterns": np.ones((6, 6, SIZE, SIZE))}, "reshape a raster to (scan_y · scan_x, ky, kx)"),
+        ({"patterns": np.ones((SIZE, SIZE))}, "patterns have shape (32, 32); (n, ky, kx) is expected"),
+        ({"patterns": np.ones((N, SIZE, SIZE), dtype=complex)}, "patterns are of type complex128"),
+        ({"patterns": np.ones((N, SIZE, SIZE), dtype=bool)}, "patterns are of type bool; unsigned integers or floats"),
+        ({"patterns": np.ones((0, 8, 8)), "positions": np.ones((0, 2))}, "there are no patterns"),
+        ({"positions": np.ones((35, 2))}, "positions have shape (35, 2); (36, 2) is expected"),
+        ({"positions": np.ones((N, 3))}, "positions have shape (36, 3)"),
+        ({"mask": np.ones((SIZE, 8), dtype=bool)}, "the mask has shape (32, 8), the patterns (32, 32)"),
+        ({"mask": some_mask()}, "the mask hides every detector pixel"),
+        ({"aperture": np.ones((4, 4))}, "the aperture has shape (4, 4)"),
+        ({"aperture": np.full((SIZE, SIZE), np.nan)}, "the aperture is no amplitude"),
+        ({"aperture": np.zeros((SIZE, SIZE))}, "the aperture is no amplitude"),
+    ],
+)
+def test_wrong_shapes_are_refused(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(good(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"voltage": 80.0}, "voltage of 80 eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3"),
+        ({"voltage": float("nan")}, "voltage of nan is not possible; a positive number is expected"),
+        ({"semiangle": -3.0}, "semiangle of -3.0 is not possible"),
+        ({"angular_pixel": 0.0}, "angular_pixel of 0.0 is not possible"),
+        ({"angular_pixel": "2"}, "angular_pixel of 2 is not possible"),
+        ({"defocus": float("inf")}, "defocus of inf is not a number; Å are expected"),
+        ({"defocus": None}, "defocus of None is not a number"),
+        ({"aberrations": {"Cs": 1e7}}, "unknown aberration 'Cs'; legal: C12, phi12"),
+        ({"aberrations": {"C10": 100.0}}, "C10 is −defocus"),
+        ({"aberrations": {"C30": float("nan")}}, "aberration C30 of nan is not a number; Å is expected"),
+        ({"aberrations": {"phi12": None}}, "aberration phi12 of None is not a number; rad is expected"),
+        ({"centre": (40.0, 16.0)}, "the centre (40.0, 16.0) lies outside the detector; legal: (0 … 31, 0 … 31) pixels"),
+        ({"centre": (16.0, float("nan"))}, "lies outside the detector"),
+        ({"semiangle": 40.0}, "a semi-angle of 40 mrad is 20 pixels of 2 mrad; legal on 32 × 32 pixels: 2 … 32 mrad"),
+        ({"semiangle": 0.0214}, "is 0.0107 pixels of 2 mrad; legal"),
+        ({"defocus": -500.0}, "the largest legal defocus is ±487.8 Å with pixels of 2 mrad"),
+    ],
+)
+def test_impossible_optics_are_refused(changes: dict[str, Any], message: str) -> None:
+    assert message in refusal(good(**changes))
+
+
+def test_the_largest_legal_defocus_is_legal() -> None:
+    check_data(good(defocus=-487.8))
+    check_data(good(semiangle=32.0, defocus=0.0))
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (positions() * 1e-10, "the positions span only 1e-09 Å; they are expected in Å"),
+        (positions() * 0, "the positions span only 0 Å"),
+        (positions(1e5), "legal: 16384 pixels"),
+        (
+            positions(30.0),
+            "neighbouring positions lie 30 Å apart, farther than the window of a pattern, 1/Δk = 20.88 Å",
+        ),
+        (np.where(np.arange(N)[:, None] == 7, np.nan, positions()), "position 7 is not a number"),
+        (positions().astype(str), "positions are of type <U32; floats are expected"),
+    ],
+)
+def test_impossible_positions_are_refused(where: NDArray[Any], message: str) -> None:
+    assert message in refusal(good(positions=where))
+
+
+def test_positions_in_any_order_are_neighbours() -> None:
+    shuffled = np.random.default_rng(0).permutation(positions(4.0))
+    check_data(good(positions=shuffled))
+    check_data(good(patterns=good().patterns[:1], positions=positions()[:1]))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (with_value(np.nan), "pattern 20 holds values that are not numbers; mask such pixels and set them to 0"),
+        (with_value(np.inf), "pattern 20 holds values that are not numbers"),
+        (with_value(-np.inf), "pattern 20 holds values that are not numbers"),
+        (with_value(-0.5), "pattern 20 holds negative counts (smallest -0.5)"),
+        (with_value(-3, "i2"), "pattern 20 holds negative counts (smallest -3)"),
+        (np.zeros((N, SIZE, SIZE), dtype="u1"), "all 36 patterns are empty; there is nothing to reconstruct"),
+        (np.zeros((N, SIZE, SIZE)), "all 36 patterns are empty"),
+    ],
+)
+def test_impossible_counts_are_refused(patterns: NDArray[Any], message: str) -> None:
+    assert message in refusal(good(patterns=patterns))
+
+
+def test_counts_that_a_mask_hides_do_not_count() -> None:
+    patterns = np.zeros((N, SIZE, SIZE), dtype=np.uint8)
+    patterns[:, 5, 5] = 1
+    assert "all 36 patterns are empty on the pixels that the mask lets count" in refusal(
+        good(patterns=patterns, mask=some_mask((6, 6)))
+    )
+
+
+def test_patterns_on_disk_are_checked_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.reconstruction.checks._CHUNK", 5 * SIZE * SIZE * 4)
+    broken = with_value(np.nan)
+    np.save(tmp_path / "patterns.npy", broken)
+    mapped = np.load(tmp_path / "patterns.npy", mmap_mode="r")
+    assert "pattern 20 holds" in refusal(good(patterns=mapped))
+    with h5py.File(tmp_path / "patterns.h5", "w") as file:
+        file["bad"], file["good"], file["empty"] = broken, good().patterns, good().patterns * 0
+        reads: list[int] = []
+
+        class Watched:
+            shape, dtype, ndim = file["bad"].shape, file["bad"].dtype, 3
+
+            def __len__(self) -> int:
+                return int(self.shape[0])
+
+            def __getitem__(self, part: slice) -> NDArray[Any]:
+                reads.append(len(range(*part.indices(len(self)))))
+                return np.asarray(file["bad"][part])
+
+        assert "pattern 20 holds" in refusal(good(patterns=Watched()))
+        assert reads == [5] * 5, "no more than a part at once, and none after the first fault"
+        check_data(good(patterns=file["good"]))
+        assert "all 36 patterns are empty" in refusal(good(patterns=file["empty"]))
+
+
+def test_replacing_a_field_keeps_the_rest_checked() -> None:
+    check_data(replace(good(), detector_to_scan=np.eye(2), centre=(15.5, 16.2)))
