@@ -2,6 +2,7 @@
 # make demo   the main job against the simulated microscope: simulator, agent, ZeroMQ, report
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
+# make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint bench clean
+.PHONY: env demo test lint bench bench-peers clean
 
 env: $(STAMP)
 
@@ -40,6 +41,18 @@ test: lint
 
 bench: env
 	$(BIN)/python -m pytest tests/benchmarks -s
+
+PEERS := py4dstem ptyrad ptychi quantem phaser
+PEER_FILES := tests/benchmarks/peers
+
+.peers/%/.installed: $(PEER_FILES)/requirements-%.txt
+	$(PYTHON) -m venv .peers/$*
+	@torch=$$(grep '^torch==' $<); if [ -n "$$torch" ]; then .peers/$*/bin/pip install --quiet "$$torch"; fi
+	.peers/$*/bin/pip install --quiet -r $<
+	@touch $@
+
+bench-peers: env $(PEERS:%=.peers/%/.installed)
+	$(BIN)/python $(PEER_FILES)/bench.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,174 @@
+"""All peers and ours on the same recordings, one after another, then the table: `make bench-peers`.
+
+For each recording every peer is traced (error after each pass, in a warm process, the scoring not timed), then ours. Its
+own target is a peer's best error + 5 %. Then everybody runs once more from a fresh process, with as many passes as its
+target needs, and the wall-clock from the start of the process to its end counts: imports, reading the file, set-up.
+
+    python bench.py [--peers py4dstem ptyrad …] [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--seconds 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import table
+from harness import append
+from recording import read
+from score import evaluate
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+PEERS = ("py4dstem", "ptyrad", "ptychi", "quantem", "phaser")
+NAMES = {
+    "py4dstem": "py4DSTEM",
+    "ptyrad": "PtyRAD",
+    "ptychi": "pty-chi",
+    "quantem": "quantem",
+    "phaser": "phaser",
+    "ours": "ptychopilot",
+}
+FRESH_REPEATS = 3
+"""Of ours; a peer's fresh run takes long enough to be its own average."""
+
+
+def python_of(peer: str) -> str:
+    """The interpreter of a peer's environment."""
+    return sys.executable if peer == "ours" else str(ROOT / ".peers" / peer / "bin" / "python")
+
+
+TUNED: dict[str, dict[float, dict[str, Any]]] = {}
+"""peer -> dose -> options of its runner that gave the lowest error, or the same error sooner, on the smaller recordings."""
+
+
+class RunnerError(Exception):
+    """A runner failed; the message ends with what it said."""
+
+
+def run(peer: str, command: list[str], limit: float) -> tuple[float, str]:
+    """Run a runner to its end: (wall-clock seconds from before its start, last line of what it printed)."""
+    started = time.perf_counter()
+    try:
+        done = subprocess.run(
+            [python_of(peer), str(HERE / f"run_{peer}.py"), *command],
+            env=os.environ | {"MPLBACKEND": "Agg"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"{NAMES[peer]} {command[0]}: not done after {limit:.0f} s"
+        raise RunnerError(msg) from error
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        msg = f"{NAMES[peer]} {command[0]}: exit {done.returncode}: {done.stderr.strip()[-600:]}"
+        raise RunnerError(msg)
+    return seconds, done.stdout.strip().splitlines()[-1]
+
+
+def trace(peer: str, file: Path, out: Path, options: dict[str, Any], limit: float, repeats: int) -> None:
+    """Append the trace of one engine to `out`."""
+    command = ["trace", str(file), str(out), "--options", json.dumps(options), "--seconds", str(limit)]
+    # scoring, the warm-up pass and the pass that goes over the limit come on top
+    _, last = run(peer, [*command, "--repeats", str(repeats)], limit=4 * limit * repeats + 180)
+    print(last, flush=True)
+
+
+def fresh(peer: str, file: Path, out: Path, options: dict[str, Any], passes: int, repeats: int) -> float:
+    """Append one engine's time from a fresh process to `out`; returns the error of the picture it made."""
+    picture = out.parent / f"{peer}.npz"
+    command = ["fresh", str(file), str(picture), "--options", json.dumps(options), "--passes", str(passes)]
+    runs = [run(peer, command, limit=900) for _ in range(repeats)]
+    with np.load(picture) as made:
+        score = evaluate(made["phase"], tuple(made["first"]), read(file))
+    seconds = float(np.median([seconds for seconds, _ in runs]))
+    peak = max(json.loads(last)["peak_mb"] for _, last in runs)
+    append(
+        out,
+        "fresh",
+        NAMES[peer],
+        file.stem,
+        options=options,
+        passes=passes,
+        seconds=seconds,
+        peak_mb=peak,
+        nrmse=score.nrmse,
+        scale=score.scale,
+    )
+    print(f"{NAMES[peer]} {file.stem} fresh, {passes} passes: {seconds:.2f} s, NRMSE {score.nrmse:.4f}", flush=True)
+    return score.nrmse
+
+
+def bench(file: Path, peers: list[str], out: Path, limit: float) -> None:
+    """Everybody on one recording."""
+    dose = read(file).dose
+    options = {peer: TUNED.get(peer, {}).get(dose, {}) for peer in (*peers, "ours")}
+    for peer in (*peers, "ours"):
+        try:
+            trace(peer, file, out, options[peer], limit, FRESH_REPEATS if peer == "ours" else 1)
+        except RunnerError as error:
+            print(error, flush=True)
+    traces = {line["peer"]: line for line in table.load(out, file.stem) if line["kind"] == "trace"}
+    ours = traces.get(NAMES["ours"])
+    for peer in peers:
+        if NAMES[peer] not in traces:
+            continue
+        target, row = table.own_target(traces[NAMES[peer]])
+        try:
+            fresh(peer, file, out, options[peer], row["pass"], 1)
+            if ours is not None:
+                fresh_ours(file, out, options["ours"], target, ours)
+        except RunnerError as error:
+            print(error, flush=True)
+
+
+def fresh_ours(file: Path, out: Path, options: dict[str, Any], target: float, traced: dict[str, Any]) -> None:
+    """Ours to an error of `target`; a pass more where fewer passes in all change the schedule for the worse."""
+    reached = table.first_below(traced["rows"], target)
+    if reached is None:
+        return
+    for passes in range(reached["pass"], traced["rows"][-1]["pass"] + 1):
+        known = [
+            line for line in table.fresh_lines(table.load(out, file.stem), NAMES["ours"]) if line["passes"] == passes
+        ]
+        error = known[0]["nrmse"] if known else fresh("ours", file, out, options, passes, FRESH_REPEATS)
+        if error <= target:
+            return
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--steps", nargs="+", default=["1.5", "0.8"])
+    parser.add_argument("--doses", nargs="+", default=["1e3", "1e4", "1e6"])
+    parser.add_argument("--seconds", type=float, default=60.0, help="of passes in a trace, at most")
+    parser.add_argument("--folder", type=Path, default=ROOT / ".peers")
+    chosen = parser.parse_args()
+    recordings, results = chosen.folder / "data", chosen.folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    # in a process of its own, so that abTEM's threads and memory are gone when the clock runs
+    arguments = [str(recordings), "--steps", *chosen.steps, "--doses", *chosen.doses]
+    subprocess.run([sys.executable, str(HERE / "data.py"), *arguments], check=True)
+    out = results / "bench.jsonl"
+    load = os.getloadavg()[0]
+    if load > 0.3:
+        print(f"load average {load:.1f}: the machine is not idle, times are not to be trusted", flush=True)
+    wanted = {f"s{float(step):g}_c200_d{float(dose):g}.h5" for step in chosen.steps for dose in chosen.doses}
+    for file in sorted(recordings.glob("*.h5"), key=lambda path: path.stat().st_size):
+        if file.name in wanted:
+            bench(file, chosen.peers, out, chosen.seconds)
+    print(table.text(out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""The table of `make bench-peers` from its results; run alone it prints the latest again.
+
+python table.py [RESULTS.jsonl]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+OURS = "ptychopilot"
+WARM, FRESH = 30, 10
+"""How much sooner ours is to be at the target, in a warm process and from a fresh one."""
+
+Line = dict[str, Any]
+HEAD = f"""\
+target   the error to reach: a peer's best + 5 %; * marks the target of the peer that is soonest at its own
+pass     at which that is reached; s/pass: median
+warm s   passes only for the peers, set-up and passes for ours; imports done, everything compiled, patterns in memory
+fresh s  from the start of a process to its end: imports, reading, set-up, passes, picture
+MB       peak of the fresh process; NRMSE, scale: best error of the trace, and the phase scale there (1 is quantitative)
+ours     seconds of ours to the peer's target, and how many times sooner that is (warm {WARM}, fresh {FRESH} are wanted)
+"""
+
+
+def load(results: Path, file: str | None = None) -> list[Line]:
+    """The lines of a results file, of one recording or all; of each engine's traces only the latest, and what is newer."""
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    latest: dict[tuple[str, str], int] = {
+        (line["file"], line["peer"]): number for number, line in enumerate(lines) if line["kind"] == "trace"
+    }
+    return [
+        line
+        for number, line in enumerate(lines)
+        if number >= latest.get((line["file"], line["peer"]), 0) and file in (None, line["file"])
+    ]
+
+
+def first_below(rows: list[Line], target: float) -> Line | None:
+    """The first row of a trace whose error is at most `target`."""
+    return next((row for row in rows if row["nrmse"] <= target), None)
+
+
+def own_target(trace: Line) -> tuple[float, Line]:
+    """Best error + 5 % of a trace, and the first row that reaches it."""
+    target = 1.05 * min(row["nrmse"] for row in trace["rows"])
+    row = first_below(trace["rows"], target)
+    assert row is not None
+    return target, row
+
+
+def fresh_lines(lines: list[Line], peer: str) -> list[Line]:
+    """Runs of one engine from a fresh process."""
+    return [line for line in lines if line["kind"] == "fresh" and line["peer"] == peer]
+
+
+def _times(value: float | None, reference: float | None, wanted: float) -> str:
+    if value is None or reference is None:
+        return f"{'–':>8} {'–':>7} "
+    ratio = reference / value
+    return f"{value:8.2f} {ratio:6.1f}×{' ' if ratio >= wanted else '!'}"
+
+
+def recording_table(lines: list[Line]) -> list[str]:
+    """Rows of one recording."""
+    traces = {line["peer"]: line for line in lines if line["kind"] == "trace"}
+    ours = traces.pop(OURS, None)
+    targets = {peer: own_target(line) for peer, line in traces.items()}
+    soonest = min(targets, key=lambda peer: targets[peer][1]["seconds"], default=None)
+    rows = []
+    for peer in sorted(targets, key=lambda peer: targets[peer][1]["seconds"]):
+        target, row = targets[peer]
+        trace = traces[peer]
+        best = min(trace["rows"], key=lambda row: row["nrmse"])
+        fresh = next(iter(fresh_lines(lines, peer)), None)
+        reached = first_below(ours["rows"], target) if ours else None
+        warm = ours["setup"] + reached["seconds"] if ours and reached else None
+        enough = [line["seconds"] for line in fresh_lines(lines, OURS) if line["nrmse"] <= target]
+        rows.append(
+            f"{peer:<12}{'*' if peer == soonest else ' '} {target:6.3f} {row['pass']:5d} {trace['pass_seconds']:7.3f} "
+            f"{trace['setup']:7.2f} {row['seconds']:8.2f} {_number(fresh, 'seconds', 8, 2)} {_number(fresh, 'peak_mb', 6, 0)} "
+            f"{best['nrmse']:6.3f} {best['scale']:6.2f} │{_times(warm, row['seconds'], WARM)}"
+            f"{_times(min(enough, default=None), fresh['seconds'] if fresh else None, FRESH)} "
+            f"{json.dumps(trace['options'])}"
+        )
+    if ours:
+        best = min(ours["rows"], key=lambda row: row["nrmse"])
+        last = ours["rows"][-1]
+        made = fresh_lines(lines, OURS)
+        fresh = max(made, key=lambda line: line["passes"]) if made else None
+        rows.append(
+            f"{OURS:<13} {last['nrmse']:6.3f} {last['pass']:5d} {ours['pass_seconds']:7.3f} {ours['setup']:7.2f} "
+            f"{ours['setup'] + last['seconds']:8.2f} {_number(fresh, 'seconds', 8, 2)} {_number(fresh, 'peak_mb', 6, 0)} "
+            f"{best['nrmse']:6.3f} {best['scale']:6.2f} │ (target, pass and warm s are those of its last pass)"
+        )
+    return rows
+
+
+def _number(line: Line | None, key: str, width: int, digits: int) -> str:
+    return f"{line[key]:{width}.{digits}f}" if line else f"{'–':>{width}}"
+
+
+def text(results: Path) -> str:
+    """The whole table."""
+    lines = load(results)
+    columns = f"{'':13} target  pass  s/pass  set-up   warm s  fresh s     MB  NRMSE  scale │    warm           fresh     options"
+    parts = [HEAD]
+    for file in sorted({line["file"] for line in lines}, key=lambda name: (name.split("_")[0] != "s1.5", name)):
+        of_file = [line for line in lines if line["file"] == file]
+        positions = next((line["positions"] for line in of_file if "positions" in line), "?")
+        parts += [f"{file}, {positions} positions", columns, *recording_table(of_file), ""]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    default = Path(__file__).parents[3] / ".peers" / "results" / "bench.jsonl"
+    print(text(Path(sys.argv[1]) if len(sys.argv) > 1 else default))
