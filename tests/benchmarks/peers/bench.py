@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import table
 from harness import append
+from intensities import PROPAGATOR
 from recording import read
 from score import evaluate
 
@@ -145,6 +146,25 @@ def fresh_ours(file: Path, out: Path, options: dict[str, Any], target: float, tr
             return
 
 
+def proof(folder: Path, peers: list[str]) -> None:
+    """Print how the peers' forward models agree with ours (intensities.py)."""
+    script = str(HERE / "intensities.py")
+    environment = os.environ | {"MPLBACKEND": "Agg"}
+    subprocess.run([sys.executable, script, "make", str(folder)], check=True)
+    for peer in peers:
+        if peer in PROPAGATOR:
+            answer = subprocess.run(
+                [python_of(peer), script, peer, str(folder)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if answer.returncode:
+                print(f"{NAMES[peer]} intensities: {answer.stderr.strip()[-600:]}", flush=True)
+    subprocess.run([sys.executable, script, "compare", str(folder)], check=False)
+
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,6 +176,7 @@ def main() -> None:
     chosen = parser.parse_args()
     recordings, results = chosen.folder / "data", chosen.folder / "results"
     results.mkdir(parents=True, exist_ok=True)
+    proof(results / "intensities", chosen.peers)
     # in a process of its own, so that abTEM's threads and memory are gone when the clock runs
     arguments = [str(recordings), "--steps", *chosen.steps, "--doses", *chosen.doses]
     subprocess.run([sys.executable, str(HERE / "data.py"), *arguments], check=True)
