@@ -27,3 +27,7 @@ class StoppedError(AgentError):
     """An operator, a limit of time or a full disk stopped the campaign; it can be resumed."""
 
     exit_code = 4
+
+
+class GpuFailedError(AgentError):
+    """The GPU has too little memory or failed; the CPU can do the same work."""

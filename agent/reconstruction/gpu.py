@@ -1,0 +1,398 @@
+"""The GPU backend: the order in which the kernels of `kernels_gpu.cu` and the transforms of cuFFT follow each other.
+
+A chunk of patterns is held at once, as many as there is memory for:
+
+    aperture × weights × ramp -> F⁻¹ -> × object [-> F -> × propagator -> F⁻¹ -> × object]… -> F -> residual -> F⁻¹ ->
+    conj(wave)· and conj(object)· [-> F -> × conj(propagator) -> F⁻¹ -> …]… -> F -> × conj(ramp), summed
+
+For S slices the kernels move 72·S bytes per pixel, mode and pass of complex64, the 4·S transforms 32 each where cuFFT
+takes two passes over the data: 200·S in all. Sums in parts add 2, counts and ratio 2 to 5 per pixel whatever the number of
+modes; object and apertures stay in the second-level cache.
+
+Nothing waits for the device: the order of the patterns is uploaded, chunks are padded to one size, sums stay where they
+are. That makes a batch one CUDA graph (`cuda.CupyDevice.replay`), as long as object, apertures, weights and background are
+updated in place.
+
+What could come next is one thread block that holds a pattern of 64, 96 or 128 pixels a side in shared memory through all
+its slices: it would move about 8·S bytes per pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import GpuFailedError
+from agent.reconstruction.cuda import CupyDevice, Device, Launch, Sizes, failures
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
+
+SEGMENT = 8
+"""Patterns that one thread adds up."""
+TILE_Y, TILE_X = 8, 32
+"""Object pixels that share a list of the patterns that see them: one thread block."""
+WAVES = 1024
+"""Waves of 128² at once, where memory allows: enough to hide the launches, more gains nothing."""
+GRAPH_CHUNKS = 8
+"""Batches of more chunks keep the device busy without a graph."""
+SHARE = 0.8
+"""Part of the free memory that buffers may take."""
+
+_LOSSES = {"poisson": 0, "amplitude": 1, "gaussian": 2}
+_KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What buffers and kernels are made for; sizes in pixels."""
+
+    n_y: int
+    n_x: int
+    modes: int
+    apertures: int
+    slices: int
+    height: int
+    width: int
+    blurred: bool
+
+    @classmethod
+    def of(cls, problem: Problem, unknowns: Unknowns) -> _Layout:
+        """The layout that a reconstruction needs."""
+        apertures, n_y, n_x = unknowns.apertures.shape
+        slices, height, width = unknowns.object.shape
+        return cls(n_y, n_x, problem.n_modes, apertures, slices, height, width, problem.transfer is not None)
+
+    @property
+    def plane(self) -> int:
+        return self.n_y * self.n_x
+
+    @property
+    def pixels(self) -> int:
+        """Per thread: more loads in flight, as registers allow."""
+        return max(1, 4 // self.apertures)
+
+    @property
+    def groups(self) -> int:
+        """Warps that share a detector plane."""
+        return -(-self.plane // (32 * self.pixels))
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.height // TILE_Y) * -(-self.width // TILE_X)
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the kernels are compiled with."""
+        return (
+            ("NY", self.n_y),
+            ("NX", self.n_x),
+            ("MODES", self.modes),
+            ("APERTURES", self.apertures),
+            ("SEGMENT", SEGMENT),
+            ("PIXELS", self.pixels),
+            ("AHEAD", max(1, 4 // self.modes)),
+            ("TILE_Y", TILE_Y),
+            ("TILE_X", TILE_X),
+        )
+
+    def bytes_for(self, patterns: int) -> int:
+        """Device memory for a chunk, cuFFT's work areas among it."""
+        waves = self.modes * self.plane * 8 * (self.slices + 2) + self.blurred * self.plane * 16
+        partial = self.plane * (4 + 8 * self.apertures) // SEGMENT + (4 + self.apertures) * self.groups * 4
+        fixed = self.plane * (8 * self.apertures + 4) + 24 * self.slices * self.height * self.width
+        return patterns * (waves + partial + 4 * self.tiles + 8 * (self.n_y + self.n_x + 1)) + fixed
+
+
+class _Buffers:
+    """Device memory for chunks of up to `chunk` patterns and batches of up to `total`, padding included."""
+
+    def __init__(self, layout: _Layout, chunk: int, total: int, xp: Any) -> None:
+        f, c, i = xp.float32, xp.complex64, xp.int32
+        self.layout, self.chunk, self.total = layout, chunk, total
+        detector, area = (layout.n_y, layout.n_x), (layout.slices, layout.height, layout.width)
+        segments = -(-chunk // SEGMENT)
+        self.stash = xp.empty((layout.slices, chunk, layout.modes, *detector), c)
+        self.waves = xp.empty((chunk, layout.modes, *detector), c)
+        self.planes = xp.empty((chunk if layout.blurred else 0, *detector), c)
+        self.ramps = xp.empty((chunk, layout.n_y + layout.n_x), c)
+        self.places = xp.empty((chunk, 2), i)
+        self.lists = xp.empty(layout.tiles * (1 + chunk), i)
+        self.part_ratio = xp.empty((segments, *detector), f)
+        self.part_apertures = xp.empty((segments, layout.apertures, *detector), c)
+        self.part_slopes = xp.empty((chunk, 2 + layout.apertures, layout.groups), f)
+        self.part_modelled, self.part_deviance = (xp.empty((chunk, layout.groups), f) for _ in range(2))
+        self.index = xp.empty(total, i)
+        self.modelled, self.deviance = (xp.zeros(total, f) for _ in range(2))
+        self.slopes = xp.zeros((total, 2 + layout.apertures), f)
+        self.ratio = xp.zeros(detector, f)
+        self.numerator, self.illumination = xp.zeros(area, c), xp.zeros(area, f)
+        self.apertures = xp.zeros((layout.apertures, *detector), c)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One batch: what the launches read, and how it is cut."""
+
+    layout: _Layout
+    problem: Problem
+    unknowns: Unknowns
+    wanted: Wanted
+    chunk: int
+    chunks: int
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """All that the launches read besides the buffers."""
+        p, u = self.problem, self.unknowns
+        between = () if self.layout.slices == 1 else (p.propagators,)
+        blur = () if p.transfer is None else (p.transfer,)
+        found = (u.object, u.apertures, u.corners, u.fractions, u.weights, u.background)
+        return (p.counts, p.mask, *between, *blur, *found)
+
+
+class GpuBackend:
+    """See `backend.Backend`.
+
+    Args:
+        device: None: the current CUDA device.
+        waves: of 128² at once at most (mode × pattern); fewer of more pixels.
+
+    Raises GpuFailedError, here and from every method, where the device has too little memory, fails or is not there.
+    """
+
+    name = "gpu"
+
+    def __init__(self, device: Device | None = None, waves: int = WAVES) -> None:
+        self._device = device or CupyDevice()
+        self._waves = waves
+        self._buffers: _Buffers | None = None
+        self._limit: tuple[_Layout, int] | None = None
+        self.xp: Any = self._device.xp
+
+    def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
+        """(n, ky, kx) counts on the device as uint8, uint16 or float32, whichever is the smallest that holds their type."""
+        xp = self.xp
+        with failures():
+            out, first = None, 0
+            for chunk in chunks:
+                kind = _kind(chunk)
+                if out is None:
+                    self._check(n * shape[0] * shape[1] * kind.itemsize, f"{n} patterns of {shape[0]} × {shape[1]}")
+                    out = xp.empty((n, *shape), kind)
+                elif np.promote_types(out.dtype, kind) != out.dtype:
+                    out = out.astype(np.promote_types(out.dtype, kind))
+                part = xp.asarray(np.ascontiguousarray(chunk, out.dtype))
+                if part.shape[1:] != shape:
+                    rim = [(0, full - size) for full, size in zip(shape, part.shape[1:], strict=True)]
+                    part = xp.pad(part, [(0, 0), *rim])
+                out[first : first + len(part)] = xp.roll(part, roll, axis=(1, 2))
+                first += len(part)
+            assert out is not None
+            return out
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """Copied from the device; waits for it."""
+        with failures():
+            return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
+        """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""
+        with failures():
+            layout = _Layout.of(problem, unknowns)
+            job, buffers = self._cut(layout, problem, unknowns, len(index), wanted)
+            buffers.index[: len(index)] = self.xp.asarray(index)
+            buffers.index[len(index) : job.chunk * job.chunks] = -1
+            launch = self._device.kernels(layout.sizes)
+
+            def sequence() -> None:
+                for first in range(0, job.chunk * job.chunks, job.chunk):
+                    self._forward(job, buffers, launch, first)
+                    if wanted.adjoint:
+                        self._back(job, buffers, launch, first)
+
+            if job.chunks <= GRAPH_CHUNKS:
+                key = (job.chunk, job.chunks, wanted, problem.loss, float(problem.variance), float(unknowns.guard))
+                self._device.replay(key, job.arrays, sequence)
+            else:
+                sequence()
+            return self._collected(buffers, len(index), wanted)
+
+    def _cut(
+        self, layout: _Layout, problem: Problem, unknowns: Unknowns, n: int, wanted: Wanted
+    ) -> tuple[_Job, _Buffers]:
+        """The batch in chunks of one size, and buffers for it, smaller ones where the device says that it has no more."""
+        while True:
+            limit = self._limit[1] if self._limit is not None and self._limit[0] == layout else self._most(layout)
+            self._limit = layout, limit
+            chunk = _rounded(-(-n // -(-n // limit)), limit)
+            chunks = -(-n // chunk)
+            job = _Job(layout, _typed(problem, self.xp), _contiguous(unknowns, self.xp), wanted, chunk, chunks)
+            held = self._buffers
+            if held is not None and held.layout == layout and held.chunk >= chunk and held.total >= chunk * chunks:
+                return job, held
+            try:
+                self._drop()
+                self._buffers = _Buffers(layout, chunk, chunk * chunks, self.xp)
+            except MemoryError:
+                if limit == 1:
+                    self._check(layout.bytes_for(1) / SHARE + 1, "one pattern at a time", refused=True)
+                self._limit = layout, limit // 2
+            else:
+                return job, self._buffers
+
+    def _drop(self) -> None:
+        """Give the buffers back, and what was recorded with them."""
+        self._buffers = None
+        self._device.forget()
+
+    def _most(self, layout: _Layout) -> int:
+        """Patterns in a chunk: as many as are worth while and as there is memory for."""
+        self._drop()
+        worth = max(1, round(self._waves * 128**2 / layout.plane / layout.modes))
+        worth = min(worth, (2**31 - 1) // (layout.plane * layout.modes))  # the kernels' indices have 32 bits
+        self._check(layout.bytes_for(1) / SHARE, "one pattern at a time")
+        each = layout.bytes_for(1) - layout.bytes_for(0)
+        return int(min(worth, (SHARE * self._device.free_memory() - layout.bytes_for(0)) // each))
+
+    def _check(self, needed: float, what: str, refused: bool = False) -> None:
+        """Raise GpuFailedError where `needed` bytes are not free, or were refused."""
+        free = self._device.free_memory()
+        if needed > free or refused:
+            msg = f"the GPU has too little memory: {what} need {needed / 1e9:.3g} GB, {free / 1e9:.3g} GB are free"
+            raise GpuFailedError(msg)
+
+    def _transform(self, source: Any, target: Any, inverse: bool = False) -> None:
+        self._device.transform(source, target, inverse)
+
+    def _forward(self, job: _Job, buffers: _Buffers, launch: Launch, first: int) -> None:
+        """Chunk `first` to the detector, compared with its counts; leaves residual waves there."""
+        layout, problem, unknowns, chunk = job.layout, job.problem, job.unknowns, job.chunk
+        index = buffers.index[first : first + chunk]
+        segments = -(-chunk // SEGMENT)
+        waves, stash = buffers.waves[:chunk], buffers.stash[:, :chunk]
+        launch(
+            "prepare", chunk * (layout.n_y + layout.n_x), index, unknowns.corners, unknowns.fractions, buffers.ramps,
+            buffers.places,
+        )  # fmt: skip
+        launch(
+            "illuminate", segments * layout.plane, chunk, index, unknowns.apertures, unknowns.weights, buffers.ramps, stash[0]
+        )  # fmt: skip
+        self._transform(stash[0], stash[0], inverse=True)
+        for s in range(layout.slices):
+            if s > 0:
+                self._propagate(job, launch, waves, stash[s], s - 1)
+            launch(
+                "transmit", chunk * layout.plane, layout.width, buffers.places, unknowns.object[s], stash[s], waves
+            )  # fmt: skip
+        self._transform(waves, waves)
+        field = waves
+        if problem.transfer is not None:
+            field = buffers.planes[:chunk]
+            launch("intensity", chunk * layout.plane, waves, field)
+            self._blur(job, launch, field)
+        wanted = job.wanted
+        launch(
+            "detect" if problem.transfer is None else "compare", segments * layout.groups * 32, chunk, index,
+            problem.counts, _KINDS.index(problem.counts.dtype), problem.mask, unknowns.background,
+            float(unknowns.guard), float(problem.variance), _LOSSES[problem.loss], wanted.adjoint, wanted.ratio,
+            wanted.deviance, field, buffers.part_ratio, buffers.part_modelled, buffers.part_deviance,
+        )  # fmt: skip
+        launch("sum_columns", chunk * 32, layout.groups, buffers.part_modelled, buffers.modelled[first:])
+        if wanted.deviance:
+            launch("sum_columns", chunk * 32, layout.groups, buffers.part_deviance, buffers.deviance[first:])
+        if wanted.ratio:
+            launch("sum_rows", layout.plane, segments, layout.plane, first > 0, buffers.part_ratio, buffers.ratio)
+        if problem.transfer is not None and wanted.adjoint:
+            self._blur(job, launch, field)
+            launch("modulate", chunk * layout.plane, field, waves)
+
+    def _back(self, job: _Job, buffers: _Buffers, launch: Launch, first: int) -> None:
+        """Residual waves of chunk `first` back to object and aperture."""
+        layout, unknowns, chunk = job.layout, job.unknowns, job.chunk
+        index, waves = buffers.index[first : first + chunk], buffers.waves[:chunk]
+        segments = -(-chunk // SEGMENT)
+        self._transform(waves, waves, inverse=True)
+        launch("cover", layout.tiles, chunk, layout.width, buffers.places, buffers.lists)
+        for s in range(layout.slices - 1, -1, -1):
+            launch(
+                "transmit_back", layout.tiles * TILE_Y * TILE_X, chunk, layout.height, layout.width, first > 0,
+                s > 0 or job.wanted.probe, buffers.places, buffers.lists, unknowns.object[s], buffers.stash[s],
+                waves, buffers.numerator[s], buffers.illumination[s],
+            )  # fmt: skip
+            if s > 0:
+                self._propagate(job, launch, waves, waves, s - 1, backwards=True)
+        if not job.wanted.probe:
+            return
+        self._transform(waves, waves)
+        launch(
+            "collect", segments * layout.groups * 32, chunk, index, unknowns.apertures, unknowns.weights, buffers.ramps,
+            waves, buffers.part_apertures, buffers.part_slopes,
+        )  # fmt: skip
+        columns = 2 * layout.apertures * layout.plane
+        launch("sum_rows", columns, segments, columns, first > 0, buffers.part_apertures, buffers.apertures)
+        rows = chunk * (2 + layout.apertures)
+        launch("sum_columns", rows * 32, layout.groups, buffers.part_slopes, buffers.slopes[first:])
+
+    def _propagate(self, job: _Job, launch: Launch, waves: Any, target: Any, s: int, backwards: bool = False) -> None:
+        """`waves` to or from the slice behind slice s, into `target`."""
+        self._transform(waves, waves)
+        n, segments = job.chunk * job.layout.modes, -(-job.chunk * job.layout.modes // SEGMENT)
+        launch("propagate", segments * job.layout.plane, n, backwards, job.problem.propagators[s], waves)
+        self._transform(waves, target, inverse=True)
+
+    def _blur(self, job: _Job, launch: Launch, planes: Any) -> None:
+        """The detector's point spread."""
+        self._transform(planes, planes)
+        launch("filter", job.chunk * job.layout.plane, job.problem.transfer, planes)
+        self._transform(planes, planes, inverse=True)
+
+    def _collected(self, buffers: _Buffers, n: int, wanted: Wanted) -> Sums:
+        """Copies of the sums: the next batch writes over the buffers."""
+        sums = Sums(None, None, None, None, 0.0, None, buffers.modelled[:n].copy())
+        if wanted.adjoint:
+            sums.object_numerator, sums.illumination = buffers.numerator.copy(), buffers.illumination.copy()
+            if wanted.probe:
+                sums.aperture_numerator, sums.slopes = buffers.apertures.copy(), buffers.slopes[:n].copy()
+        if wanted.ratio:
+            sums.ratio = buffers.ratio.copy()
+        if wanted.deviance:
+            sums.deviance = 2 * buffers.deviance[:n].sum(dtype=np.float64)
+        return sums
+
+
+def _rounded(chunk: int, limit: int) -> int:
+    """Batches of nearly the same size take chunks of one size, so that plans and recordings serve again."""
+    return min(limit, -(-chunk // SEGMENT) * SEGMENT)
+
+
+def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
+    """The smallest of uint8, uint16 and float32 that holds a chunk's counts."""
+    if chunk.dtype.kind not in "bui":
+        return _KINDS[2]
+    if chunk.dtype.itemsize == 1 and chunk.dtype.kind != "i":
+        return _KINDS[0]
+    return _KINDS[1] if chunk.dtype == np.uint16 or chunk.size == 0 or chunk.max() < 2**16 else _KINDS[2]
+
+
+def _typed(problem: Problem, xp: Any) -> Problem:
+    """The arrays of a problem as the kernels read them; those that are so already are not copied."""
+    propagators = None if problem.propagators is None else xp.ascontiguousarray(problem.propagators, np.complex64)
+    transfer = None if problem.transfer is None else xp.ascontiguousarray(problem.transfer, np.float32)
+    mask = xp.ascontiguousarray(problem.mask, np.float32)
+    return Problem(problem.counts, mask, problem.n_modes, propagators, transfer, problem.loss, problem.variance)
+
+
+def _contiguous(unknowns: Unknowns, xp: Any) -> Unknowns:
+    """The arrays of the unknowns as the kernels read them; those that are so already are not copied."""
+    return Unknowns(
+        xp.ascontiguousarray(unknowns.object, np.complex64),
+        xp.ascontiguousarray(unknowns.apertures, np.complex64),
+        xp.ascontiguousarray(unknowns.corners, np.int32),
+        xp.ascontiguousarray(unknowns.fractions, np.float32),
+        xp.ascontiguousarray(unknowns.weights, np.float32),
+        xp.ascontiguousarray(unknowns.background, np.float32),
+        unknowns.guard,
+    )
