@@ -1,4 +1,4 @@
-"""phaser: gradient engine, Adam, Anscombe noise model, JAX."""
+"""phaser: gradient engine, Adam, JAX. It compiles anew for every job (about a second), so its first pass is never warm."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ target   the error to reach: a peer's best + 5 %; * marks the target of the peer
 pass     at which that is reached; s/pass: median
 warm s   passes only for the peers, set-up and passes for ours; imports done, everything compiled, patterns in memory
 fresh s  from the start of a process to its end: imports, reading, set-up, passes, picture
-MB       peak of the fresh process; NRMSE, scale: best error of the trace, and the phase scale there (1 is quantitative)
+MB       peak of the fresh process
+NRMSE    best error of the trace (↓: was still falling when the time was up); scale: of the phase there, 1 is quantitative
 ours     seconds of ours to the peer's target, and how many times sooner that is (warm {WARM}, fresh {FRESH} are wanted)
 """
 
@@ -74,6 +75,7 @@ def recording_table(lines: list[Line]) -> list[str]:
         target, row = targets[peer]
         trace = traces[peer]
         best = min(trace["rows"], key=lambda row: row["nrmse"])
+        falling = "↓" if best is trace["rows"][-1] else " "
         fresh = next(iter(fresh_lines(lines, peer)), None)
         reached = first_below(ours["rows"], target) if ours else None
         warm = ours["setup"] + reached["seconds"] if ours and reached else None
@@ -81,7 +83,7 @@ def recording_table(lines: list[Line]) -> list[str]:
         rows.append(
             f"{peer:<12}{'*' if peer == soonest else ' '} {target:6.3f} {row['pass']:5d} {trace['pass_seconds']:7.3f} "
             f"{trace['setup']:7.2f} {row['seconds']:8.2f} {_number(fresh, 'seconds', 8, 2)} {_number(fresh, 'peak_mb', 6, 0)} "
-            f"{best['nrmse']:6.3f} {best['scale']:6.2f} │{_times(warm, row['seconds'], WARM)}"
+            f"{best['nrmse']:6.3f}{falling}{best['scale']:6.2f} │{_times(warm, row['seconds'], WARM)}"
             f"{_times(min(enough, default=None), fresh['seconds'] if fresh else None, FRESH)} "
             f"{json.dumps(trace['options'])}"
         )
