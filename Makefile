@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  cuda=$$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'); \
 	  extra=gpu; [ "$${cuda:-12}" -ge 13 ] && extra=gpu13; \
 	  echo "GPU found (CUDA $$cuda): installing the extra $$extra"; $(BIN)/pip install --quiet -e ".[$$extra]"; fi
-	@$(BIN)/python -m agent.reconstruction.kernels_cpu
+	@$(BIN)/python -m agent.reconstruction
 	@touch $@
 
 demo: env

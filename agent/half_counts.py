@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agent.config import ScoreChoice
 from agent.quality import crop, ring_correlation, score_spectrum
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
-from agent.reconstruction.thinning import halves
+from agent.reconstruction.backend import framed
 from agent.records import Score
 from instrument.models import Rectangle
 
@@ -92,6 +92,8 @@ def _score_split(
     score_with: ScoreFunction,
 ) -> tuple[tuple[Reconstruction, Reconstruction], Score]:
     """One random split of the counts: both reconstructions and their score, checked where the engine is the built-in one."""
+    from agent.reconstruction.thinning import halves
+
     run = reconstruct_with or reconstruct
     split = halves(data.patterns, seed)
     first = replace(data, patterns=split[0])
@@ -141,8 +143,8 @@ def _checked(
         0.5 * (empty - worker.deviance_of(held_out)) * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
     )
     index = np.linspace(0, len(fitted) - 1, min(64, len(fitted))).astype(np.int64)
-    rolled = np.roll(fitted[index], worker.geometry.roll, axis=(1, 2))
-    misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.mask))
+    rolled = framed(fitted[index], worker.geometry.roll, worker.shape)
+    misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.problem.mask))
     veto = None
     if misfit > MISFIT:
         veto = f"the model does not describe the data: deviance {misfit:.1f} times what counting noise explains"

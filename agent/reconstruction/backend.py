@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.forward import Sums, accumulate
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate
 
 
 class Backend(Protocol):
@@ -19,109 +19,69 @@ class Backend(Protocol):
     name: str
     xp: Any
 
-    def load(self, patterns: NDArray[Any], roll: tuple[int, int]) -> Any:
-        """Patterns in the engine's layout: zero beam at pixel (0, 0), integers kept."""
+    def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
+        """n patterns that come in chunks (b, ky, kx), in the backend's own layout.
+
+        The zero beam is rolled to pixel (0, 0); a rim of zeros fills patterns up to `shape`.
+        """
         ...
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """A NumPy array."""
         ...
 
-    def accumulate(
-        self,
-        obj: Any,
-        probe_k: Any,
-        corners: Any,
-        fractions: Any,
-        counts: Any,
-        index: NDArray[np.int64],
-        background: Any,
-        mask: Any,
-        guard: float,
-        want_probe: bool,
-        want_deviance: bool,
-    ) -> Sums:
-        """`forward.accumulate` over the patterns `index`."""
+    def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
+        """`forward.accumulate` over the patterns `index`; sums that are not wanted may be missing."""
         ...
 
 
-class CpuBackend:
-    """The fused kernels of `kernels_cpu`."""
-
-    name = "cpu"
-    xp: Any = np
-
-    def __init__(self) -> None:
-        from agent.reconstruction.kernels_cpu import FusedCpu
-
-        self._kernels = FusedCpu()
-        self.accumulate = self._kernels.accumulate
-
-    def load(self, patterns: NDArray[Any], roll: tuple[int, int]) -> NDArray[Any]:
-        """See `Backend.load`."""
-        from agent.reconstruction.kernels_cpu import relayout
-
-        if patterns.dtype.kind == "i":
-            patterns = patterns.astype(f"u{patterns.dtype.itemsize}")
-        elif patterns.dtype.kind == "f":
-            patterns = patterns.astype(np.float32)
-        return relayout(np.ascontiguousarray(patterns), roll)
-
-    def to_host(self, array: Any) -> NDArray[Any]:
-        """The array itself."""
-        return np.asarray(array)
-
-
 class ArrayBackend:
-    """The plain form of `forward` over an array module: the reference with NumPy, the GPU with CuPy."""
+    """The plain form of `forward` over an array module, a bounded number of patterns at a time."""
 
     chunk = 64
 
     def __init__(self, xp: Any, name: str) -> None:
         self.xp, self.name = xp, name
 
-    def load(self, patterns: NDArray[Any], roll: tuple[int, int]) -> Any:
+    def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
         """See `Backend.load`."""
-        return self.xp.roll(self.xp.asarray(patterns), roll, axis=(1, 2))
+        return self.xp.concatenate([self.xp.asarray(framed(chunk, roll, shape)) for chunk in chunks])
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
-    def accumulate(
-        self,
-        obj: Any,
-        probe_k: Any,
-        corners: Any,
-        fractions: Any,
-        counts: Any,
-        index: NDArray[np.int64],
-        background: Any,
-        mask: Any,
-        guard: float,
-        want_probe: bool,
-        want_deviance: bool,
-    ) -> Sums:
-        """In chunks, so that memory stays bounded whatever the batch."""
-        total: Sums | None = None
-        for start in range(0, len(index), self.chunk):
-            part = self.xp.asarray(index[start : start + self.chunk])
-            sums = accumulate(
-                obj, probe_k, corners[part], fractions[part], counts[part], background, mask, guard, want_probe, self.xp
-            )
-            if total is None:
-                total = sums
-                continue
-            total.object_numerator += sums.object_numerator
-            total.illumination += sums.illumination
-            total.ratio += sums.ratio
-            total.deviance += sums.deviance
-            if want_probe:
-                total.probe_numerator += sums.probe_numerator
-        if total is None:
-            msg = "an empty batch has no sums"
-            raise ValueError(msg)
-        return total
+    def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
+        """See `Backend.accumulate`."""
+        parts = [
+            accumulate(problem, unknowns, self.xp.asarray(index[start : start + self.chunk]), wanted, self.xp)
+            for start in range(0, len(index), self.chunk)
+        ]
+        return added(parts, self.xp)
+
+
+def added(parts: list[Sums], xp: Any) -> Sums:
+    """The sums of several parts of one batch, in their order."""
+    first = parts[0]
+    for name in ("object_numerator", "illumination", "aperture_numerator", "ratio"):
+        if getattr(first, name) is not None:
+            setattr(first, name, sum((getattr(p, name) for p in parts[1:]), getattr(first, name)))
+    first.deviance = sum(p.deviance for p in parts)
+    first.modelled = xp.concatenate([p.modelled for p in parts])
+    if first.slopes is not None:
+        first.slopes = xp.concatenate([p.slopes for p in parts])
+    return first
+
+
+def framed(patterns: NDArray[Any], roll: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
+    """Patterns (b, ky, kx) with the zero beam rolled to pixel (0, 0) and a rim of zeros up to `shape`."""
+    size = patterns.shape[1:]
+    if size == shape:
+        return np.roll(patterns, roll, axis=(1, 2))
+    out = np.zeros((len(patterns), *shape), patterns.dtype)
+    rows, columns = ((np.arange(n) + r) % m for n, r, m in zip(size, roll, shape, strict=True))
+    out[:, rows[:, None], columns[None, :]] = patterns
+    return out
 
 
 def gpu_reason() -> str | None:
@@ -137,21 +97,16 @@ def gpu_reason() -> str | None:
     return None if count else "no CUDA device"
 
 
-@lru_cache(maxsize=1)
-def _cpu() -> CpuBackend:
-    return CpuBackend()
-
-
 def choose(device: Literal["auto", "cpu", "gpu"]) -> Backend:
     """The backend for a device; `auto` takes a GPU where there is one. Raises BadInputError for an absent GPU."""
-    if device == "cpu":
-        return _cpu()
-    reason = gpu_reason()
-    if reason is None:
-        import cupy
+    from agent.reconstruction.cpu import CpuBackend
 
-        return ArrayBackend(cupy, "gpu")
-    if device == "gpu":
+    reason = None if device == "cpu" else gpu_reason()
+    if device == "cpu" or (device == "auto" and reason is not None):
+        return CpuBackend()
+    if reason is not None:
         msg = f"device gpu was asked for, but {reason}; use device: auto or cpu"
         raise BadInputError(msg)
-    return _cpu()
+    from agent.reconstruction.gpu import GpuBackend
+
+    return GpuBackend()

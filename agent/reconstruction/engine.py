@@ -1,13 +1,14 @@
-"""The iterative engine: mini-batches that grow, steps that shrink, Poisson statistics.
+"""The iterative engine: a few stirring passes in growing mini-batches, then all patterns at once with momentum.
 
-At low dose the first pass already carries most of the information; what follows has to average, not to stir. So the
-batch doubles and the step falls with every pass until all patterns make one update.
+At low dose the first pass already carries most of the information; what follows has to average, not to stir. Mini-batches
+bring the information in; full passes with Nesterov's momentum converge to the maximum of the likelihood without the noise
+that small batches leave.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import backend, forward, geometry, probe
+from agent.reconstruction import backend, background, forward, geometry, probe, start, stopping
+from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
 
@@ -24,27 +26,34 @@ Progress = Callable[[int, int], None]
 
 ILLUMINATION_FLOOR = 0.05
 """Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
-GUARD = 0.02
-"""Counts added to data and model in the residual are this times the root of the mean count of a detector pixel.
+GUARD, FINAL_GUARD = 0.02, 0.01
+"""Counts added to data and model in the residual: at the start GUARD times the root of the mean count of a detector pixel.
 
-Below it a single count where the model is dark dominates a step; above it dark-field counts lose their weight. Scanned on
-simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.
+Below it a single count where the model is still dark dominates a step; above it dark-field counts lose their weight. (Scanned
+on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.) In full passes single counts
+no longer matter, and the guard falls to FINAL_GUARD of that: the likelihood is then all but the unguarded one.
 """
-PEDESTAL, EXCESS = 0.8, 0.05
-"""Start of the background: these parts of the darkest ring outside the disc, and of what other rings hold above it.
-
-A specimen scatters least into the darkest ring, so its counts are mostly background; what is above it may be either, and
-a background grows faster than it shrinks.
-"""
+STIRRING_PASSES = 3
+"""Passes in mini-batches."""
+_CHUNK = 512
+"""Patterns that are taken from the caller's array at a time; it may lie on disk."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One pass: patterns per update, fraction of the preconditioned gradient, and whether the probe moves."""
+    """One pass.
 
-    batch: int
+    Attributes:
+        batch: patterns per update; None: all of them, with momentum.
+        size: fraction of the preconditioned gradient of the object.
+        probe: the same of the probe; 0: it stays.
+        guard: fraction of the guard of the first pass.
+    """
+
+    batch: int | None
     size: float
     probe: float
+    guard: float = 1.0
 
 
 def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
@@ -52,10 +61,31 @@ def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
     steps = []
     first = settings.batch_size or max(16, n_patterns // 12)
     for p in range(settings.max_passes):
-        batch = min(n_patterns, first * 2**p)
-        size = max(settings.step_size * 0.8**p, 0.25)
-        steps.append(Step(batch, size, size if settings.refine_probe and p >= 1 else 0.0))
+        refine = settings.refine_probe and p >= 1
+        if p < STIRRING_PASSES:
+            size = settings.step_size * 0.8**p
+            steps.append(Step(min(n_patterns, first * 2**p), size, size if refine else 0.0))
+        else:
+            # object and probe together overshoot beyond half a step each
+            size = 0.5 if refine else 1.0
+            guard = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_GUARD)
+            steps.append(Step(None, size, size if refine else 0.0, guard))
     return steps
+
+
+def chunks(patterns: Any) -> Iterator[NDArray[Any]]:
+    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time."""
+    for first in range(0, len(patterns), _CHUNK):
+        yield np.asarray(patterns[first : first + _CHUNK])
+
+
+@dataclass
+class Momentum:
+    """Object and apertures that the last full pass reached, and how long the momentum has built up."""
+
+    object: Any
+    apertures: Any
+    age: float = 1.0
 
 
 class Reconstructor:
@@ -72,166 +102,234 @@ class Reconstructor:
         self, data: DiffractionData, settings: ReconstructionSettings, probe_k: NDArray[np.complex64] | None = None
     ) -> None:
         geometry.check_data(data)
-        if settings.slices != 1:
-            msg = f"slices = {settings.slices}: this version reconstructs one slice"
-            raise BadInputError(msg)
         self.data, self.settings = data, settings
-        self.geometry = geo = geometry.locate(data)
+        self.shape = (geometry.legal_length(data.patterns.shape[1]), geometry.legal_length(data.patterns.shape[2]))
+        self.geometry = geo = geometry.locate(data, shape=self.shape)
         self.backend = backend.choose(settings.device)
-        xp = self.backend.xp
-        mean = data.patterns.mean(axis=0, dtype=np.float64)
-        mask = np.ones(mean.shape, bool) if data.mask is None else np.asarray(data.mask, bool)
-        total = float(mean[mask].sum())
-        if total <= 0:
+        xp, n = self.backend.xp, len(data.patterns)
+        seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
+        self.totals, mean = _sums(data.patterns, seen)
+        if self.electrons <= 0:
             msg = "every pattern is empty: there is nothing to reconstruct"
             raise BadInputError(msg)
-        start = self._model_probe() if probe_k is None else np.asarray(probe_k, np.complex64)
-        start = start * np.sqrt(total / (np.abs(start) ** 2).sum())
-        rolled = np.roll(mean, geo.roll, axis=(0, 1))
-        self.mask = xp.asarray(np.roll(mask, geo.roll, axis=(0, 1)).astype(np.float32))
-        bright = (np.abs(start) ** 2).sum(axis=0) > 0.1 * (np.abs(start) ** 2).sum(axis=0).max()
-        self.guard = float(GUARD * np.sqrt(total / mask.sum()))
-        self.rings = _rings(mean.shape, geo.centre_offset)
-        self.background = xp.asarray(self._initial_background(rolled, bright))
-        self.object = xp.ones(geo.object_shape, dtype=xp.complex64)
-        self.probe_k = xp.asarray(start.astype(np.complex64))
-        self.support = xp.asarray(_support(start))
-        self.counts = self.backend.load(data.patterns, geo.roll)
-        self.corners, self.fractions = xp.asarray(geo.corners), xp.asarray(geo.fractions)
+        modes = start.model_probe(data, settings, geo, self.shape) if probe_k is None else probe_k
+        modes = (modes * np.sqrt(self.electrons / (np.abs(modes) ** 2).sum())).astype(np.complex64)
+        support = start.support(modes)
+        self.support = xp.asarray(support)
+        if settings.variable_modes:
+            modes = np.concatenate([modes, start.variations(modes, settings.variable_modes, settings.seed)])
+        mean, seen = (backend.framed(image[None], geo.roll, self.shape)[0] for image in (mean, seen))
+        light = (np.abs(modes) ** 2).sum(axis=0)
+        self.rings = background.rings(self.shape, geo.centre_offset)
+        haze = background.start(mean, seen, light > 0.1 * light.max(), self.rings)
+        weights = np.ones((n, len(modes)), np.float32)
+        weights[:, settings.probe_modes :] = 0
+        self.problem = forward.Problem(
+            counts=self.backend.load(chunks(data.patterns), n, geo.roll, self.shape),
+            mask=xp.asarray(seen.astype(np.float32)),
+            n_modes=len(modes) - settings.variable_modes,
+            propagators=xp.asarray(start.propagators(data, settings, geo, self.shape)),
+            support=support > 0,
+            transfer=_optional(start.transfer(data, self.shape), xp),
+            loss=settings.loss,
+            variance=float(self.electrons / seen.sum()),
+        )
+        self.unknowns = forward.Unknowns(
+            object=xp.ones((settings.slices, *geo.object_shape), xp.complex64),
+            apertures=xp.asarray(modes),
+            corners=xp.asarray(geo.corners),
+            fractions=xp.asarray(geo.fractions),
+            weights=xp.asarray(weights),
+            background=xp.asarray(haze if settings.background else 0 * haze),
+            guard=0.0,
+        )
+        self.guard = float(GUARD * np.sqrt(self.electrons / seen.sum()))
+        self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
         self.deviance: list[float] = []
         self.passes = 0
         self.seconds = 0.0
+        self._momentum: Momentum | None = None
         self._random = np.random.default_rng(settings.seed)
 
-    def _model_probe(self) -> NDArray[np.complex64]:
-        """(modes, ky, kx) from aperture, aberrations and source size, not yet scaled to the counts."""
-        data, settings = self.data, self.settings
-        wave = probe.aperture_wave(
-            (data.patterns.shape[1], data.patterns.shape[2]),
-            data.angular_pixel,
-            data.voltage,
-            data.semiangle,
-            {**data.aberrations, "C10": -data.defocus},
-            self.geometry.centre_offset,
-            None if data.aperture is None else np.roll(data.aperture, self.geometry.roll, axis=(0, 1)),
-        )
-        return probe.source_modes(wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size)
+    @property
+    def electrons(self) -> float:
+        """Mean counts per pattern in the counting pixels."""
+        return float(self.totals.mean())
 
-    def _initial_background(self, mean: NDArray[np.float64], bright: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """A flat pedestal and a part of the ring means outside the disc; inside, what its brightest neighbour ring has."""
-        if not self.settings.background:
-            return np.zeros(mean.shape, np.float32)
-        outside = ~bright & (_ring_mean(bright.astype(float), self.rings) == 0)
-        if not outside.any():
-            return np.full(mean.shape, 1e-6 * mean.max(), np.float32)
-        profile = _ring_mean(mean, self.rings)
-        lowest = profile[outside].min()
-        excess = np.where(outside, profile - lowest, 0.0)
-        excess = np.where(outside, excess, excess.max())
-        return (PEDESTAL * lowest + EXCESS * excess + 1e-6 * mean.max()).astype(np.float32)
+    @property
+    def phase_only(self) -> bool:
+        """Whether slices only shift the phase."""
+        return self.settings.object_type == "phase" or (self.settings.object_type is None and self.settings.slices > 1)
 
     def run(self, on_progress: Progress | None = None) -> None:
-        """Make the passes of the schedule."""
+        """Make the passes of the schedule, or as many of them as held-out counts ask for."""
         started = time.perf_counter()
-        steps = schedule(self.settings, len(self.counts))
-        for number, step in enumerate(steps):
-            self.one_pass(step, want_deviance=number == len(steps) - 1)
-            if on_progress is not None:
-                on_progress(number + 1, len(steps))
+        steps = schedule(self.settings, len(self.unknowns.corners))
+        if self.settings.stop_early and stopping.possible(self):
+            stopping.run(self, steps, on_progress)
+        else:
+            for number, step in enumerate(steps):
+                self.one_pass(step, want_deviance=number == len(steps) - 1)
+                if on_progress is not None:
+                    on_progress(number + 1, len(steps))
+        self.settle()
         self.seconds += time.perf_counter() - started
 
     def one_pass(self, step: Step, want_deviance: bool = False) -> None:
-        """Every pattern once, in random batches."""
-        xp, n = self.backend.xp, len(self.counts)
-        order = self._random.permutation(n)
-        ratio = xp.zeros(self.background.shape, xp.float32)
-        deviance = 0.0
-        for batch in np.array_split(order, max(1, round(n / step.batch))):
-            sums = self.backend.accumulate(
-                self.object,
-                self.probe_k,
-                self.corners,
-                self.fractions,
-                self.counts,
-                batch,
-                self.background,
-                self.mask,
-                self.guard,
-                step.probe > 0,
-                want_deviance,
-            )
-            floor = ILLUMINATION_FLOOR * sums.illumination.max()
-            self.object += step.size * sums.object_numerator / (sums.illumination + floor)
-            if step.probe > 0:
-                self.probe_k += (step.probe / len(batch)) * sums.probe_numerator * self.support
-            ratio += sums.ratio
+        """Every pattern once: in random batches, or all in one update with momentum."""
+        xp, found = self.backend.xp, self.unknowns
+        n = len(found.corners)
+        found.guard = self.guard * step.guard
+        wanted = forward.Wanted(probe=step.probe > 0, ratio=self.settings.background, deviance=want_deviance)
+        ratio, deviance = xp.zeros(self.shape, xp.float32), 0.0
+        parts = 1 if step.batch is None else max(1, round(n / step.batch))
+        order = np.arange(n) if step.batch is None else self._random.permutation(n)
+        for batch in np.array_split(order, parts):
+            sums = self.backend.accumulate(self.problem, found, batch, wanted)
+            if step.batch is None:
+                self._momentum_step(sums, step)
+            else:
+                self._update_object(sums, step.size)
+                if step.probe > 0:
+                    found.apertures += (step.probe / len(batch)) * sums.aperture_numerator * self.support
+            ratio = ratio if sums.ratio is None else ratio + sums.ratio
             deviance += sums.deviance
         if self.settings.background:
-            self._update_background(ratio / n)
+            gain = background.gain(self.backend.to_host(ratio / n), self.backend.to_host(self.problem.mask), self.rings)
+            found.background *= xp.asarray(gain)
         self.passes += 1
         if want_deviance:
-            self.deviance.append(deviance / (n * float(self.mask.sum())))
+            self.deviance.append(float(deviance) / (n * float(self.problem.mask.sum())))
 
-    def _update_background(self, ratio: Any) -> None:
-        """Two expectation-maximisation steps in one of the background's ring profile (the coherent part held fixed)."""
-        ratio_host = self.backend.to_host(ratio)
-        mask = self.backend.to_host(self.mask)
-        gain = _ring_mean(ratio_host * mask, self.rings) / np.maximum(_ring_mean(mask, self.rings), 1e-6)
-        self.background *= self.backend.xp.asarray(np.clip(gain**2, 0.2, 5.0).astype(np.float32))
+    def _momentum_step(self, sums: forward.Sums, step: Step) -> None:
+        """An update extrapolated after Nesterov; the momentum restarts where it points uphill.
+
+        O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
+        """
+        found = self.unknowns
+        if self._momentum is None:
+            self._momentum = Momentum(found.object.copy(), found.apertures.copy())
+        last = self._momentum
+        before = found.object.copy()
+        self._update_object(sums, step.size)
+        uphill = bool(((found.object - before).conj() * (found.object - last.object)).real.sum() < 0)
+        age = 1.0 if uphill else (1 + np.sqrt(1 + 4 * last.age**2)) / 2
+        reach = 0.0 if uphill else (last.age - 1) / age
+        self.per_pattern.update(found, sums, self.problem, self.backend)
+        if step.probe > 0:
+            found.apertures += (step.probe / len(found.corners)) * sums.aperture_numerator * self.support
+        reached = Momentum(found.object.copy(), found.apertures.copy(), age)
+        if self.phase_only:
+            found.object *= ((found.object * last.object.conj()) ** np.float32(reach)).astype(found.object.dtype)
+        else:
+            found.object += np.float32(reach) * (found.object - last.object)
+        if step.probe > 0:
+            found.apertures += np.float32(reach) * (found.apertures - last.apertures)
+        self._momentum = reached
+
+    def reached(self) -> Momentum:
+        """Object and apertures as they are, without the extrapolation of the momentum."""
+        return self._momentum or Momentum(self.unknowns.object, self.unknowns.apertures)
+
+    def settle(self) -> None:
+        """Leave the extrapolated point for the last one that was reached."""
+        if self._momentum is not None:
+            self.unknowns.object, self.unknowns.apertures = self._momentum.object, self._momentum.apertures
+            self._momentum = None
+
+    def _update_object(self, sums: forward.Sums, size: float) -> None:
+        """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
+        xp, obj = self.backend.xp, self.unknowns.object
+        floor = ILLUMINATION_FLOOR * sums.illumination.max()
+        change = sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
+        if self.phase_only:
+            angle = (obj.conj() * change).imag
+            if self.settings.positivity:
+                angle = xp.maximum(angle, -xp.angle(obj))
+            obj *= xp.exp(1j * angle)
+        else:
+            obj += change
+            if self.settings.positivity:
+                obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+
+    def append(self, patterns: NDArray[Any], positions: NDArray[np.float64]) -> None:
+        """Take in patterns that arrive later; object and probe go on from where they are.
+
+        Args:
+            patterns: (m, ky, kx) counts.
+            positions: (m, 2), Å, in the frame of those before.
+
+        Raises:
+            BadInputError: as for the first patterns.
+        """
+        more = replace(self.data, patterns=patterns, positions=positions)
+        geometry.check_data(more)
+        self.settle()
+        everything = replace(self.data, positions=np.concatenate([self.data.positions, positions]))
+        old, new = self.geometry, geometry.locate(everything, shape=self.shape)
+        xp, found = self.backend.xp, self.unknowns
+        grown = xp.ones((len(found.object), *new.object_shape), found.object.dtype)
+        row, column = (round((o - n) / p) for o, n, p in zip(old.origin, new.origin, new.pixel_size, strict=True))
+        grown[:, row : row + old.object_shape[0], column : column + old.object_shape[1]] = found.object
+        seen = np.ones(patterns.shape[1:], bool) if self.data.mask is None else np.asarray(self.data.mask, bool)
+        first = len(found.corners)
+        found.object = grown
+        found.corners = xp.concatenate(
+            [found.corners + xp.asarray([row, column], dtype=found.corners.dtype), xp.asarray(new.corners[first:])]
+        )
+        found.fractions = xp.concatenate([found.fractions, xp.asarray(new.fractions[first:])])
+        fresh = xp.ones((len(patterns), found.weights.shape[1]), xp.float32)
+        fresh[:, self.problem.n_modes :] = 0
+        found.weights = xp.concatenate([found.weights, fresh])
+        counts = self.backend.load(chunks(patterns), len(patterns), new.roll, self.shape)
+        self.problem.counts = xp.concatenate([self.problem.counts, counts])
+        self.totals = np.concatenate([self.totals, _sums(patterns, seen)[0]])
+        self.geometry, self.data = new, everything
+        self.per_pattern = PatternUnknowns(self.settings, new, everything.positions, self.totals)
 
     def deviance_of(self, patterns: NDArray[Any]) -> float:
         """Poisson deviance per detector pixel of other counts of the same exposure, (n, ky, kx), under the model as it is."""
-        counts = self.backend.load(patterns, self.geometry.roll)
-        sums = self.backend.accumulate(
-            self.object,
-            self.probe_k,
-            self.corners,
-            self.fractions,
-            counts,
-            np.arange(len(counts)),
-            self.background,
-            self.mask,
-            self.guard,
-            False,
-            True,
-        )
-        return float(sums.deviance) / (len(counts) * float(self.mask.sum()))
+        counts = self.backend.load(chunks(patterns), len(patterns), self.geometry.roll, self.shape)
+        wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
+        found = replace(self.unknowns, guard=self.guard)
+        sums = self.backend.accumulate(replace(self.problem, counts=counts), found, np.arange(len(patterns)), wanted)
+        return float(sums.deviance) / (len(patterns) * float(self.problem.mask.sum()))
 
     def model(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Modelled counts of the patterns `index`, (b, ky, kx), corner-centred."""
         xp = self.backend.xp
-        part = xp.asarray(index)
-        counts, *_ = forward.intensities(
-            self.object, self.probe_k, self.corners[part], self.fractions[part], self.background, xp
-        )
+        counts, _ = forward.intensities(self.problem, self.unknowns, xp.asarray(index), xp)
         return self.backend.to_host(counts).astype(np.float32)
 
     def result(self) -> Reconstruction:
-        """The state as a finished reconstruction."""
+        """The state as a finished reconstruction. Raises ArithmeticError where it holds values that are not numbers."""
         data, geo, host = self.data, self.geometry, self.backend.to_host
-        obj = host(self.object)
-        probe_k = host(self.probe_k)
-        illumination = self._illumination(probe_k)
-        if not np.isfinite(obj).all():
+        obj = host(self.reached().object)
+        apertures = host(self.reached().apertures)[: self.problem.n_modes]
+        if not (np.isfinite(obj).all() and np.isfinite(apertures).all()):
             msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
             raise ArithmeticError(msg)
+        illumination = self._illumination(apertures)
         margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
-        turned, origin = geometry.to_scan_frame(obj, geo, data.positions, margin)
-        lit, _ = geometry.to_scan_frame(illumination, geo, data.positions, margin)
+        lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
         lit = np.clip(lit, 0, None)
-        reference = (turned * lit).sum()
-        phase = np.angle(turned * np.conj(reference) / max(abs(reference), 1e-30)).astype(np.float32)
-        background = np.fft.fftshift(host(self.background)) if self.settings.background else None
+        turned, phase = [], np.zeros(lit.shape, np.float32)
+        for layer in obj:
+            image, _ = geometry.to_scan_frame(layer, geo, data.positions, margin)
+            reference = (image * lit).sum()
+            phase += np.angle(image * np.conj(reference) / max(abs(reference), 1e-30)).astype(np.float32)
+            turned.append(image)
+        haze = np.fft.fftshift(host(self.unknowns.background)) if self.settings.background else None
         return Reconstruction(
-            object=turned[None].astype(np.complex64),
+            object=np.stack(turned).astype(np.complex64),
             phase=phase,
             pixel_size=geo.pixel_size,
             origin=origin,
-            probe=probe.to_real_space(probe.orthogonalised(probe_k)),
-            positions=data.positions,
+            probe=probe.to_real_space(probe.orthogonalised(apertures)),
+            positions=self.per_pattern.positions(self.unknowns, self.backend),
             defocus=data.defocus,
             aberrations=dict(data.aberrations),
-            background=background,
+            background=haze,
             deviance=tuple(self.deviance),
             passes=self.passes,
             illuminated=lit.astype(np.float32),
@@ -239,39 +337,29 @@ class Reconstructor:
             seconds=self.seconds,
         )
 
-    def _illumination(self, probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
+    def _illumination(self, apertures: NDArray[np.complex64]) -> NDArray[np.float32]:
         """Σ|probe|² of all positions relative to its maximum, (y, x) on the object grid (whole-pixel shifts)."""
-        intensity = (np.abs(probe.to_real_space(probe_k)) ** 2).sum(axis=0)
-        total = np.zeros(self.geometry.object_shape, np.float32)
-        n_y, n_x = intensity.shape
-        for row, column in self.geometry.corners:
-            total[row : row + n_y, column : column + n_x] += intensity
+        from scipy.signal import oaconvolve
+
+        intensity = (np.abs(probe.to_real_space(apertures)) ** 2).sum(axis=0)
+        n_y, n_x = self.geometry.object_shape
+        hits = np.zeros((n_y, n_x), np.float32)
+        np.add.at(hits, tuple(self.backend.to_host(self.unknowns.corners).T), 1)
+        total = np.clip(oaconvolve(hits, intensity)[:n_y, :n_x], 0, None).astype(np.float32)
         return total / max(float(total.max()), 1e-30)
 
 
-def _support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Where the aperture may pass electrons: the disc of the start, one pixel wider, (ky, kx)."""
-    disc = (np.abs(probe_k) ** 2).sum(axis=0)
-    inside = disc > 1e-3 * disc.max()
-    grown = inside.copy()
-    for axis in (0, 1):
-        for shift in (-1, 1):
-            grown |= np.roll(inside, shift, axis=axis)
-    return grown.astype(np.float32)
+def _sums(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(counts of each pattern in the counting pixels, mean pattern)."""
+    totals, mean = [], np.zeros(seen.shape)
+    for chunk in chunks(patterns):
+        mean += chunk.sum(axis=0, dtype=np.float64)
+        totals.append((chunk * seen).sum(axis=(1, 2), dtype=np.float64))
+    return np.concatenate(totals), mean / len(patterns)
 
 
-def _rings(shape: tuple[int, ...], centre_offset: tuple[float, float]) -> NDArray[np.int64]:
-    """Index of the two-pixel wide ring round the disc centre, (ky, kx), corner-centred."""
-    ky, kx = (np.fft.fftfreq(n, 1.0 / n) for n in shape)
-    radius = np.hypot((ky - centre_offset[0])[:, None], (kx - centre_offset[1])[None, :])
-    return (radius / 2).astype(np.int64)
-
-
-def _ring_mean(image: NDArray[Any], rings: NDArray[np.int64]) -> NDArray[Any]:
-    """Each pixel replaced by the mean of its ring."""
-    total = np.bincount(rings.ravel(), weights=image.ravel())
-    mean = total / np.maximum(np.bincount(rings.ravel()), 1)
-    return mean[rings]
+def _optional(array: NDArray[Any] | None, xp: Any) -> Any:
+    return None if array is None else xp.asarray(array)
 
 
 def reconstruct(
@@ -295,18 +383,19 @@ def reconstruct(
         ArithmeticError: where the result would not be finite.
     """
     chosen = settings or ReconstructionSettings()
-    start = None
+    wave = None
     if warm_start is not None:
-        start = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
-        if start.shape[1:] != data.patterns.shape[1:]:
-            msg = f"the warm start's probe has {start.shape[1:]} pixels, the patterns {data.patterns.shape[1:]}"
+        wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
+        needed = tuple(geometry.legal_length(n) for n in data.patterns.shape[1:])
+        if wave.shape[1:] != needed:
+            msg = f"the warm start's probe has {wave.shape[1:]} pixels, patterns of {data.patterns.shape[1:]} need {needed}"
             raise BadInputError(msg)
-        chosen = replace(chosen, probe_modes=len(start))
+        chosen = replace(chosen, probe_modes=len(wave))
         data = replace(data, aberrations=warm_start.aberrations)
         if data.defocus != warm_start.defocus:
-            ky, kx = probe.frequencies((start.shape[1], start.shape[2]), data.angular_pixel, data.voltage)
+            ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
             change = {"C10": warm_start.defocus - data.defocus}
-            start = start * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
-    worker = Reconstructor(data, chosen, None if start is None else start.astype(np.complex64))
+            wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
+    worker = Reconstructor(data, chosen, None if wave is None else wave.astype(np.complex64))
     worker.run(on_progress)
     return worker.result()

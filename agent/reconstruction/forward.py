@@ -1,53 +1,125 @@
 """The forward model and its adjoint in plain array code: the readable reference and the oracle of the fused kernels.
 
-One position j with window W_j of the object O, probe modes P_m shifted by the position's sub-pixel part:
+Position j sees the window W_j of the object's slices O_s through probe modes P_jm, shifted by the position's sub-pixel part:
 
-    ψ_jm = P_m(r − r_j) · O(r),   Ψ_jm = FFT ψ_jm,   I_j = Σ_m |Ψ_jm|² + B
+    ψ_1 = P_jm(r − r_j) · O_1,   ψ_s+1 = IFFT(H_s FFT ψ_s) · O_s+1,   Ψ_jm = FFT ψ_S,   I_j = T ∗ Σ_m |Ψ_jm|² + B
 
-With counts n_j the Poisson log-likelihood Σ n log I − I has the Wirtinger gradient (n/I − 1) Ψ. Half of it,
+with the Fresnel propagator H, the detector's point spread T and a background B of counts. In the aperture plane
+P_jm = w_jm A_m for all modes but the first, which may vary from position to position, P_j0 = w_j0 A_0 + Σ_v w_jv A_v
+(orthogonal probe relaxation: Odstrčil et al., Opt. Express 24 (2016) 8360).
+
+With counts n_j the Poisson log-likelihood Σ n log I − I has the Wirtinger gradient T∗(n/I − 1) Ψ. Half of it,
 χ = IFFT ½ (n/I − 1) Ψ, is to first order the step to the measured amplitude (Thibault & Guizar-Sicairos, New J. Phys.
-14 (2012) 063004). Its back-projections on object and probe are accumulated with their illuminations, which
-precondition the update (Odstrčil, Menzel & Guizar-Sicairos, Opt. Express 26 (2018) 3108).
+14 (2012) 063004). It is carried back slice by slice (Tsai et al., Opt. Express 24 (2016) 29089); its products with the
+conjugate waves are accumulated with their illuminations, which precondition the update (Odstrčil, Menzel &
+Guizar-Sicairos, Opt. Express 26 (2018) 3108).
 
-Runs on NumPy and CuPy arrays alike: every function takes the array module `xp`. All FFTs are unitary.
+Runs on NumPy and CuPy arrays alike: every function takes the array module `xp`. All FFTs are unitary. Sums hold half the
+Wirtinger gradient of the log-likelihood L: dL = 4 Re Σ conj(sum) dz.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Loss = Literal["poisson", "amplitude", "gaussian"]
+
+
+@dataclass
+class Problem:
+    """What a reconstruction takes as given. Arrays of the backend, corner-centred.
+
+    Attributes:
+        counts: (n, ky, kx), or what the backend's `load` has made of it.
+        mask: (ky, kx) float32, 1 where the detector counts.
+        n_modes: probe modes P; further apertures are variations of the first.
+        propagators: (S − 1, ky, kx) complex64, from slice to slice.
+        support: (ky, kx) bool, on the host: where apertures may be other than 0; None: where they are. What is summed
+            up elsewhere means nothing.
+        transfer: (ky, kx) float32, transfer function of the detector's point spread, corner-centred; None: a perfect detector.
+        loss: what is minimised.
+        variance: of the counts, where the loss is Gaussian.
+    """
+
+    counts: Any
+    mask: Any
+    n_modes: int
+    propagators: Any
+    support: NDArray[np.bool_] | None = None
+    transfer: Any = None
+    loss: Loss = "poisson"
+    variance: float = 1.0
+
+
+@dataclass
+class Unknowns:
+    """What a reconstruction finds.
+
+    Attributes:
+        object: (S, y, x) complex64.
+        apertures: (V, ky, kx) complex64 in the aperture plane, corner-centred: P probe modes, then variations of the first.
+        corners: (n, 2) int32, first object pixel of each window.
+        fractions: (n, 2) float32, shift of the probe from the window's pixel N//2.
+        weights: (n, V) float32, of each aperture in each pattern.
+        background: (ky, kx) float32 counts.
+        guard: counts added to data and model, so that a model near 0 cannot blow the residual up.
+    """
+
+    object: Any
+    apertures: Any
+    corners: Any
+    fractions: Any
+    weights: Any
+    background: Any
+    guard: float
 
 
 @dataclass
 class Sums:
-    """What one batch adds up to.
+    """What one batch of b patterns adds up to.
 
     Attributes:
-        object_numerator: (y, x) complex, Σ_jm conj(P) χ.
-        illumination: (y, x), Σ_jm |P|².
-        probe_numerator: (modes, ky, kx) complex in the aperture plane, Σ_j of conj(O) χ with the shift undone; None: not wanted.
-        ratio: (ky, kx), Σ_j (n + g)/(I + g): how much more was counted than modelled.
-        deviance: Poisson deviance summed over patterns and counting pixels.
+        object_numerator: (S, y, x) complex, Σ_jm conj(ψ incident on the slice) χ.
+        illumination: (S, y, x), Σ_jm |ψ incident|².
+        aperture_numerator: (V, ky, kx) complex, Σ_j w of conj(O) χ in the aperture plane with the shift undone; None: not wanted.
+        ratio: (ky, kx), Σ_j (n + g)/(I + g): how much more was counted than modelled; None: not wanted.
+        deviance: Poisson deviance summed over patterns and counting pixels; 0 where not wanted.
+        slopes: (b, 2 + V), a quarter of dL by (y, x) shift in pixels and by each weight; None: not wanted.
+        modelled: (b,) counts expected in each pattern, in the counting pixels.
     """
 
     object_numerator: Any
     illumination: Any
-    probe_numerator: Any
+    aperture_numerator: Any
     ratio: Any
     deviance: float
+    slopes: Any
+    modelled: Any
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which sums a batch is asked for."""
+
+    adjoint: bool = True
+    probe: bool = True
+    ratio: bool = True
+    deviance: bool = True
 
 
 def shift_ramp(fractions: Any, shape: tuple[int, int], xp: Any) -> Any:
-    """exp(−2πi (k·f)) for sub-pixel shifts: (b, 2) -> (b, ky, kx) complex64."""
-    ky = xp.fft.fftfreq(shape[0]).astype(xp.float32)
-    kx = xp.fft.fftfreq(shape[1]).astype(xp.float32)
-    rows = xp.exp(-2j * xp.pi * fractions[:, :1] * ky).astype(xp.complex64)
-    columns = xp.exp(-2j * xp.pi * fractions[:, 1:] * kx).astype(xp.complex64)
+    """exp(−2πi (k·f)) for shifts in pixels: (b, 2) -> (b, ky, kx) complex."""
+    ky, kx = xp.fft.fftfreq(shape[0]), xp.fft.fftfreq(shape[1])
+    rows, columns = xp.exp(-2j * xp.pi * fractions[:, :1] * ky), xp.exp(-2j * xp.pi * fractions[:, 1:] * kx)
     return rows[:, :, None] * columns[:, None, :]
 
 
 def windows(corners: Any, shape: tuple[int, int], object_shape: tuple[int, int], xp: Any) -> Any:
-    """Flat indices of each window's pixels, corner-centred like the probe: (b, ky, kx) int32."""
+    """Flat indices of each window's pixels, corner-centred like the probe: (b, ky, kx)."""
     y = (xp.arange(shape[0]) + shape[0] // 2) % shape[0]
     x = (xp.arange(shape[1]) + shape[1] // 2) % shape[1]
     rows = corners[:, :1].astype(xp.int64) + y
@@ -55,65 +127,121 @@ def windows(corners: Any, shape: tuple[int, int], object_shape: tuple[int, int],
     return rows[:, :, None] * object_shape[1] + columns[:, None, :]
 
 
-def intensities(
-    obj: Any, probe_k: Any, corners: Any, fractions: Any, background: Any, xp: Any
-) -> tuple[Any, Any, Any, Any, Any]:
-    """Modelled counts (b, ky, kx), and what the adjoint needs: waves, shifted probes, windows of the object, ramps."""
-    shape = probe_k.shape[1:]
-    ramp = shift_ramp(fractions, shape, xp)
-    probes = xp.fft.ifft2(probe_k[None] * ramp[:, None], norm="ortho").astype(xp.complex64)
-    patch = obj.ravel()[windows(corners, shape, obj.shape, xp)]
-    waves = xp.fft.fft2(probes * patch[:, None], norm="ortho").astype(xp.complex64)
-    model = (waves.real**2 + waves.imag**2).sum(axis=1) + background
-    return model, waves, probes, patch, ramp
+@dataclass
+class Waves:
+    """What the adjoint needs of a forward calculation.
 
-
-def accumulate(
-    obj: Any,
-    probe_k: Any,
-    corners: Any,
-    fractions: Any,
-    counts: Any,
-    background: Any,
-    mask: Any,
-    guard: float,
-    want_probe: bool,
-    xp: Any,
-) -> Sums:
-    """One batch through the model and back.
-
-    Args:
-        obj: (y, x) complex64.
-        probe_k: (modes, ky, kx) complex64, aperture plane, corner-centred.
-        corners, fractions: (b, 2), see `Geometry`.
-        counts: (b, ky, kx), corner-centred.
-        background: (ky, kx) counts.
-        mask: (ky, kx) float32, 1 where the detector counts.
-        guard: counts added to data and model, so that a model near 0 cannot blow the residual up.
+    Attributes:
+        incident: S arrays (b, P, ky, kx), the wave in front of each slice.
+        patches: (S, b, ky, kx) windows of the object.
+        detector: (b, P, ky, kx).
+        ramp: (b, ky, kx).
     """
-    shape = probe_k.shape[1:]
-    model, waves, probes, patch, ramp = intensities(obj, probe_k, corners, fractions, background, xp)
-    counted = counts.astype(xp.float32)
+
+    incident: list[Any]
+    patches: Any
+    detector: Any
+    ramp: Any
+
+
+def intensities(problem: Problem, unknowns: Unknowns, index: Any, xp: Any) -> tuple[Any, Waves]:
+    """Modelled counts (b, ky, kx) of the patterns `index`, corner-centred, and the waves on the way."""
+    apertures, obj = unknowns.apertures, unknowns.object
+    shape, modes = apertures.shape[1:], problem.n_modes
+    kind = xp.result_type(obj, apertures)
+    ramp = shift_ramp(unknowns.fractions[index], shape, xp)
+    weights = unknowns.weights[index]
+    waves = weights[:, :modes, None, None] * apertures[None, :modes]
+    if len(apertures) > modes:
+        waves[:, 0] += (weights[:, modes:, None, None] * apertures[None, modes:]).sum(axis=1)
+    wave = xp.fft.ifft2((waves * ramp[:, None]).astype(kind), norm="ortho")
+    place = windows(unknowns.corners[index], shape, obj.shape[1:], xp)
+    patches = obj.reshape(len(obj), -1)[:, place]
+    incident = []
+    for s in range(len(obj)):
+        if s > 0:
+            wave = xp.fft.ifft2(xp.fft.fft2(wave) * problem.propagators[s - 1])
+        incident.append(wave.astype(kind))
+        wave = (wave * patches[s][:, None]).astype(kind)
+    detector = xp.fft.fft2(wave, norm="ortho").astype(kind)
+    model = blurred((detector.real**2 + detector.imag**2).sum(axis=1), problem.transfer, xp) + unknowns.background
+    return model, Waves(incident, patches, detector, ramp)
+
+
+def blurred(patterns: Any, transfer: Any, xp: Any) -> Any:
+    """Patterns (b, ky, kx) as the detector's point spread leaves them; its own adjoint, since `transfer` is real and even."""
+    return patterns if transfer is None else xp.fft.ifft2(xp.fft.fft2(patterns) * transfer).real
+
+
+def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) -> tuple[Any, Any]:
+    """(factor that turns Ψ into χ before the detector's adjoint, (n + g)/(I + g)), each (b, ky, kx)."""
     ratio = (counted + guard) / (model + guard)
-    residual = (0.5 * (ratio - 1.0) * mask).astype(xp.float32)
-    chi = xp.fft.ifft2(waves * residual[:, None], norm="ortho").astype(xp.complex64)
-    index = windows(corners, shape, obj.shape, xp).ravel()
-    numerator = _scatter((chi * probes.conj()).sum(axis=1), index, obj.shape, xp)
-    illumination = _scatter((probes.real**2 + probes.imag**2).sum(axis=1), index, obj.shape, xp)
-    probe_numerator = None
-    if want_probe:
-        back = xp.fft.fft2(chi * patch.conj()[:, None], norm="ortho")
-        probe_numerator = (back * ramp.conj()[:, None]).sum(axis=0).astype(xp.complex64)
-    deviance = 2 * ((counted + guard) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)) * mask
-    return Sums(numerator, illumination, probe_numerator, ratio.sum(axis=0), float(deviance.sum()))
+    if problem.loss == "poisson":
+        factor = 0.5 * (ratio - 1.0)
+    elif problem.loss == "amplitude":
+        factor = xp.sqrt(ratio) - 1.0
+    else:
+        factor = 0.5 * (counted - model) / problem.variance
+    return factor * problem.mask, ratio
+
+
+def accumulate(problem: Problem, unknowns: Unknowns, index: Any, wanted: Wanted, xp: Any) -> Sums:
+    """The patterns `index` (b,) through the model and back."""
+    model, waves = intensities(problem, unknowns, index, xp)
+    counted = problem.counts[index].astype(model.dtype)
+    factor, ratio = residual(counted, model, problem, unknowns.guard, xp)
+    guard, mask = unknowns.guard, problem.mask
+    deviance = 0.0
+    if wanted.deviance:
+        terms = (counted + guard) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)
+        deviance = float(2 * (terms * mask).sum())
+    sums = Sums(
+        None, None, None, ratio.sum(axis=0) if wanted.ratio else None, deviance, None, (model * mask).sum((1, 2))
+    )
+    if wanted.adjoint:
+        _adjoint(sums, blurred(factor, problem.transfer, xp), waves, problem, unknowns, index, wanted.probe, xp)
+    return sums
+
+
+def _adjoint(
+    sums: Sums, factor: Any, waves: Waves, problem: Problem, unknowns: Unknowns, index: Any, probe: bool, xp: Any
+) -> None:
+    """Carry factor · Ψ back through the slices and add it up where it belongs."""
+    obj, apertures, modes = unknowns.object, unknowns.apertures, problem.n_modes
+    place = windows(unknowns.corners[index], apertures.shape[1:], obj.shape[1:], xp).ravel()
+    sums.object_numerator, sums.illumination = xp.zeros_like(obj), xp.zeros(obj.shape, obj.real.dtype)
+    chi = xp.fft.ifft2(waves.detector * factor[:, None], norm="ortho")
+    for s in range(len(obj) - 1, -1, -1):
+        incident = waves.incident[s]
+        sums.object_numerator[s] = _scatter((chi * incident.conj()).sum(axis=1), place, obj.shape[1:], xp)
+        light = (incident.real**2 + incident.imag**2).sum(axis=1)
+        sums.illumination[s] = _scatter(light, place, obj.shape[1:], xp)
+        chi = chi * waves.patches[s].conj()[:, None]
+        if s > 0:
+            chi = xp.fft.ifft2(xp.fft.fft2(chi) * problem.propagators[s - 1].conj())
+    if not probe:
+        return
+    shape, weights = apertures.shape[1:], unknowns.weights[index]
+    back = xp.fft.fft2(chi, norm="ortho") * waves.ramp.conj()[:, None]
+    sums.aperture_numerator = xp.zeros_like(apertures)
+    sums.aperture_numerator[:modes] = (back * weights[:, :modes, None, None]).sum(axis=0)
+    sums.slopes = xp.zeros((len(weights), 2 + len(apertures)), weights.dtype)
+    sums.slopes[:, 2 : 2 + modes] = (back.conj() * apertures[None, :modes]).real.sum(axis=(2, 3))
+    shifted = weights[:, :modes, None, None] * apertures[None, :modes]
+    if len(apertures) > modes:
+        first = back[:, 0]
+        sums.aperture_numerator[modes:] = xp.einsum("bv,byx->vyx", weights[:, modes:], first)
+        sums.slopes[:, 2 + modes :] = xp.einsum("byx,vyx->bv", first.conj(), apertures[modes:]).real
+        shifted[:, 0] += (weights[:, modes:, None, None] * apertures[None, modes:]).sum(axis=1)
+    turned = (back.conj() * shifted).imag.sum(axis=1)  # conj(b) · (−2πi k) · p has the real part 2πk · Im(conj(b) p)
+    sums.slopes[:, 0] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[0])[:, None]).sum(axis=(1, 2))
+    sums.slopes[:, 1] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
 
 
 def _scatter(values: Any, index: Any, shape: tuple[int, int], xp: Any) -> Any:
     """Add (b, ky, kx) values into an image of `shape` at flat `index`."""
-    flat = values.ravel()
-    size = shape[0] * shape[1]
+    flat, size = values.ravel(), shape[0] * shape[1]
     if values.dtype.kind == "c":
         real = xp.bincount(index, weights=flat.real, minlength=size)
-        imag = xp.bincount(index, weights=flat.imag, minlength=size)
-        return (real + 1j * imag).astype(xp.complex64).reshape(shape)
-    return xp.bincount(index, weights=flat, minlength=size).astype(xp.float32).reshape(shape)
+        return (real + 1j * xp.bincount(index, weights=flat.imag, minlength=size)).reshape(shape)
+    return xp.bincount(index, weights=flat, minlength=size).reshape(shape)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.reconstruction.checks import check_data as check_data  # noqa: PLC0414 (for those who look for it here)
 from agent.reconstruction.types import DiffractionData
 from instrument import optics
 
@@ -44,56 +45,29 @@ class Geometry:
     roll: tuple[int, int]
 
 
-def check_data(data: DiffractionData) -> None:
-    """Raise BadInputError with one sentence unless `data` can be reconstructed."""
-    patterns, positions = data.patterns, data.positions
-    if patterns.ndim != 3:
-        msg = f"patterns have shape {patterns.shape}; (n, ky, kx) is expected"
-        raise BadInputError(msg)
-    if positions.shape != (len(patterns), 2):
-        msg = f"positions have shape {positions.shape}; ({len(patterns)}, 2) is expected for {len(patterns)} patterns"
-        raise BadInputError(msg)
-    if len(patterns) == 0:
-        msg = "there are no patterns"
-        raise BadInputError(msg)
-    if not np.isfinite(positions).all():
-        msg = f"position {int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])} is not a number"
-        raise BadInputError(msg)
-    if patterns.dtype.kind not in "ui":
-        if not np.isfinite(patterns).all():
-            msg = "patterns hold values that are not numbers; mask such pixels and set them to 0"
-            raise BadInputError(msg)
-        if patterns.min() < 0:
-            msg = f"patterns hold negative counts (smallest {patterns.min():g}); subtract no background before"
-            raise BadInputError(msg)
-    elif patterns.dtype.kind == "i" and patterns.min() < 0:
-        msg = f"patterns hold negative counts (smallest {int(patterns.min())})"
-        raise BadInputError(msg)
-    if data.mask is not None:
-        if data.mask.shape != patterns.shape[1:]:
-            msg = f"the mask has shape {data.mask.shape}, the patterns {patterns.shape[1:]}"
-            raise BadInputError(msg)
-        if not data.mask.any():
-            msg = "the mask hides every detector pixel"
-            raise BadInputError(msg)
-    for name in ("voltage", "semiangle", "angular_pixel"):
-        value = getattr(data, name)
-        if not value > 0:
-            msg = f"{name} of {value:g} is not positive"
-            raise BadInputError(msg)
-    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
-    if abs(data.defocus) > limit:
-        msg = (
-            f"at a defocus of {data.defocus:g} Å the probe (2α|Δf|) is wider than the window 1/Δk; "
-            f"the largest legal defocus is ±{limit:.4g} Å with pixels of {data.angular_pixel:g} mrad"
-        )
-        raise BadInputError(msg)
+def legal_length(n: int) -> int:
+    """The smallest number of detector pixels ≥ n along an axis that the engine computes with: 16 times 2, 3 and 5.
+
+    Patterns of another size get a rim of pixels that do not count.
+    """
+    length = -(-n // 16) * 16
+    while True:
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return length
+        length += 16
 
 
-def locate(data: DiffractionData, padding: int = 4) -> Geometry:
-    """Lay out the object grid with `padding` spare pixels on each side."""
-    n_y, n_x = data.patterns.shape[1:]
-    pixel = np.asarray(data.pixel_size)
+def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | None = None) -> Geometry:
+    """Lay out the object grid with `padding` spare pixels on each side.
+
+    `shape` is that of the patterns as they are computed, (ky, kx) pixels; a rim may have been added.
+    """
+    n_y, n_x = shape or (data.patterns.shape[1], data.patterns.shape[2])
+    pixel = np.asarray([optics.pixel_size(data.angular_pixel, n, data.voltage) for n in (n_y, n_x)])
     matrix = np.eye(2) if data.detector_to_scan is None else np.asarray(data.detector_to_scan, dtype=np.float64)
     if matrix.shape != (2, 2) or not np.allclose(matrix @ matrix.T, np.eye(2), atol=1e-6):
         msg = "detector_to_scan is not an orthogonal 2 × 2 matrix"
@@ -104,7 +78,8 @@ def locate(data: DiffractionData, padding: int = 4) -> Geometry:
     whole = np.floor(pixels).astype(int)
     corners = (whole - half - first).astype(np.int32)
     shape = corners.max(axis=0) + np.array([n_y, n_x]) + padding
-    row, column = (n_y // 2, n_x // 2) if data.centre is None else data.centre
+    measured_y, measured_x = data.patterns.shape[1:]
+    row, column = (measured_y // 2, measured_x // 2) if data.centre is None else data.centre
     roll = (-round(row), -round(column))
     return Geometry(
         corners=corners,

@@ -1,310 +1,498 @@
-"""The fused CPU form of `forward.accumulate`: a few patterns at a time stay in cache, counts stay integers.
+"""The fused CPU form of `forward.accumulate`: one pattern at a time stays in the second-level cache.
 
-Numba does the element-wise work between the transforms in one sweep each, ducc0 the FFTs. Threads take blocks of a batch
-and add into accumulators of their own, so the result does not depend on timing. Compiled code is cached beside the
-module (`make env` warms it).
+A plane of n_y × n_x numbers is held in groups of sixteen columns. In *object planes* a group holds sixteen neighbouring x
+and all y; in *detector planes* sixteen ky and all kx. A transform along y is followed by one along x: between them the
+plane is transposed block by block. So every transform works on a group that fits the first-level cache, and the
+arithmetic between transforms is done on the same visit:
+
+    aperture x ramp -> x | y, x object, y | x, residual, x | y, x conj(probe), x conj(object), y | x -> aperture
+
+with `|` a transposition. Apertures are stored only where the disc (and a rim) lets electrons pass: the first and the last
+transform leave out the empty groups. Frequencies stand in the permuted order of `transform`, counts included.
+
+Each thread takes a fixed part of a batch and adds into accumulators of its own, so the result does not depend on timing.
 """
 
 from __future__ import annotations
 
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ducc0
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
 
-from agent.reconstruction.forward import Sums
+from agent.reconstruction.simd import LANES, load, load_counts, log, splat, sqrt, store, total, transpose
+from agent.reconstruction.transform import OPTIONS, forward, inverse
 
-_OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy", "cache": True}
-_CHUNK = 4
-"""Patterns per call: fewer cost Python's overhead, more leave the second-level cache."""
-
-
-@njit(**_OPTIONS)
-def _phase_factors(f: float, n: int, sign: float) -> Any:
-    """exp(sign · 2πi k f/n) for the FFT's frequencies, (n,) complex64."""
-    out = np.empty(n, np.complex64)
-    for x in range(n):
-        k = x if x < (n + 1) // 2 else x - n
-        angle = sign * 2 * math.pi * f * k / n
-        out[x] = complex(math.cos(angle), math.sin(angle))
-    return out
+POISSON, AMPLITUDE, GAUSSIAN = 0, 1, 2
+"""Codes of the likelihoods."""
 
 
-@njit(**_OPTIONS)
-def _shift(probe_k: Any, fractions: Any, index: Any, out: Any) -> None:
-    """out[j] = probe_k · exp(−2πi k·f_j), (c, modes, ky, kx)."""
-    modes, n_y, n_x = probe_k.shape
-    for c in range(len(index)):
-        rows = _phase_factors(fractions[index[c], 0], n_y, -1.0)
-        columns = _phase_factors(fractions[index[c], 1], n_x, -1.0)
-        for m in range(modes):
-            for y in range(n_y):
-                row = rows[y]
-                for x in range(n_x):
-                    out[c, m, y, x] = probe_k[m, y, x] * (row * columns[x])
+@njit(**OPTIONS)
+def ramps(frequencies: Any, shift: float, n: int, re: Any, im: Any) -> None:
+    """exp(−2πi k·shift/n) of the supported frequencies; the padding behind them stays as it is."""
+    for i in range(len(frequencies)):
+        angle = -2 * math.pi * frequencies[i] * shift / n
+        re[i] = math.cos(angle)
+        im[i] = math.sin(angle)
 
 
-@njit(**_OPTIONS)
-def _unshift_add(back: Any, fractions: Any, index: Any, total: Any) -> None:
-    """total += Σ_j back[j] · exp(+2πi k·f_j)."""
-    _, modes, n_y, n_x = back.shape
-    for c in range(len(index)):
-        rows = _phase_factors(fractions[index[c], 0], n_y, 1.0)
-        columns = _phase_factors(fractions[index[c], 1], n_x, 1.0)
-        for m in range(modes):
-            for y in range(n_y):
-                row = rows[y]
-                for x in range(n_x):
-                    total[m, y, x] += back[c, m, y, x] * (row * columns[x])
+@njit(**OPTIONS)
+def _zero(plane: Any, start: int, stop: int) -> None:
+    nothing = splat(np.float32(0))
+    for i in range(start, stop, LANES):
+        store(plane, i, nothing)
 
 
-@njit(**_OPTIONS)
-def _exit_wave(obj: Any, corners: Any, index: Any, probe: Any, out: Any) -> None:
-    """out = probe · window of the object; window and probe corner-centred."""
-    _, modes, n_y, n_x = probe.shape
-    h_y, h_x = n_y // 2, n_x // 2
-    for c in range(len(index)):
-        row0, column0 = corners[index[c], 0], corners[index[c], 1]
-        for m in range(modes):
-            for y in range(n_y):
-                line = obj[row0 + (y + h_y) % n_y, column0 : column0 + n_x]
-                for x in range(n_x - h_x):
-                    out[c, m, y, x] = probe[c, m, y, x] * line[h_x + x]
-                for x in range(n_x - h_x, n_x):
-                    out[c, m, y, x] = probe[c, m, y, x] * line[h_x + x - n_x]
+@njit(**OPTIONS)
+def _aperture_to_columns(
+    a_re: Any, a_im: Any, weights: Any, mode: int, n_modes: int, places_x: Any, ramp_y: Any, ramp_x: Any,
+    n_x: int, plan_x: Any, twiddles_x: Any, t_re: Any, t_im: Any, c_re: Any, c_im: Any,
+) -> None:  # fmt: skip
+    """One mode's aperture, shifted, transformed along x: compact object planes c[gx][ky place][16 x]."""
+    n_apertures, m_x, pad_y = a_re.shape
+    flat_re, flat_im = a_re.reshape(-1), a_im.reshape(-1)
+    for g in range(0, pad_y, LANES):
+        _zero(t_re, 0, n_x * LANES)
+        _zero(t_im, 0, n_x * LANES)
+        y_re, y_im = load(ramp_y[0], g), load(ramp_y[1], g)
+        for i in range(m_x):
+            x_re, x_im = splat(ramp_x[0, i]), splat(ramp_x[1, i])
+            re, im = y_re * x_re - y_im * x_im, y_re * x_im + y_im * x_re
+            place = (mode * m_x + i) * pad_y + g
+            weight = splat(weights[mode])
+            p_re, p_im = load(flat_re, place) * weight, load(flat_im, place) * weight
+            if mode == 0:
+                for v in range(n_modes, n_apertures):
+                    place = (v * m_x + i) * pad_y + g
+                    weight = splat(weights[v])
+                    p_re, p_im = p_re + load(flat_re, place) * weight, p_im + load(flat_im, place) * weight
+            target = places_x[i] * LANES
+            store(t_re, target, p_re * re - p_im * im)
+            store(t_im, target, p_re * im + p_im * re)
+        inverse(t_re, t_im, 0, n_x, plan_x, twiddles_x)
+        for x in range(0, n_x, LANES):
+            target = (x // LANES * pad_y + g) * LANES
+            transpose(t_re, x * LANES, LANES, c_re, target, LANES)
+            transpose(t_im, x * LANES, LANES, c_im, target, LANES)
 
 
-@njit(**_OPTIONS)
-def _log(x: Any) -> Any:
-    """Natural logarithm of a positive float32 to 1e-6, in a form that LLVM vectorises (libm's is called value by value)."""
-    bits = np.float32(x).view(np.int32)
-    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
-    mantissa = np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000)).view(np.float32)
-    large = mantissa > np.float32(1.4142135)
-    mantissa = mantissa * np.float32(0.5) if large else mantissa
-    exponent = exponent + np.float32(1) if large else exponent
-    s = (mantissa - np.float32(1)) / (mantissa + np.float32(1))
-    q = s * s
-    series = q * (np.float32(1 / 3) + q * (np.float32(0.2) + q * (np.float32(1 / 7) + q * np.float32(1 / 9))))
-    return np.float32(2) * s * (np.float32(1) + series) + exponent * np.float32(0.6931472)
+@njit(**OPTIONS)
+def _through_slice(
+    o_re: Any, o_im: Any, window: int, width: int, column: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
+    t_re: Any, t_im: Any, s_re: Any, s_im: Any, stash: int, w_re: Any, w_im: Any,
+) -> None:  # fmt: skip
+    """The group t (permuted ky × 16 x): along y into real space, kept in s, times the object, along y again, into w.
+
+    `window` is the flat index of the object's pixel at the group's first row and column; w are detector planes [gky][x][16 ky].
+    """
+    inverse(t_re, t_im, 0, n_y, plan_y, twiddles_y)
+    for y in range(n_y):
+        i, o = y * LANES, window + y * width
+        re, im = load(t_re, i), load(t_im, i)
+        store(s_re, stash + i, re)
+        store(s_im, stash + i, im)
+        x_re, x_im = load(o_re, o), load(o_im, o)
+        store(t_re, i, re * x_re - im * x_im)
+        store(t_im, i, re * x_im + im * x_re)
+    forward(t_re, t_im, 0, n_y, plan_y, twiddles_y)
+    for y in range(0, n_y, LANES):
+        target = (y // LANES * n_x + column) * LANES
+        transpose(t_re, y * LANES, LANES, w_re, target, LANES)
+        transpose(t_im, y * LANES, LANES, w_im, target, LANES)
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
+def _propagate(
+    w_re: Any, w_im: Any, v_re: Any, v_im: Any, h_re: Any, h_im: Any, kernel: int, sign: float,
+    n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
+) -> None:  # fmt: skip
+    """From detector planes w (x natural) to object planes v (ky permuted), times the propagator (conjugate: sign −1)."""
+    hand = splat(np.float32(sign))
+    for y in range(0, n_y, LANES):
+        base = y * n_x
+        forward(w_re, w_im, base, n_x, plan_x, twiddles_x)
+        for i in range(base, base + n_x * LANES, LANES):
+            re, im = load(w_re, i), load(w_im, i)
+            p_re, p_im = load(h_re, kernel + i), load(h_im, kernel + i) * hand
+            store(w_re, i, re * p_re - im * p_im)
+            store(w_im, i, re * p_im + im * p_re)
+        inverse(w_re, w_im, base, n_x, plan_x, twiddles_x)
+        for x in range(0, n_x, LANES):
+            target = (x // LANES * n_y + y) * LANES
+            transpose(w_re, base + x * LANES, LANES, v_re, target, LANES)
+            transpose(w_im, base + x * LANES, LANES, v_im, target, LANES)
+
+
+@njit(**OPTIONS)
 def _residual(
-    waves: Any, counts: Any, index: Any, background: Any, mask: Any, guard: float, ratio_sum: Any, want: bool
-) -> float:
-    """waves *= ½((n + g)/(I + g) − 1); adds the ratio; returns the Poisson deviance where it is wanted."""
-    _, modes, n_y, n_x = waves.shape
-    deviance = 0.0
-    model = np.empty(n_x, np.float32)
-    for c in range(len(index)):
-        for y in range(n_y):
-            for x in range(n_x):
-                model[x] = background[y, x]
-            for m in range(modes):
-                for x in range(n_x):
-                    w = waves[c, m, y, x]
-                    model[x] += w.real * w.real + w.imag * w.imag
-            counted = counts[index[c], y]
-            if want:
-                line = np.float32(0)
-                for x in range(n_x):
-                    n = np.float32(counted[x])
-                    ratio = (n + guard) / (model[x] + guard)
-                    line += mask[y, x] * ((n + guard) * _log(ratio) - (n - model[x]))
-                deviance += float(line)
-            for x in range(n_x):
-                ratio = (np.float32(counted[x]) + guard) / (model[x] + guard)
-                ratio_sum[y, x] += ratio
-                model[x] = np.float32(0.5) * (ratio - np.float32(1)) * mask[y, x]
-            for m in range(modes):
-                for x in range(n_x):
-                    waves[c, m, y, x] *= model[x]
-    return 2 * deviance
+    model: Any, counts: Any, place: int, base: int, n: int, mask: Any, guard: float, variance: float, loss: int,
+    want_ratio: bool, ratio_sum: Any, want_deviance: bool,
+) -> tuple[float, float]:  # fmt: skip
+    """model (n floats from 0) becomes the residual factor; (deviance/2, sum of the masked model) are returned.
+
+    Poisson ½((c + g)/(I + g) − 1), amplitude √((c + g)/(I + g)) − 1, Gaussian ½(c − I)/σ².
+    """
+    g, half, one = splat(np.float32(guard)), splat(np.float32(0.5)), splat(np.float32(1))
+    inverse_variance = splat(np.float32(0.5 / variance))
+    deviance, modelled = splat(np.float32(0)), splat(np.float32(0))
+    for i in range(0, n, LANES):
+        counted, expected, seen = load_counts(counts, place + i), load(model, i), load(mask, base + i)
+        modelled = modelled + seen * expected
+        ratio = (counted + g) / (expected + g)
+        if want_ratio:
+            store(ratio_sum, base + i, load(ratio_sum, base + i) + ratio)
+        if want_deviance:
+            deviance = deviance + seen * ((counted + g) * log(ratio) - (counted - expected))
+        if loss == POISSON:
+            store(model, i, half * (ratio - one) * seen)
+        elif loss == AMPLITUDE:
+            store(model, i, (sqrt(ratio) - one) * seen)
+        else:
+            store(model, i, (counted - expected) * inverse_variance * seen)
+    return float(total(deviance)), float(total(modelled))
 
 
-@njit(**_OPTIONS)
-def _scatter(chi: Any, probe: Any, corners: Any, index: Any, numerator: Any, illumination: Any) -> None:
-    """numerator += Σ_m conj(P) χ, illumination += Σ_m |P|² at the windows."""
-    _, modes, n_y, n_x = probe.shape
-    h_y, h_x = n_y // 2, n_x // 2
-    for c in range(len(index)):
-        row0, column0 = corners[index[c], 0], corners[index[c], 1]
-        for m in range(modes):
-            for y in range(n_y):
-                row = row0 + (y + h_y) % n_y
-                line, light = numerator[row, column0 : column0 + n_x], illumination[row, column0 : column0 + n_x]
-                for x in range(n_x - h_x):
-                    p = probe[c, m, y, x]
-                    line[h_x + x] += chi[c, m, y, x] * p.conjugate()
-                    light[h_x + x] += p.real * p.real + p.imag * p.imag
-                for x in range(n_x - h_x, n_x):
-                    p = probe[c, m, y, x]
-                    line[h_x + x - n_x] += chi[c, m, y, x] * p.conjugate()
-                    light[h_x + x - n_x] += p.real * p.real + p.imag * p.imag
-
-
-@njit(**_OPTIONS)
-def _times_object(chi: Any, obj: Any, corners: Any, index: Any) -> None:
-    """chi *= conj(window of the object)."""
-    _, modes, n_y, n_x = chi.shape
-    h_y, h_x = n_y // 2, n_x // 2
-    for c in range(len(index)):
-        row0, column0 = corners[index[c], 0], corners[index[c], 1]
-        for m in range(modes):
-            for y in range(n_y):
-                line = obj[row0 + (y + h_y) % n_y, column0 : column0 + n_x]
-                for x in range(n_x - h_x):
-                    chi[c, m, y, x] *= line[h_x + x].conjugate()
-                for x in range(n_x - h_x, n_x):
-                    chi[c, m, y, x] *= line[h_x + x - n_x].conjugate()
-
-
-@njit(**_OPTIONS)
-def _relayout(patterns: Any, index: Any, roll_y: int, roll_x: int, out: Any) -> None:
-    """out[i] = patterns[index[i]] rolled, in one sweep."""
-    _, n_y, n_x = patterns.shape
-    for i in range(len(index)):
-        for y in range(n_y):
-            source = patterns[index[i], (y - roll_y) % n_y]
-            for x in range(n_x):
-                out[i, y, x] = source[(x - roll_x) % n_x]
-
-
-def relayout(patterns: NDArray[Any], roll: tuple[int, int]) -> NDArray[Any]:
-    """Patterns (n, ky, kx) with the zero beam rolled to pixel (0, 0), same type."""
-    out = np.empty_like(patterns)
-    _relayout(patterns, np.arange(len(patterns)), roll[0] % patterns.shape[1], roll[1] % patterns.shape[2], out)
-    return out
-
-
-class FusedCpu:
-    """`forward.accumulate` on NumPy arrays with `threads` threads (default: the cores this process may use, at most 8)."""
-
-    name = "cpu"
-
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="reconstruct")
-
-    def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-
-    def accumulate(
-        self,
-        obj: NDArray[np.complex64],
-        probe_k: NDArray[np.complex64],
-        corners: NDArray[np.int32],
-        fractions: NDArray[np.float32],
-        counts: NDArray[Any],
-        index: NDArray[np.int64],
-        background: NDArray[np.float32],
-        mask: NDArray[np.float32],
-        guard: float,
-        want_probe: bool,
-        want_deviance: bool,
-    ) -> Sums:
-        """The sums of `forward.accumulate` over the patterns `index` of (n, ky, kx) `counts`."""
-        blocks = [b for b in np.array_split(np.sort(index), self.threads) if len(b)]
-        task = (
-            obj,
-            probe_k,
-            corners,
-            fractions,
-            counts,
-            background,
-            mask,
-            np.float32(guard),
-            want_probe,
+@njit(**OPTIONS)
+def _detect(
+    w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
+    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
+    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any,
+) -> tuple[float, float]:  # fmt: skip
+    """Waves along x to the detector, the residual, and back along x into object planes v of each mode."""
+    plane = n_y * n_x
+    deviance, modelled = 0.0, 0.0
+    for y in range(0, n_y, LANES):
+        base = y * n_x
+        for m in range(n_modes):
+            forward(w_re, w_im, m * plane + base, n_x, plan_x, twiddles_x)
+        for i in range(0, n_x * LANES, LANES):
+            intensity = load(background, base + i)
+            for m in range(n_modes):
+                re, im = load(w_re, m * plane + base + i), load(w_im, m * plane + base + i)
+                intensity = intensity + re * re + im * im
+            store(model, i, intensity)
+        part = _residual(
+            model, counts, place + base, base, n_x * LANES, mask, guard, variance, loss, want_ratio, ratio_sum,
             want_deviance,
-        )
-        parts = list(self._pool.map(lambda block: _block(block, *task), blocks))
-        first = parts[0]
-        for part in parts[1:]:
-            first.object_numerator += part.object_numerator
-            first.illumination += part.illumination
-            first.ratio += part.ratio
-            first.deviance += part.deviance
+        )  # fmt: skip
+        deviance += part[0]
+        modelled += part[1]
+        if not want_adjoint:
+            continue
+        for m in range(n_modes):
+            first = m * plane + base
+            for i in range(0, n_x * LANES, LANES):
+                factor = load(model, i)
+                store(w_re, first + i, load(w_re, first + i) * factor)
+                store(w_im, first + i, load(w_im, first + i) * factor)
+            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
+            for x in range(0, n_x, LANES):
+                target = m * plane + (x // LANES * n_y + y) * LANES
+                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
+                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
+    return deviance, modelled
+
+
+@njit(**OPTIONS)
+def _detect_blurred(
+    w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
+    plan_x: Any, twiddles_x: Any, transfer: Any, b_re: Any, b_im: Any, d_re: Any, d_im: Any, order_x: Any, order_y: Any,
+    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
+    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool,
+) -> tuple[float, float]:  # fmt: skip
+    """As `_detect` with a detector whose point spread has the transfer function `transfer` (real, even)."""
+    plane = n_y * n_x
+    for y in range(0, n_y, LANES):
+        base = y * n_x
+        for m in range(n_modes):
+            forward(w_re, w_im, m * plane + base, n_x, plan_x, twiddles_x)
+        for i in range(base, base + n_x * LANES, LANES):
+            intensity = splat(np.float32(0))
+            for m in range(n_modes):
+                re, im = load(w_re, m * plane + i), load(w_im, m * plane + i)
+                intensity = intensity + re * re + im * im
+            store(d_re, i, intensity)
+    _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
+    for i in range(0, plane, LANES):
+        store(d_re, i, load(d_re, i) + load(background, i))
+    result = _residual(d_re, counts, place, 0, plane, mask, guard, variance, loss, want_ratio, ratio_sum, want_deviance)
+    if not want_adjoint:
+        return result
+    _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
+    for m in range(n_modes):
+        for y in range(0, n_y, LANES):
+            base, first = y * n_x, m * plane + y * n_x
+            for i in range(0, n_x * LANES, LANES):
+                factor = load(d_re, base + i)
+                store(w_re, first + i, load(w_re, first + i) * factor)
+                store(w_im, first + i, load(w_im, first + i) * factor)
+            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
+            for x in range(0, n_x, LANES):
+                target = m * plane + (x // LANES * n_y + y) * LANES
+                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
+                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
+    return result
+
+
+@njit(**OPTIONS)
+def _blur(
+    image: Any, b_re: Any, b_im: Any, scratch: Any, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
+    plan_x: Any, twiddles_x: Any, transfer: Any, order_x: Any, order_y: Any,
+) -> None:  # fmt: skip
+    """Convolve a detector plane in place: image[gky][kx place][16 ky] -> along kx and ky, times `transfer`, and back.
+
+    The plane's frequencies stand permuted and have to be put in order first, which no other step needs.
+    """
+    plane = n_y * n_x
+    for y in range(n_y):
+        for x in range(n_x):
+            source = (y // LANES * n_x + x) * LANES + y % LANES
+            ky, kx = order_y[y], order_x[x]
+            b_re[(kx // LANES * n_y + ky) * LANES + kx % LANES] = image[source]
+    _zero(b_im, 0, plane)
+    for x in range(0, n_x, LANES):
+        base = x * n_y
+        forward(b_re, b_im, base, n_y, plan_y, twiddles_y)
+        for y in range(0, n_y, LANES):
+            target = (y // LANES * n_x + x) * LANES
+            transpose(b_re, base + y * LANES, LANES, image, target, LANES)
+            transpose(b_im, base + y * LANES, LANES, scratch, target, LANES)
+    for y in range(0, n_y, LANES):
+        base = y * n_x
+        forward(image, scratch, base, n_x, plan_x, twiddles_x)
+        for i in range(base, base + n_x * LANES, LANES):
+            factor = load(transfer, i)
+            store(image, i, load(image, i) * factor)
+            store(scratch, i, load(scratch, i) * factor)
+        inverse(image, scratch, base, n_x, plan_x, twiddles_x)
+        for x in range(0, n_x, LANES):
+            target = (x // LANES * n_y + y) * LANES
+            transpose(image, base + x * LANES, LANES, b_re, target, LANES)
+            transpose(scratch, base + x * LANES, LANES, b_im, target, LANES)
+    for x in range(0, n_x, LANES):
+        inverse(b_re, b_im, x * n_y, n_y, plan_y, twiddles_y)
+    for y in range(n_y):
+        for x in range(n_x):
+            target = (y // LANES * n_x + x) * LANES + y % LANES
+            ky, kx = order_y[y], order_x[x]
+            image[target] = b_re[(kx // LANES * n_y + ky) * LANES + kx % LANES]
+
+
+@njit(**OPTIONS)
+def _back_through_slice(
+    o_re: Any, o_im: Any, window: int, width: int, n_y: int, plan_y: Any, twiddles_y: Any, go_on: bool,
+    t_re: Any, t_im: Any, first: int, s_re: Any, s_im: Any, stash: int, a_re: Any, a_im: Any, light: Any,
+) -> None:  # fmt: skip
+    """The group at `first` of t along y into real space; adds conj(wave)·t and |wave|²; conj(object)·t along y again."""
+    inverse(t_re, t_im, first, n_y, plan_y, twiddles_y)
+    for y in range(n_y):
+        i, o = first + y * LANES, window + y * width
+        re, im = load(t_re, i), load(t_im, i)
+        p_re, p_im = load(s_re, stash + y * LANES), load(s_im, stash + y * LANES)
+        store(a_re, o, load(a_re, o) + (re * p_re + im * p_im))
+        store(a_im, o, load(a_im, o) + (im * p_re - re * p_im))
+        store(light, o, load(light, o) + (p_re * p_re + p_im * p_im))
+        if go_on:
+            x_re, x_im = load(o_re, o), load(o_im, o)
+            store(t_re, i, re * x_re + im * x_im)
+            store(t_im, i, im * x_re - re * x_im)
+    if go_on:
+        forward(t_re, t_im, first, n_y, plan_y, twiddles_y)
+
+
+@njit(**OPTIONS)
+def _columns_to_aperture(
+    c_re: Any, c_im: Any, a_re: Any, a_im: Any, weights: Any, mode: int, n_modes: int, frequencies_y: Any,
+    frequencies_x: Any, places_x: Any, ramp_y: Any, ramp_x: Any, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
+    t_re: Any, t_im: Any, sum_re: Any, sum_im: Any, slopes: Any,
+) -> None:  # fmt: skip
+    """Compact planes c[gx][ky place][16 x] along x to the aperture: its sums, and the slopes of shift and weights."""
+    n_apertures, m_x, pad_y = a_re.shape
+    flat_re, flat_im = a_re.reshape(-1), a_im.reshape(-1)
+    sums_re, sums_im = sum_re.reshape(-1), sum_im.reshape(-1)
+    slope_y, slope_x, slope_w = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
+    for g in range(0, pad_y, LANES):
+        for x in range(0, n_x, LANES):
+            source = (x // LANES * pad_y + g) * LANES
+            transpose(c_re, source, LANES, t_re, x * LANES, LANES)
+            transpose(c_im, source, LANES, t_im, x * LANES, LANES)
+        forward(t_re, t_im, 0, n_x, plan_x, twiddles_x)
+        y_re, y_im, k_y = load(ramp_y[0], g), load(ramp_y[1], g), load(frequencies_y, g)
+        for i in range(m_x):
+            x_re, x_im = splat(ramp_x[0, i]), splat(ramp_x[1, i])
+            re, im = y_re * x_re - y_im * x_im, y_re * x_im + y_im * x_re
+            source = places_x[i] * LANES
+            b_re, b_im = load(t_re, source), load(t_im, source)
+            g_re, g_im = b_re * re + b_im * im, b_im * re - b_re * im  # conj(ramp): the shift undone
+            place = (mode * m_x + i) * pad_y + g
+            weight = splat(weights[mode])
+            p_re, p_im = load(flat_re, place), load(flat_im, place)
+            slope_w = slope_w + (g_re * p_re + g_im * p_im)
+            p_re, p_im = p_re * weight, p_im * weight
+            store(sums_re, place, load(sums_re, place) + g_re * weight)
+            store(sums_im, place, load(sums_im, place) + g_im * weight)
+            if mode == 0:
+                for v in range(n_modes, n_apertures):
+                    place = (v * m_x + i) * pad_y + g
+                    weight = splat(weights[v])
+                    v_re, v_im = load(flat_re, place), load(flat_im, place)
+                    slopes[2 + v] += total(g_re * v_re + g_im * v_im)
+                    p_re, p_im = p_re + v_re * weight, p_im + v_im * weight
+                    store(sums_re, place, load(sums_re, place) + g_re * weight)
+                    store(sums_im, place, load(sums_im, place) + g_im * weight)
+            # conj(g) · (−2πi k/n) · p has the real part 2πk/n · Im(conj(g) p)
+            turned = g_re * p_im - g_im * p_re
+            slope_y = slope_y + turned * k_y
+            slope_x = slope_x + turned * splat(frequencies_x[i])
+    slopes[2 + mode] += total(slope_w)
+    slopes[0] += np.float32(2 * math.pi / n_y) * total(slope_y)
+    slopes[1] += np.float32(2 * math.pi / n_x) * total(slope_x)
+
+
+@njit(**OPTIONS)
+def block(
+    index: Any, corners: Any, fractions: Any, counts: Any, weights: Any,
+    o_re: Any, o_im: Any, a_re: Any, a_im: Any, n_modes: int, h_re: Any, h_im: Any,
+    places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
+    plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
+    mask: Any, background: Any, transfer: Any, guard: float, variance: float, loss: int,
+    want_adjoint: bool, want_probe: bool, want_ratio: bool, want_deviance: bool,
+    n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any, slopes: Any, modelled: Any,
+    t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,
+    model: Any, d_re: Any, d_im: Any, ramp_y: Any, ramp_x: Any,
+) -> float:  # fmt: skip
+    """The patterns `index` through the model and back, added to the accumulators; returns their deviance.
+
+    Shapes: object and its sums (S, Y, X) planar; a (V, m_x, pad_y) apertures, of which the first `n_modes` are probe modes
+    and the rest variations of mode 0; h (S − 1 planes); counts (n, n_y·n_x) in detector planes; weights (n, V);
+    slopes (n, 2 + V); modelled (n,); t one group, c compact planes, s (P·S planes), w and v (P planes) are scratch.
+    """
+    n_slices, height, width = o_re.shape
+    n_y, n_x = len(order_y), len(order_x)
+    pad_y, m_y = len(frequencies_y), len(places_y)
+    plane, area = n_y * n_x, height * width
+    ro, io = o_re.reshape(-1), o_im.reshape(-1)
+    ra, ia, la = n_re.reshape(-1), n_im.reshape(-1), light.reshape(-1)
+    flat_counts = counts.reshape(-1)
+    deviance = 0.0
+    blurred = len(transfer) > 0
+    for j in index:
+        corner = corners[j, 0] * width + corners[j, 1]
+        ramps(frequencies_y[:m_y], fractions[j, 0], n_y, ramp_y[0], ramp_y[1])
+        ramps(frequencies_x, fractions[j, 1], n_x, ramp_x[0], ramp_x[1])
+        for m in range(n_modes):
+            _aperture_to_columns(
+                a_re, a_im, weights[j], m, n_modes, places_x, ramp_y, ramp_x, n_x, plan_x, twiddles_x,
+                t_re, t_im, c_re, c_im,
+            )  # fmt: skip
+            for s in range(n_slices):
+                if s > 0:
+                    _propagate(
+                        w_re[m * plane :], w_im[m * plane :], v_re, v_im, h_re, h_im, (s - 1) * plane, 1.0,
+                        n_y, n_x, plan_x, twiddles_x,
+                    )  # fmt: skip
+                for x in range(0, n_x, LANES):
+                    if s == 0:
+                        _zero(t_re, 0, n_y * LANES)
+                        _zero(t_im, 0, n_y * LANES)
+                        for i in range(m_y):
+                            source, target = (x // LANES * pad_y + i) * LANES, places_y[i] * LANES
+                            store(t_re, target, load(c_re, source))
+                            store(t_im, target, load(c_im, source))
+                    else:
+                        for i in range(0, n_y * LANES, LANES):
+                            store(t_re, i, load(v_re, x * n_y + i))
+                            store(t_im, i, load(v_im, x * n_y + i))
+                    _through_slice(
+                        ro, io, s * area + corner + x, width, x, n_y, n_x, plan_y, twiddles_y, t_re, t_im,
+                        s_re, s_im, (m * n_slices + s) * plane + x * n_y, w_re[m * plane :], w_im[m * plane :],
+                    )  # fmt: skip
+        if blurred:
+            part = _detect_blurred(
+                w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer,
+                c_re, c_im, d_re, d_im, order_x, order_y, flat_counts, j * plane, mask, background, guard, variance,
+                loss, want_ratio, ratio_sum, want_deviance, want_adjoint,
+            )  # fmt: skip
+        else:
+            part = _detect(
+                w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, flat_counts, j * plane, mask,
+                background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model,
+            )  # fmt: skip
+        deviance += part[0]
+        modelled[j] = part[1]
+        if not want_adjoint:
+            continue
+        for m in range(n_modes):
+            for s in range(n_slices - 1, -1, -1):
+                go_on = s > 0 or want_probe
+                for x in range(0, n_x, LANES):
+                    _back_through_slice(
+                        ro, io, s * area + corner + x, width, n_y, plan_y, twiddles_y, go_on,
+                        v_re, v_im, m * plane + x * n_y, s_re, s_im, (m * n_slices + s) * plane + x * n_y, ra, ia, la,
+                    )  # fmt: skip
+                    first = m * plane + x * n_y
+                    if s > 0:
+                        for y in range(0, n_y, LANES):
+                            target = m * plane + (y // LANES * n_x + x) * LANES
+                            transpose(v_re, first + y * LANES, LANES, w_re, target, LANES)
+                            transpose(v_im, first + y * LANES, LANES, w_im, target, LANES)
+                    elif want_probe:
+                        for i in range(m_y):
+                            source, target = first + places_y[i] * LANES, (x // LANES * pad_y + i) * LANES
+                            store(c_re, target, load(v_re, source))
+                            store(c_im, target, load(v_im, source))
+                if s > 0:
+                    _propagate(
+                        w_re[m * plane :], w_im[m * plane :], v_re[m * plane :], v_im[m * plane :], h_re, h_im,
+                        (s - 1) * plane, -1.0, n_y, n_x, plan_x, twiddles_x,
+                    )  # fmt: skip
             if want_probe:
-                first.probe_numerator += part.probe_numerator
-        return first
+                _columns_to_aperture(
+                    c_re, c_im, a_re, a_im, weights[j], m, n_modes, frequencies_y, frequencies_x, places_x,
+                    ramp_y, ramp_x, n_y, n_x, plan_x, twiddles_x, t_re, t_im, sum_re, sum_im, slopes[j],
+                )  # fmt: skip
+    return deviance
 
 
-def _block(
-    block: NDArray[np.int64],
-    obj: NDArray[np.complex64],
-    probe_k: NDArray[np.complex64],
-    corners: NDArray[np.int32],
-    fractions: NDArray[np.float32],
-    counts: NDArray[Any],
-    background: NDArray[np.float32],
-    mask: NDArray[np.float32],
-    guard: np.float32,
-    want_probe: bool,
-    want_deviance: bool,
-) -> Sums:
-    sums = Sums(
-        np.zeros_like(obj),
-        np.zeros(obj.shape, np.float32),
-        np.zeros_like(probe_k) if want_probe else None,
-        np.zeros(background.shape, np.float32),
-        0.0,
-    )
-    shape = (_CHUNK, *probe_k.shape)
-    probes, waves = np.empty(shape, np.complex64), np.empty(shape, np.complex64)
-    axes = (2, 3)
-    for start in range(0, len(block), _CHUNK):
-        index = block[start : start + _CHUNK]
-        probe, wave = probes[: len(index)], waves[: len(index)]
-        _shift(probe_k, fractions, index, wave)
-        ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=probe)
-        _exit_wave(obj, corners, index, probe, wave)
-        ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
-        sums.deviance += _residual(wave, counts, index, background, mask, guard, sums.ratio, want_deviance)
-        ducc0.fft.c2c(wave, axes=axes, forward=False, inorm=1, out=wave)
-        _scatter(wave, probe, corners, index, sums.object_numerator, sums.illumination)
-        if want_probe:
-            _times_object(wave, obj, corners, index)
-            ducc0.fft.c2c(wave, axes=axes, forward=True, inorm=1, out=wave)
-            _unshift_add(wave, fractions, index, sums.probe_numerator)
-    return sums
+@njit(**OPTIONS)
+def relayout(patterns: Any, source_y: Any, source_x: Any, first: int, out: Any) -> None:
+    """out[first + i] = patterns[i] in detector planes: out[·, (g·n_x + x)·16 + l] = patterns[·, source_y[16 g + l], source_x[x]].
+
+    A source of −1 is a pixel that the detector does not have.
+    """
+    n_y, n_x = len(source_y), len(source_x)
+    for i in range(len(patterns)):
+        for g in range(0, n_y, LANES):
+            for x in range(n_x):
+                base = g * n_x + x * LANES
+                column = source_x[x]
+                for lane in range(LANES):
+                    row = source_y[g + lane]
+                    out[first + i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
 
 
 def warm_up() -> None:
-    """Compile every kernel once, so that the cache beside the module is filled (integers and floats, 1 s each)."""
-    from agent.reconstruction.thinning import halves
+    """Compile every kernel once, so that the cache beside the modules is filled."""
+    from agent.reconstruction.cpu import CpuBackend
+    from agent.reconstruction.forward import Problem, Unknowns, Wanted
+    from agent.reconstruction.thinning import halves, thin
 
     shape = (16, 16)
+    worker = CpuBackend()
     for kind in (np.uint8, np.uint16, np.float32):
-        counts = relayout(np.ones((4, *shape), kind), (8, 8))
+        counts = np.ones((2, *shape), kind)
         if counts.dtype.kind == "u":
             halves(counts, seed=0)
-        kernels = FusedCpu()
-        for want in (False, True):
-            kernels.accumulate(
-                np.ones((24, 24), np.complex64),
-                np.ones((1, *shape), np.complex64),
-                np.zeros((4, 2), np.int32),
-                np.zeros((4, 2), np.float32),
-                counts,
-                np.arange(4),
-                np.ones(shape, np.float32),
-                np.ones(shape, np.float32),
-                0.1,
-                want,
-                want,
-            )
-        kernels.close()
-
-
-if __name__ == "__main__":
-    # `python -m` names this module __main__; the cache must be filed under its own name.
-    from agent.reconstruction import kernels_cpu
-
-    kernels_cpu.warm_up()
+            thin(counts.reshape(2, -1), 0.1, seed=0)
+        problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
+        unknowns = Unknowns(
+            object=np.ones((1, 24, 24), np.complex64),
+            apertures=np.ones((1, *shape), np.complex64),
+            corners=np.zeros((2, 2), np.int32),
+            fractions=np.zeros((2, 2), np.float32),
+            weights=np.ones((2, 1), np.float32),
+            background=np.ones(shape, np.float32),
+            guard=0.1,
+        )
+        worker.accumulate(problem, unknowns, np.arange(2), Wanted())

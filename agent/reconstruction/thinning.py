@@ -36,6 +36,40 @@ def _halve(counts: Any, seed: np.uint64, out: Any) -> None:
             flat_out[j] = ones
 
 
+@njit(cache=True, nogil=True, error_model="numpy")
+def _thin(counts: Any, limits: Any, seed: np.uint64, out: Any) -> None:
+    """Each count is kept with the probability limits/2⁶⁴; one SplitMix64 stream per pattern."""
+    for i in range(counts.shape[0]):
+        state = seed + np.uint64(i + 1) * np.uint64(0xD1342543DE82EF95)
+        flat_in, flat_out = counts[i].ravel(), out[i].ravel()
+        for j in range(flat_in.size):
+            kept = 0
+            for _ in range(np.int64(flat_in[j])):
+                state += np.uint64(0x9E3779B97F4A7C15)
+                z = state
+                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+                if z ^ (z >> np.uint64(31)) < limits:
+                    kept += 1
+            flat_out[j] = kept
+
+
+def thin(counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
+    """Draw each count with the probability `fraction`.
+
+    Args:
+        counts: (n, …) unsigned integers.
+        fraction: 0 … 1.
+        seed: the same seed draws the same counts.
+
+    Returns:
+        An array of the same shape and type; what is drawn and what is left are independent Poisson counts if `counts` are.
+    """
+    out = np.empty_like(counts)
+    _thin(counts, np.uint64(min(fraction, 1.0) * (2**64 - 1)), np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), out)
+    return out
+
+
 def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Assign each count at random to one of two halves.
 

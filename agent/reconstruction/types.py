@@ -28,6 +28,8 @@ class DiffractionData:
         mask: (ky, kx) bool, True where the detector counts; None: everywhere.
         aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
         aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
+        point_spread: standard deviation of the detector's point spread, detector pixels.
+        area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
     """
 
     patterns: NDArray[Any]
@@ -41,6 +43,8 @@ class DiffractionData:
     mask: NDArray[np.bool_] | None = None
     aberrations: Mapping[str, float] = field(default_factory=dict)
     aperture: NDArray[np.floating] | None = None
+    point_spread: float = 0.0
+    area_integration: bool = False
 
     @property
     def pixel_size(self) -> tuple[float, float]:
@@ -58,24 +62,46 @@ class ReconstructionSettings:
 
     Attributes:
         probe_modes: number of mutually incoherent probe states.
-        slices: number of object slices (1 in this version).
+        slices: number of object slices.
+        slice_spacing: Å from slice to slice.
+        object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: complex for one slice;
+            phase for several, where the amplitude of one can hardly be told from the phase of its neighbours.
+        positivity: whether phases below that of vacuum are set to it.
+        variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
+        refine_intensity: whether each pattern has an intensity of its own.
+        refine_probe: whether the probe is refined within its aperture, from the second pass on.
+        refine_positions: `free`: each by itself; `lines`: a drift per scan line and a linear distortion; `linear`: only
+            scale, rotation and shear; None: as given.
+        loss: the likelihood of the counts; Gaussian has one variance for all.
         max_passes: passes over all patterns at most.
+        stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
+        regularise: whether frequencies are damped that the data's noise leaves without signal.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
-        refine_probe: whether the probe is refined within its aperture, from the second pass on.
         source_size: standard deviation of the finite source in Å that several probe modes start from.
+        focal_spread: standard deviation of the defocus in Å (chromatic aberration) that several probe modes start from.
         background: whether counts that the coherent model does not explain are modelled.
         device: where to compute.
-        seed: of the order of the mini-batches.
+        seed: of the order of the mini-batches and of the counts held out.
     """
 
     probe_modes: int = 1
     slices: int = 1
-    max_passes: int = 6
+    slice_spacing: float = 10.0
+    object_type: Literal["complex", "phase"] | None = None
+    positivity: bool = False
+    variable_modes: int = 0
+    refine_intensity: bool = False
+    refine_probe: bool = True
+    refine_positions: Literal["free", "lines", "linear"] | None = None
+    loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
+    max_passes: int = 16
+    stop_early: bool = True
+    regularise: bool = False
     batch_size: int | None = None
     step_size: float = 0.5
-    refine_probe: bool = True
     source_size: float = 0.3
+    focal_spread: float = 0.0
     background: bool = True
     device: Literal["auto", "cpu", "gpu"] = "auto"
     seed: int = 0

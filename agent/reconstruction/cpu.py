@@ -1,0 +1,301 @@
+"""The CPU backend: threads, scratch memory and the permuted layout round the kernels of `kernels_cpu`."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction import kernels_cpu, transform
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
+from agent.reconstruction.simd import LANES
+
+_LOSSES = {"poisson": kernels_cpu.POISSON, "amplitude": kernels_cpu.AMPLITUDE, "gaussian": kernels_cpu.GAUSSIAN}
+_SMALL = 8
+"""Patterns per thread below which a batch is not worth a thread of its own."""
+
+
+def threads() -> int:
+    """Cores this process may use, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@lru_cache(maxsize=8)
+def _plan(n: int) -> transform.Plan:
+    return transform.plan(n)
+
+
+def _floats(*shape: int) -> NDArray[np.float32]:
+    """Zeros that begin at a cache line."""
+    size = int(np.prod(shape))
+    raw = np.zeros(size + LANES, np.float32)
+    first = (-raw.ctypes.data // 4) % LANES
+    return raw[first : first + size].reshape(shape)
+
+
+@dataclass
+class _Support:
+    """Where apertures may pass electrons.
+
+    Attributes:
+        mask: (ky, kx) bool it was made for.
+        places_y, places_x: places of the supported frequencies in the permuted order.
+        frequencies_y, frequencies_x: their integer frequencies, the first padded with zeros to whole groups.
+        index: FFT indices, to cut (m_y, m_x) out of an aperture.
+        sign: (m_x, m_y) (−1)^(ky + kx) puts the probe into the middle of the window.
+    """
+
+    mask: NDArray[np.bool_]
+    places_y: NDArray[np.int64]
+    places_x: NDArray[np.int64]
+    frequencies_y: NDArray[np.float32]
+    frequencies_x: NDArray[np.float32]
+    index: tuple[NDArray[np.int64], NDArray[np.int64]]
+    sign: NDArray[np.float32]
+
+
+def _support(inside: NDArray[np.bool_]) -> _Support:
+    places, frequencies, indices = [], [], []
+    for axis, n in enumerate(inside.shape):
+        order = _plan(n).order
+        lit = np.asarray(inside.any(axis=1 - axis))
+        chosen = np.flatnonzero(lit[order])
+        places.append(chosen)
+        indices.append(order[chosen])
+        frequencies.append(np.where(order[chosen] < n - n // 2, order[chosen], order[chosen] - n))
+    padded = np.zeros(-(-len(places[0]) // LANES) * LANES, np.float32)
+    padded[: len(places[0])] = frequencies[0]
+    sign = 1.0 - 2.0 * ((frequencies[1][:, None] + frequencies[0][None, :]) % 2)
+    return _Support(
+        inside,
+        places[0],
+        places[1],
+        padded,
+        frequencies[1].astype(np.float32),
+        (indices[0], indices[1]),
+        sign.astype(np.float32),
+    )
+
+
+class _Scratch:
+    """What one thread works in; kept between batches, because fresh memory costs page faults."""
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+        n_y, n_x, modes, slices, pad_y, m_x, apertures, area, blurred = key
+        plane = n_y * n_x
+        self.work = (
+            *(_floats(max(n_y, n_x) * LANES) for _ in range(2)),
+            *(_floats(plane if blurred else n_x * pad_y) for _ in range(2)),
+            *(_floats(modes * slices * plane) for _ in range(2)),
+            *(_floats(modes * plane) for _ in range(4)),
+            _floats(n_x * LANES),
+            *(_floats(plane if blurred else LANES) for _ in range(2)),
+            _floats(2, pad_y),
+            _floats(2, m_x),
+        )
+        self.object = [_floats(slices, *area) for _ in range(3)]
+        self.apertures = [_floats(apertures, m_x, pad_y) for _ in range(2)]
+        self.ratio = _floats(plane)
+
+    def clear(self) -> None:
+        """Zero the accumulators."""
+        for array in (*self.object, *self.apertures, self.ratio):
+            array[...] = 0
+
+
+class CpuBackend:
+    """See `backend.Backend`. `workers` threads; None: `threads()`."""
+
+    name = "cpu"
+    xp: Any = np
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or threads()
+        self._pool = _pool(self.workers)
+        self._scratch: list[_Scratch] = []
+        self._support: _Support | None = None
+
+    def load(
+        self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]
+    ) -> NDArray[Any]:
+        """(n, ky · kx) counts in detector planes; on disk where they would take more than half of the free memory."""
+        out: NDArray[Any] | None = None
+        first = 0
+        for chunk in chunks:
+            kind = _kind(chunk)
+            if out is None:
+                out = _room((n, shape[0] * shape[1]), kind)
+            elif np.promote_types(out.dtype, kind) != out.dtype:
+                out = out.astype(np.promote_types(out.dtype, kind))
+            size = chunk.shape[1:]
+            sources = []
+            for length, shift, full in zip(size, roll, shape, strict=True):
+                place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
+                sources.append(np.where(place < length, place, -1))
+            kernels_cpu.relayout(np.ascontiguousarray(chunk, out.dtype), *sources, first, out)
+            first += len(chunk)
+        assert out is not None
+        return out
+
+    def to_host(self, array: Any) -> NDArray[Any]:
+        """The array itself."""
+        return np.asarray(array)
+
+    def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
+        """See `Backend.accumulate`."""
+        apertures, obj = unknowns.apertures, unknowns.object
+        n_y, n_x = apertures.shape[1:]
+        support = self._find_support(problem, apertures)
+        pad_y, m_x = len(support.frequencies_y), len(support.places_x)
+        n_threads = max(1, min(self.workers, len(index) // _SMALL))
+        key = (
+            n_y,
+            n_x,
+            problem.n_modes,
+            len(obj),
+            pad_y,
+            m_x,
+            len(apertures),
+            obj.shape[1:],
+            problem.transfer is not None,
+        )
+        while len(self._scratch) < n_threads:
+            self._scratch.append(_Scratch(key))
+        for i, scratch in enumerate(self._scratch):
+            if scratch.key != key:
+                self._scratch[i] = _Scratch(key)
+        compact = np.zeros((len(apertures), m_x, pad_y), np.complex64)
+        cut = apertures[:, support.index[0][:, None], support.index[1][None, :]].transpose(0, 2, 1)
+        compact[:, :, : len(support.places_y)] = cut * (support.sign / (n_y * n_x))
+        planes = (
+            [self._plane(p / (n_y * n_x)) for p in problem.propagators] if len(obj) > 1 else [np.zeros(1, np.complex64)]
+        )
+        kernel = np.concatenate(planes)
+        transfer = np.zeros(0, np.float32)
+        if problem.transfer is not None:
+            transfer = self._plane(np.asarray(problem.transfer, np.float32) / np.float32(n_y * n_x))
+        slopes = np.zeros((len(unknowns.corners), 2 + len(apertures)), np.float32)
+        modelled = np.zeros(len(unknowns.corners), np.float32)
+        plan_y, plan_x = _plan(n_y), _plan(n_x)
+        fixed = (
+            unknowns.corners, unknowns.fractions, problem.counts, unknowns.weights,
+            np.ascontiguousarray(obj.real), np.ascontiguousarray(obj.imag),
+            np.ascontiguousarray(compact.real), np.ascontiguousarray(compact.imag), problem.n_modes,
+            np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag),
+            support.places_y, support.places_x, support.frequencies_y, support.frequencies_x,
+            plan_y.passes, plan_y.twiddles, plan_x.passes, plan_x.twiddles, plan_y.order, plan_x.order,
+            self._plane(problem.mask), self._plane(unknowns.background), transfer,
+            float(unknowns.guard), float(problem.variance), _LOSSES[problem.loss],
+            wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance,
+        )  # fmt: skip
+
+        def work(part: NDArray[np.int64], scratch: _Scratch) -> float:
+            scratch.clear()
+            done = kernels_cpu.block(
+                part, *fixed, *scratch.object, *scratch.apertures, scratch.ratio, slopes, modelled, *scratch.work
+            )
+            return float(done)
+
+        parts = np.array_split(np.sort(index), n_threads)
+        used = self._scratch[:n_threads]
+        done = [work(parts[0], used[0])] if n_threads == 1 else list(self._pool.map(work, parts, used))
+        return self._collected(unknowns, support, used, index, 2 * sum(done), slopes, modelled, wanted)
+
+    def _collected(
+        self,
+        unknowns: Unknowns,
+        support: _Support,
+        used: list[_Scratch],
+        index: NDArray[np.int64],
+        deviance: float,
+        slopes: NDArray[np.float32],
+        modelled: NDArray[np.float32],
+        wanted: Wanted,
+    ) -> Sums:
+        """The threads' accumulators in the form of `Sums`."""
+        obj, apertures = unknowns.object, unknowns.apertures
+        n_y, n_x = apertures.shape[1:]
+        sums = Sums(None, None, None, None, deviance, None, modelled[index])
+        if wanted.adjoint:
+            numerator = np.empty_like(obj)
+            numerator.real, numerator.imag = (_total([s.object[i] for s in used]) for i in (0, 1))
+            sums.object_numerator = numerator
+            sums.illumination = _total([s.object[2] for s in used]) * np.float32(n_y * n_x)
+            if wanted.probe:
+                compact = _total([s.apertures[0] for s in used]) + 1j * _total([s.apertures[1] for s in used])
+                compact = compact[:, :, : len(support.places_y)] * (support.sign / (n_y * n_x))
+                rows, columns = support.index
+                sums.aperture_numerator = np.zeros_like(apertures)
+                sums.aperture_numerator[:, rows[:, None], columns[None, :]] = compact.transpose(0, 2, 1)
+                sums.slopes = slopes[index]
+        if wanted.ratio:
+            sums.ratio = self._image(_total([s.ratio for s in used]), (n_y, n_x))
+        return sums
+
+    def _find_support(self, problem: Problem, apertures: NDArray[np.complex64]) -> _Support:
+        inside = (apertures != 0).any(axis=0) if problem.support is None else problem.support
+        if self._support is None or not np.array_equal(self._support.mask, inside):
+            self._support = _support(inside)
+        return self._support
+
+    @staticmethod
+    def _plane(image: NDArray[Any]) -> NDArray[Any]:
+        """(ky, kx) in FFT order -> flat detector plane."""
+        n_y, n_x = image.shape
+        permuted = image[_plan(n_y).order][:, _plan(n_x).order]
+        return np.ascontiguousarray(permuted.reshape(-1, LANES, n_x).transpose(0, 2, 1)).reshape(-1)
+
+    @staticmethod
+    def _image(plane: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+        """The inverse of `_plane`."""
+        n_y, n_x = shape
+        permuted = plane.reshape(-1, n_x, LANES).transpose(0, 2, 1).reshape(n_y, n_x)
+        image = np.empty(shape, plane.dtype)
+        image[_plan(n_y).order[:, None], _plan(n_x).order[None, :]] = permuted
+        return image
+
+
+@lru_cache(maxsize=4)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, thread_name_prefix="reconstruct")
+
+
+def _total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    result = arrays[0].copy()
+    for array in arrays[1:]:
+        result += array
+    return result
+
+
+def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
+    """The type counts are kept in: the smallest of uint8, uint16 and float32 that holds their type."""
+    if chunk.dtype == np.uint8 or chunk.dtype == np.bool_:
+        return np.dtype(np.uint8)
+    if chunk.dtype == np.uint16:
+        return np.dtype(np.uint16)
+    if chunk.dtype.kind in "ui" and (chunk.size == 0 or chunk.max() <= np.iinfo(np.uint16).max):
+        return np.dtype(np.uint16)
+    return np.dtype(np.float32)
+
+
+def _room(shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Memory for counts, or a file that has no name, where they would take more than half of what is free."""
+    size = shape[0] * shape[1] * kind.itemsize
+    if size < _free_memory() / 2:
+        return np.empty(shape, kind)
+    return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)
+
+
+def _free_memory() -> int:
+    """Bytes."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)

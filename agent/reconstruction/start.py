@@ -1,0 +1,80 @@
+"""What a reconstruction starts from: the probe of the nominal optics, propagators, the detector's transfer function."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction import backend, probe
+from agent.reconstruction.geometry import Geometry
+from agent.reconstruction.types import DiffractionData, ReconstructionSettings
+from instrument import optics
+
+VARIATION = 1e-3
+"""Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
+
+
+def model_probe(
+    data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(modes, ky, kx) from aperture, aberrations, source size and focal spread, not yet scaled to the counts."""
+    measured = None
+    if data.aperture is not None:
+        measured = backend.framed(np.asarray(data.aperture)[None], geo.roll, shape)[0]
+    aberrations = {**data.aberrations, "C10": -data.defocus}
+    wave = probe.aperture_wave(
+        shape, data.angular_pixel, data.voltage, data.semiangle, aberrations, geo.centre_offset, measured
+    )
+    return probe.partially_coherent(
+        wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size, settings.focal_spread
+    )
+
+
+def propagators(
+    data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(S − 1, ky, kx) exp(−iπλΔz k²) from slice to slice. The place for a specimen tilt is here."""
+    ky, kx = probe.frequencies(shape, data.angular_pixel, data.voltage)
+    dk = optics.spatial_frequency(data.angular_pixel, data.voltage)
+    row, column = geo.centre_offset
+    k2 = (ky - row * dk) ** 2 + (kx - column * dk) ** 2
+    phase = np.exp(-1j * np.pi * optics.wavelength(data.voltage) * settings.slice_spacing * k2)
+    return np.repeat(phase[None], settings.slices - 1, axis=0).astype(np.complex64)
+
+
+def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Transfer function (ky, kx), corner-centred, of the detector; None for a perfect one.
+
+    A Gaussian point spread of s pixels has exp(−2π²s²f²), a pixel that integrates over its area sinc(f_y) sinc(f_x), with f in
+    cycles per pixel.
+    """
+    if data.point_spread == 0 and not data.area_integration:
+        return None
+    f_y, f_x = np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None, :]
+    result = np.exp(-2 * (np.pi * data.point_spread) ** 2 * (f_y**2 + f_x**2))
+    if data.area_integration:
+        result = result * np.sinc(f_y) * np.sinc(f_x)
+    return result.astype(np.float32)
+
+
+def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.complex64]:
+    """n small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow."""
+    rng = np.random.default_rng(seed)
+    first = modes[0]
+    shape = (n, *first.shape)
+    wave = first * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
+    overlap = (first.conj() * wave).sum(axis=(1, 2), keepdims=True) / (np.abs(first) ** 2).sum()
+    wave = wave - overlap * first
+    size = np.sqrt((np.abs(first) ** 2).sum() / np.maximum((np.abs(wave) ** 2).sum(axis=(1, 2), keepdims=True), 1e-30))
+    return (VARIATION * size * wave).astype(np.complex64)
+
+
+def support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Where the aperture may pass electrons: the disc of the start, one pixel wider, (ky, kx)."""
+    disc = (np.abs(probe_k) ** 2).sum(axis=0)
+    inside = disc > 1e-3 * disc.max()
+    grown = inside.copy()
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            grown |= np.roll(inside, shift, axis=axis)
+    return grown.astype(np.float32)

@@ -1,0 +1,85 @@
+"""When to stop: counts that were held out tell, and the result is made from all of them.
+
+A tenth of the counts is split off binomially, so that fitted and held-out counts are independent. Their likelihood under
+the model rises with every pass that finds something of the specimen and falls with passes that fit noise. When it rises no
+more, the held-out counts are given back, and the last passes use all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.reconstruction import forward
+
+if TYPE_CHECKING:
+    from agent.reconstruction.engine import Reconstructor, Step
+
+HELD_OUT = 0.1
+"""Part of the counts that is held out."""
+JUDGES = 400
+"""Patterns whose held-out counts are looked at after a pass; more would cost more than they tell."""
+PATIENCE = 2
+"""Passes without gain after which nothing more is expected."""
+FINISH = 2
+"""Passes over all counts at the end."""
+
+
+def possible(worker: Reconstructor) -> bool:
+    """Whether counts can be held out: whole numbers on the host, and passes enough to choose from."""
+    counts = worker.problem.counts
+    return isinstance(counts, np.ndarray) and counts.dtype.kind == "u" and worker.settings.max_passes > 3 + FINISH
+
+
+def run(worker: Reconstructor, steps: list[Step], on_progress: Callable[[int, int], None] | None = None) -> None:
+    """Passes with a tenth of the counts held out until these see no gain; then the last ones with all counts."""
+    from agent.reconstruction.thinning import thin
+
+    problem, n = worker.problem, len(worker.unknowns.corners)
+    judges = np.sort(np.random.default_rng(worker.settings.seed).permutation(n)[:JUDGES])
+    held = thin(problem.counts, HELD_OUT, worker.settings.seed + 1)
+    problem.counts -= held
+    _scale(worker, 1 - HELD_OUT)
+    try:
+        best, since, number = _held_out_deviance(worker, held, judges), 0, 0
+        for number, step in enumerate(steps[:-FINISH]):
+            worker.one_pass(step)
+            if on_progress is not None:
+                on_progress(number + 1, len(steps))
+            value = _held_out_deviance(worker, held, judges)
+            since = 0 if value < best else since + 1
+            best = min(best, value)
+            if step.batch is None and since >= PATIENCE:
+                break
+    finally:
+        worker.settle()
+        problem.counts += held
+        _scale(worker, 1 / (1 - HELD_OUT))
+    for last in range(FINISH):
+        worker.one_pass(steps[number], want_deviance=last == FINISH - 1)
+        if on_progress is not None:
+            on_progress(len(steps) - FINISH + last + 1, len(steps))
+
+
+def _scale(worker: Reconstructor, factor: float) -> None:
+    """Set probe and background to `factor` times the counts."""
+    worker.unknowns.apertures *= np.float32(np.sqrt(factor))
+    worker.unknowns.background *= np.float32(factor)
+
+
+def _held_out_deviance(worker: Reconstructor, held: Any, judges: Any) -> float:
+    share = HELD_OUT / (1 - HELD_OUT)
+    found = worker.unknowns
+    last = worker.reached()
+    expected = replace(
+        found,
+        object=last.object,
+        apertures=last.apertures * np.float32(np.sqrt(share)),
+        background=found.background * np.float32(share),
+        guard=1e-3 * worker.guard,
+    )
+    wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
+    return float(worker.backend.accumulate(replace(worker.problem, counts=held), expected, judges, wanted).deviance)
