@@ -5,9 +5,9 @@ A chunk of patterns is held at once, as many as there is memory for:
     aperture × weights × ramp -> F⁻¹ -> × object [-> F -> × propagator -> F⁻¹ -> × object]… -> F -> residual -> F⁻¹ ->
     conj(wave)· and conj(object)· [-> F -> × conj(propagator) -> F⁻¹ -> …]… -> F -> × conj(ramp), summed
 
-For S slices the kernels move 72·S bytes per pixel, mode and pass of complex64, the 4·S transforms 32 each where cuFFT
-takes two passes over the data: 200·S in all. Sums in parts add 2, counts and ratio 2 to 5 per pixel whatever the number of
-modes; object and apertures stay in the second-level cache.
+For S slices the kernels move 72·S − 8 bytes per pixel, mode and pass of complex64 (and 8 per lit pixel of the aperture),
+the 4·S transforms 32 each where cuFFT takes two passes over the data: 200·S − 8 in all. Counts and ratio add 2 to 5 per
+pixel whatever the number of modes; object and apertures stay in the second-level cache.
 
 Nothing waits for the device: the order of the patterns is uploaded, chunks are padded to one size, sums stay where they
 are. That makes a batch one CUDA graph (`cuda.CupyDevice.replay`), as long as object, apertures, weights and background are
@@ -20,20 +20,17 @@ its slices: it would move about 8·S bytes per pixel.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
-from agent.reconstruction.cuda import CupyDevice, Device, Launch, Sizes, failures
+from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
 from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
+from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
 
-SEGMENT = 8
-"""Patterns that one thread adds up."""
-TILE_Y, TILE_X = 8, 32
-"""Object pixels that share a list of the patterns that see them: one thread block."""
 WAVES = 1024
 """Waves of 128² at once, where memory allows: enough to hide the launches, more gains nothing."""
 GRAPH_CHUNKS = 8
@@ -46,99 +43,13 @@ _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """What buffers and kernels are made for; sizes in pixels."""
-
-    n_y: int
-    n_x: int
-    modes: int
-    apertures: int
-    slices: int
-    height: int
-    width: int
-    blurred: bool
-
-    @classmethod
-    def of(cls, problem: Problem, unknowns: Unknowns) -> _Layout:
-        """The layout that a reconstruction needs."""
-        apertures, n_y, n_x = unknowns.apertures.shape
-        slices, height, width = unknowns.object.shape
-        return cls(n_y, n_x, problem.n_modes, apertures, slices, height, width, problem.transfer is not None)
-
-    @property
-    def plane(self) -> int:
-        return self.n_y * self.n_x
-
-    @property
-    def pixels(self) -> int:
-        """Per thread: more loads in flight, as registers allow."""
-        return max(1, 4 // self.apertures)
-
-    @property
-    def groups(self) -> int:
-        """Warps that share a detector plane."""
-        return -(-self.plane // (32 * self.pixels))
-
-    @property
-    def tiles(self) -> int:
-        return -(-self.height // TILE_Y) * -(-self.width // TILE_X)
-
-    @property
-    def sizes(self) -> Sizes:
-        """What the kernels are compiled with."""
-        return (
-            ("NY", self.n_y),
-            ("NX", self.n_x),
-            ("MODES", self.modes),
-            ("APERTURES", self.apertures),
-            ("SEGMENT", SEGMENT),
-            ("PIXELS", self.pixels),
-            ("AHEAD", max(1, 4 // self.modes)),
-            ("TILE_Y", TILE_Y),
-            ("TILE_X", TILE_X),
-        )
-
-    def bytes_for(self, patterns: int) -> int:
-        """Device memory for a chunk, cuFFT's work areas among it."""
-        waves = self.modes * self.plane * 8 * (self.slices + 2) + self.blurred * self.plane * 16
-        partial = self.plane * (4 + 8 * self.apertures) // SEGMENT + (4 + self.apertures) * self.groups * 4
-        fixed = self.plane * (8 * self.apertures + 4) + 24 * self.slices * self.height * self.width
-        return patterns * (waves + partial + 4 * self.tiles + 8 * (self.n_y + self.n_x + 1)) + fixed
-
-
-class _Buffers:
-    """Device memory for chunks of up to `chunk` patterns and batches of up to `total`, padding included."""
-
-    def __init__(self, layout: _Layout, chunk: int, total: int, xp: Any) -> None:
-        f, c, i = xp.float32, xp.complex64, xp.int32
-        self.layout, self.chunk, self.total = layout, chunk, total
-        detector, area = (layout.n_y, layout.n_x), (layout.slices, layout.height, layout.width)
-        segments = -(-chunk // SEGMENT)
-        self.stash = xp.empty((layout.slices, chunk, layout.modes, *detector), c)
-        self.waves = xp.empty((chunk, layout.modes, *detector), c)
-        self.planes = xp.empty((chunk if layout.blurred else 0, *detector), c)
-        self.ramps = xp.empty((chunk, layout.n_y + layout.n_x), c)
-        self.places = xp.empty((chunk, 2), i)
-        self.lists = xp.empty(layout.tiles * (1 + chunk), i)
-        self.part_ratio = xp.empty((segments, *detector), f)
-        self.part_apertures = xp.empty((segments, layout.apertures, *detector), c)
-        self.part_slopes = xp.empty((chunk, 2 + layout.apertures, layout.groups), f)
-        self.part_modelled, self.part_deviance = (xp.empty((chunk, layout.groups), f) for _ in range(2))
-        self.index = xp.empty(total, i)
-        self.modelled, self.deviance = (xp.zeros(total, f) for _ in range(2))
-        self.slopes = xp.zeros((total, 2 + layout.apertures), f)
-        self.ratio = xp.zeros(detector, f)
-        self.numerator, self.illumination = xp.zeros(area, c), xp.zeros(area, f)
-        self.apertures = xp.zeros((layout.apertures, *detector), c)
-
-
-@dataclass(frozen=True)
 class _Job:
     """One batch: what the launches read, and how it is cut."""
 
-    layout: _Layout
+    layout: Layout
     problem: Problem
     unknowns: Unknowns
+    lit: Any
     wanted: Wanted
     chunk: int
     chunks: int
@@ -150,7 +61,7 @@ class _Job:
         between = () if self.layout.slices == 1 else (p.propagators,)
         blur = () if p.transfer is None else (p.transfer,)
         found = (u.object, u.apertures, u.corners, u.fractions, u.weights, u.background)
-        return (p.counts, p.mask, *between, *blur, *found)
+        return (p.counts, p.mask, self.lit, *between, *blur, *found)
 
 
 class GpuBackend:
@@ -168,8 +79,9 @@ class GpuBackend:
     def __init__(self, device: Device | None = None, waves: int = WAVES) -> None:
         self._device = device or CupyDevice()
         self._waves = waves
-        self._buffers: _Buffers | None = None
-        self._limit: tuple[_Layout, int] | None = None
+        self._buffers: Buffers | None = None
+        self._limit: tuple[Layout, int] | None = None
+        self._lit: tuple[NDArray[np.int32], Any] | None = None
         self.xp: Any = self._device.xp
 
     def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
@@ -201,7 +113,7 @@ class GpuBackend:
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""
         with failures():
-            layout = _Layout.of(problem, unknowns)
+            layout = Layout.of(problem, unknowns)
             job, buffers = self._cut(layout, problem, unknowns, len(index), wanted)
             buffers.index[: len(index)] = self.xp.asarray(index)
             buffers.index[len(index) : job.chunk * job.chunks] = -1
@@ -218,24 +130,25 @@ class GpuBackend:
                 self._device.replay(key, job.arrays, sequence)
             else:
                 sequence()
-            return self._collected(buffers, len(index), wanted)
+            return self._collected(job, buffers, len(index))
 
     def _cut(
-        self, layout: _Layout, problem: Problem, unknowns: Unknowns, n: int, wanted: Wanted
-    ) -> tuple[_Job, _Buffers]:
+        self, layout: Layout, problem: Problem, unknowns: Unknowns, n: int, wanted: Wanted
+    ) -> tuple[_Job, Buffers]:
         """The batch in chunks of one size, and buffers for it, smaller ones where the device says that it has no more."""
         while True:
             limit = self._limit[1] if self._limit is not None and self._limit[0] == layout else self._most(layout)
             self._limit = layout, limit
             chunk = _rounded(-(-n // -(-n // limit)), limit)
             chunks = -(-n // chunk)
-            job = _Job(layout, _typed(problem, self.xp), _contiguous(unknowns, self.xp), wanted, chunk, chunks)
+            lit = self._lit_pixels(problem, layout)
+            job = _Job(layout, _typed(problem, self.xp), _contiguous(unknowns, self.xp), lit, wanted, chunk, chunks)
             held = self._buffers
             if held is not None and held.layout == layout and held.chunk >= chunk and held.total >= chunk * chunks:
                 return job, held
             try:
                 self._drop()
-                self._buffers = _Buffers(layout, chunk, chunk * chunks, self.xp)
+                self._buffers = Buffers(layout, chunk, chunk * chunks, self.xp)
             except MemoryError:
                 if limit == 1:
                     self._check(layout.bytes_for(1) / SHARE + 1, "one pattern at a time", refused=True)
@@ -243,12 +156,19 @@ class GpuBackend:
             else:
                 return job, self._buffers
 
+    def _lit_pixels(self, problem: Problem, layout: Layout) -> Any:
+        """Flat indices of the support on the device; uploaded when it changes."""
+        lit = np.arange(layout.plane) if problem.support is None else np.flatnonzero(problem.support)
+        if self._lit is None or not np.array_equal(self._lit[0], lit):
+            self._lit = lit.astype(np.int32), self.xp.asarray(lit, np.int32)
+        return self._lit[1]
+
     def _drop(self) -> None:
         """Give the buffers back, and what was recorded with them."""
         self._buffers = None
         self._device.forget()
 
-    def _most(self, layout: _Layout) -> int:
+    def _most(self, layout: Layout) -> int:
         """Patterns in a chunk: as many as are worth while and as there is memory for."""
         self._drop()
         worth = max(1, round(self._waves * 128**2 / layout.plane / layout.modes))
@@ -267,7 +187,7 @@ class GpuBackend:
     def _transform(self, source: Any, target: Any, inverse: bool = False) -> None:
         self._device.transform(source, target, inverse)
 
-    def _forward(self, job: _Job, buffers: _Buffers, launch: Launch, first: int) -> None:
+    def _forward(self, job: _Job, buffers: Buffers, launch: Launch, first: int) -> None:
         """Chunk `first` to the detector, compared with its counts; leaves residual waves there."""
         layout, problem, unknowns, chunk = job.layout, job.problem, job.unknowns, job.chunk
         index = buffers.index[first : first + chunk]
@@ -304,12 +224,12 @@ class GpuBackend:
         if wanted.deviance:
             launch("sum_columns", chunk * 32, layout.groups, buffers.part_deviance, buffers.deviance[first:])
         if wanted.ratio:
-            launch("sum_rows", layout.plane, segments, layout.plane, first > 0, buffers.part_ratio, buffers.ratio)
+            _sum_rows(launch, buffers.part_ratio[:segments], buffers.ratio, first > 0)
         if problem.transfer is not None and wanted.adjoint:
             self._blur(job, launch, field)
             launch("modulate", chunk * layout.plane, field, waves)
 
-    def _back(self, job: _Job, buffers: _Buffers, launch: Launch, first: int) -> None:
+    def _back(self, job: _Job, buffers: Buffers, launch: Launch, first: int) -> None:
         """Residual waves of chunk `first` back to object and aperture."""
         layout, unknowns, chunk = job.layout, job.unknowns, job.chunk
         index, waves = buffers.index[first : first + chunk], buffers.waves[:chunk]
@@ -318,23 +238,24 @@ class GpuBackend:
         launch("cover", layout.tiles, chunk, layout.width, buffers.places, buffers.lists)
         for s in range(layout.slices - 1, -1, -1):
             launch(
-                "transmit_back", layout.tiles * TILE_Y * TILE_X, chunk, layout.height, layout.width, first > 0,
-                s > 0 or job.wanted.probe, buffers.places, buffers.lists, unknowns.object[s], buffers.stash[s],
-                waves, buffers.numerator[s], buffers.illumination[s],
+                "transmit_back", layout.parts * layout.tiles * TILE_Y * TILE_X, chunk, layout.height, layout.width,
+                layout.parts, s > 0 or job.wanted.probe, buffers.places, buffers.lists, unknowns.object[s],
+                buffers.stash[s], waves, buffers.part_numerator, buffers.part_illumination,
             )  # fmt: skip
+            _sum_rows(launch, buffers.part_numerator, buffers.numerator[s], first > 0)
+            _sum_rows(launch, buffers.part_illumination, buffers.illumination[s], first > 0)
             if s > 0:
                 self._propagate(job, launch, waves, waves, s - 1, backwards=True)
         if not job.wanted.probe:
             return
         self._transform(waves, waves)
         launch(
-            "collect", segments * layout.groups * 32, chunk, index, unknowns.apertures, unknowns.weights, buffers.ramps,
-            waves, buffers.part_apertures, buffers.part_slopes,
+            "collect", segments * layout.lit_groups * 32, chunk, layout.lit, index, job.lit, unknowns.apertures,
+            unknowns.weights, buffers.ramps, waves, buffers.part_apertures, buffers.part_slopes,
         )  # fmt: skip
-        columns = 2 * layout.apertures * layout.plane
-        launch("sum_rows", columns, segments, columns, first > 0, buffers.part_apertures, buffers.apertures)
+        _sum_rows(launch, buffers.part_apertures[:segments], buffers.apertures, first > 0)
         rows = chunk * (2 + layout.apertures)
-        launch("sum_columns", rows * 32, layout.groups, buffers.part_slopes, buffers.slopes[first:])
+        launch("sum_columns", rows * 32, layout.lit_groups, buffers.part_slopes, buffers.slopes[first:])
 
     def _propagate(self, job: _Job, launch: Launch, waves: Any, target: Any, s: int, backwards: bool = False) -> None:
         """`waves` to or from the slice behind slice s, into `target`."""
@@ -349,18 +270,28 @@ class GpuBackend:
         launch("filter", job.chunk * job.layout.plane, job.problem.transfer, planes)
         self._transform(planes, planes, inverse=True)
 
-    def _collected(self, buffers: _Buffers, n: int, wanted: Wanted) -> Sums:
+    def _collected(self, job: _Job, buffers: Buffers, n: int) -> Sums:
         """Copies of the sums: the next batch writes over the buffers."""
+        wanted, layout = job.wanted, job.layout
         sums = Sums(None, None, None, None, 0.0, None, buffers.modelled[:n].copy())
         if wanted.adjoint:
             sums.object_numerator, sums.illumination = buffers.numerator.copy(), buffers.illumination.copy()
             if wanted.probe:
-                sums.aperture_numerator, sums.slopes = buffers.apertures.copy(), buffers.slopes[:n].copy()
+                flat = self.xp.zeros((layout.apertures, layout.plane), np.complex64)
+                flat[:, job.lit] = buffers.apertures
+                sums.aperture_numerator = flat.reshape(-1, layout.n_y, layout.n_x)
+                sums.slopes = buffers.slopes[:n].copy()
         if wanted.ratio:
             sums.ratio = buffers.ratio.copy()
         if wanted.deviance:
             sums.deviance = 2 * buffers.deviance[:n].sum(dtype=np.float64)
         return sums
+
+
+def _sum_rows(launch: Launch, parts: Any, total: Any, add: bool) -> None:
+    """The sum of `parts` over its first axis is, or is added to, `total`."""
+    columns = total.size * (2 if total.dtype.kind == "c" else 1)
+    launch("sum_rows", columns, len(parts), columns, add, parts, total)
 
 
 def _rounded(chunk: int, limit: int) -> int:
@@ -379,20 +310,22 @@ def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
 
 def _typed(problem: Problem, xp: Any) -> Problem:
     """The arrays of a problem as the kernels read them; those that are so already are not copied."""
-    propagators = None if problem.propagators is None else xp.ascontiguousarray(problem.propagators, np.complex64)
-    transfer = None if problem.transfer is None else xp.ascontiguousarray(problem.transfer, np.float32)
-    mask = xp.ascontiguousarray(problem.mask, np.float32)
-    return Problem(problem.counts, mask, problem.n_modes, propagators, transfer, problem.loss, problem.variance)
+    return replace(
+        problem,
+        mask=xp.ascontiguousarray(problem.mask, np.float32),
+        propagators=None if problem.propagators is None else xp.ascontiguousarray(problem.propagators, np.complex64),
+        transfer=None if problem.transfer is None else xp.ascontiguousarray(problem.transfer, np.float32),
+    )
 
 
 def _contiguous(unknowns: Unknowns, xp: Any) -> Unknowns:
     """The arrays of the unknowns as the kernels read them; those that are so already are not copied."""
-    return Unknowns(
-        xp.ascontiguousarray(unknowns.object, np.complex64),
-        xp.ascontiguousarray(unknowns.apertures, np.complex64),
-        xp.ascontiguousarray(unknowns.corners, np.int32),
-        xp.ascontiguousarray(unknowns.fractions, np.float32),
-        xp.ascontiguousarray(unknowns.weights, np.float32),
-        xp.ascontiguousarray(unknowns.background, np.float32),
-        unknowns.guard,
+    return replace(
+        unknowns,
+        object=xp.ascontiguousarray(unknowns.object, np.complex64),
+        apertures=xp.ascontiguousarray(unknowns.apertures, np.complex64),
+        corners=xp.ascontiguousarray(unknowns.corners, np.int32),
+        fractions=xp.ascontiguousarray(unknowns.fractions, np.float32),
+        weights=xp.ascontiguousarray(unknowns.weights, np.float32),
+        background=xp.ascontiguousarray(unknowns.background, np.float32),
     )

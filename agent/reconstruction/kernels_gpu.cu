@@ -5,7 +5,7 @@
 // at once; `index` holds their numbers, -1 where a chunk is padded to its fixed size. Waves are (pattern, mode, pixel).
 //
 // Sums are made in a fixed order, without atomics, so that the same data give the same bits: a thread adds up a segment of
-// SEGMENT patterns, `sum_rows` adds up the segments, and an object pixel visits the patterns that see it one by one.
+// SEGMENT patterns, an object pixel visits the patterns that see it one by one, and `sum_rows` adds up what these leave.
 //
 // Sizes are known when the kernels are compiled: NY, NX, MODES, APERTURES (modes and variations of the first), SEGMENT,
 // PIXELS (per thread), AHEAD (patterns loaded together), TILE_Y x TILE_X (object pixels with one list of patterns).
@@ -261,28 +261,29 @@ KERNEL cover(unsigned n_threads, int patterns, int width, const int2* __restrict
 }
 
 // Residual waves back through a slice: conj(incident)·wave and |incident|² are added up where the window lies, and the wave
-// becomes conj(slice)·wave. Threads: (tile, pixel of the tile); an object pixel is one thread's alone.
-KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, int add, int go_on,
+// becomes conj(slice)·wave. Threads: (part, tile, pixel of the tile). Of the patterns that see it, a pixel has a part to
+// itself: sums (part, height, width).
+KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, int parts, int go_on,
                      const int2* __restrict__ places, const int* __restrict__ lists, const float2* __restrict__ slice,
                      const float2* __restrict__ incident, float2* __restrict__ waves, float2* __restrict__ numerator,
                      float* __restrict__ illumination) {
   THREADS(i) {
-    const int tiles = (width + TILE_X - 1) / TILE_X, tile = i / (TILE_Y * TILE_X);
+    const int tiles = (width + TILE_X - 1) / TILE_X, all_tiles = (height + TILE_Y - 1) / TILE_Y * tiles;
+    const int tile = i / (TILE_Y * TILE_X) % all_tiles, part = i / (TILE_Y * TILE_X) / all_tiles;
     const int y = tile / tiles * TILE_Y + i / TILE_X % TILE_Y, x = tile % tiles * TILE_X + i % TILE_X;
     if (y >= height || x >= width) continue;
-    const int place_in_slice = y * width + x;
-    const float2 transmission = slice[place_in_slice];
+    const float2 transmission = slice[y * width + x];
     const int* list = lists + (long long)tile * (1 + patterns);
-    const int count = list[0];
+    const int start = list[0] * part / parts, end = list[0] * (part + 1) / parts;
     float2 product = make_float2(0, 0);
     float light = 0;
-    for (int first = 0; first < count; first += AHEAD) {
+    for (int first = start; first < end; first += AHEAD) {
       int where[AHEAD];
       float2 wave[AHEAD][MODES], before[AHEAD][MODES];
 #pragma unroll
       for (int q = 0; q < AHEAD; ++q) {
         where[q] = -1;
-        if (first + q >= count) continue;
+        if (first + q >= end) continue;
         const int j = list[1 + first + q];
         const int row = y - places[j].y, column = x - places[j].x;
         if (row < 0 || row >= NY || column < 0 || column >= NX) continue;
@@ -304,27 +305,30 @@ KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, in
         }
       }
     }
-    numerator[place_in_slice] = add ? sum(numerator[place_in_slice], product) : product;
-    illumination[place_in_slice] = add ? illumination[place_in_slice] + light : light;
+    numerator[(part * height + y) * width + x] = product;
+    illumination[(part * height + y) * width + x] = light;
   }
 }
 
-// Residuals in the aperture plane: the shift undone, their sums (segment, APERTURES, PLANE) over patterns, and for each
-// pattern the slopes (pattern, 2 + APERTURES, group). Threads: (segment, group of pixels, lane).
-KERNEL collect(unsigned n_threads, int patterns, const int* __restrict__ index, const float2* __restrict__ apertures,
-               const float* __restrict__ weights, const float2* __restrict__ ramps, const float2* __restrict__ waves,
-               float2* __restrict__ sums, float* __restrict__ slopes) {
+// Residuals in the aperture plane, in the pixels `lit`: the shift undone, their sums (segment, APERTURES, lit) over patterns,
+// and for each pattern the slopes (pattern, 2 + APERTURES, group). Threads: (segment, group of lit pixels, lane).
+KERNEL collect(unsigned n_threads, int patterns, int n_lit, const int* __restrict__ index, const int* __restrict__ lit,
+               const float2* __restrict__ apertures, const float* __restrict__ weights, const float2* __restrict__ ramps,
+               const float2* __restrict__ waves, float2* __restrict__ sums, float* __restrict__ slopes) {
   THREADS(i) {
-    const int lane = i % 32, group = i / 32 % GROUPS, segment = i / (32 * GROUPS), end = last_of(segment, patterns);
-    const int first = group * GROUP + lane;
+    const int groups = (n_lit + GROUP - 1) / GROUP, lane = i % 32, group = i / 32 % groups, segment = i / (32 * groups);
+    const int first = group * GROUP + lane, end = last_of(segment, patterns);
+    int pixels[PIXELS];
     float2 aperture[PIXELS][APERTURES], total[PIXELS][APERTURES];
 #pragma unroll
-    for (int q = 0; q < PIXELS; ++q)
+    for (int q = 0; q < PIXELS; ++q) {
+      pixels[q] = first + 32 * q < n_lit ? lit[first + 32 * q] : -1;
 #pragma unroll
       for (int v = 0; v < APERTURES; ++v) {
         total[q][v] = make_float2(0, 0);
-        if (first + 32 * q < PLANE) aperture[q][v] = apertures[v * PLANE + first + 32 * q];
+        if (pixels[q] >= 0) aperture[q][v] = apertures[v * PLANE + pixels[q]];
       }
+    }
     for (int j = segment * SEGMENT; j < end; ++j) {
       if (index[j] < 0) continue;
       const float* weight = weights + index[j] * APERTURES;
@@ -333,8 +337,8 @@ KERNEL collect(unsigned n_threads, int patterns, const int* __restrict__ index, 
       for (int v = 0; v < APERTURES; ++v) by_weight[v] = 0;
 #pragma unroll
       for (int q = 0; q < PIXELS; ++q) {
-        const int pixel = first + 32 * q;
-        if (pixel >= PLANE) continue;
+        const int pixel = pixels[q];
+        if (pixel < 0) continue;
         const float2 ramp = ramp_at(ramps, j, pixel);
         float turned = 0;
 #pragma unroll
@@ -353,17 +357,17 @@ KERNEL collect(unsigned n_threads, int patterns, const int* __restrict__ index, 
         slope_y += turned * frequency(pixel / NX, NY);
         slope_x += turned * frequency(pixel % NX, NX);
       }
-      float* slope = slopes + j * (2 + APERTURES) * GROUPS + group;
+      float* slope = slopes + j * (2 + APERTURES) * groups + group;
       warp_sum(i, 6.2831853f * slope_y, slope);
-      warp_sum(i, 6.2831853f * slope_x, slope + GROUPS);
+      warp_sum(i, 6.2831853f * slope_x, slope + groups);
 #pragma unroll
-      for (int v = 0; v < APERTURES; ++v) warp_sum(i, by_weight[v], slope + (2 + v) * GROUPS);
+      for (int v = 0; v < APERTURES; ++v) warp_sum(i, by_weight[v], slope + (2 + v) * groups);
     }
 #pragma unroll
     for (int q = 0; q < PIXELS; ++q)
 #pragma unroll
       for (int v = 0; v < APERTURES; ++v)
-        if (first + 32 * q < PLANE) sums[(segment * APERTURES + v) * PLANE + first + 32 * q] = total[q][v];
+        if (pixels[q] >= 0) sums[(segment * APERTURES + v) * n_lit + first + 32 * q] = total[q][v];
   }
 }
 
