@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from typing import Any
 
@@ -14,6 +15,10 @@ from score import unwrapped
 DEFAULTS = {"batch": 64, "lr_object": 5e-3, "lr_probe": 1e-3, "object": "potential", "loss": "l2_amplitude"}
 
 
+class _EnoughError(Exception):
+    """Raised after a pass: one call for each pass would cost a third more, for it collects garbage every time."""
+
+
 def reconstruct(recording: Recording, options: dict[str, Any], passes: int, clock: harness.Clock) -> None:
     """See `harness`."""
     warnings.filterwarnings("ignore")
@@ -21,6 +26,12 @@ def reconstruct(recording: Recording, options: dict[str, Any], passes: int, cloc
     from quantem.diffractive_imaging.dataset_models import PtychographyDatasetRaster
     from quantem.diffractive_imaging.ptychography import Ptychography
     from quantem.diffractive_imaging.ptychography_lite import PtychoLite
+
+    class Watched(PtychoLite):
+        def step_schedulers(self, *loss: Any) -> None:
+            super().step_schedulers(*loss)
+            if not clock.after_pass(self.num_iters, picture):
+                raise _EnoughError
 
     chosen = DEFAULTS | options
     step, pixel = recording.step, recording.frequency_pixel
@@ -38,7 +49,7 @@ def reconstruct(recording: Recording, options: dict[str, Any], passes: int, cloc
         plot_com=False,
         probe_energy=recording.voltage,
     )
-    job = PtychoLite.from_dataset(
+    job = Watched.from_dataset(
         data,
         obj_type=chosen["object"],
         num_probes=1,
@@ -62,18 +73,15 @@ def reconstruct(recording: Recording, options: dict[str, Any], passes: int, cloc
         "probe": {"name": "adamw", "lr": chosen["lr_probe"]},
     }
     clock.ready()
-    for number in range(1, passes + 1):
-        first = number == 1
+    with contextlib.suppress(_EnoughError):
         Ptychography.reconstruct(  # PtychoLite's own method has no choice of the loss
             job,
-            num_iters=1,
-            reset=first,
-            optimizer_params=optimizers if first else None,
+            num_iters=passes,
+            reset=True,
+            optimizer_params=optimizers,
             batch_size=chosen["batch"],
             loss_type=chosen["loss"],
         )
-        if not clock.after_pass(number, picture):
-            return
 
 
 if __name__ == "__main__":
