@@ -26,17 +26,29 @@ ours     seconds of ours to the peer's target, and how many times sooner that is
 """
 
 
+def _engine(line: Line) -> tuple[str, str, str]:
+    return line["file"], line["peer"], json.dumps(line["options"], sort_keys=True)
+
+
 def load(results: Path, file: str | None = None) -> list[Line]:
     """The lines of a results file, of one recording or all; of each engine's traces only the latest, and what is newer."""
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    latest: dict[tuple[str, str], int] = {
-        (line["file"], line["peer"]): number for number, line in enumerate(lines) if line["kind"] == "trace"
-    }
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    latest = {_engine(line): number for number, line in enumerate(lines) if line["kind"] == "trace"}
     return [
         line
         for number, line in enumerate(lines)
-        if number >= latest.get((line["file"], line["peer"]), 0) and file in (None, line["file"])
+        if number >= latest.get(_engine(line), 0) and file in (None, line["file"])
     ]
+
+
+def trace_of(results: Path, file: str, peer: str, options: Line) -> Line | None:
+    """The latest trace of one engine on one recording."""
+    wanted = [
+        line
+        for line in load(results, file)
+        if (line["kind"], line["peer"], line["options"]) == ("trace", peer, options)
+    ]
+    return wanted[-1] if wanted else None
 
 
 def first_below(rows: list[Line], target: float) -> Line | None:
@@ -52,9 +64,9 @@ def own_target(trace: Line) -> tuple[float, Line]:
     return target, row
 
 
-def fresh_lines(lines: list[Line], peer: str) -> list[Line]:
+def fresh_lines(lines: list[Line], peer: str, options: Line) -> list[Line]:
     """Runs of one engine from a fresh process."""
-    return [line for line in lines if line["kind"] == "fresh" and line["peer"] == peer]
+    return [line for line in lines if (line["kind"], line["peer"], line["options"]) == ("fresh", peer, options)]
 
 
 def _times(value: float | None, reference: float | None, wanted: float) -> str:
@@ -65,32 +77,15 @@ def _times(value: float | None, reference: float | None, wanted: float) -> str:
 
 
 def recording_table(lines: list[Line]) -> list[str]:
-    """Rows of one recording."""
-    traces = {line["peer"]: line for line in lines if line["kind"] == "trace"}
-    ours = traces.pop(OURS, None)
-    targets = {peer: own_target(line) for peer, line in traces.items()}
-    soonest = min(targets, key=lambda peer: targets[peer][1]["seconds"], default=None)
-    rows = []
-    for peer in sorted(targets, key=lambda peer: targets[peer][1]["seconds"]):
-        target, row = targets[peer]
-        trace = traces[peer]
-        best = min(trace["rows"], key=lambda row: row["nrmse"])
-        falling = "↓" if best is trace["rows"][-1] else " "
-        fresh = next(iter(fresh_lines(lines, peer)), None)
-        reached = first_below(ours["rows"], target) if ours else None
-        warm = ours["setup"] + reached["seconds"] if ours and reached else None
-        enough = [line["seconds"] for line in fresh_lines(lines, OURS) if line["nrmse"] <= target]
-        rows.append(
-            f"{peer:<12}{'*' if peer == soonest else ' '} {target:6.3f} {row['pass']:5d} {trace['pass_seconds']:7.3f} "
-            f"{trace['setup']:7.2f} {row['seconds']:8.2f} {_number(fresh, 'seconds', 8, 2)} {_number(fresh, 'peak_mb', 6, 0)} "
-            f"{best['nrmse']:6.3f}{falling}{best['scale']:6.2f} │{_times(warm, row['seconds'], WARM)}"
-            f"{_times(min(enough, default=None), fresh['seconds'] if fresh else None, FRESH)} "
-            f"{json.dumps(trace['options'])}"
-        )
+    """Rows of one recording, the peer that is soonest at its own target first."""
+    traces = [line for line in lines if line["kind"] == "trace" and line["peer"] != OURS]
+    ours = next((line for line in lines if line["kind"] == "trace" and line["peer"] == OURS), None)
+    traces.sort(key=lambda trace: own_target(trace)[1]["seconds"])
+    rows = [_peer_row(trace, ours, lines, number == 0) for number, trace in enumerate(traces)]
     if ours:
         best = min(ours["rows"], key=lambda row: row["nrmse"])
         last = ours["rows"][-1]
-        made = fresh_lines(lines, OURS)
+        made = fresh_lines(lines, OURS, ours["options"])
         fresh = max(made, key=lambda line: line["passes"]) if made else None
         rows.append(
             f"{OURS:<13} {last['nrmse']:6.3f} {last['pass']:5d} {ours['pass_seconds']:7.3f} {ours['setup']:7.2f} "
@@ -98,6 +93,23 @@ def recording_table(lines: list[Line]) -> list[str]:
             f"{best['nrmse']:6.3f} {best['scale']:6.2f} │ (target, pass and warm s are those of its last pass)"
         )
     return rows
+
+
+def _peer_row(trace: Line, ours: Line | None, lines: list[Line], soonest: bool) -> str:
+    target, row = own_target(trace)
+    best = min(trace["rows"], key=lambda row: row["nrmse"])
+    falling = "↓" if best is trace["rows"][-1] else " "
+    fresh = next(iter(fresh_lines(lines, trace["peer"], trace["options"])), None)
+    reached = first_below(ours["rows"], target) if ours else None
+    warm = ours["setup"] + reached["seconds"] if ours and reached else None
+    enough = [line["seconds"] for line in fresh_lines(lines, OURS, {}) if line["nrmse"] <= target]
+    return (
+        f"{trace['peer']:<12}{'*' if soonest else ' '} {target:6.3f} {row['pass']:5d} {trace['pass_seconds']:7.3f} "
+        f"{trace['setup']:7.2f} {row['seconds']:8.2f} {_number(fresh, 'seconds', 8, 2)} {_number(fresh, 'peak_mb', 6, 0)} "
+        f"{best['nrmse']:6.3f}{falling}{best['scale']:6.2f} │{_times(warm, row['seconds'], WARM)}"
+        f"{_times(min(enough, default=None), fresh['seconds'] if fresh else None, FRESH)} "
+        f"{' '.join(f'{name}={value}' for name, value in trace['options'].items())}"
+    )
 
 
 def _number(line: Line | None, key: str, width: int, digits: int) -> str:
@@ -117,5 +129,5 @@ def text(results: Path) -> str:
 
 
 if __name__ == "__main__":
-    default = Path(__file__).parents[3] / ".peers" / "results" / "bench.jsonl"
-    print(text(Path(sys.argv[1]) if len(sys.argv) > 1 else default))
+    made = sorted((Path(__file__).parents[3] / ".peers" / "results").glob("*.jsonl"))
+    print(text(Path(sys.argv[1]) if len(sys.argv) > 1 else made[-1]))
