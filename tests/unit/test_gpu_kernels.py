@@ -253,6 +253,17 @@ def test_load_frames_and_keeps_integers(given: str, kept: str, folder: Path) -> 
     assert wide[6].max() > 300
 
 
+def test_thinned_counts_are_binomial(folder: Path) -> None:
+    gpu = GpuBackend(HostDevice(folder))
+    counts = np.random.default_rng(0).poisson(3.0, (300, 16, 16)).astype(np.uint8)
+    drawn = gpu.thin(counts, 0.1, 7)
+    assert drawn.dtype == np.uint8
+    assert np.all(drawn <= counts)
+    assert drawn.sum() == pytest.approx(0.1 * counts.sum(), abs=5 * np.sqrt(0.09 * counts.sum()))
+    assert np.corrcoef(drawn.ravel(), (counts - drawn).ravel())[0, 1] == pytest.approx(0, abs=5 / np.sqrt(counts.size))
+    assert np.array_equal(drawn, gpu.thin(counts, 0.1, 7))
+
+
 def test_chunks_fit_the_memory_there_is(folder: Path) -> None:
     problem, unknowns = example(3, 3)
     index = np.arange(len(problem.counts))
