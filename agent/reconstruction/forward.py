@@ -111,6 +111,14 @@ class Wanted:
     deviance: bool = True
 
 
+def known(obj: Any, apertures: Any, corners: Any, fractions: Any) -> tuple[Problem, Unknowns]:
+    """The model of a known object (S, y, x) and probe (P, ky, kx), without counts or propagators: to simulate with."""
+    n, shape = len(corners), apertures.shape[1:]
+    problem = Problem(np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(apertures), [])
+    weights, nothing = np.ones((n, len(apertures)), np.float32), np.zeros(shape, np.float32)
+    return problem, Unknowns(obj.astype(np.complex64), apertures, corners, fractions, weights, nothing, 0.0)
+
+
 def shift_ramp(fractions: Any, shape: tuple[int, int], xp: Any) -> Any:
     """exp(−2πi (k·f)) for shifts in pixels: (b, 2) -> (b, ky, kx) complex."""
     ky, kx = xp.fft.fftfreq(shape[0]), xp.fft.fftfreq(shape[1])

@@ -35,10 +35,10 @@ def scan(n_side: int, step: float, dose: float = 3e3) -> DiffractionData:
         phase += 0.5 * np.exp(-((y - py) ** 2)[:, None] / 0.4 - ((x - px) ** 2)[None, :] / 0.4)
     obj = np.exp(1j * phase).astype(np.complex64)
     wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, 80e3, 21.4, {"C10": -200.0}) * np.sqrt(dose * step**2)
+    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.fractions)
     counts = []
-    for start in range(0, len(positions), 50):
-        part = slice(start, start + 50)
-        model, *_ = forward.intensities(obj, wave[None], geo.corners[part], geo.fractions[part], np.float32(0), np)
+    for part in np.array_split(np.arange(len(positions)), len(positions) // 50):
+        model, _ = forward.intensities(problem, unknowns, part, np)
         counts.append(rng.poisson(model).astype(np.uint16))
     return replace(data, patterns=np.roll(np.concatenate(counts), (N // 2, N // 2), axis=(1, 2)))
 

@@ -82,7 +82,7 @@ def experiment(
         (N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {**data.aberrations, "C10": -defocus}, geo.centre_offset
     )
     wave = wave * np.sqrt(dose * step**2)
-    problem, unknowns = known(np.exp(1j * phase)[None], wave[None], geo)
+    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
     rng = np.random.default_rng(seed)
     counts = []
     for start in range(0, len(positions), 64):
@@ -91,23 +91,6 @@ def experiment(
         counts.append(rng.poisson(model))
     patterns = np.roll(np.concatenate(counts), (-geo.roll[0], -geo.roll[1]), axis=(1, 2))
     return replace(data, patterns=patterns.astype(np.uint16))
-
-
-def known(
-    obj: NDArray[np.complex128], waves: NDArray[np.complex64], geo: geometry.Geometry
-) -> tuple[forward.Problem, forward.Unknowns]:
-    """The forward model of a known object (S, y, x) and probe (P, ky, kx), without counts."""
-    n, shape = len(geo.corners), waves.shape[1:]
-    problem = forward.Problem(np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(waves), [])
-    return problem, forward.Unknowns(
-        obj.astype(np.complex64),
-        waves,
-        geo.corners,
-        geo.fractions,
-        np.ones((n, len(waves)), np.float32),
-        np.zeros(shape, np.float32),
-        0.0,
-    )
 
 
 def phase_scale(result: NDArray[np.float64], truth: NDArray[np.float64]) -> tuple[float, float]:
