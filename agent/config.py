@@ -85,7 +85,7 @@ class ReconstructionChoice(Record):
     """How patterns become an object. See agent.reconstruction.ReconstructionSettings for the meaning of each."""
 
     probe_modes: Annotated[int, Field(ge=1, le=16)] = Field(default=1, description="mutually incoherent probe states")
-    passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=6, description="passes over all patterns")
+    passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="where to compute")
     background: bool = Field(default=True, description="model counts that no coherent wave explains")
     refine_probe: bool = Field(default=True, description="refine the probe within its aperture")

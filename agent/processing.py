@@ -122,6 +122,7 @@ def process_acquisition(
     settings = ReconstructionSettings(
         probe_modes=choice.probe_modes,
         max_passes=choice.passes,
+        stop_early=False,  # the same number of passes for every trial: scores are compared
         refine_probe=choice.refine_probe,
         background=choice.background,
         device=choice.device,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction import backend, background, forward, geometry, probe, start, stopping
+from agent.reconstruction.displacement import moved
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
@@ -180,7 +181,8 @@ class Reconstructor:
         xp, found = self.backend.xp, self.unknowns
         n = len(found.corners)
         found.guard = self.guard * step.guard
-        wanted = forward.Wanted(probe=step.probe > 0, ratio=self.settings.background, deviance=want_deviance)
+        slopes = step.probe > 0 or (step.batch is None and self.per_pattern.needs_slopes)
+        wanted = forward.Wanted(probe=slopes, ratio=self.settings.background, deviance=want_deviance)
         ratio, deviance = xp.zeros(self.shape, xp.float32), 0.0
         parts = 1 if step.batch is None else max(1, round(n / step.batch))
         order = np.arange(n) if step.batch is None else self._random.permutation(n)
@@ -215,17 +217,28 @@ class Reconstructor:
         uphill = bool(((found.object - before).conj() * (found.object - last.object)).real.sum() < 0)
         age = 1.0 if uphill else (1 + np.sqrt(1 + 4 * last.age**2)) / 2
         reach = 0.0 if uphill else (last.age - 1) / age
-        self.per_pattern.update(found, sums, self.problem, self.backend)
         if step.probe > 0:
             found.apertures += (step.probe / len(found.corners)) * sums.aperture_numerator * self.support
+        displacement = self.per_pattern.update(found, sums, self.problem, self.backend)
+        if displacement is not None:
+            found.object = self._moved(found.object, displacement)
+            last.object = self._moved(last.object, displacement)
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
         if self.phase_only:
-            found.object *= ((found.object * last.object.conj()) ** np.float32(reach)).astype(found.object.dtype)
+            xp = self.backend.xp
+            turn = np.float32(reach) * xp.angle(found.object * last.object.conj())
+            found.object *= xp.exp(1j * turn) / xp.abs(found.object)  # rounding would grow threefold with every pass
         else:
             found.object += np.float32(reach) * (found.object - last.object)
         if step.probe > 0:
-            found.apertures += np.float32(reach) * (found.apertures - last.apertures)
+            # variations go without: their weights would have to be extrapolated with them
+            modes = self.problem.n_modes
+            found.apertures[:modes] += np.float32(reach) * (found.apertures[:modes] - last.apertures[:modes])
         self._momentum = reached
+
+    def _moved(self, obj: Any, displacement: Any) -> Any:
+        obj = moved(obj, displacement, self.backend.xp)
+        return obj / abs(obj) if self.phase_only else obj
 
     def reached(self) -> Momentum:
         """Object and apertures as they are, without the extrapolation of the momentum."""

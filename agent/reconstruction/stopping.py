@@ -22,9 +22,11 @@ HELD_OUT = 0.1
 """Part of the counts that is held out."""
 JUDGES = 400
 """Patterns whose held-out counts are looked at after a pass; more would cost more than they tell."""
+GUARD = 0.1
+"""Part of the first passes' guard under which held-out counts are judged: a single count in the dark shall not decide."""
 PATIENCE = 2
 """Passes without gain after which nothing more is expected."""
-FINISH = 2
+FINISH = 6
 """Passes over all counts at the end."""
 
 
@@ -44,15 +46,17 @@ def run(worker: Reconstructor, steps: list[Step], on_progress: Callable[[int, in
     problem.counts -= held
     _scale(worker, 1 - HELD_OUT)
     try:
-        best, since, number = _held_out_deviance(worker, held, judges), 0, 0
+        best, since, number = np.inf, 0, 0
         for number, step in enumerate(steps[:-FINISH]):
             worker.one_pass(step)
             if on_progress is not None:
                 on_progress(number + 1, len(steps))
+            if step.batch is not None:
+                continue
             value = _held_out_deviance(worker, held, judges)
             since = 0 if value < best else since + 1
             best = min(best, value)
-            if step.batch is None and since >= PATIENCE:
+            if since >= PATIENCE:
                 break
     finally:
         worker.settle()
@@ -79,7 +83,7 @@ def _held_out_deviance(worker: Reconstructor, held: Any, judges: Any) -> float:
         object=last.object,
         apertures=last.apertures * np.float32(np.sqrt(share)),
         background=found.background * np.float32(share),
-        guard=1e-3 * worker.guard,
+        guard=GUARD * worker.guard,
     )
     wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
     return float(worker.backend.accumulate(replace(worker.problem, counts=held), expected, judges, wanted).deviance)
