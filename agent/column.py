@@ -185,7 +185,7 @@ def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:
 
 def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, str]:
     """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
-    from agent.reconstruction.calibrate import calibrate
+    from agent.reconstruction.calibration import calibrate
 
     if shape is None or min(shape) < 8:
         msg = (
@@ -204,15 +204,14 @@ def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tupl
         mask=data.mask,
     )
     if not found.found:
-        msg = (
-            f"the bright-field images do not tell how the detector is turned (significance {found.significance:.1f} sd); "
-            f"raise the dose of the first acquisition"
-        )
+        reason = "; ".join(found.notes) or f"the defocus is {found.defocus:.3g} ± {found.defocus_sd:.2g} Å"
+        msg = f"the first acquisition does not tell how the detector is turned: {reason}; raise its dose"
         raise BadInputError(msg)
     data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
     note = (
         f"parallax: defocus {found.defocus:.4g} ± {found.defocus_sd:.2g} Å, detector rotation "
         f"{np.degrees(found.rotation):.1f} ± {np.degrees(found.rotation_sd):.1g}°"
         f"{', mirrored' if found.mirrored else ''}"
+        f"{''.join(f'; {told}' for told in found.notes)}"
     )
     return _with_defocus(data, found.defocus), note

@@ -1,6 +1,34 @@
-"""Patterns to object: `reconstruct(DiffractionData, ReconstructionSettings) -> Reconstruction`, over arrays only."""
+"""Patterns to object: `reconstruct(DiffractionData, ReconstructionSettings) -> Reconstruction`, over arrays only.
+
+`calibrate` finds the geometry of a scan that nobody has calibrated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from agent.reconstruction.engine import Reconstructor, reconstruct
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 
-__all__ = ["DiffractionData", "Reconstruction", "ReconstructionSettings", "Reconstructor", "reconstruct"]
+if TYPE_CHECKING:
+    from agent.reconstruction.calibration import Calibration, calibrate
+
+__all__ = [
+    "Calibration",
+    "DiffractionData",
+    "Reconstruction",
+    "ReconstructionSettings",
+    "Reconstructor",
+    "calibrate",
+    "reconstruct",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Calibration brings SciPy in, which a reconstruction does not need: only who asks for it waits for it."""
+    if name in ("Calibration", "calibrate"):
+        from agent.reconstruction import calibration
+
+        return getattr(calibration, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

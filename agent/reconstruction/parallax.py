@@ -62,11 +62,15 @@ class ShiftMap:
         matrix: (2, 2), (y, x) from (row, column).
         covariance: (4, 4) of matrix.ravel().
         significance: height of the maximum over chance, in standard deviations of chance.
+        handedness: height of the maximum over the best of the other hand, in standard deviations of chance.
+        rival: likelihood of the best quite different map relative to this one's; 0 before disc_overlap has judged.
     """
 
     matrix: NDArray[np.float64]
     covariance: NDArray[np.float64]
     significance: float
+    handedness: float
+    rival: float = 0.0
 
 
 def bright_field_spectra(
@@ -84,7 +88,9 @@ def bright_field_spectra(
     inside = np.hypot(rows, columns) < 0.95 * disc.radius  # the rim's intensity moves with lens charging and descan
     if mask is not None:
         inside &= mask
-    images = np.ascontiguousarray(np.moveaxis(patterns[:, :, inside], -1, 0)).astype(np.float32)
+    images = np.empty((int(inside.sum()), n_y, n_x), dtype=np.float32)
+    for i in range(n_y):  # row by row: the patterns may lie on disk
+        images[:, i] = np.asarray(patterns[i])[:, inside].T
     counts = images.mean(axis=(1, 2), dtype=np.float64)
     images -= counts[:, None, None].astype(np.float32)
     images *= np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3)).astype(np.float32)
@@ -107,22 +113,30 @@ def find_shift_map(
     `largest_shift` of the disc's edge in scan steps bounds the search (default: half the scan, at most what neighbouring pixels
     resolve); `expected_shift` narrows it to half … twice that.
     """
-    g, values = _chosen_frequencies(spectra)
+    g, values = chosen_frequencies(spectra)
     ring = np.rint(np.hypot(g[:, 0], g[:, 1]) * max(spectra.values.shape[:2])).astype(np.intp)
     power = _ring_mean(ring, (np.abs(values) ** 2).sum(axis=1))
+    smallest, largest = search_range(spectra, largest_shift, expected_shift)
+    matrix, significance, handedness = _search(spectra, g, values, 1 / power, smallest, largest)
+    covariance = np.zeros((4, 4))
+    for _ in range(3):
+        matrix, covariance = refine(spectra, g, values, ring, matrix)
+    return ShiftMap(matrix, covariance, significance, handedness)
+
+
+def search_range(
+    spectra: BrightFieldSpectra, largest_shift: float | None = None, expected_shift: float | None = None
+) -> tuple[float, float]:
+    """Smallest and largest shift of the disc's edge, scan steps, that are searched (see find_shift_map)."""
     limit = min(spectra.radius, 0.5 * min(spectra.values.shape[:2]))
     limit = limit if largest_shift is None else min(limit, largest_shift)
     smallest = 0.25
     if expected_shift is not None:
         smallest, limit = max(0.5 * expected_shift, 0.25), min(max(2 * expected_shift, 1.0), limit)
-    matrix, significance = _search(spectra, g, values, 1 / power, smallest, max(limit, 2 * smallest))
-    covariance = np.zeros((4, 4))
-    for _ in range(3):
-        matrix, covariance = _refine(spectra, g, values, ring, matrix)
-    return ShiftMap(matrix, covariance, significance)
+    return smallest, max(limit, 2 * smallest)
 
 
-def _chosen_frequencies(spectra: BrightFieldSpectra) -> tuple[NDArray[np.float64], NDArray[np.complex64]]:
+def chosen_frequencies(spectra: BrightFieldSpectra) -> tuple[NDArray[np.float64], NDArray[np.complex64]]:
     """Half of the frequency plane without the lowest, which drift and thickness own; the strongest where it is large."""
     g_y, g_x = spectra.frequencies
     distance = np.hypot(g_y, g_x)
@@ -148,6 +162,19 @@ def _ring_mean(ring: NDArray[np.intp], value: NDArray[Any]) -> NDArray[Any]:
     return (np.bincount(ring, value) / np.maximum(np.bincount(ring), 1))[ring]
 
 
+def detector_transforms(spectra: BrightFieldSpectra, values: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """(f, p, p) powers |Σ_q I_q(g) exp(2πi ρ·α_q)|² of (f, q) `values`: at ρ = m · radius / p for pixel m, corner-centred."""
+    from scipy import fft
+
+    padded = _padded(spectra)
+    powers = np.empty((len(values), padded, padded), dtype=np.float32)
+    for start in range(0, len(values), 128):
+        chunk = np.zeros((len(values[start : start + 128]), padded, padded), dtype=np.complex64)
+        chunk[:, spectra.pixels[:, 0], spectra.pixels[:, 1]] = values[start : start + 128]
+        powers[start : start + 128] = np.abs(fft.ifft2(chunk, axes=(1, 2), norm="forward", overwrite_x=True)) ** 2
+    return powers
+
+
 def _search(
     spectra: BrightFieldSpectra,
     g: NDArray[np.float64],
@@ -155,16 +182,13 @@ def _search(
     weight: NDArray[np.float64],
     smallest: float,
     largest: float,
-) -> tuple[NDArray[np.float64], float]:
-    """Best of all maps without astigmatism, c · rotation · hand, on a grid fine enough for a quarter of a cycle."""
-    from scipy import fft
+) -> tuple[NDArray[np.float64], float, float]:
+    """Best of all maps without astigmatism, c · rotation · hand, on a grid fine enough for a quarter of a cycle.
 
-    padded = _padded(spectra)
-    powers = np.empty((len(g), padded, padded), dtype=np.float32)
-    for start in range(0, len(g), 128):
-        chunk = np.zeros((len(g[start : start + 128]), padded, padded), dtype=np.complex64)
-        chunk[:, spectra.pixels[:, 0], spectra.pixels[:, 1]] = values[start : start + 128]
-        powers[start : start + 128] = np.abs(fft.ifft2(chunk, axes=(1, 2), norm="forward", overwrite_x=True)) ** 2
+    Returns it with its height above chance and above the best of the other hand.
+    """
+    powers = detector_transforms(spectra, values)
+    padded = powers.shape[1]
     index = np.arange(len(g))
     to_index = padded / spectra.radius
     found: list[tuple[float, NDArray[np.float64]]] = []
@@ -180,10 +204,13 @@ def _search(
     # What no shift map gives: at every frequency the power at a place of its own.
     random = np.random.default_rng(0)
     chance = [weight @ powers[index, *random.integers(padded, size=(2, len(g)))] for _ in range(400)]
-    return found[best][1], float((scores[best] - np.mean(chance)) / max(float(np.std(chance)), 1e-30))
+    spread = max(float(np.std(chance)), 1e-30)
+    mirrored = np.array([np.linalg.det(matrix) < 0 for _, matrix in found])
+    other = scores[mirrored != mirrored[best]].max()
+    return found[best][1], float((scores[best] - np.mean(chance)) / spread), float((scores[best] - other) / spread)
 
 
-def _refine(
+def refine(
     spectra: BrightFieldSpectra,
     g: NDArray[np.float64],
     values: NDArray[np.complex64],

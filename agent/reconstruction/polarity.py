@@ -12,38 +12,21 @@ potential > 0), and where there is more of it, more electrons leave the bright-f
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction.bright_field import BrightFieldDisc
+from agent.reconstruction.centre_of_mass import Moments
 
 
-def scattering_evidence(
-    patterns: NDArray[Any],
-    disc: BrightFieldDisc,
-    detector_to_scan: NDArray[np.float64],
-    mask: NDArray[np.bool_] | None = None,
-) -> float:
+def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64]) -> float:
     """Correlation of the integrated centre of mass with the loss from the disc, in its standard deviations; positive: right sign.
 
-    `patterns` is (scan_y, scan_x, ky, kx); `detector_to_scan` the hypothesis to judge.
+    `moments` are those of the raster's patterns; `detector_to_scan` the hypothesis to judge.
     """
     from scipy.signal.windows import tukey
 
-    n_y, n_x, *detector = patterns.shape
-    rows, columns = disc.offsets((detector[0], detector[1]))
-    distance = np.hypot(rows, columns)
-    # Far from the disc there are few coherent electrons and much lever: noise.
-    near = distance < 1.25 * disc.radius
-    if mask is not None:
-        near &= mask
-    within = near & (distance < 1.05 * disc.radius)
-    kernels = np.stack([near, near * rows, near * columns, within], axis=-1).reshape(-1, 4).astype(np.float32)
-    moments = np.stack([row.reshape(n_x, -1).astype(np.float32) @ kernels for row in patterns]).astype(np.float64)
-    counts = np.maximum(moments[..., 0], 1e-9)
-    com = moments[..., 1:3] / counts[..., None] @ detector_to_scan.T
+    n_y, n_x = moments.within.shape
+    com = moments.centre @ detector_to_scan.T
     taper = np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3))
 
     def spectrum(image: NDArray[np.float64]) -> NDArray[np.complex128]:
@@ -53,7 +36,7 @@ def scattering_evidence(
     g = np.hypot(g_y, g_x)
     band = (g > 1.5 / min(n_y, n_x)) & (g < 0.5)
     gradient = (g_y * spectrum(com[..., 0]) + g_x * spectrum(com[..., 1])) / (1j * np.maximum(g, 1e-9))
-    loss = -spectrum(moments[..., 3])
+    loss = -spectrum(moments.within)
     # The integral's 1/g is common to signal and noise, hence left out; the loss is weighted by its excess over shot noise.
     noise = np.abs(loss[g > 0.4]) ** 2
     signal = np.maximum(np.abs(loss) ** 2 - noise.mean(), 0) if noise.size else np.abs(loss) ** 2
