@@ -1,40 +1,44 @@
 """What a microscope offers, in which units, and over which wire. Needs no GPU and no torch."""
 
-from instrument.client import InstrumentClient
-from instrument.errors import (
-    BlankedError,
-    BudgetError,
-    ConflictError,
-    ExhaustedError,
-    ExpiredError,
-    InstrumentError,
-    MalformedRequestError,
-    NotReservedError,
-    OutOfLimitsError,
-    SafeStateError,
-    StaleLeaseError,
-    StreamError,
-    UnreachableError,
-    UnsupportedVersionError,
-)
-from instrument.keys import ClientKeys, ServerKeys, generate_keys
-from instrument.microscope import Frame, Microscope
-from instrument.models import (
-    AcquisitionPlan,
-    Description,
-    Detector,
-    Health,
-    Outcome,
-    Parameter,
-    PlanCheck,
-    Rectangle,
-    Reservation,
-)
-from instrument.receiver import FrameSink
-from instrument.serve import serve
-from instrument.server import InstrumentServer
-from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
-from instrument.stream import SeriesStart, decode_chunk
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from instrument.client import InstrumentClient
+    from instrument.errors import (
+        BlankedError,
+        BudgetError,
+        ConflictError,
+        ExhaustedError,
+        ExpiredError,
+        InstrumentError,
+        MalformedRequestError,
+        NotReservedError,
+        OutOfLimitsError,
+        SafeStateError,
+        StaleLeaseError,
+        StreamError,
+        UnreachableError,
+        UnsupportedVersionError,
+    )
+    from instrument.keys import ClientKeys, ServerKeys, generate_keys
+    from instrument.microscope import Frame, Microscope
+    from instrument.models import (
+        AcquisitionPlan,
+        Description,
+        Detector,
+        Health,
+        Outcome,
+        Parameter,
+        PlanCheck,
+        Rectangle,
+        Reservation,
+    )
+    from instrument.receiver import FrameSink
+    from instrument.serve import serve
+    from instrument.server import InstrumentServer
+    from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+    from instrument.stream import SeriesStart, decode_chunk
 
 __all__ = [
     "AcquisitionPlan",
@@ -77,3 +81,66 @@ __all__ = [
     "generate_keys",
     "serve",
 ]
+
+_HOMES = {
+    "client": ("InstrumentClient",),
+    "errors": (
+        "BlankedError",
+        "BudgetError",
+        "ConflictError",
+        "ExhaustedError",
+        "ExpiredError",
+        "InstrumentError",
+        "MalformedRequestError",
+        "NotReservedError",
+        "OutOfLimitsError",
+        "SafeStateError",
+        "StaleLeaseError",
+        "StreamError",
+        "UnreachableError",
+        "UnsupportedVersionError",
+    ),
+    "keys": (
+        "ClientKeys",
+        "ServerKeys",
+        "generate_keys",
+    ),
+    "microscope": (
+        "Frame",
+        "Microscope",
+    ),
+    "models": (
+        "AcquisitionPlan",
+        "Description",
+        "Detector",
+        "Health",
+        "Outcome",
+        "Parameter",
+        "PlanCheck",
+        "Rectangle",
+        "Reservation",
+    ),
+    "receiver": ("FrameSink",),
+    "serve": ("serve",),
+    "server": ("InstrumentServer",),
+    "status": (
+        "CampaignAccount",
+        "Exposure",
+        "InstrumentStatus",
+        "Lease",
+        "OperatorEvent",
+    ),
+    "stream": (
+        "SeriesStart",
+        "decode_chunk",
+    ),
+}
+"""Modules and what they hold of `__all__`; imported when first asked for: optics alone needs neither sockets nor schemas."""
+
+
+def __getattr__(name: str) -> Any:
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        msg = f"module 'instrument' has no attribute {name!r}"
+        raise AttributeError(msg)
+    return getattr(import_module(f"instrument.{home}"), name)

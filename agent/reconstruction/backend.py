@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, intensities
 
 
 class Backend(Protocol):
@@ -35,6 +35,11 @@ class Backend(Protocol):
         ...
 
 
+    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+        """Modelled counts of the patterns `index`, float32, in the layout that `load` gives."""
+        ...
+
+
 class ArrayBackend:
     """The plain form of `forward` over an array module, a bounded number of patterns at a time."""
 
@@ -50,6 +55,12 @@ class ArrayBackend:
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+        """See `Backend.expected`."""
+        parts = [self.xp.asarray(index[i : i + self.chunk]) for i in range(0, len(index), self.chunk)]
+        models = [intensities(problem, unknowns, part, self.xp)[0] for part in parts]
+        return self.xp.concatenate(models).astype(self.xp.float32)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""

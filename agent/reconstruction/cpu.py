@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,6 +30,13 @@ def threads() -> int:
 @lru_cache(maxsize=8)
 def _plan(n: int) -> transform.Plan:
     return transform.plan(n)
+
+
+@lru_cache(maxsize=8)
+def _order(n_y: int, n_x: int) -> NDArray[np.int64]:
+    """Flat index in FFT order of each number of a detector plane."""
+    index = np.arange(n_y * n_x).reshape(n_y, n_x)[_plan(n_y).order][:, _plan(n_x).order]
+    return np.ascontiguousarray(index.reshape(-1, LANES, n_x).transpose(0, 2, 1)).reshape(-1)
 
 
 def _floats(*shape: int) -> NDArray[np.float32]:
@@ -140,7 +147,14 @@ class CpuBackend:
             for length, shift, full in zip(size, roll, shape, strict=True):
                 place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
                 sources.append(np.where(place < length, place, -1))
-            kernels_cpu.relayout(np.ascontiguousarray(chunk, out.dtype), *sources, first, out)
+            packed, target = np.ascontiguousarray(chunk, out.dtype), out
+            parts = np.array_split(np.arange(len(chunk)), self.workers)
+
+            def copy(part: NDArray[np.int64], first: int = first) -> None:
+                if len(part):
+                    kernels_cpu.relayout(packed[part[0] : part[-1] + 1], *sources, first + int(part[0]), target)
+
+            list(self._pool.map(copy, parts))
             first += len(chunk)
         assert out is not None
         return out
@@ -149,8 +163,25 @@ class CpuBackend:
         """The array itself."""
         return np.asarray(array)
 
+    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `Backend.expected`."""
+        counts = np.zeros((len(unknowns.corners), problem.mask.size), np.float32)
+        wanted = Wanted(adjoint=False, probe=False, ratio=False, deviance=False)
+        self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
+        return counts[index]
+
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""
+        return self._accumulate(problem, unknowns, index, wanted, np.zeros(0, np.float32))
+
+    def _accumulate(
+        self,
+        problem: Problem,
+        unknowns: Unknowns,
+        index: NDArray[np.int64],
+        wanted: Wanted,
+        expected: NDArray[np.float32],
+    ) -> Sums:
         apertures, obj = unknowns.apertures, unknowns.object
         n_y, n_x = apertures.shape[1:]
         support = self._find_support(problem, apertures)
@@ -194,7 +225,7 @@ class CpuBackend:
             plan_y.passes, plan_y.twiddles, plan_x.passes, plan_x.twiddles, plan_y.order, plan_x.order,
             self._plane(problem.mask), self._plane(unknowns.background), transfer,
             float(unknowns.guard), float(problem.variance), _LOSSES[problem.loss],
-            wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance,
+            wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected,
         )  # fmt: skip
 
         def work(part: NDArray[np.int64], scratch: _Scratch) -> float:
@@ -249,18 +280,14 @@ class CpuBackend:
     @staticmethod
     def _plane(image: NDArray[Any]) -> NDArray[Any]:
         """(ky, kx) in FFT order -> flat detector plane."""
-        n_y, n_x = image.shape
-        permuted = image[_plan(n_y).order][:, _plan(n_x).order]
-        return np.ascontiguousarray(permuted.reshape(-1, LANES, n_x).transpose(0, 2, 1)).reshape(-1)
+        return np.asarray(image).reshape(-1)[_order(*image.shape)]
 
     @staticmethod
     def _image(plane: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
         """The inverse of `_plane`."""
-        n_y, n_x = shape
-        permuted = plane.reshape(-1, n_x, LANES).transpose(0, 2, 1).reshape(n_y, n_x)
-        image = np.empty(shape, plane.dtype)
-        image[_plan(n_y).order[:, None], _plan(n_x).order[None, :]] = permuted
-        return image
+        image = np.empty(shape[0] * shape[1], plane.dtype)
+        image[_order(*shape)] = plane
+        return image.reshape(shape)
 
 
 @lru_cache(maxsize=4)

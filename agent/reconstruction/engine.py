@@ -7,6 +7,7 @@ that small batches leave.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import backend, background, forward, geometry, probe, start, stopping
+from agent.reconstruction import backend, background, forward, geometry, probe, scale, start, stopping
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
@@ -149,6 +150,7 @@ class Reconstructor:
         self.deviance: list[float] = []
         self.passes = 0
         self.seconds = 0.0
+        self.phase_scale = 1.0
         self._momentum: Momentum | None = None
         self._random = np.random.default_rng(settings.seed)
 
@@ -174,6 +176,8 @@ class Reconstructor:
                 if on_progress is not None:
                     on_progress(number + 1, len(steps))
         self.settle()
+        if self.settings.quantitative:
+            self.phase_scale = scale.phase_scale(self)
         self.seconds += time.perf_counter() - started
 
     def one_pass(self, step: Step, want_deviance: bool = False) -> None:
@@ -219,10 +223,12 @@ class Reconstructor:
         reach = 0.0 if uphill else (last.age - 1) / age
         if step.probe > 0:
             found.apertures += (step.probe / len(found.corners)) * sums.aperture_numerator * self.support
-        displacement = self.per_pattern.update(found, sums, self.problem, self.backend)
+        displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
         if displacement is not None:
             found.object = self._moved(found.object, displacement)
             last.object = self._moved(last.object, displacement)
+            if hasattr(self.per_pattern.displacement, "turn"):
+                last.apertures *= self.per_pattern.displacement.turn
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
         if self.phase_only:
             xp = self.backend.xp
@@ -322,7 +328,7 @@ class Reconstructor:
         if not (np.isfinite(obj).all() and np.isfinite(apertures).all()):
             msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
             raise ArithmeticError(msg)
-        illumination = self._illumination(apertures)
+        illumination = self.illumination()
         margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
         lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
         lit = np.clip(lit, 0, None)
@@ -330,8 +336,9 @@ class Reconstructor:
         for layer in obj:
             image, _ = geometry.to_scan_frame(layer, geo, data.positions, margin)
             reference = (image * lit).sum()
-            phase += np.angle(image * np.conj(reference) / max(abs(reference), 1e-30)).astype(np.float32)
-            turned.append(image)
+            angle = np.angle(image * np.conj(reference)).astype(np.float32)
+            phase += angle / np.float32(self.phase_scale)
+            turned.append(image * np.exp(1j * angle * (1 / self.phase_scale - 1)))
         haze = np.fft.fftshift(host(self.unknowns.background)) if self.settings.background else None
         return Reconstruction(
             object=np.stack(turned).astype(np.complex64),
@@ -343,6 +350,7 @@ class Reconstructor:
             defocus=data.defocus,
             aberrations=dict(data.aberrations),
             background=haze,
+            phase_scale=self.phase_scale,
             deviance=tuple(self.deviance),
             passes=self.passes,
             illuminated=lit.astype(np.float32),
@@ -350,24 +358,50 @@ class Reconstructor:
             seconds=self.seconds,
         )
 
-    def _illumination(self, apertures: NDArray[np.complex64]) -> NDArray[np.float32]:
+    def illumination(self) -> NDArray[np.float32]:
         """Σ|probe|² of all positions relative to its maximum, (y, x) on the object grid (whole-pixel shifts)."""
-        from scipy.signal import oaconvolve
-
+        apertures = self.backend.to_host(self.reached().apertures)[: self.problem.n_modes]
         intensity = (np.abs(probe.to_real_space(apertures)) ** 2).sum(axis=0)
         n_y, n_x = self.geometry.object_shape
         hits = np.zeros((n_y, n_x), np.float32)
         np.add.at(hits, tuple(self.backend.to_host(self.unknowns.corners).T), 1)
-        total = np.clip(oaconvolve(hits, intensity)[:n_y, :n_x], 0, None).astype(np.float32)
+        # every window lies inside the grid, so that nothing wraps round
+        spectrum = np.fft.rfft2(hits) * np.fft.rfft2(intensity, (n_y, n_x))
+        total = np.clip(np.fft.irfft2(spectrum, (n_y, n_x)), 0, None).astype(np.float32)
         return total / max(float(total.max()), 1e-30)
+
+    def replica(self, counts: Any, unknowns: forward.Unknowns) -> NDArray[np.complex64]:
+        """The object (S, y, x) that other counts of the same experiment give in as many passes.
+
+        Args:
+            counts: (b, …) in the backend's layout.
+            unknowns: what is known of these patterns; the object is not looked at.
+        """
+        twin = copy.copy(self)
+        twin.settings = replace(self.settings, max_passes=max(self.passes, 1), refine_positions=None)
+        twin.problem = replace(self.problem, counts=counts)
+        xp = self.backend.xp
+        twin.unknowns = replace(
+            unknowns,
+            object=xp.ones_like(unknowns.object),
+            apertures=unknowns.apertures.copy(),
+            background=unknowns.background.copy(),
+        )
+        twin._momentum, twin.deviance, twin.passes = None, [], 0
+        twin._random = np.random.default_rng(self.settings.seed)
+        for step in schedule(twin.settings, len(unknowns.corners)):
+            twin.one_pass(step)
+        return self.backend.to_host(twin.reached().object)
 
 
 def _sums(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(counts of each pattern in the counting pixels, mean pattern)."""
+    from agent.reconstruction.kernels_cpu import add_up
+
     totals, mean = [], np.zeros(seen.shape)
     for chunk in chunks(patterns):
-        mean += chunk.sum(axis=0, dtype=np.float64)
-        totals.append((chunk * seen).sum(axis=(1, 2), dtype=np.float64))
+        totals.append(np.zeros(len(chunk)))
+        add_up(np.ascontiguousarray(chunk), seen, totals[-1], mean)
     return np.concatenate(totals), mean / len(patterns)
 
 

@@ -157,7 +157,7 @@ def _residual(
 def _detect(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
     counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any,
+    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """Waves along x to the detector, the residual, and back along x into object planes v of each mode."""
     plane = n_y * n_x
@@ -172,6 +172,8 @@ def _detect(
                 re, im = load(w_re, m * plane + base + i), load(w_im, m * plane + base + i)
                 intensity = intensity + re * re + im * im
             store(model, i, intensity)
+            if len(expected) > 0:
+                store(expected, place + base + i, intensity)
         part = _residual(
             model, counts, place + base, base, n_x * LANES, mask, guard, variance, loss, want_ratio, ratio_sum,
             want_deviance,
@@ -199,7 +201,7 @@ def _detect_blurred(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
     plan_x: Any, twiddles_x: Any, transfer: Any, b_re: Any, b_im: Any, d_re: Any, d_im: Any, order_x: Any, order_y: Any,
     counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool,
+    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """As `_detect` with a detector whose point spread has the transfer function `transfer` (real, even)."""
     plane = n_y * n_x
@@ -216,6 +218,8 @@ def _detect_blurred(
     _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
     for i in range(0, plane, LANES):
         store(d_re, i, load(d_re, i) + load(background, i))
+        if len(expected) > 0:
+            store(expected, place + i, load(d_re, i))
     result = _residual(d_re, counts, place, 0, plane, mask, guard, variance, loss, want_ratio, ratio_sum, want_deviance)
     if not want_adjoint:
         return result
@@ -357,7 +361,7 @@ def block(
     places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
     plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
     mask: Any, background: Any, transfer: Any, guard: float, variance: float, loss: int,
-    want_adjoint: bool, want_probe: bool, want_ratio: bool, want_deviance: bool,
+    want_adjoint: bool, want_probe: bool, want_ratio: bool, want_deviance: bool, expected: Any,
     n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any, slopes: Any, modelled: Any,
     t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,
     model: Any, d_re: Any, d_im: Any, ramp_y: Any, ramp_x: Any,
@@ -366,7 +370,7 @@ def block(
 
     Shapes: object and its sums (S, Y, X) planar; a (V, m_x, pad_y) apertures, of which the first `n_modes` are probe modes
     and the rest variations of mode 0; h (S − 1 planes); counts (n, n_y·n_x) in detector planes; weights (n, V);
-    slopes (n, 2 + V); modelled (n,); t one group, c compact planes, s (P·S planes), w and v (P planes) are scratch.
+    slopes (n, 2 + V); modelled (n,); expected (n·n_y·n_x) takes the model, or is empty; t one group, c compact planes, s (P·S planes), w and v (P planes) are scratch.
     """
     n_slices, height, width = o_re.shape
     n_y, n_x = len(order_y), len(order_x)
@@ -412,12 +416,12 @@ def block(
             part = _detect_blurred(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer,
                 c_re, c_im, d_re, d_im, order_x, order_y, flat_counts, j * plane, mask, background, guard, variance,
-                loss, want_ratio, ratio_sum, want_deviance, want_adjoint,
+                loss, want_ratio, ratio_sum, want_deviance, want_adjoint, expected,
             )  # fmt: skip
         else:
             part = _detect(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, flat_counts, j * plane, mask,
-                background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model,
+                background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model, expected,
             )  # fmt: skip
         deviance += part[0]
         modelled[j] = part[1]
@@ -472,6 +476,22 @@ def relayout(patterns: Any, source_y: Any, source_x: Any, first: int, out: Any) 
                     out[first + i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
 
 
+@njit(**OPTIONS)
+def add_up(patterns: Any, seen: Any, totals: Any, mean: Any) -> None:
+    """totals (n,) = Σ of the seen pixels of each pattern, mean (ky, kx) += Σ of all patterns."""
+    n_y, n_x = seen.shape
+    for y in range(n_y):
+        line, visible = np.zeros(n_x, np.float64), seen[y].astype(np.float32)
+        for i in range(len(patterns)):
+            row, part = patterns[i, y], np.float32(0)
+            for x in range(n_x):
+                value = np.float32(row[x])
+                line[x] += value
+                part += value * visible[x]
+            totals[i] += part
+        mean[y] += line
+
+
 def warm_up() -> None:
     """Compile every kernel once, so that the cache beside the modules is filled."""
     from agent.reconstruction.cpu import CpuBackend
@@ -485,6 +505,7 @@ def warm_up() -> None:
         if counts.dtype.kind == "u":
             halves(counts, seed=0)
             thin(counts.reshape(2, -1), 0.1, seed=0)
+        add_up(counts, np.ones(shape, bool), np.zeros(2), np.zeros(shape))
         problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
         unknowns = Unknowns(
             object=np.ones((1, 24, 24), np.complex64),

@@ -75,6 +75,7 @@ class ReconstructionSettings:
         loss: the likelihood of the counts; Gaussian has one variance for all.
         max_passes: passes over all patterns at most.
         stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
+        quantitative: whether phases are divided by what noise is found to have weakened them by (`scale`).
         regularise: whether frequencies are damped that the data's noise leaves without signal.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
@@ -95,8 +96,9 @@ class ReconstructionSettings:
     refine_probe: bool = True
     refine_positions: Literal["free", "lines", "linear"] | None = None
     loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
-    max_passes: int = 16
+    max_passes: int = 32
     stop_early: bool = True
+    quantitative: bool = True
     regularise: bool = False
     batch_size: int | None = None
     step_size: float = 0.5
@@ -121,6 +123,7 @@ class Reconstruction:
         defocus: Å, that the probe was started with.
         aberrations: Krivanek polar coefficients besides defocus that the probe was started with.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
+        phase_scale: how much too weak noise had made the phases; they have been divided by it.
         deviance: Poisson deviance per detector pixel, one value a pass.
         passes: number of passes made.
         illuminated: (y, x) Σ|probe|² of all positions relative to its maximum.
@@ -142,3 +145,4 @@ class Reconstruction:
     illuminated: NDArray[np.float32]
     device: str
     seconds: float
+    phase_scale: float = 1.0
