@@ -325,7 +325,8 @@ def test_transforms_agree_with_numpy(n: int) -> None:
 def _both(other: backend.Backend) -> float:
     """Relative L2 difference of the objects, over the illuminated field, of the fused CPU form and another backend."""
     data = experiment(dose=3e3, step=2.0)
-    settings = ReconstructionSettings(max_passes=20, stop_early=False, device="cpu")
+    # not scaled: the simulated counts would be others where the model differs in its last digit
+    settings = ReconstructionSettings(max_passes=20, stop_early=False, quantitative=False, device="cpu")
     first = reconstruct(data, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "choose", lambda device: other)
