@@ -96,14 +96,15 @@ def process_acquisition(
     if received.sum() < FEWEST_PATTERNS:
         msg = f"only {int(received.sum())} of {len(received)} patterns arrived; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
+    patterns = acquisition.patterns if received.all() else acquisition.patterns[received]  # not copied without need
     data = DiffractionData(
-        patterns=acquisition.patterns[received],
+        patterns=patterns,
         positions=plan.scan_positions()[received],
         voltage=description.voltage,
         semiangle=description.semiangle,
         angular_pixel=description.detector.angular_pixel,
         defocus=plan.defocus,
-        mask=~bad_pixels(acquisition.patterns[received], description.detector.dead_pixels),
+        mask=~bad_pixels(patterns, description.detector.dead_pixels),
     )
     choice = job.reconstruction
     before = time.perf_counter()
@@ -155,5 +156,5 @@ def process_acquisition(
         passes=picture.passes,
         device=picture.device,
         seconds={name: round(value, 4) for name, value in seconds.items()},
-        notes=measured.notes,
+        notes=(*measured.notes, *picture.notes),
     )

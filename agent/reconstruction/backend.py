@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, intensities
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected
 
 
 class Backend(Protocol):
@@ -26,6 +26,10 @@ class Backend(Protocol):
         """
         ...
 
+    def thin(self, counts: Any, fraction: float, seed: int) -> Any:
+        """Draw each of the counts that `load` has made, whole numbers, with the probability `fraction`."""
+        ...
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """A NumPy array."""
         ...
@@ -33,7 +37,6 @@ class Backend(Protocol):
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """`forward.accumulate` over the patterns `index`; sums that are not wanted may be missing."""
         ...
-
 
     def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
         """Modelled counts of the patterns `index`, float32, in the layout that `load` gives."""
@@ -52,15 +55,19 @@ class ArrayBackend:
         """See `Backend.load`."""
         return self.xp.concatenate([self.xp.asarray(framed(chunk, roll, shape)) for chunk in chunks])
 
+    def thin(self, counts: Any, fraction: float, seed: int) -> Any:
+        """See `Backend.thin`; drawn on the host."""
+        from agent.reconstruction.thinning import thin
+
+        return self.xp.asarray(thin(self.to_host(counts), fraction, seed))
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
     def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
         """See `Backend.expected`."""
-        parts = [self.xp.asarray(index[i : i + self.chunk]) for i in range(0, len(index), self.chunk)]
-        models = [intensities(problem, unknowns, part, self.xp)[0] for part in parts]
-        return self.xp.concatenate(models).astype(self.xp.float32)
+        return expected(problem, unknowns, index, self.xp, self.chunk)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -147,17 +148,24 @@ class CpuBackend:
             for length, shift, full in zip(size, roll, shape, strict=True):
                 place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
                 sources.append(np.where(place < length, place, -1))
-            packed, target = np.ascontiguousarray(chunk, out.dtype), out
-            parts = np.array_split(np.arange(len(chunk)), self.workers)
-
-            def copy(part: NDArray[np.int64], first: int = first) -> None:
-                if len(part):
-                    kernels_cpu.relayout(packed[part[0] : part[-1] + 1], *sources, first + int(part[0]), target)
-
-            list(self._pool.map(copy, parts))
+            packed = np.ascontiguousarray(chunk, out.dtype)
+            bounds = np.linspace(0, len(chunk), self.workers + 1).astype(int)
+            rows, columns = sources
+            jobs = [
+                self._pool.submit(kernels_cpu.relayout, packed[a:b], rows, columns, first + int(a), out)
+                for a, b in pairwise(bounds)
+            ]
+            for job in jobs:
+                job.result()
             first += len(chunk)
         assert out is not None
         return out
+
+    def thin(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
+        """See `Backend.thin`."""
+        from agent.reconstruction.thinning import thin
+
+        return thin(counts, fraction, seed)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError
-from agent.reconstruction import backend, background, forward, geometry, probe, scale, start, stopping
+from agent.errors import BadInputError, GpuFailedError
+from agent.reconstruction import backend, background, cuda, forward, geometry, probe, scale, start, stopping
+from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
@@ -37,6 +38,12 @@ no longer matter, and the guard falls to FINAL_GUARD of that: the likelihood is 
 """
 STIRRING_PASSES = 3
 """Passes in mini-batches."""
+PROBE_WAITS = 20
+"""Passes, half of all at most, in which the probe stays where positions are refined.
+
+A scan of another scale looks much like a probe of another defocus, and where both are refined they approach the truth together
+but slowly (2 % of scale take 100 passes instead of 30).
+"""
 _CHUNK = 512
 """Patterns that are taken from the caller's array at a time; it may lie on disk."""
 
@@ -62,8 +69,9 @@ def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
     """The passes of a reconstruction."""
     steps = []
     first = settings.batch_size or max(16, n_patterns // 12)
+    probe_waits = min(PROBE_WAITS, settings.max_passes // 2)
     for p in range(settings.max_passes):
-        refine = settings.refine_probe and p >= 1
+        refine = settings.refine_probe and p >= (1 if settings.refine_positions is None else probe_waits)
         if p < STIRRING_PASSES:
             size = settings.step_size * 0.8**p
             steps.append(Step(min(n_patterns, first * 2**p), size, size if refine else 0.0))
@@ -78,7 +86,8 @@ def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
 def chunks(patterns: Any) -> Iterator[NDArray[Any]]:
     """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time."""
     for first in range(0, len(patterns), _CHUNK):
-        yield np.asarray(patterns[first : first + _CHUNK])
+        chunk = np.asarray(patterns[first : first + _CHUNK])
+        yield chunk if chunk.dtype.isnative else chunk.astype(chunk.dtype.newbyteorder("="))
 
 
 @dataclass
@@ -103,7 +112,7 @@ class Reconstructor:
     def __init__(
         self, data: DiffractionData, settings: ReconstructionSettings, probe_k: NDArray[np.complex64] | None = None
     ) -> None:
-        geometry.check_data(data)
+        check_data(data)
         self.data, self.settings = data, settings
         self.shape = (geometry.legal_length(data.patterns.shape[1]), geometry.legal_length(data.patterns.shape[2]))
         self.geometry = geo = geometry.locate(data, shape=self.shape)
@@ -227,8 +236,6 @@ class Reconstructor:
         if displacement is not None:
             found.object = self._moved(found.object, displacement)
             last.object = self._moved(last.object, displacement)
-            if hasattr(self.per_pattern.displacement, "turn"):
-                last.apertures *= self.per_pattern.displacement.turn
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
         if self.phase_only:
             xp = self.backend.xp
@@ -282,7 +289,7 @@ class Reconstructor:
             BadInputError: as for the first patterns.
         """
         more = replace(self.data, patterns=patterns, positions=positions)
-        geometry.check_data(more)
+        check_data(more)
         self.settle()
         everything = replace(self.data, positions=np.concatenate([self.data.positions, positions]))
         old, new = self.geometry, geometry.locate(everything, shape=self.shape)
@@ -443,6 +450,23 @@ def reconstruct(
             ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
             change = {"C10": warm_start.defocus - data.defocus}
             wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
-    worker = Reconstructor(data, chosen, None if wave is None else wave.astype(np.complex64))
+    start_wave = None if wave is None else wave.astype(np.complex64)
+    try:
+        with cuda.failures():
+            return _finished(data, chosen, start_wave, on_progress)
+    except GpuFailedError as error:
+        note = f"{error}; reconstructed on the CPU"
+        return replace(
+            _finished(data, replace(chosen, device="cpu"), start_wave, on_progress), device="cpu", notes=(note,)
+        )
+
+
+def _finished(
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    probe_k: NDArray[np.complex64] | None,
+    on_progress: Progress | None,
+) -> Reconstruction:
+    worker = Reconstructor(data, settings, probe_k)
     worker.run(on_progress)
     return worker.result()

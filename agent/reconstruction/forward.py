@@ -193,6 +193,12 @@ def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) 
     return factor * problem.mask, ratio
 
 
+def expected(problem: Problem, unknowns: Unknowns, index: Any, xp: Any, chunk: int = 64) -> Any:
+    """Modelled counts (b, ky, kx) float32 of the patterns `index`, `chunk` of them at a time."""
+    parts = [xp.asarray(index[i : i + chunk]) for i in range(0, len(index), chunk)]
+    return xp.concatenate([intensities(problem, unknowns, part, xp)[0].astype(xp.float32) for part in parts])
+
+
 def accumulate(problem: Problem, unknowns: Unknowns, index: Any, wanted: Wanted, xp: Any) -> Sums:
     """The patterns `index` (b,) through the model and back."""
     model, waves = intensities(problem, unknowns, index, xp)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.checks import check_data as check_data  # noqa: PLC0414 (for those who look for it here)
 from agent.reconstruction.types import DiffractionData
 from instrument import optics
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, expected
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
 
 WAVES = 1024
@@ -120,6 +120,11 @@ class GpuBackend:
         """Copied from the device; waits for it."""
         with failures():
             return array.get() if hasattr(array, "get") else np.asarray(array)
+
+    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+        """See `Backend.expected`; in the plain form, since it is asked for once or twice in a reconstruction."""
+        with failures():
+            return expected(problem, unknowns, index, self.xp)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""

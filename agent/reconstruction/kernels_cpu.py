@@ -366,11 +366,12 @@ def block(
     t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,
     model: Any, d_re: Any, d_im: Any, ramp_y: Any, ramp_x: Any,
 ) -> float:  # fmt: skip
-    """The patterns `index` through the model and back, added to the accumulators; returns their deviance.
+    """The patterns `index` through the model and back, added to the accumulators; returns half their deviance.
 
     Shapes: object and its sums (S, Y, X) planar; a (V, m_x, pad_y) apertures, of which the first `n_modes` are probe modes
     and the rest variations of mode 0; h (S − 1 planes); counts (n, n_y·n_x) in detector planes; weights (n, V);
-    slopes (n, 2 + V); modelled (n,); expected (n·n_y·n_x) takes the model, or is empty; t one group, c compact planes, s (P·S planes), w and v (P planes) are scratch.
+    slopes (n, 2 + V); modelled (n,); expected (n·n_y·n_x) takes the model, or is empty; t one group, c compact planes,
+    s (P·S planes), w and v (P planes) are scratch.
     """
     n_slices, height, width = o_re.shape
     n_y, n_x = len(order_y), len(order_x)

@@ -31,18 +31,15 @@ FINISH = 6
 
 
 def possible(worker: Reconstructor) -> bool:
-    """Whether counts can be held out: whole numbers on the host, and passes enough to choose from."""
-    counts = worker.problem.counts
-    return isinstance(counts, np.ndarray) and counts.dtype.kind == "u" and worker.settings.max_passes > 3 + FINISH
+    """Whether counts can be held out: they are whole numbers, and there are passes enough to choose from."""
+    return worker.problem.counts.dtype.kind == "u" and worker.settings.max_passes > 3 + FINISH
 
 
 def run(worker: Reconstructor, steps: list[Step], on_progress: Callable[[int, int], None] | None = None) -> None:
     """Passes with a tenth of the counts held out until these see no gain; then the last ones with all counts."""
-    from agent.reconstruction.thinning import thin
-
     problem, n = worker.problem, len(worker.unknowns.corners)
     judges = np.sort(np.random.default_rng(worker.settings.seed).permutation(n)[:JUDGES])
-    held = thin(problem.counts, HELD_OUT, worker.settings.seed + 1)
+    held = worker.backend.thin(problem.counts, HELD_OUT, worker.settings.seed + 1)
     problem.counts -= held
     _scale(worker, 1 - HELD_OUT)
     try:

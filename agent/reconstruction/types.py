@@ -129,6 +129,7 @@ class Reconstruction:
         illuminated: (y, x) Σ|probe|² of all positions relative to its maximum.
         device: what computed it.
         seconds: wall-clock time.
+        notes: what the user should know, one sentence each.
     """
 
     object: NDArray[np.complex64]
@@ -146,3 +147,4 @@ class Reconstruction:
     device: str
     seconds: float
     phase_scale: float = 1.0
+    notes: tuple[str, ...] = ()

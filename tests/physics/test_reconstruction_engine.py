@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError
+from agent.errors import BadInputError, GpuFailedError
 from agent.reconstruction import (
     DiffractionData,
     ReconstructionSettings,
@@ -340,6 +340,33 @@ def _both(other: backend.Backend) -> float:
 
 def test_a_whole_reconstruction_agrees_between_fused_and_plain() -> None:
     assert _both(backend.ArrayBackend(np, "numpy")) < 1e-4
+
+
+class _FailingGpu(backend.ArrayBackend):
+    """A device that is lost in the third batch."""
+
+    def __init__(self) -> None:
+        super().__init__(np, "gpu")
+        self.batches = 0
+
+    def accumulate(self, *job: object) -> forward.Sums:
+        self.batches += 1
+        if self.batches == 3:
+            msg = "the GPU has too little memory: these patterns need 3 GB, 1 GB are free"
+            raise GpuFailedError(msg)
+        return super().accumulate(*job)
+
+
+def test_a_gpu_that_fails_on_the_way_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, choose = experiment(dose=3e3, step=3.0), backend.choose
+    settings = ReconstructionSettings(max_passes=3, stop_early=False, quantitative=False)
+    monkeypatch.setattr(backend, "choose", lambda device: choose("cpu") if device == "cpu" else _FailingGpu())
+    result = reconstruct(data, settings)
+    assert result.device == "cpu"
+    assert result.notes == (
+        "the GPU has too little memory: these patterns need 3 GB, 1 GB are free; reconstructed on the CPU",
+    )
+    assert np.array_equal(result.object, reconstruct(data, replace(settings, device="cpu")).object)
 
 
 @pytest.mark.gpu
