@@ -36,6 +36,9 @@ Below it a single count where the model is still dark dominates a step; above it
 on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.) In full passes single counts
 no longer matter, and the guard falls to FINAL_GUARD of that: the likelihood is then all but the unguarded one.
 """
+AMPLITUDE_COUNTS = 300.0
+"""Counts per object pixel from which the amplitude of a single slice is found beside its phase; with fewer it is mostly noise,
+which takes counts from the phase."""
 STIRRING_PASSES = 3
 """Passes in mini-batches."""
 PROBE_WAITS = 20
@@ -154,6 +157,8 @@ class Reconstructor:
             background=xp.asarray(haze if settings.background else 0 * haze),
             guard=0.0,
         )
+        area = np.prod(np.ptp(data.positions, axis=0) + np.asarray(geo.pixel_size))
+        self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
         self.guard = float(GUARD * np.sqrt(self.electrons / seen.sum()))
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
         self.deviance: list[float] = []
@@ -171,7 +176,9 @@ class Reconstructor:
     @property
     def phase_only(self) -> bool:
         """Whether slices only shift the phase."""
-        return self.settings.object_type == "phase" or (self.settings.object_type is None and self.settings.slices > 1)
+        if self.settings.object_type is not None:
+            return self.settings.object_type == "phase"
+        return self.settings.slices > 1 or self._counts_per_pixel < AMPLITUDE_COUNTS
 
     def run(self, on_progress: Progress | None = None) -> None:
         """Make the passes of the schedule, or as many of them as held-out counts ask for."""

@@ -1,18 +1,26 @@
-"""What each pattern has of its own: its position, its intensity, its share of the probe's variations."""
+"""What each pattern has of its own: its position, its intensity, its share of the probe's variations.
+
+Every estimate that only the counts of one pattern support is drawn towards the mean of all patterns as far as its own noise
+asks for (empirical Bayes: what the estimates scatter beyond the Poisson noise is the variance of what is true).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.displacement import Displacement
 from agent.reconstruction.forward import Problem, Sums, Unknowns
 from agent.reconstruction.geometry import Geometry
 from agent.reconstruction.types import ReconstructionSettings
 
 if TYPE_CHECKING:
     from agent.reconstruction.backend import Backend
+
+WEIGHT_STEP = 0.5
+"""Fraction of the Newton step of the variations' weights; the variations themselves take the other half."""
 
 
 class PatternUnknowns:
@@ -23,6 +31,9 @@ class PatternUnknowns:
         geometry: object grid; a refined position stays on it.
         positions: (n, 2), Å, nominal.
         totals: (n,) counts of each pattern in the counting pixels.
+
+    Raises:
+        BadInputError: where drifts of scan lines are asked for and the positions are no raster.
     """
 
     def __init__(
@@ -33,10 +44,79 @@ class PatternUnknowns:
         totals: NDArray[np.float64],
     ) -> None:
         self.settings, self.geometry, self.nominal, self.totals = settings, geometry, positions, totals
+        kind = settings.refine_positions
+        self.displacement = None if kind is None else Displacement(kind, geometry, positions)
 
-    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
-        """One step of every refined quantity, from the sums of a pass over all patterns in their order."""
+    @property
+    def needs_slopes(self) -> bool:
+        """Whether `update` needs `Sums.slopes`."""
+        return self.displacement is not None or self.settings.variable_modes > 0
+
+    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: float = 0.0) -> Any:
+        """One step of every refined quantity, from the sums of a pass over all patterns in their order.
+
+        Call it after the apertures have taken their step. Returns the displacement (2, y, x) in pixels that the object has
+        to follow (`displacement.moved`), or None.
+        """
+        if self.settings.refine_intensity:
+            self._intensities(unknowns, sums, problem, backend)
+        if self.settings.variable_modes:
+            self._variations(unknowns, sums, problem, backend)
+        return None if self.displacement is None else self.displacement.update(unknowns, sums, problem, backend, reach)
 
     def positions(self, unknowns: Unknowns, backend: Backend) -> NDArray[np.float64]:
         """(n, 2), Å, in the scan's frame, as they are now."""
-        return self.nominal
+        return self.nominal if self.displacement is None else self.displacement.positions(unknowns, backend)
+
+    def _intensities(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
+        """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1."""
+        xp, modes = backend.xp, problem.n_modes
+        haze = float((problem.mask * unknowns.background).sum())
+        now = backend.to_host(unknowns.weights)[:, 0].astype(np.float64) ** 2
+        modelled = backend.to_host(sums.modelled).astype(np.float64)
+        coherent = np.maximum(modelled - haze, 1e-3 * modelled.mean())
+        found = now * (self.totals - haze) / coherent
+        scale = found.mean()
+        noise = (now / (scale * coherent)) ** 2 * np.maximum(modelled, 1e-30)
+        found = _shrunk(found / scale, noise)
+        unknowns.weights[:, :modes] = xp.asarray(np.sqrt(np.maximum(found, 0)).astype(np.float32))[:, None]
+
+    def _variations(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
+        """A Newton step of the variations' weights, then their gauge.
+
+        The Fisher information of a weight is 4 Σ|A_v|² where the variation changes amplitudes on the detector, and about
+        half of that on average, where it also turns phases.
+        """
+        xp, modes = backend.xp, problem.n_modes
+        energy = (xp.abs(unknowns.apertures[modes:]) ** 2).sum(axis=(1, 2))
+        unknowns.weights[:, modes:] += (2 * WEIGHT_STEP) * sums.slopes[:, 2 + modes :] / xp.maximum(energy, 1e-30)
+        in_gauge(unknowns, modes, xp)
+
+
+def _shrunk(found: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Estimates (n,) whose noise has the variances `noise` (n,), drawn towards their mean."""
+    true = max(0.0, float(found.var() - noise.mean()))
+    return np.asarray(found.mean() + (found - found.mean()) * (true / (true + noise) if true > 0 else 0.0))
+
+
+def in_gauge(unknowns: Unknowns, modes: int, xp: Any) -> None:
+    """The same variations with weights of mean 0 and variance 1, orthogonal to the first mode and to each other.
+
+    What follows the first mode is left out: its real part is an intensity, its imaginary part a phase of the pattern that no
+    count tells. (Gauge of orthogonal probe relaxation: Odstrčil et al., Opt. Express 24 (2016) 8360, without their SVD.)
+    """
+    apertures, weights = unknowns.apertures, unknowns.weights
+    mean = weights[:, modes:].mean(axis=0)
+    apertures[0] += (mean[:, None, None] * apertures[modes:]).sum(axis=0)
+    weights[:, modes:] -= mean
+    for v in range(modes, len(apertures)):
+        for other in (0, *range(modes, v)):
+            size = xp.maximum((xp.abs(apertures[other]) ** 2).sum(), 1e-30)
+            overlap = (apertures[other].conj() * apertures[v]).sum() / size
+            apertures[v] -= overlap * apertures[other]
+            if other > 0:  # real weights: only the real part of the overlap can go to the other variation
+                weights[:, other] += overlap.real * weights[:, v]
+        spread = xp.sqrt((weights[:, v] ** 2).mean())
+        if float(spread) > 0:
+            weights[:, v] /= spread
+            apertures[v] *= spread
