@@ -238,7 +238,9 @@ class Reconstructor:
         age = 1.0 if uphill else (1 + np.sqrt(1 + 4 * last.age**2)) / 2
         reach = 0.0 if uphill else (last.age - 1) / age
         if step.probe > 0:
-            found.apertures += (step.probe / len(found.corners)) * sums.aperture_numerator * self.support
+            modes = self.problem.n_modes
+            change = sums.aperture_numerator[:modes] * self.support
+            found.apertures[:modes] += (step.probe / len(found.corners)) * change
         displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
         if displacement is not None:
             found.object = self._moved(found.object, displacement)
@@ -252,7 +254,6 @@ class Reconstructor:
             found.object += np.float32(reach) * (found.object - last.object)
         if step.probe > 0:
             # variations go without: their weights would have to be extrapolated with them
-            modes = self.problem.n_modes
             found.apertures[:modes] += np.float32(reach) * (found.apertures[:modes] - last.apertures[:modes])
         self._momentum = reached
 

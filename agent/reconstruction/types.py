@@ -64,8 +64,9 @@ class ReconstructionSettings:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices.
         slice_spacing: Å from slice to slice.
-        object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: complex for one slice;
-            phase for several, where the amplitude of one can hardly be told from the phase of its neighbours.
+        object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: complex for one slice with
+            300 counts per object pixel or more; phase otherwise, because amplitudes would be noise, or could hardly be told
+            from the phases of neighbouring slices.
         positivity: whether phases below that of vacuum are set to it.
         variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
         refine_intensity: whether each pattern has an intensity of its own.
