@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError, GpuFailedError
-from agent.reconstruction import backend, background, cuda, forward, geometry, probe, scale, start, stopping
+from agent.reconstruction import backend, background, cuda, forward, geometry, noise, probe, start, stopping
 from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.refine import PatternUnknowns
@@ -164,7 +164,7 @@ class Reconstructor:
         self.deviance: list[float] = []
         self.passes = 0
         self.seconds = 0.0
-        self.phase_scale = 1.0
+        self.noise: noise.Noise | None = None
         self._momentum: Momentum | None = None
         self._random = np.random.default_rng(settings.seed)
 
@@ -192,8 +192,8 @@ class Reconstructor:
                 if on_progress is not None:
                     on_progress(number + 1, len(steps))
         self.settle()
-        if self.settings.quantitative:
-            self.phase_scale = scale.phase_scale(self)
+        if self.settings.quantitative or self.settings.regularise:
+            self.noise = noise.measure(self)
         self.seconds += time.perf_counter() - started
 
     def one_pass(self, step: Step, want_deviance: bool = False) -> None:
@@ -344,16 +344,14 @@ class Reconstructor:
             msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
             raise ArithmeticError(msg)
         illumination = self.illumination()
+        obj, scale = self._corrected(obj, illumination)
         margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
         lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
         lit = np.clip(lit, 0, None)
-        turned, phase = [], np.zeros(lit.shape, np.float32)
-        for layer in obj:
-            image, _ = geometry.to_scan_frame(layer, geo, data.positions, margin)
-            reference = (image * lit).sum()
-            angle = np.angle(image * np.conj(reference)).astype(np.float32)
-            phase += angle / np.float32(self.phase_scale)
-            turned.append(image * np.exp(1j * angle * (1 / self.phase_scale - 1)))
+        turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
+        phase = np.zeros(lit.shape, np.float32)
+        for layer in turned:
+            phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
         haze = np.fft.fftshift(host(self.unknowns.background)) if self.settings.background else None
         return Reconstruction(
             object=np.stack(turned).astype(np.complex64),
@@ -365,13 +363,26 @@ class Reconstructor:
             defocus=data.defocus,
             aberrations=dict(data.aberrations),
             background=haze,
-            phase_scale=self.phase_scale,
+            phase_scale=scale,
             deviance=tuple(self.deviance),
             passes=self.passes,
             illuminated=lit.astype(np.float32),
             device=self.backend.name,
             seconds=self.seconds,
         )
+
+    def _corrected(self, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> tuple[NDArray[np.complex64], float]:
+        """The object (S, y, x) with what noise did to its phases undone as far as the settings ask, and their scale before."""
+        if self.noise is None:
+            return obj, 1.0
+        scale = self.noise.scale if self.settings.quantitative else 1.0
+        mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
+        before = np.angle(obj * mean.conj())
+        after = before
+        if self.settings.regularise:
+            gain = noise.wiener(before.sum(axis=0), lit, self.noise, self.geometry.pixel_size)
+            after = np.fft.ifft2(np.fft.fft2(before) * gain).real
+        return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale
 
     def illumination(self) -> NDArray[np.float32]:
         """Σ|probe|² of all positions relative to its maximum, (y, x) on the object grid (whole-pixel shifts)."""
@@ -384,6 +395,36 @@ class Reconstructor:
         spectrum = np.fft.rfft2(hits) * np.fft.rfft2(intensity, (n_y, n_x))
         total = np.clip(np.fft.irfft2(spectrum, (n_y, n_x)), 0, None).astype(np.float32)
         return total / max(float(total.max()), 1e-30)
+
+    def under(self, data: DiffractionData) -> Reconstructor:
+        """The same counts under other optics or positions, before the first pass.
+
+        `data` differs from what this one was made of in defocus, aberrations, centre, detector_to_scan or positions only.
+        Call it on a `Reconstructor` that has made no passes.
+        """
+        twin = copy.copy(self)
+        xp, roll = self.backend.xp, self.geometry.roll
+        row, column = (n // 2 for n in data.patterns.shape[1:]) if data.centre is None else data.centre
+        geo = geometry.locate(data, shape=self.shape)
+        twin.data = data
+        # the counts stay rolled as they are, however far the disc's centre moves
+        twin.geometry = geo = replace(geo, roll=roll, centre_offset=(row + roll[0], column + roll[1]))
+        modes = start.model_probe(data, self.settings, geo, self.shape)
+        modes = (modes * np.sqrt(self.electrons / (np.abs(modes) ** 2).sum())).astype(np.complex64)
+        support = start.support(modes)
+        twin.support = xp.asarray(support)
+        propagators = xp.asarray(start.propagators(data, self.settings, geo, self.shape))
+        twin.problem = replace(self.problem, support=support > 0, propagators=propagators)
+        twin.unknowns = replace(
+            self.unknowns,
+            object=xp.ones((self.settings.slices, *geo.object_shape), xp.complex64),
+            apertures=xp.asarray(modes),
+            corners=xp.asarray(geo.corners),
+            fractions=xp.asarray(geo.fractions),
+            background=self.unknowns.background.copy(),
+        )
+        twin.deviance, twin._random = [], np.random.default_rng(self.settings.seed)
+        return twin
 
     def replica(self, counts: Any, unknowns: forward.Unknowns) -> NDArray[np.complex64]:
         """The object (S, y, x) that other counts of the same experiment give in as many passes.

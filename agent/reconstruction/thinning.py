@@ -66,7 +66,7 @@ def thin(counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
         An array of the same shape and type; what is drawn and what is left are independent Poisson counts if `counts` are.
     """
     out = np.empty_like(counts)
-    _thin(counts, np.uint64(min(fraction, 1.0) * (2**64 - 1)), np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), out)
+    _thin(counts, np.uint64(min(int(fraction * 2**64), 2**64 - 1)), np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), out)
     return out
 
 

@@ -76,7 +76,7 @@ class ReconstructionSettings:
         loss: the likelihood of the counts; Gaussian has one variance for all.
         max_passes: passes over all patterns at most.
         stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
-        quantitative: whether phases are divided by what noise is found to have weakened them by (`scale`).
+        quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`).
         regularise: whether frequencies are damped that the data's noise leaves without signal.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.

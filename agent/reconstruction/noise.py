@@ -1,15 +1,16 @@
-"""How much too weak noise makes the phase, found by reconstructing simulated counts (parametric bootstrap).
+"""What noise does to a reconstruction, found by reconstructing simulated counts (parametric bootstrap).
 
 The maximum of the likelihood is biased at low dose: noise in the object scatters electrons of its own, and the counts they
 explain are missing in the signal. On thin specimens the phase comes out 5 % too weak at 1e3 e/Å² and 20 % at 1e2. The
 bias depends on dose, specimen and optics, but a reconstruction knows all three: counts simulated from it and
 reconstructed in the same way come out too weak by the same factor (Efron & Tibshirani, An Introduction to the Bootstrap,
-ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise.
+ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise. The difference between what was
+simulated and what came out is the noise itself, frequency by frequency, which a Wiener filter needs.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,43 +24,77 @@ if TYPE_CHECKING:
 PATTERNS = 256
 """Patterns of the middle of the scan that are simulated."""
 LIT = 0.5
-"""Part of the largest illumination above which the object is compared."""
+"""Part of the largest illumination above which the object counts in full."""
+SMALLEST = 32
+"""Edge in pixels of the smallest field that tells something."""
 NEGLIGIBLE = 0.015
 """Bias below which a second simulation would change nothing."""
 
 
-def phase_scale(worker: Reconstructor) -> float:
-    """Phase of the reconstruction over that of the truth, as estimated; 1 where too little is lit to tell.
+@dataclass(frozen=True)
+class Noise:
+    """What noise did.
 
-    Defined as in Re Σ R T* / Σ|T|² over the frequencies between half the aperture and twice the aperture.
+    Attributes:
+        scale: phase of the reconstruction over that of the truth, in the sense of Re Σ R T* / Σ|T|² over the frequencies
+            between half the aperture and twice the aperture.
+        density: (y, x) on the frequencies of the object grid: power spectral density of the phase error, rad²Å².
     """
+
+    scale: float
+    density: NDArray[np.float64]
+
+
+def measure(worker: Reconstructor) -> Noise:
+    """Simulate counts of the finished reconstruction, reconstruct them, compare. Scale 1 where too little is lit to tell."""
     index = _middle(worker.data.positions)
     phase = _phases(worker, worker.backend.to_host(worker.reached().object))
     window, frequency = _window(worker, index)
-    if window is None:
-        return 1.0
+    area = float((window**2).sum() * np.prod(worker.geometry.pixel_size)) / np.prod(worker.geometry.pixel_size) ** 2
+    noise = np.full(frequency.shape, area / (2 * _dose(worker)))
+    if np.count_nonzero(window) < SMALLEST**2:
+        return Noise(1.0, noise / area)
     aperture = optics.spatial_frequency(worker.data.semiangle, worker.data.voltage)
     band = (frequency >= 0.5 * aperture) & (frequency <= 2 * aperture)
-    electrons_per_area = _dose(worker, window)
-    spectrum = _spectrum(phase.sum(axis=0), window)
-    power = _ring_mean(np.abs(spectrum) ** 2, frequency)
-    noise = np.full(power.shape, 1 / (2 * electrons_per_area) * (window**2).sum() / np.prod(worker.geometry.pixel_size))
+    power = _ring_mean(np.abs(_spectrum(phase.sum(axis=0), window)) ** 2, frequency)
     scale = 1.0
     for attempt in range(2):
         shrink = np.sqrt(np.clip(1 - noise / np.maximum(power, 1e-30), 0, 1))
-        truth = _filtered(phase, _on_grid(shrink, frequency, worker)) / scale
+        truth = _filtered(phase, np.where(frequency < 0.5 / max(worker.geometry.pixel_size), shrink, 0.0)) / scale
         found = _phases(worker, _again(worker, truth, index, attempt))
         expected, got = (_spectrum(image.sum(axis=0), window) for image in (truth, found))
         energy = float((np.abs(expected) ** 2)[band].sum())
-        if energy <= 0:
-            return 1.0
-        scale = float((got * expected.conj())[band].real.sum()) / energy
-        if not 0.2 < scale < 2:
-            return 1.0
+        ratio = float((got * expected.conj())[band].real.sum()) / energy if energy > 0 else 0.0
+        if not 0.2 < ratio < 2:  # nothing but noise in the band
+            return Noise(1.0, noise / area)
+        scale = ratio
+        noise = _ring_mean(np.abs(got - scale * expected) ** 2, frequency)
         if abs(scale - 1) < NEGLIGIBLE:
             break
-        noise = _ring_mean(np.abs(got - scale * expected) ** 2, frequency)
-    return scale
+    return Noise(scale, noise / area)
+
+
+def wiener(
+    phase: NDArray[np.float32], lit: NDArray[np.float32], noise: Noise, pixel_size: tuple[float, float]
+) -> NDArray[np.float64]:
+    """Gain (y, x) on the frequencies of a phase image that keeps what stands out of the noise.
+
+    The positive part of 1 − noise/power over patches of 5 × 5 frequencies: by Stein's lemma its expected error is below that
+    of the unfiltered image whatever the specimen (James & Stein, 1961; Donoho & Johnstone, J. Am. Stat. Assoc. 90 (1995) 1200).
+
+    Args:
+        phase: (y, x) rad, on the object grid.
+        lit: (y, x) illumination relative to its maximum.
+        noise: of the reconstruction.
+        pixel_size: Å.
+    """
+    weight = np.minimum(lit / LIT, 1.0).astype(np.float64)
+    power = np.abs(_spectrum(phase.astype(np.float64), weight)) ** 2 / ((weight**2).sum() / np.prod(pixel_size))
+    for axis in (0, 1):
+        power = sum(np.roll(power, shift, axis=axis) for shift in range(-2, 3)) / 5
+    gain = np.clip(1 - noise.density / np.maximum(power, 1e-30), 0, 1)
+    gain[0, 0] = 1
+    return np.asarray(gain)
 
 
 def _middle(positions: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -76,7 +111,7 @@ def _phases(worker: Reconstructor, obj: NDArray[np.complex64]) -> NDArray[np.flo
     return np.asarray(np.angle(obj * mean.conj()) * (lit > 0.02), np.float64)
 
 
-def _window(worker: Reconstructor, index: NDArray[np.int64]) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+def _window(worker: Reconstructor, index: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A taper over the middle of what the patterns `index` light up, (y, x), and the frequency of each pixel, 1/Å."""
     pixel, shape = worker.geometry.pixel_size, worker.geometry.object_shape
     centres = worker.geometry.corners[index] + np.array(worker.shape) // 2
@@ -87,16 +122,13 @@ def _window(worker: Reconstructor, index: NDArray[np.int64]) -> tuple[NDArray[np
         taper[low : high + 1] = np.hanning(high - low + 3)[1:-1]
         tapers.append(taper)
     k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel, strict=True))
-    frequency = np.hypot(k_y[:, None], k_x[None, :])
-    window = np.outer(*tapers)
-    return (window if (window > 0).sum() >= 32**2 else None), frequency
+    return np.outer(*tapers), np.hypot(k_y[:, None], k_x[None, :])
 
 
-def _dose(worker: Reconstructor, window: NDArray[np.float64]) -> float:
-    """Counts per Å² in the window: Σ|probe|² on it, from the illumination and the counts of all patterns."""
+def _dose(worker: Reconstructor) -> float:
+    """Counts per Å² where most fall."""
     lit = worker.illumination().astype(np.float64)
-    density = worker.totals.sum() * lit / lit.sum() / np.prod(worker.geometry.pixel_size)
-    return float((density * window).sum() / window.sum())
+    return float(worker.totals.sum() / lit.sum() / np.prod(worker.geometry.pixel_size))
 
 
 def _spectrum(image: NDArray[np.float64], window: NDArray[np.float64]) -> NDArray[np.complex128]:
@@ -111,12 +143,6 @@ def _ring_mean(image: NDArray[np.float64], frequency: NDArray[np.float64]) -> ND
     """Mean over rings of frequency, as an image."""
     ring = _rings(frequency)
     return np.asarray((np.bincount(ring.ravel(), image.ravel()) / np.maximum(np.bincount(ring.ravel()), 1))[ring])
-
-
-def _on_grid(shrink: NDArray[np.float64], frequency: NDArray[np.float64], worker: Reconstructor) -> NDArray[np.float64]:
-    """The filter without what lies beyond the detector's edge, where nothing was measured."""
-    edge = 0.5 / max(worker.geometry.pixel_size)
-    return np.where(frequency < edge, shrink, 0.0)
 
 
 def _filtered(phase: NDArray[np.float64], gain: NDArray[np.float64]) -> NDArray[np.float64]:
