@@ -19,8 +19,13 @@ from agent.reconstruction.types import ReconstructionSettings
 if TYPE_CHECKING:
     from agent.reconstruction.backend import Backend
 
-WEIGHT_STEP = 0.5
-"""Fraction of the Newton step of the variations' weights; the variations themselves take the other half."""
+STEP = 0.5
+"""Of the Newton steps of variations and weights, each: both together reach for the same residual."""
+PHASE_GAIN = 5.0
+"""How much longer steps in the aperture's phase are than those in its amplitude.
+
+A drift of the defocus is found in 40 passes with 5 and not in 100 with 1; with 20 it diverges (random phase objects, 1e5 e/Å²).
+"""
 
 
 class PatternUnknowns:
@@ -58,6 +63,7 @@ class PatternUnknowns:
         Call it after the apertures have taken their step. Returns the displacement (2, y, x) in pixels that the object has
         to follow (`displacement.moved`), or None.
         """
+        unknowns.weights = unknowns.weights.copy()  # a reconstruction of other optics may share them
         if self.settings.refine_intensity:
             self._intensities(unknowns, sums, problem, backend)
         if self.settings.variable_modes:
@@ -82,14 +88,20 @@ class PatternUnknowns:
         unknowns.weights[:, :modes] = xp.asarray(np.sqrt(np.maximum(found, 0)).astype(np.float32))[:, None]
 
     def _variations(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
-        """A Newton step of the variations' weights, then their gauge.
+        """A Newton step of the variations and of their weights, then their gauge.
 
-        The Fisher information of a weight is 4 Σ|A_v|² where the variation changes amplitudes on the detector, and about
-        half of that on average, where it also turns phases.
+        What changes the amplitude of the aperture is seen at once, with the information that the first mode has (weights have
+        variance 1). What changes its phase is seen only where scattered waves interfere, and partly taken up by the object.
         """
-        xp, modes = backend.xp, problem.n_modes
-        energy = (xp.abs(unknowns.apertures[modes:]) ** 2).sum(axis=(1, 2))
-        unknowns.weights[:, modes:] += (2 * WEIGHT_STEP) * sums.slopes[:, 2 + modes :] / xp.maximum(energy, 1e-30)
+        xp, modes, n = backend.xp, problem.n_modes, len(unknowns.corners)
+        apertures = unknowns.apertures
+        turn = apertures[0] / xp.maximum(xp.abs(apertures[0]), 1e-30)
+        shape = apertures[modes:] * turn.conj()
+        information = (shape.real**2 + shape.imag**2 / PHASE_GAIN).sum(axis=(1, 2))
+        unknowns.weights[:, modes:] += STEP * sums.slopes[:, 2 + modes :] / xp.maximum(information, 1e-30)
+        slope = sums.aperture_numerator[modes:] * turn.conj() * xp.asarray(problem.support)
+        change = (STEP / n) * (slope.real + 1j * PHASE_GAIN * slope.imag) * turn
+        apertures[modes:] += change.astype(apertures.dtype)
         in_gauge(unknowns, modes, xp)
 
 

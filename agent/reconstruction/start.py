@@ -58,15 +58,28 @@ def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float3
 
 
 def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.complex64]:
-    """n small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow."""
+    """n small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow.
+
+    The first mode times polynomials of up to fourth order: what makes a probe vary, defocus, tilt, drift, is smooth in the
+    aperture, and noise is not. They are random, but begin with defocus and astigmatism: phases are found slowly, amplitudes at
+    once.
+    """
     rng = np.random.default_rng(seed)
     first = modes[0]
-    shape = (n, *first.shape)
-    wave = first * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
+    ky, kx = np.meshgrid(*(np.fft.fftfreq(size, 1 / size) for size in first.shape), indexing="ij")
+    inside = np.abs(first) > 0.1 * np.abs(first).max()
+    middle, radius = [k[inside].mean() for k in (ky, kx)], np.sqrt(inside.sum() / np.pi)
+    y, x = (ky - middle[0]) / radius, (kx - middle[1]) / radius
+    terms = np.stack([y**i * x**j for i in range(5) for j in range(5 - i) if i + j > 0])
+    numbers = rng.normal(size=(2, n, len(terms)))
+    shapes = np.tensordot(0.1 * (numbers[0] + 1j * numbers[1]), terms, axes=1)
+    for shape, phase in zip(shapes, (y**2 + x**2, y**2 - x**2, 2 * y * x), strict=False):
+        shape += 1j * phase
+    wave = first * shapes
     overlap = (first.conj() * wave).sum(axis=(1, 2), keepdims=True) / (np.abs(first) ** 2).sum()
     wave = wave - overlap * first
     size = np.sqrt((np.abs(first) ** 2).sum() / np.maximum((np.abs(wave) ** 2).sum(axis=(1, 2), keepdims=True), 1e-30))
-    return (VARIATION * size * wave).astype(np.complex64)
+    return np.asarray(VARIATION * size * wave, np.complex64)
 
 
 def support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
