@@ -423,6 +423,7 @@ class Reconstructor:
             fractions=xp.asarray(geo.fractions),
             background=self.unknowns.background.copy(),
         )
+        twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
         twin.deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 
@@ -436,6 +437,8 @@ class Reconstructor:
         twin = copy.copy(self)
         twin.settings = replace(self.settings, max_passes=max(self.passes, 1), refine_positions=None)
         twin.problem = replace(self.problem, counts=counts)
+        known = replace(twin.settings, refine_intensity=False, variable_modes=0)
+        twin.per_pattern = PatternUnknowns(known, self.geometry, self.data.positions, self.totals)
         xp = self.backend.xp
         twin.unknowns = replace(
             unknowns,
