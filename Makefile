@@ -2,6 +2,7 @@
 # make demo   the main job against the simulated microscope: simulator, agent, ZeroMQ, report
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
+# make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint bench bench-peers clean
+.PHONY: env demo test lint bench bench-peers limit clean
 
 env: $(STAMP)
 
@@ -53,6 +54,9 @@ PEER_FILES := tests/benchmarks/peers
 
 bench-peers: env $(PEERS:%=.peers/%/.installed)
 	$(BIN)/python $(PEER_FILES)/bench.py
+
+limit: env
+	$(BIN)/python tests/benchmarks/physical_limit.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -70,7 +70,7 @@ class Trace:
         self.setup = 0.0
         self.elapsed = 0.0
         self.passes: list[float] = []
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, Any]] = []
         self._next = 1
         self._started = 0.0
 
@@ -105,7 +105,8 @@ class Trace:
 
         phase, first = picture()
         score = evaluate(phase, first, self.recording)
-        row = {"pass": number, "seconds": self.elapsed, "nrmse": score.nrmse, "scale": score.scale}
+        row: dict[str, Any] = {"pass": number, "seconds": self.elapsed, "nrmse": score.nrmse, "scale": score.scale}
+        row["limits"] = list(score.limits)
         self.rows.append(row | {"shift_y": score.shift[0], "shift_x": score.shift[1]})
         print(
             f"{self.label} pass {number:4d} {self.elapsed:8.2f} s NRMSE {score.nrmse:.4f} scale {score.scale:.3f} "

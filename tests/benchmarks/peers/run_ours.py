@@ -11,7 +11,8 @@ from recording import Recording
 
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor
 
-DEFAULTS: dict[str, Any] = {"device": "cpu"}
+DEFAULTS: dict[str, Any] = {"device": "cpu", "stop_early": False, "quantitative": False, "background": False}
+"""No peer models a background, stops by itself or calibrates its phase; here nobody is asked to."""
 
 
 class _EnoughError(Exception):

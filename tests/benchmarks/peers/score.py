@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from recording import Recording
 
+BANDS = ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+"""1/Å, in which the error is compared with the diffraction-plane limit."""
 _PADDING = 4  # pixels, so that a Fourier shift of the truth does not wrap into the scored field
 
 
@@ -20,11 +22,13 @@ class Score:
             shift, offset and factor.
         scale: Re Σ R T* / Σ |T|² over 0.25–1.0 1/Å, without that factor; 1 is quantitative, below 1 too weak.
         shift: (y, x) pixels, by which the picture was off.
+        limits: power of the phase error, as returned, over the diffraction-plane limit 1/(2 dose), in `BANDS`.
     """
 
     nrmse: float
     scale: float
     shift: tuple[float, float]
+    limits: tuple[float, ...]
 
 
 def unwrapped(transmission: NDArray[np.complexfloating]) -> NDArray[np.float64]:
@@ -69,7 +73,26 @@ def evaluate(phase: NDArray[np.floating], first: tuple[float, float], recording:
     truth = moved(shift)
     factor = (picture * truth).sum() / max((picture**2).sum(), 1e-12)
     nrmse = np.sqrt(((factor * picture - truth) ** 2).mean()) / truth.std()
-    return Score(float(nrmse), phase_scale(picture, truth, pixel), (float(shift[0]), float(shift[1])))
+    limits = error_over_limit(picture, truth, pixel, recording.dose)
+    return Score(float(nrmse), phase_scale(picture, truth, pixel), (float(shift[0]), float(shift[1])), limits)
+
+
+def error_over_limit(
+    picture: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    pixel_size: float,
+    dose: float,
+    bands: tuple[tuple[float, float], ...] = BANDS,
+) -> tuple[float, ...]:
+    """Power spectral density of the error of an aligned image (n, n), rad²Å², times 2 · dose, mean over bands of 1/Å."""
+    n = len(picture)
+    window = np.hanning(n)[:, None] * np.hanning(n)[None, :]
+    error = picture - truth
+    spectrum = np.abs(np.fft.fft2((error - (error * window).sum() / window.sum()) * window)) ** 2
+    density = spectrum * pixel_size**2 / (window**2).sum() * 2 * dose
+    k = np.fft.fftfreq(n, pixel_size)
+    radius = np.hypot(k[:, None], k[None, :])
+    return tuple(float(density[(radius >= low) & (radius < high)].mean()) for low, high in bands)
 
 
 def phase_scale(picture: NDArray[np.float64], truth: NDArray[np.float64], pixel_size: float) -> float:

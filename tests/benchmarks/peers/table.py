@@ -125,7 +125,18 @@ def text(results: Path) -> str:
         of_file = [line for line in lines if line["file"] == file]
         positions = next((line["positions"] for line in of_file if "positions" in line), "?")
         parts += [f"{file}, {positions} positions", columns, *recording_table(of_file), ""]
-    return "\n".join(parts)
+    return "\n".join([*parts, *limits_table(lines)])
+
+
+def limits_table(lines: list[Line]) -> list[str]:
+    """Error of the phase as returned over the diffraction-plane limit 1/(2 dose), at the pass where it is least."""
+    rows = ["error power / limit in 0.25–0.50, 0.50–0.75 and 0.75–1.00 1/Å"]
+    for line in lines:
+        if line["kind"] == "trace" and "limits" in line["rows"][0]:
+            best = min(line["rows"], key=lambda row: max(row["limits"]))
+            values = " ".join(f"{value:8.2f}" for value in best["limits"])
+            rows.append(f"{line['file']:<18} {line['peer']:<12} {values}   pass {best['pass']}")
+    return rows
 
 
 if __name__ == "__main__":

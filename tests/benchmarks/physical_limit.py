@@ -1,0 +1,223 @@
+"""Error of the phase over the physical limit, frequency by frequency: `make limit` prints the table and draws the figure.
+
+A measurement in the diffraction plane leaves a phase error of at least 1/(2 dose) rad²Å² at every spatial frequency. Here the
+error spectrum of reconstructions is divided by it: a thin object (random atoms, one slice, simulated by the engine's own
+forward model) and bilayer MoS₂ (abTEM, 1 Å slices; counts thinned from one recording at 1e6 e/Å²). Step 1.5 Å, 80 kV,
+21.4 mrad, 20 nm; the engine starts from a defocus that is 3 % wrong. Peers come from the results of `make bench-peers`.
+
+    python tests/benchmarks/physical_limit.py [--seeds 4] [--figure limit.png] [--peers .peers/results/….jsonl]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "peers"))
+
+import score  # noqa: E402
+from recording import read  # noqa: E402
+
+from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct  # noqa: E402
+from agent.reconstruction.thinning import thin  # noqa: E402
+
+DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
+FINE = tuple((k, k + 0.125) for k in np.arange(0.0, 1.5, 0.125))
+VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 80e3, 21.4, 128, 1.096, 1.5, 32.0, 200.0
+WRONG = 1.03
+"""Factor of the defocus that the engine is told: a microscope's calibration is good to a few per cent."""
+SCORED = 22.0
+"""Edge in Å of the square in the middle that is compared."""
+
+
+def thin_object() -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]]:
+    """(experiment without counts, true phase on its object grid, expected electrons per e/Å² of dose and position)."""
+    axis = (np.arange(int(FIELD / STEP)) + 0.5) * STEP
+    positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    data = DiffractionData(
+        np.zeros((len(positions), N, N), np.uint16), positions, VOLTAGE, SEMIANGLE, ANGULAR_PIXEL, DEFOCUS
+    )
+    geo = geometry.locate(data)
+    rng = np.random.default_rng(0)
+    places = rng.uniform(-20, FIELD + 20, (1800, 2))
+    heights = 0.5 * rng.uniform(0.4, 1.2, 1800)
+    y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
+    rows, columns = (np.exp(-((axis[:, None] - places[:, i]) ** 2) / 0.5) for i, axis in ((0, y), (1, x)))
+    phase = (rows * heights) @ columns.T
+    wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
+    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
+    model = forward.expected(problem, unknowns, np.arange(len(positions)), np)
+    return data, phase, np.fft.fftshift(model, axes=(1, 2)) * STEP**2
+
+
+def middle(image: NDArray[np.floating], origin: tuple[float, float], pixel: tuple[float, float]) -> NDArray[np.float64]:
+    """The scored square of an image whose first pixel lies at `origin`."""
+    n = round(SCORED / pixel[0])
+    first = [round(((FIELD - SCORED) / 2 - o) / p) for o, p in zip(origin, pixel, strict=True)]
+    return np.asarray(image[first[0] : first[0] + n, first[1] : first[1] + n], np.float64)
+
+
+def aligned(picture: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`truth` moved by the sub-pixel shift that fits `picture` best: where probe and object lie together nobody can tell."""
+    n = len(truth)
+    window = np.hanning(n)[:, None] * np.hanning(n)[None, :]
+    k = np.fft.fftfreq(n)
+    ramps = 2j * np.pi * k[:, None] + 0 * k[None, :], 2j * np.pi * k[None, :] + 0 * k[:, None]
+    spectrum, goal = np.fft.fft2(truth), np.fft.fft2((picture - picture.mean()) * window)
+    shift = np.zeros(2)
+    for _ in range(4):
+        moved = np.fft.ifft2(spectrum * np.exp(ramps[0] * shift[0] + ramps[1] * shift[1])).real
+        slopes = [np.fft.ifft2(np.fft.fft2(moved) * ramp).real for ramp in ramps]
+        tapered = [np.fft.fft2((image - image.mean()) * window).ravel() for image in (*slopes, moved)]
+        matrix = np.array([[np.vdot(a, b).real for b in tapered[:2]] for a in tapered[:2]])
+        shift += np.linalg.solve(matrix, [np.vdot(a, goal.ravel() - tapered[2]).real for a in tapered[:2]])
+    return np.fft.ifft2(spectrum * np.exp(ramps[0] * shift[0] + ramps[1] * shift[1])).real
+
+
+class Row:
+    """Means over seeds of one object at one dose."""
+
+    def __init__(self, name: str, dose: float) -> None:
+        self.name, self.dose = name, dose
+        self.bands: list[tuple[float, ...]] = []
+        self.fine: list[tuple[float, ...]] = []
+        self.scales: list[float] = []
+        self.passes: list[int] = []
+
+    def add(self, picture: NDArray[np.float64], truth: NDArray[np.float64], pixel: float, passes: int) -> None:
+        """One reconstruction of a truth that is aligned with it."""
+        picture = picture - picture.mean() + truth.mean()
+        self.bands.append(score.error_over_limit(picture, truth, pixel, self.dose))
+        self.fine.append(score.error_over_limit(picture, truth, pixel, self.dose, FINE))
+        self.scales.append(score.phase_scale(picture, truth, pixel))
+        self.passes.append(passes)
+
+    def text(self) -> str:
+        """A line of the table."""
+        bands = " ".join(f"{value:7.2f}" for value in np.mean(self.bands, axis=0))
+        scale = f"{np.mean(self.scales):.3f} ± {np.std(self.scales) / np.sqrt(max(len(self.scales), 1)):.3f}"
+        return f"{self.name:<22} {self.dose:8.0e} {bands}   {scale}   {np.mean(self.passes):.0f}"
+
+
+def ours_thin(doses: tuple[float, ...], seeds: int) -> list[Row]:
+    """The thin object at every dose."""
+    data, phase, expected = thin_object()
+    geo = geometry.locate(data)
+    truth = middle(phase, geo.origin, geo.pixel_size)
+    rows = []
+    for dose in doses:
+        row = Row("thin object, 1 slice", dose)
+        for seed in range(seeds):
+            counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose)
+            told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * DEFOCUS)
+            result = reconstruct(told, ReconstructionSettings(device="cpu", seed=seed))
+            picture = middle(result.phase, result.origin, result.pixel_size)
+            row.add(picture, aligned(picture, truth), result.pixel_size[0], result.passes)
+        rows.append(row)
+        print(row.text(), flush=True)
+    return rows
+
+
+def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row]:
+    """Bilayer MoS₂ in two slices at every dose."""
+    subprocess.run(
+        [sys.executable, str(HERE / "peers" / "data.py"), str(folder), "--steps", "1.5", "--doses", "1e6"], check=True
+    )
+    recording = read(folder / "s1.5_c200_d1e+06.h5")
+    pixel = recording.pixel_size
+    rows = []
+    for dose in doses:
+        row = Row("bilayer MoS2, 2 slices", dose)
+        for seed in range(seeds if dose < recording.dose else 1):
+            data = DiffractionData(
+                thin(recording.flat_patterns, dose / recording.dose, 100 + seed),
+                recording.positions,
+                recording.voltage,
+                recording.semiangle,
+                recording.angular_pixel,
+                -WRONG * recording.c10,
+            )
+            settings = ReconstructionSettings(device="cpu", seed=seed, slices=2, slice_spacing=6.15)
+            result = reconstruct(data, settings)
+            edge = recording.n * recording.step
+            first = [round(((edge - SCORED) / 2 - o) / pixel) for o in result.origin]
+            n = round(SCORED / pixel)
+            picture = np.asarray(result.phase[first[0] : first[0] + n, first[1] : first[1] + n], np.float64)
+            corner = [(recording.scan_start + o) / pixel + f for o, f in zip(result.origin, first, strict=True)]
+            truth = score._sample(recording.truth, np.array(corner), n)
+            row.add(picture, aligned(picture, truth), pixel, result.passes)
+        rows.append(row)
+        print(row.text(), flush=True)
+    return rows
+
+
+def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
+    """Error over limit against frequency, a panel for each object; the peers' bands beside ours on the bilayer."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(row.name for row in rows))
+    canvas, panels = plt.subplots(1, len(names) + 1, figsize=(6 * (len(names) + 1), 5), sharey=True)
+    centres = [sum(band) / 2 for band in FINE]
+    for panel, name in zip(panels, names, strict=False):
+        for row in (row for row in rows if row.name == name):
+            panel.plot(centres, np.mean(row.fine, axis=0), marker="o", ms=3, label=f"{row.dose:.0e} e/Å²")
+        panel.set_title(f"ours: {name}")
+    bands = [sum(band) / 2 for band in score.BANDS]
+    for number, line in enumerate(peers):
+        best = min(line["rows"], key=lambda row: max(row["limits"]))
+        panels[-1].plot(
+            bands, best["limits"], marker="o", ms=3, label=f"{line['peer']} {line['file']}", color=f"C{number}"
+        )
+    panels[-1].set_title("peers at their best pass, MoS2")
+    for panel in panels:
+        panel.axhline(1, color="k", lw=0.8)
+        panel.axhline(1.3, color="k", lw=0.8, ls=":")
+        panel.set(xlabel="spatial frequency, 1/Å", yscale="log", ylim=(0.1, 1e3), xlim=(0, 1.5))
+        panel.legend(fontsize=7)
+    panels[0].set_ylabel("power of the phase error / (1/(2 dose))")
+    canvas.tight_layout()
+    canvas.savefig(figure, dpi=110)
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    root = HERE.parents[1]
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
+    parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
+    parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
+    parser.add_argument("--folder", type=Path, default=root / ".peers" / "data")
+    chosen = parser.parse_args()
+    print(f"{'error power / limit':<31} {'.25-.50':>7} {'.50-.75':>7} {'.75-1.0':>7}   phase scale     passes")
+    doses = tuple(chosen.doses)
+    rows = ours_thin(doses, chosen.seeds) + ours_bilayer(doses, chosen.seeds, chosen.folder)
+    made = sorted((root / ".peers" / "results").glob("*.jsonl"))
+    results = chosen.peers or (made[-1] if made else None)
+    lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []
+    peers = [line for line in lines if line["kind"] == "trace" and "limits" in line["rows"][0]]
+    for line in peers:
+        best = min(line["rows"], key=lambda row: max(row["limits"]))
+        print(
+            f"{line['peer']:<14}{line['file']:<18}",
+            " ".join(f"{v:7.2f}" for v in best["limits"]),
+            f"  {best['scale']:.3f}",
+        )
+    chosen.figure.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows, peers, chosen.figure)
+    print(f"figure: {chosen.figure}")
+
+
+if __name__ == "__main__":
+    main()
