@@ -96,6 +96,7 @@ def _score_split(
 
     run = reconstruct_with or reconstruct
     split = halves(data.patterns, seed)
+    settings = replace(settings, quantitative=False)  # a factor common to both halves changes no correlation
     first = replace(data, patterns=split[0])
     worker = None
     if reconstruct_with is None:
