@@ -36,6 +36,7 @@ def start(
 
     `mean` counts per pattern, `seen` where the detector counts, `bright` the disc; (ky, kx), corner-centred.
     """
+    mean = np.where(seen, mean, 0)
     outside = ~bright & (ring_mean(bright.astype(float), index) == 0) & seen
     if not outside.any():
         return np.full(mean.shape, 1e-6 * mean.max(), np.float32)

@@ -86,11 +86,12 @@ def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
     return steps
 
 
-def chunks(patterns: Any) -> Iterator[NDArray[Any]]:
-    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time."""
+def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
+    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
     for first in range(0, len(patterns), _CHUNK):
         chunk = np.asarray(patterns[first : first + _CHUNK])
-        yield chunk if chunk.dtype.isnative else chunk.astype(chunk.dtype.newbyteorder("="))
+        chunk = chunk if chunk.dtype.isnative else chunk.astype(chunk.dtype.newbyteorder("="))
+        yield chunk if seen is None else np.where(seen, chunk, chunk.dtype.type(0))
 
 
 @dataclass
@@ -139,14 +140,15 @@ class Reconstructor:
         weights = np.ones((n, len(modes)), np.float32)
         weights[:, settings.probe_modes :] = 0
         self.problem = forward.Problem(
-            counts=self.backend.load(chunks(data.patterns), n, geo.roll, self.shape),
+            counts=self.backend.load(chunks(data.patterns, data.mask), n, geo.roll, self.shape),
             mask=xp.asarray(seen.astype(np.float32)),
             n_modes=len(modes) - settings.variable_modes,
             propagators=xp.asarray(start.propagators(data, settings, geo, self.shape)),
             support=support > 0,
             transfer=_optional(start.transfer(data, self.shape), xp),
             loss=settings.loss,
-            variance=float(self.electrons / seen.sum()),
+            # of the brightest pixels, whose counts scatter most and whose curvature limits the step
+            variance=max(2 * float((mean * seen).max()), 1e-30),
         )
         self.unknowns = forward.Unknowns(
             object=xp.ones((settings.slices, *geo.object_shape), xp.complex64),
@@ -315,7 +317,7 @@ class Reconstructor:
         fresh = xp.ones((len(patterns), found.weights.shape[1]), xp.float32)
         fresh[:, self.problem.n_modes :] = 0
         found.weights = xp.concatenate([found.weights, fresh])
-        counts = self.backend.load(chunks(patterns), len(patterns), new.roll, self.shape)
+        counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), new.roll, self.shape)
         self.problem.counts = xp.concatenate([self.problem.counts, counts])
         self.totals = np.concatenate([self.totals, _sums(patterns, seen)[0]])
         self.geometry, self.data = new, everything
@@ -323,7 +325,7 @@ class Reconstructor:
 
     def deviance_of(self, patterns: NDArray[Any]) -> float:
         """Poisson deviance per detector pixel of other counts of the same exposure, (n, ky, kx), under the model as it is."""
-        counts = self.backend.load(chunks(patterns), len(patterns), self.geometry.roll, self.shape)
+        counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), self.geometry.roll, self.shape)
         wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
         found = replace(self.unknowns, guard=self.guard)
         sums = self.backend.accumulate(replace(self.problem, counts=counts), found, np.arange(len(patterns)), wanted)
@@ -455,7 +457,7 @@ class Reconstructor:
 
 def _sums(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(counts of each pattern in the counting pixels, mean pattern)."""
-    from agent.reconstruction.kernels_cpu import add_up
+    from agent.reconstruction.kernels_detector import add_up
 
     totals, mean = [], np.zeros(seen.shape)
     for chunk in chunks(patterns):
