@@ -14,11 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import kernels_cpu, transform
+from agent.reconstruction import kernels_cpu, kernels_detector, transform
 from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
 from agent.reconstruction.simd import LANES
 
-_LOSSES = {"poisson": kernels_cpu.POISSON, "amplitude": kernels_cpu.AMPLITUDE, "gaussian": kernels_cpu.GAUSSIAN}
+_LOSSES = {
+    "poisson": kernels_detector.POISSON,
+    "amplitude": kernels_detector.AMPLITUDE,
+    "gaussian": kernels_detector.GAUSSIAN,
+}
 _SMALL = 8
 """Patterns per thread below which a batch is not worth a thread of its own."""
 
@@ -152,7 +156,7 @@ class CpuBackend:
             bounds = np.linspace(0, len(chunk), self.workers + 1).astype(int)
             rows, columns = sources
             jobs = [
-                self._pool.submit(kernels_cpu.relayout, packed[a:b], rows, columns, first + int(a), out)
+                self._pool.submit(kernels_detector.relayout, packed[a:b], rows, columns, first + int(a), out)
                 for a, b in pairwise(bounds)
             ]
             for job in jobs:

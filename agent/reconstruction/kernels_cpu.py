@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from agent.reconstruction.simd import LANES, load, load_counts, log, splat, sqrt, store, total, transpose
+from agent.reconstruction import kernels_detector
+from agent.reconstruction.kernels_detector import detect, detect_blurred, zero
+from agent.reconstruction.simd import LANES, load, splat, store, total, transpose
 from agent.reconstruction.transform import OPTIONS, forward, inverse
-
-POISSON, AMPLITUDE, GAUSSIAN = 0, 1, 2
-"""Codes of the likelihoods."""
 
 
 @njit(**OPTIONS)
@@ -38,13 +37,6 @@ def ramps(frequencies: Any, shift: float, n: int, re: Any, im: Any) -> None:
 
 
 @njit(**OPTIONS)
-def _zero(plane: Any, start: int, stop: int) -> None:
-    nothing = splat(np.float32(0))
-    for i in range(start, stop, LANES):
-        store(plane, i, nothing)
-
-
-@njit(**OPTIONS)
 def _aperture_to_columns(
     a_re: Any, a_im: Any, weights: Any, mode: int, n_modes: int, places_x: Any, ramp_y: Any, ramp_x: Any,
     n_x: int, plan_x: Any, twiddles_x: Any, t_re: Any, t_im: Any, c_re: Any, c_im: Any,
@@ -53,8 +45,8 @@ def _aperture_to_columns(
     n_apertures, m_x, pad_y = a_re.shape
     flat_re, flat_im = a_re.reshape(-1), a_im.reshape(-1)
     for g in range(0, pad_y, LANES):
-        _zero(t_re, 0, n_x * LANES)
-        _zero(t_im, 0, n_x * LANES)
+        zero(t_re, 0, n_x * LANES)
+        zero(t_im, 0, n_x * LANES)
         y_re, y_im = load(ramp_y[0], g), load(ramp_y[1], g)
         for i in range(m_x):
             x_re, x_im = splat(ramp_x[0, i]), splat(ramp_x[1, i])
@@ -122,165 +114,6 @@ def _propagate(
             target = (x // LANES * n_y + y) * LANES
             transpose(w_re, base + x * LANES, LANES, v_re, target, LANES)
             transpose(w_im, base + x * LANES, LANES, v_im, target, LANES)
-
-
-@njit(**OPTIONS)
-def _residual(
-    model: Any, counts: Any, place: int, base: int, n: int, mask: Any, guard: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool,
-) -> tuple[float, float]:  # fmt: skip
-    """model (n floats from 0) becomes the residual factor; (deviance/2, sum of the masked model) are returned.
-
-    Poisson ½((c + g)/(I + g) − 1), amplitude √((c + g)/(I + g)) − 1, Gaussian ½(c − I)/σ².
-    """
-    g, half, one = splat(np.float32(guard)), splat(np.float32(0.5)), splat(np.float32(1))
-    inverse_variance = splat(np.float32(0.5 / variance))
-    deviance, modelled = splat(np.float32(0)), splat(np.float32(0))
-    for i in range(0, n, LANES):
-        counted, expected, seen = load_counts(counts, place + i), load(model, i), load(mask, base + i)
-        modelled = modelled + seen * expected
-        ratio = (counted + g) / (expected + g)
-        if want_ratio:
-            store(ratio_sum, base + i, load(ratio_sum, base + i) + ratio)
-        if want_deviance:
-            deviance = deviance + seen * ((counted + g) * log(ratio) - (counted - expected))
-        if loss == POISSON:
-            store(model, i, half * (ratio - one) * seen)
-        elif loss == AMPLITUDE:
-            store(model, i, (sqrt(ratio) - one) * seen)
-        else:
-            store(model, i, (counted - expected) * inverse_variance * seen)
-    return float(total(deviance)), float(total(modelled))
-
-
-@njit(**OPTIONS)
-def _detect(
-    w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
-    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any, expected: Any,
-) -> tuple[float, float]:  # fmt: skip
-    """Waves along x to the detector, the residual, and back along x into object planes v of each mode."""
-    plane = n_y * n_x
-    deviance, modelled = 0.0, 0.0
-    for y in range(0, n_y, LANES):
-        base = y * n_x
-        for m in range(n_modes):
-            forward(w_re, w_im, m * plane + base, n_x, plan_x, twiddles_x)
-        for i in range(0, n_x * LANES, LANES):
-            intensity = load(background, base + i)
-            for m in range(n_modes):
-                re, im = load(w_re, m * plane + base + i), load(w_im, m * plane + base + i)
-                intensity = intensity + re * re + im * im
-            store(model, i, intensity)
-            if len(expected) > 0:
-                store(expected, place + base + i, intensity)
-        part = _residual(
-            model, counts, place + base, base, n_x * LANES, mask, guard, variance, loss, want_ratio, ratio_sum,
-            want_deviance,
-        )  # fmt: skip
-        deviance += part[0]
-        modelled += part[1]
-        if not want_adjoint:
-            continue
-        for m in range(n_modes):
-            first = m * plane + base
-            for i in range(0, n_x * LANES, LANES):
-                factor = load(model, i)
-                store(w_re, first + i, load(w_re, first + i) * factor)
-                store(w_im, first + i, load(w_im, first + i) * factor)
-            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
-            for x in range(0, n_x, LANES):
-                target = m * plane + (x // LANES * n_y + y) * LANES
-                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
-                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
-    return deviance, modelled
-
-
-@njit(**OPTIONS)
-def _detect_blurred(
-    w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
-    plan_x: Any, twiddles_x: Any, transfer: Any, b_re: Any, b_im: Any, d_re: Any, d_im: Any, order_x: Any, order_y: Any,
-    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, expected: Any,
-) -> tuple[float, float]:  # fmt: skip
-    """As `_detect` with a detector whose point spread has the transfer function `transfer` (real, even)."""
-    plane = n_y * n_x
-    for y in range(0, n_y, LANES):
-        base = y * n_x
-        for m in range(n_modes):
-            forward(w_re, w_im, m * plane + base, n_x, plan_x, twiddles_x)
-        for i in range(base, base + n_x * LANES, LANES):
-            intensity = splat(np.float32(0))
-            for m in range(n_modes):
-                re, im = load(w_re, m * plane + i), load(w_im, m * plane + i)
-                intensity = intensity + re * re + im * im
-            store(d_re, i, intensity)
-    _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
-    for i in range(0, plane, LANES):
-        store(d_re, i, load(d_re, i) + load(background, i))
-        if len(expected) > 0:
-            store(expected, place + i, load(d_re, i))
-    result = _residual(d_re, counts, place, 0, plane, mask, guard, variance, loss, want_ratio, ratio_sum, want_deviance)
-    if not want_adjoint:
-        return result
-    _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
-    for m in range(n_modes):
-        for y in range(0, n_y, LANES):
-            base, first = y * n_x, m * plane + y * n_x
-            for i in range(0, n_x * LANES, LANES):
-                factor = load(d_re, base + i)
-                store(w_re, first + i, load(w_re, first + i) * factor)
-                store(w_im, first + i, load(w_im, first + i) * factor)
-            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
-            for x in range(0, n_x, LANES):
-                target = m * plane + (x // LANES * n_y + y) * LANES
-                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
-                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
-    return result
-
-
-@njit(**OPTIONS)
-def _blur(
-    image: Any, b_re: Any, b_im: Any, scratch: Any, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
-    plan_x: Any, twiddles_x: Any, transfer: Any, order_x: Any, order_y: Any,
-) -> None:  # fmt: skip
-    """Convolve a detector plane in place: image[gky][kx place][16 ky] -> along kx and ky, times `transfer`, and back.
-
-    The plane's frequencies stand permuted and have to be put in order first, which no other step needs.
-    """
-    plane = n_y * n_x
-    for y in range(n_y):
-        for x in range(n_x):
-            source = (y // LANES * n_x + x) * LANES + y % LANES
-            ky, kx = order_y[y], order_x[x]
-            b_re[(kx // LANES * n_y + ky) * LANES + kx % LANES] = image[source]
-    _zero(b_im, 0, plane)
-    for x in range(0, n_x, LANES):
-        base = x * n_y
-        forward(b_re, b_im, base, n_y, plan_y, twiddles_y)
-        for y in range(0, n_y, LANES):
-            target = (y // LANES * n_x + x) * LANES
-            transpose(b_re, base + y * LANES, LANES, image, target, LANES)
-            transpose(b_im, base + y * LANES, LANES, scratch, target, LANES)
-    for y in range(0, n_y, LANES):
-        base = y * n_x
-        forward(image, scratch, base, n_x, plan_x, twiddles_x)
-        for i in range(base, base + n_x * LANES, LANES):
-            factor = load(transfer, i)
-            store(image, i, load(image, i) * factor)
-            store(scratch, i, load(scratch, i) * factor)
-        inverse(image, scratch, base, n_x, plan_x, twiddles_x)
-        for x in range(0, n_x, LANES):
-            target = (x // LANES * n_y + y) * LANES
-            transpose(image, base + x * LANES, LANES, b_re, target, LANES)
-            transpose(scratch, base + x * LANES, LANES, b_im, target, LANES)
-    for x in range(0, n_x, LANES):
-        inverse(b_re, b_im, x * n_y, n_y, plan_y, twiddles_y)
-    for y in range(n_y):
-        for x in range(n_x):
-            target = (y // LANES * n_x + x) * LANES + y % LANES
-            ky, kx = order_y[y], order_x[x]
-            image[target] = b_re[(kx // LANES * n_y + ky) * LANES + kx % LANES]
 
 
 @njit(**OPTIONS)
@@ -399,8 +232,8 @@ def block(
                     )  # fmt: skip
                 for x in range(0, n_x, LANES):
                     if s == 0:
-                        _zero(t_re, 0, n_y * LANES)
-                        _zero(t_im, 0, n_y * LANES)
+                        zero(t_re, 0, n_y * LANES)
+                        zero(t_im, 0, n_y * LANES)
                         for i in range(m_y):
                             source, target = (x // LANES * pad_y + i) * LANES, places_y[i] * LANES
                             store(t_re, target, load(c_re, source))
@@ -414,13 +247,13 @@ def block(
                         s_re, s_im, (m * n_slices + s) * plane + x * n_y, w_re[m * plane :], w_im[m * plane :],
                     )  # fmt: skip
         if blurred:
-            part = _detect_blurred(
+            part = detect_blurred(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer,
                 c_re, c_im, d_re, d_im, order_x, order_y, flat_counts, j * plane, mask, background, guard, variance,
                 loss, want_ratio, ratio_sum, want_deviance, want_adjoint, expected,
             )  # fmt: skip
         else:
-            part = _detect(
+            part = detect(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, flat_counts, j * plane, mask,
                 background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model, expected,
             )  # fmt: skip
@@ -460,39 +293,6 @@ def block(
     return deviance
 
 
-@njit(**OPTIONS)
-def relayout(patterns: Any, source_y: Any, source_x: Any, first: int, out: Any) -> None:
-    """out[first + i] = patterns[i] in detector planes: out[·, (g·n_x + x)·16 + l] = patterns[·, source_y[16 g + l], source_x[x]].
-
-    A source of −1 is a pixel that the detector does not have.
-    """
-    n_y, n_x = len(source_y), len(source_x)
-    for i in range(len(patterns)):
-        for g in range(0, n_y, LANES):
-            for x in range(n_x):
-                base = g * n_x + x * LANES
-                column = source_x[x]
-                for lane in range(LANES):
-                    row = source_y[g + lane]
-                    out[first + i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
-
-
-@njit(**OPTIONS)
-def add_up(patterns: Any, seen: Any, totals: Any, mean: Any) -> None:
-    """totals (n,) = Σ of the seen pixels of each pattern, mean (ky, kx) += Σ of all patterns."""
-    n_y, n_x = seen.shape
-    for y in range(n_y):
-        line, visible = np.zeros(n_x, np.float64), seen[y].astype(np.float32)
-        for i in range(len(patterns)):
-            row, part = patterns[i, y], np.float32(0)
-            for x in range(n_x):
-                value = np.float32(row[x])
-                line[x] += value
-                part += value * visible[x]
-            totals[i] += part
-        mean[y] += line
-
-
 def warm_up() -> None:
     """Compile every kernel once, so that the cache beside the modules is filled."""
     from agent.reconstruction.cpu import CpuBackend
@@ -506,7 +306,7 @@ def warm_up() -> None:
         if counts.dtype.kind == "u":
             halves(counts, seed=0)
             thin(counts.reshape(2, -1), 0.1, seed=0)
-        add_up(counts, np.ones(shape, bool), np.zeros(2), np.zeros(shape))
+        kernels_detector.add_up(counts, np.ones(shape, bool), np.zeros(2), np.zeros(shape))
         problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
         unknowns = Unknowns(
             object=np.ones((1, 24, 24), np.complex64),
