@@ -122,7 +122,8 @@ def measure_column(
         enabled: False takes the advertised geometry and the nominal defocus as they are.
     """
     from agent.reconstruction.bright_field import fit_disc
-    from agent.reconstruction.tune import deviance_of_part, tune
+    from agent.reconstruction.parameters import widths
+    from agent.reconstruction.tune import DEFOCUS_REPEATS, deviance_of_part, tune
 
     nominal = data.defocus
     fixed = description.defocus.kind == "fixed"
@@ -133,7 +134,7 @@ def measure_column(
         if known.aperture == "measured":
             data = replace(data, aperture=measured_aperture(data))
         if enabled and not fixed:
-            data = tune(data, {"defocus": 12.0}, rounds=1, on_progress=on_progress).data
+            data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
         state = replace(known, defocus_offset=data.defocus - nominal)
         return Measured(data, state, ())
 
@@ -143,8 +144,7 @@ def measure_column(
         matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
         data = replace(data, detector_to_scan=matrix)
         if enabled:
-            widths = {"defocus": 0.05 * abs(nominal) + 15.0, "rotation": 0.02, "C12a": 10.0, "C12b": 10.0}
-            tuned = tune(data, widths, rounds=2, on_progress=on_progress)
+            tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
             data = tuned.data
             turn = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
             notes.append(

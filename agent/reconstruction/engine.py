@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -500,19 +500,26 @@ def reconstruct(
             raise BadInputError(msg)
         chosen = replace(chosen, probe_modes=len(wave))
         data = replace(data, aberrations=warm_start.aberrations)
-        if data.defocus != warm_start.defocus:
-            ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
-            change = {"C10": warm_start.defocus - data.defocus}
-            wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
+    optics_sd: Mapping[str, float] = {}
+    if chosen.refine_optics:
+        from agent.reconstruction.tune import measure
+
+        tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
+        data, optics_sd = tuned.data, tuned.uncertainty
+    if warm_start is not None and wave is not None:
+        ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
+        change = probe.difference(
+            {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
+        )
+        wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
     start_wave = None if wave is None else wave.astype(np.complex64)
     try:
         with cuda.failures():
-            return _finished(data, chosen, start_wave, on_progress)
+            return replace(_finished(data, chosen, start_wave, on_progress), optics_sd=optics_sd)
     except GpuFailedError as error:
         note = f"{error}; reconstructed on the CPU"
-        return replace(
-            _finished(data, replace(chosen, device="cpu"), start_wave, on_progress), device="cpu", notes=(note,)
-        )
+        result = _finished(data, replace(chosen, device="cpu"), start_wave, on_progress)
+        return replace(result, device="cpu", notes=(note,), optics_sd=optics_sd)
 
 
 def _finished(

@@ -130,6 +130,12 @@ def polar(coefficients: Mapping[str, float]) -> dict[str, float]:
     return result
 
 
+def difference(these: Mapping[str, float], those: Mapping[str, float]) -> dict[str, float]:
+    """The aberrations whose phase is that of `these` less that of `those`; all in polar notation."""
+    a, b = cartesian(these), cartesian(those)
+    return polar({name: a.get(name, 0.0) - b.get(name, 0.0) for name in {**a, **b}})
+
+
 def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """The same incoherent sum in orthogonal modes of falling energy (eigenvectors of the Gram matrix).
 

@@ -73,6 +73,8 @@ class ReconstructionSettings:
         refine_probe: whether the probe is refined within its aperture, from the second pass on.
         refine_positions: `free`: each by itself; `lines`: a drift per scan line and a linear distortion; `linear`: only
             scale, rotation and shear; None: as given.
+        refine_optics: what of the optics is measured by likelihood before the first pass, out of `parameters.GROUPS`: defocus,
+            C12, C21, C23, C30, C32, C34, rotation, centre.
         loss: the likelihood of the counts; Gaussian has one variance for all.
         max_passes: passes over all patterns at most.
         stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
@@ -96,6 +98,7 @@ class ReconstructionSettings:
     refine_intensity: bool = False
     refine_probe: bool = True
     refine_positions: Literal["free", "lines", "linear"] | None = None
+    refine_optics: tuple[str, ...] = ()
     loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
     max_passes: int = 32
     stop_early: bool = True
@@ -121,8 +124,9 @@ class Reconstruction:
         origin: (y, x), Å, coordinate of the first pixel in the frame of `positions`.
         probe: (modes, ky, kx) complex, real space, centred at N//2, Σ|probe|² = mean counts per pattern.
         positions: (n, 2), Å, as used.
-        defocus: Å, that the probe was started with.
+        defocus: Å, that the probe was started with: as given, or as measured where `refine_optics` asks for it.
         aberrations: Krivanek polar coefficients besides defocus that the probe was started with.
+        optics_sd: parameter (see `parameters`) -> standard deviation, of the optics that were measured.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         phase_scale: how much too weak noise had made the phases; they have been divided by it.
         deviance: Poisson deviance per detector pixel, one value a pass.
@@ -148,4 +152,5 @@ class Reconstruction:
     device: str
     seconds: float
     phase_scale: float = 1.0
+    optics_sd: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

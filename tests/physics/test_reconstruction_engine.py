@@ -20,7 +20,6 @@ from agent.reconstruction import (
     transform,
 )
 from agent.reconstruction.cpu import CpuBackend
-from agent.reconstruction.tune import tune
 from instrument import optics
 
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = 80e3, 21.4, 64, 2.0
@@ -143,19 +142,6 @@ def test_phase_is_quantitative_at_low_dose() -> None:
     # 0.91 after 6 passes, 0.92 after 20: the guard holds back frequencies that show only where the model is dark.
     # An amplitude loss is off by a factor 1.5 to 1.9 here.
     assert np.mean(scales) == pytest.approx(1.0, abs=0.12)
-
-
-def test_tuning_finds_defocus_astigmatism_and_rotation() -> None:
-    data = experiment(dose=3e3, aberrations={"C12": 18.0, "phi12": 0.6}, rotation=0.3)
-    wrong = replace(
-        data, defocus=data.defocus + 45, aberrations={}, detector_to_scan=optics.detector_to_scan(0.3 - 0.015)
-    )
-    found = tune(wrong, {"defocus": 25.0, "rotation": 0.02, "C12a": 10.0, "C12b": 10.0})
-    assert found.data.defocus == pytest.approx(200, abs=5)
-    assert found.data.aberrations["C12"] == pytest.approx(18, abs=5)
-    assert found.data.aberrations["phi12"] == pytest.approx(0.6, abs=0.15)
-    assert np.allclose(found.data.detector_to_scan, optics.detector_to_scan(0.3), atol=0.004)
-    assert 0 < found.uncertainty["defocus"] < 5
 
 
 def test_warm_start_is_better_after_one_pass() -> None:
