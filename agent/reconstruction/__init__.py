@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agent.reconstruction.engine import Reconstructor, reconstruct
+from agent.reconstruction.engine import Reconstructor
+from agent.reconstruction.run import reconstruct
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 
 if TYPE_CHECKING:

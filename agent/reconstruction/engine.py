@@ -9,89 +9,37 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError, GpuFailedError
-from agent.reconstruction import backend, background, cuda, forward, geometry, noise, probe, start, stopping
+from agent.errors import BadInputError
+from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping
 from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved
+from agent.reconstruction.patterns import chunks, totals_and_mean
 from agent.reconstruction.refine import PatternUnknowns
+from agent.reconstruction.schedule import Step, schedule
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
-from instrument import optics
 
 Progress = Callable[[int, int], None]
 """Called with (passes done, passes in all)."""
 
 ILLUMINATION_FLOOR = 0.05
 """Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
-GUARD, FINAL_GUARD = 0.02, 0.01
-"""Counts added to data and model in the residual: at the start GUARD times the root of the mean count of a detector pixel.
+GUARD = 0.02
+"""Counts added to data and model in the residual: at the start this times the root of the mean count of a detector pixel.
 
 Below it a single count where the model is still dark dominates a step; above it dark-field counts lose their weight. (Scanned
 on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.) In full passes single counts
-no longer matter, and the guard falls to FINAL_GUARD of that: the likelihood is then all but the unguarded one.
+no longer matter, and the guard falls to a hundredth: the likelihood is then all but the unguarded one (`schedule`).
 """
 AMPLITUDE_COUNTS = 300.0
 """Counts per object pixel from which the amplitude of a single slice is found beside its phase; with fewer it is mostly noise,
 which takes counts from the phase."""
-STIRRING_PASSES = 3
-"""Passes in mini-batches."""
-PROBE_WAITS = 20
-"""Passes, half of all at most, in which the probe stays where positions are refined.
-
-A scan of another scale looks much like a probe of another defocus, and where both are refined they approach the truth together
-but slowly (2 % of scale take 100 passes instead of 30).
-"""
-_CHUNK = 512
-"""Patterns that are taken from the caller's array at a time; it may lie on disk."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass.
-
-    Attributes:
-        batch: patterns per update; None: all of them, with momentum.
-        size: fraction of the preconditioned gradient of the object.
-        probe: the same of the probe; 0: it stays.
-        guard: fraction of the guard of the first pass.
-    """
-
-    batch: int | None
-    size: float
-    probe: float
-    guard: float = 1.0
-
-
-def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
-    """The passes of a reconstruction."""
-    steps = []
-    first = settings.batch_size or max(16, n_patterns // 12)
-    probe_waits = min(PROBE_WAITS, settings.max_passes // 2)
-    for p in range(settings.max_passes):
-        refine = settings.refine_probe and p >= (1 if settings.refine_positions is None else probe_waits)
-        if p < STIRRING_PASSES:
-            size = settings.step_size * 0.8**p
-            steps.append(Step(min(n_patterns, first * 2**p), size, size if refine else 0.0))
-        else:
-            # object and probe together overshoot beyond half a step each
-            size = 0.5 if refine else 1.0
-            guard = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_GUARD)
-            steps.append(Step(None, size, size if refine else 0.0, guard))
-    return steps
-
-
-def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
-    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
-    for first in range(0, len(patterns), _CHUNK):
-        chunk = np.asarray(patterns[first : first + _CHUNK])
-        chunk = chunk if chunk.dtype.isnative else chunk.astype(chunk.dtype.newbyteorder("="))
-        yield chunk if seen is None else np.where(seen, chunk, chunk.dtype.type(0))
 
 
 @dataclass
@@ -123,7 +71,7 @@ class Reconstructor:
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
-        self.totals, mean = _sums(data.patterns, seen)
+        self.totals, mean = totals_and_mean(data.patterns, seen)
         if self.electrons <= 0:
             msg = "every pattern is empty: there is nothing to reconstruct"
             raise BadInputError(msg)
@@ -319,7 +267,7 @@ class Reconstructor:
         found.weights = xp.concatenate([found.weights, fresh])
         counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), new.roll, self.shape)
         self.problem.counts = xp.concatenate([self.problem.counts, counts])
-        self.totals = np.concatenate([self.totals, _sums(patterns, seen)[0]])
+        self.totals = np.concatenate([self.totals, totals_and_mean(patterns, seen)[0]])
         self.geometry, self.data = new, everything
         self.per_pattern = PatternUnknowns(self.settings, new, everything.positions, self.totals)
 
@@ -455,79 +403,5 @@ class Reconstructor:
         return self.backend.to_host(twin.reached().object)
 
 
-def _sums(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(counts of each pattern in the counting pixels, mean pattern)."""
-    from agent.reconstruction.kernels_detector import add_up
-
-    totals, mean = [], np.zeros(seen.shape)
-    for chunk in chunks(patterns):
-        totals.append(np.zeros(len(chunk)))
-        add_up(np.ascontiguousarray(chunk), seen, totals[-1], mean)
-    return np.concatenate(totals), mean / len(patterns)
-
-
 def _optional(array: NDArray[Any] | None, xp: Any) -> Any:
     return None if array is None else xp.asarray(array)
-
-
-def reconstruct(
-    data: DiffractionData,
-    settings: ReconstructionSettings | None = None,
-    *,
-    warm_start: Reconstruction | None = None,
-    on_progress: Progress | None = None,
-) -> Reconstruction:
-    """Patterns to object and probe.
-
-    Args:
-        data: patterns, positions and optics.
-        settings: how; the defaults suit live use.
-        warm_start: an earlier result of the same column: its probe is the start (propagated to `data.defocus` where
-            the two differ).
-        on_progress: called after each pass.
-
-    Raises:
-        BadInputError: where the data cannot be reconstructed; the message says why.
-        ArithmeticError: where the result would not be finite.
-    """
-    chosen = settings or ReconstructionSettings()
-    wave = None
-    if warm_start is not None:
-        wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
-        needed = tuple(geometry.legal_length(n) for n in data.patterns.shape[1:])
-        if wave.shape[1:] != needed:
-            msg = f"the warm start's probe has {wave.shape[1:]} pixels, patterns of {data.patterns.shape[1:]} need {needed}"
-            raise BadInputError(msg)
-        chosen = replace(chosen, probe_modes=len(wave))
-        data = replace(data, aberrations=warm_start.aberrations)
-    optics_sd: Mapping[str, float] = {}
-    if chosen.refine_optics:
-        from agent.reconstruction.tune import measure
-
-        tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
-        data, optics_sd = tuned.data, tuned.uncertainty
-    if warm_start is not None and wave is not None:
-        ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
-        change = probe.difference(
-            {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
-        )
-        wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
-    start_wave = None if wave is None else wave.astype(np.complex64)
-    try:
-        with cuda.failures():
-            return replace(_finished(data, chosen, start_wave, on_progress), optics_sd=optics_sd)
-    except GpuFailedError as error:
-        note = f"{error}; reconstructed on the CPU"
-        result = _finished(data, replace(chosen, device="cpu"), start_wave, on_progress)
-        return replace(result, device="cpu", notes=(note,), optics_sd=optics_sd)
-
-
-def _finished(
-    data: DiffractionData,
-    settings: ReconstructionSettings,
-    probe_k: NDArray[np.complex64] | None,
-    on_progress: Progress | None,
-) -> Reconstruction:
-    worker = Reconstructor(data, settings, probe_k)
-    worker.run(on_progress)
-    return worker.result()

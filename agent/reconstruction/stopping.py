@@ -16,7 +16,8 @@ import numpy as np
 from agent.reconstruction import forward
 
 if TYPE_CHECKING:
-    from agent.reconstruction.engine import Reconstructor, Step
+    from agent.reconstruction.engine import Reconstructor
+    from agent.reconstruction.schedule import Step
 
 HELD_OUT = 0.1
 """Part of the counts that is held out."""

@@ -18,7 +18,7 @@ from agent.config import ScoreChoice
 from agent.half_counts import score_halves
 from agent.quality import crop
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, forward, geometry, probe
-from agent.reconstruction.engine import Step, schedule
+from agent.reconstruction.schedule import Step, schedule
 from agent.reconstruction.thinning import halves
 from instrument.models import Rectangle
 
@@ -144,7 +144,7 @@ import re, sys, tempfile
 import numpy as np
 from pathlib import Path
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
-from agent.reconstruction.engine import Step
+from agent.reconstruction.schedule import Step
 import time
 n_side, n, on_disk = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "disk"
 axis = np.arange(n_side) * 0.85

@@ -1,0 +1,78 @@
+"""From data to a finished reconstruction: optics first where asked for, a warm start, another device where one fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import BadInputError, GpuFailedError
+from agent.reconstruction import cuda, geometry, probe
+from agent.reconstruction.engine import Progress, Reconstructor
+from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
+from instrument import optics
+
+
+def reconstruct(
+    data: DiffractionData,
+    settings: ReconstructionSettings | None = None,
+    *,
+    warm_start: Reconstruction | None = None,
+    on_progress: Progress | None = None,
+) -> Reconstruction:
+    """Patterns to object and probe.
+
+    Args:
+        data: patterns, positions and optics.
+        settings: how; the defaults suit live use.
+        warm_start: an earlier result of the same column: its probe is the start (propagated to `data.defocus` where
+            the two differ).
+        on_progress: called after each pass.
+
+    Raises:
+        BadInputError: where the data cannot be reconstructed; the message says why.
+        ArithmeticError: where the result would not be finite.
+    """
+    chosen = settings or ReconstructionSettings()
+    wave = None
+    if warm_start is not None:
+        wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
+        needed = tuple(geometry.legal_length(n) for n in data.patterns.shape[1:])
+        if wave.shape[1:] != needed:
+            msg = f"the warm start's probe has {wave.shape[1:]} pixels, patterns of {data.patterns.shape[1:]} need {needed}"
+            raise BadInputError(msg)
+        chosen = replace(chosen, probe_modes=len(wave))
+        data = replace(data, aberrations=warm_start.aberrations)
+    optics_sd: Mapping[str, float] = {}
+    if chosen.refine_optics:
+        from agent.reconstruction.tune import measure
+
+        tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
+        data, optics_sd = tuned.data, tuned.uncertainty
+    if warm_start is not None and wave is not None:
+        ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
+        change = probe.difference(
+            {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
+        )
+        wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
+    start_wave = None if wave is None else wave.astype(np.complex64)
+    try:
+        with cuda.failures():
+            return replace(_finished(data, chosen, start_wave, on_progress), optics_sd=optics_sd)
+    except GpuFailedError as error:
+        note = f"{error}; reconstructed on the CPU"
+        result = _finished(data, replace(chosen, device="cpu"), start_wave, on_progress)
+        return replace(result, device="cpu", notes=(note,), optics_sd=optics_sd)
+
+
+def _finished(
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    probe_k: NDArray[np.complex64] | None,
+    on_progress: Progress | None,
+) -> Reconstruction:
+    worker = Reconstructor(data, settings, probe_k)
+    worker.run(on_progress)
+    return worker.result()

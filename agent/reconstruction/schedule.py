@@ -1,0 +1,53 @@
+"""The passes of a reconstruction: what each of them updates, and how boldly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.reconstruction.types import ReconstructionSettings
+
+FINAL_GUARD = 0.01
+"""Part of the guard of the first passes that the last ones keep."""
+STIRRING_PASSES = 3
+"""Passes in mini-batches."""
+PROBE_WAITS = 20
+"""Passes, half of all at most, in which the probe stays where positions are refined.
+
+A scan of another scale looks much like a probe of another defocus, and where both are refined they approach the truth together
+but slowly (2 % of scale take 100 passes instead of 30).
+"""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass.
+
+    Attributes:
+        batch: patterns per update; None: all of them, with momentum.
+        size: fraction of the preconditioned gradient of the object.
+        probe: the same of the probe; 0: it stays.
+        guard: fraction of the guard of the first pass.
+    """
+
+    batch: int | None
+    size: float
+    probe: float
+    guard: float = 1.0
+
+
+def schedule(settings: ReconstructionSettings, n_patterns: int) -> list[Step]:
+    """The passes of a reconstruction."""
+    steps = []
+    first = settings.batch_size or max(16, n_patterns // 12)
+    probe_waits = min(PROBE_WAITS, settings.max_passes // 2)
+    for p in range(settings.max_passes):
+        refine = settings.refine_probe and p >= (1 if settings.refine_positions is None else probe_waits)
+        if p < STIRRING_PASSES:
+            size = settings.step_size * 0.8**p
+            steps.append(Step(min(n_patterns, first * 2**p), size, size if refine else 0.0))
+        else:
+            # object and probe together overshoot beyond half a step each
+            size = 0.5 if refine else 1.0
+            guard = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_GUARD)
+            steps.append(Step(None, size, size if refine else 0.0, guard))
+    return steps
