@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
 from agent.reconstruction import cuda, parameters
-from agent.reconstruction.engine import Reconstructor, schedule
+from agent.reconstruction.engine import Reconstructor
+from agent.reconstruction.schedule import schedule
 from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 
 COARSE, SHORT, LONG, FURTHER = 2, 3, 20, 8
