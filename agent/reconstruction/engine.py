@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from agent.errors import BadInputError
 from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping
 from agent.reconstruction.checks import check_data
-from agent.reconstruction.displacement import moved
+from agent.reconstruction.displacement import moved, padding
 from agent.reconstruction.patterns import chunks, totals_and_mean
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
@@ -67,7 +67,7 @@ class Reconstructor:
         check_data(data)
         self.data, self.settings = data, settings
         self.shape = (geometry.legal_length(data.patterns.shape[1]), geometry.legal_length(data.patterns.shape[2]))
-        self.geometry = geo = geometry.locate(data, shape=self.shape)
+        self.geometry = geo = self._located(data)
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
@@ -117,6 +117,11 @@ class Reconstructor:
         self.noise: noise.Noise | None = None
         self._momentum: Momentum | None = None
         self._random = np.random.default_rng(settings.seed)
+
+    def _located(self, data: DiffractionData) -> geometry.Geometry:
+        """The object grid, with room for positions that are refined."""
+        spare = padding(self.settings.refine_positions, data.positions, data.pixel_size)
+        return geometry.locate(data, spare, self.shape)
 
     @property
     def electrons(self) -> float:
@@ -250,7 +255,7 @@ class Reconstructor:
         check_data(more)
         self.settle()
         everything = replace(self.data, positions=np.concatenate([self.data.positions, positions]))
-        old, new = self.geometry, geometry.locate(everything, shape=self.shape)
+        old, new = self.geometry, self._located(everything)
         xp, found = self.backend.xp, self.unknowns
         grown = xp.ones((len(found.object), *new.object_shape), found.object.dtype)
         row, column = (round((o - n) / p) for o, n, p in zip(old.origin, new.origin, new.pixel_size, strict=True))
@@ -355,7 +360,7 @@ class Reconstructor:
         twin = copy.copy(self)
         xp, roll = self.backend.xp, self.geometry.roll
         row, column = (n // 2 for n in data.patterns.shape[1:]) if data.centre is None else data.centre
-        geo = geometry.locate(data, shape=self.shape)
+        geo = self._located(data)
         twin.data = data
         # the counts stay rolled as they are, however far the disc's centre moves
         twin.geometry = geo = replace(geo, roll=roll, centre_offset=(row + roll[0], column + roll[1]))

@@ -84,8 +84,9 @@ class PatternUnknowns:
         found = now * (self.totals - haze) / coherent
         scale = found.mean()
         noise = (now / (scale * coherent)) ** 2 * np.maximum(modelled, 1e-30)
-        found = _shrunk(found / scale, noise)
-        unknowns.weights[:, :modes] = xp.asarray(np.sqrt(np.maximum(found, 0)).astype(np.float32))[:, None]
+        found = np.maximum(_shrunk(found / scale, noise), 0)
+        found = np.sqrt(found / found.mean()).astype(np.float32)
+        unknowns.weights[:, :modes] = xp.asarray(found)[:, None]
 
     def _variations(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
         """A Newton step of the variations and of their weights, then their gauge.
@@ -128,7 +129,7 @@ def in_gauge(unknowns: Unknowns, modes: int, xp: Any) -> None:
             apertures[v] -= overlap * apertures[other]
             if other > 0:  # real weights: only the real part of the overlap can go to the other variation
                 weights[:, other] += overlap.real * weights[:, v]
-        spread = xp.sqrt((weights[:, v] ** 2).mean())
-        if float(spread) > 0:
-            weights[:, v] /= spread
-            apertures[v] *= spread
+    spread = xp.sqrt((weights[:, modes:] ** 2).mean(axis=0))
+    spread = xp.where(spread > 0, spread, 1)
+    weights[:, modes:] /= spread
+    apertures[modes:] *= spread[:, None, None]
