@@ -166,7 +166,7 @@ class Reconstructor:
             if step.batch is None:
                 self._momentum_step(sums, step)
             else:
-                self._update_object(sums, step.size)
+                self._update_object(sums, step.size, phase_only=True)
                 if step.probe > 0:
                     found.apertures += (step.probe / len(batch)) * sums.aperture_numerator * self.support
             ratio = ratio if sums.ratio is None else ratio + sums.ratio
@@ -188,7 +188,7 @@ class Reconstructor:
             self._momentum = Momentum(found.object.copy(), found.apertures.copy())
         last = self._momentum
         before = found.object.copy()
-        self._update_object(sums, step.size)
+        self._update_object(sums, step.size, self.phase_only)
         uphill = bool(((found.object - before).conj() * (found.object - last.object)).real.sum() < 0)
         age = 1.0 if uphill else (1 + np.sqrt(1 + 4 * last.age**2)) / 2
         reach = 0.0 if uphill else (last.age - 1) / age
@@ -226,12 +226,15 @@ class Reconstructor:
             self.unknowns.object, self.unknowns.apertures = self._momentum.object, self._momentum.apertures
             self._momentum = None
 
-    def _update_object(self, sums: forward.Sums, size: float) -> None:
-        """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
+    def _update_object(self, sums: forward.Sums, size: float, phase_only: bool) -> None:
+        """One preconditioned step of every slice; all together they shift the phase by what one slice would.
+
+        Mini-batches move phases only: amplitudes are small and would mostly take up their noise.
+        """
         xp, obj = self.backend.xp, self.unknowns.object
         floor = ILLUMINATION_FLOOR * sums.illumination.max()
         change = sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
-        if self.phase_only:
+        if phase_only:
             angle = (obj.conj() * change).imag
             if self.settings.positivity:
                 angle = xp.maximum(angle, -xp.angle(obj))

@@ -81,7 +81,8 @@ class ReconstructionSettings:
         quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`).
         regularise: whether frequencies are damped that the data's noise leaves without signal.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
-        step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes.
+        step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes. 0.7 to 1 is faster
+            on many recordings, and stirs a detector with a wide point spread until nothing is left.
         source_size: standard deviation of the finite source in Å that several probe modes start from.
         focal_spread: standard deviation of the defocus in Å (chromatic aberration) that several probe modes start from.
         background: whether counts that the coherent model does not explain are modelled.
