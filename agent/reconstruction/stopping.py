@@ -27,7 +27,7 @@ GUARD = 0.1
 """Part of the first passes' guard under which held-out counts are judged: a single count in the dark shall not decide."""
 PATIENCE = 2
 """Passes without gain after which nothing more is expected."""
-FINISH = 6
+FINISH = 8
 """Passes over all counts at the end."""
 
 

@@ -97,10 +97,15 @@ def test_regularisation_never_makes_it_worse(dose: float, thin: tuple) -> None:
 
 @pytest.mark.parametrize("dose", [3e2, 3e3])
 def test_held_out_counts_stop_near_the_best(dose: float, thin: tuple) -> None:
-    def error(settings: ReconstructionSettings) -> float:
-        got, truth, k, _ = picture(thin, dose, 0, replace(settings, device="cpu", quantitative=False))
+    def error(settings: ReconstructionSettings, seed: int) -> float:
+        got, truth, k, _ = picture(thin, dose, seed, replace(settings, device="cpu", quantitative=False))
         band = (k >= 0.25) & (k <= 1.0)
         return float(np.sqrt((np.abs(got - truth)[band] ** 2).sum()))
 
-    best = min(error(ReconstructionSettings(max_passes=n, stop_early=False)) for n in (8, 12, 16, 20, 24, 32))
-    assert error(ReconstructionSettings()) < 1.02 * best
+    # the best number of passes is chosen knowing the truth, and every seed has its own luck: the mean is what is promised
+    ratios = [
+        error(ReconstructionSettings(), seed)
+        / min(error(ReconstructionSettings(max_passes=n, stop_early=False), seed) for n in (8, 12, 16, 20, 24, 32))
+        for seed in range(3)
+    ]
+    assert np.mean(ratios) < 1.02
