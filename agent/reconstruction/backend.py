@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
@@ -115,13 +116,24 @@ def gpu_reason() -> str | None:
     return None if count else "no CUDA device"
 
 
-def choose(device: Literal["auto", "cpu", "gpu"]) -> Backend:
-    """The backend for a device; `auto` takes a GPU where there is one. Raises BadInputError for an absent GPU."""
+_kept = threading.local()
+"""The CPU backend of each thread: its scratch memory serves one reconstruction after another, and fresh memory is slow."""
+
+
+def _cpu() -> Backend:
     from agent.reconstruction.cpu import CpuBackend
 
+    if not hasattr(_kept, "backend"):
+        _kept.backend = CpuBackend()
+    backend: Backend = _kept.backend
+    return backend
+
+
+def choose(device: Literal["auto", "cpu", "gpu"]) -> Backend:
+    """The backend for a device; `auto` takes a GPU where there is one. Raises BadInputError for an absent GPU."""
     reason = None if device == "cpu" else gpu_reason()
     if device == "cpu" or (device == "auto" and reason is not None):
-        return CpuBackend()
+        return _cpu()
     if reason is not None:
         msg = f"device gpu was asked for, but {reason}; use device: auto or cpu"
         raise BadInputError(msg)
