@@ -99,7 +99,7 @@ def resume(
 def reconstruct(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
     out: Out = None,
-    voltage: Annotated[float | None, typer.Option(min=1, help="kV, where the file does not say.")] = None,
+    voltage: Annotated[float | None, typer.Option(min=1, max=3000, help="kV, where the file does not say.")] = None,
     semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None,
     angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None,
     step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None,
