@@ -169,7 +169,7 @@ class CpuBackend:
         """See `Backend.thin`."""
         from agent.reconstruction.thinning import thin
 
-        return thin(counts, fraction, seed)
+        return thin(counts, fraction, seed, _room(counts.shape, counts.dtype))
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""
@@ -325,9 +325,9 @@ def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32)
 
 
-def _room(shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any]:
+def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
     """Memory for counts, or a file that has no name, where they would take more than half of what is free."""
-    size = shape[0] * shape[1] * kind.itemsize
+    size = int(np.prod(shape)) * kind.itemsize
     if size < _free_memory() / 2:
         return np.empty(shape, kind)
     return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)

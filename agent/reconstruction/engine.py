@@ -111,6 +111,10 @@ class Reconstructor:
         self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
         self.guard = float(GUARD * np.sqrt(self.electrons / seen.sum()))
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
+        self.notes: tuple[str, ...] = ()
+        if isinstance(self.problem.counts, np.memmap):
+            size = self.problem.counts.nbytes / 1e9
+            self.notes = (f"the counts take {size:.3g} GB, more than half of the free memory: they are kept on disk",)
         self.deviance: list[float] = []
         self.passes = 0
         self.seconds = 0.0
@@ -327,6 +331,7 @@ class Reconstructor:
             illuminated=lit.astype(np.float32),
             device=self.backend.name,
             seconds=self.seconds,
+            notes=self.notes,
         )
 
     def _corrected(self, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> tuple[NDArray[np.complex64], float]:

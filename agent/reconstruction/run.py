@@ -64,7 +64,7 @@ def reconstruct(
     except GpuFailedError as error:
         note = f"{error}; reconstructed on the CPU"
         result = _finished(data, replace(chosen, device="cpu"), start_wave, on_progress)
-        return replace(result, device="cpu", notes=(note,), optics_sd=optics_sd)
+        return replace(result, device="cpu", notes=(note, *result.notes), optics_sd=optics_sd)
 
 
 def _finished(

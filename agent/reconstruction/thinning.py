@@ -54,18 +54,19 @@ def _thin(counts: Any, limits: Any, seed: np.uint64, out: Any) -> None:
             flat_out[j] = kept
 
 
-def thin(counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
+def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
     """Draw each count with the probability `fraction`.
 
     Args:
         counts: (n, …) unsigned integers.
         fraction: 0 … 1.
         seed: the same seed draws the same counts.
+        out: where to put them, of the same shape and type; None: a new array.
 
     Returns:
-        An array of the same shape and type; what is drawn and what is left are independent Poisson counts if `counts` are.
+        `out`; what is drawn and what is left are independent Poisson counts if `counts` are.
     """
-    out = np.empty_like(counts)
+    out = np.empty_like(counts) if out is None else out
     _thin(counts, np.uint64(min(int(fraction * 2**64), 2**64 - 1)), np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), out)
     return out
 

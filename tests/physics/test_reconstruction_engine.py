@@ -13,6 +13,7 @@ from agent.reconstruction import (
     DiffractionData,
     ReconstructionSettings,
     backend,
+    cpu,
     forward,
     geometry,
     probe,
@@ -326,6 +327,17 @@ def _both(other: backend.Backend) -> float:
 
 def test_a_whole_reconstruction_agrees_between_fused_and_plain() -> None:
     assert _both(backend.ArrayBackend(np, "numpy")) < 1e-4
+
+
+def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = experiment(dose=3e3, step=3.0)
+    settings = ReconstructionSettings(max_passes=12, device="cpu")
+    first = reconstruct(data, settings)
+    monkeypatch.setattr(cpu, "_free_memory", lambda: 1_000_000)
+    second = reconstruct(data, settings)
+    assert np.array_equal(first.object, second.object)
+    assert first.notes == ()
+    assert second.notes == ("the counts take 0.000524 GB, more than half of the free memory: they are kept on disk",)
 
 
 class _FailingGpu(backend.ArrayBackend):
