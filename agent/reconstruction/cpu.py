@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -133,6 +134,7 @@ class CpuBackend:
         self.workers = workers or threads()
         self._pool = _pool(self.workers)
         self._scratch: list[_Scratch] = []
+        self._busy = threading.Lock()  # reconstructions that share the scratch memory take turns, batch by batch
         self._support: _Support | None = None
 
     def load(
@@ -179,12 +181,14 @@ class CpuBackend:
         """See `Backend.expected`."""
         counts = np.zeros((len(unknowns.corners), problem.mask.size), np.float32)
         wanted = Wanted(adjoint=False, probe=False, ratio=False, deviance=False)
-        self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
+        with self._busy:
+            self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
         return counts[index]
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""
-        return self._accumulate(problem, unknowns, index, wanted, np.zeros(0, np.float32))
+        with self._busy:
+            return self._accumulate(problem, unknowns, index, wanted, np.zeros(0, np.float32))
 
     def _accumulate(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from agent.errors import BadInputError, GpuFailedError
 from agent.reconstruction import (
     DiffractionData,
     ReconstructionSettings,
+    Reconstructor,
     backend,
     cpu,
     forward,
@@ -338,6 +340,17 @@ def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monk
     assert np.array_equal(first.object, second.object)
     assert first.notes == ()
     assert second.notes == ("the counts take 0.000524 GB, more than half of the free memory: they are kept on disk",)
+
+
+def test_reconstructions_in_several_threads_do_not_disturb_each_other() -> None:
+    settings = ReconstructionSettings(max_passes=4, stop_early=False, quantitative=False, device="cpu")
+    data = [experiment(dose=3e3, step=3.0, seed=seed) for seed in range(4)]
+    alone = [reconstruct(d, settings).object for d in data]
+    workers = [Reconstructor(d, settings) for d in data]  # all made here, so that they share one backend
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Reconstructor.run, workers))
+    for first, worker in zip(alone, workers, strict=True):
+        assert np.array_equal(first, worker.result().object)
 
 
 class _FailingGpu(backend.ArrayBackend):
