@@ -51,6 +51,24 @@ def _residual(
 
 
 @njit(**OPTIONS)
+def _send_back(
+    w_re: Any, w_im: Any, v_re: Any, v_im: Any, factors: Any, place: int, mode: int, y: int, n_y: int, n_x: int,
+    plan_x: Any, twiddles_x: Any,
+) -> None:  # fmt: skip
+    """Waves that begin at `mode`, the group of ky at y: times `factors` from `place` on, along x into object planes v."""
+    first = mode + y * n_x
+    for i in range(0, n_x * LANES, LANES):
+        factor = load(factors, place + i)
+        store(w_re, first + i, load(w_re, first + i) * factor)
+        store(w_im, first + i, load(w_im, first + i) * factor)
+    inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
+    for x in range(0, n_x, LANES):
+        target = mode + (x // LANES * n_y + y) * LANES
+        transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
+        transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
+
+
+@njit(**OPTIONS)
 def detect(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
     counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
@@ -80,16 +98,7 @@ def detect(
         if not want_adjoint:
             continue
         for m in range(n_modes):
-            first = m * plane + base
-            for i in range(0, n_x * LANES, LANES):
-                factor = load(model, i)
-                store(w_re, first + i, load(w_re, first + i) * factor)
-                store(w_im, first + i, load(w_im, first + i) * factor)
-            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
-            for x in range(0, n_x, LANES):
-                target = m * plane + (x // LANES * n_y + y) * LANES
-                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
-                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
+            _send_back(w_re, w_im, v_re, v_im, model, 0, m * plane, y, n_y, n_x, plan_x, twiddles_x)
     return deviance, modelled
 
 
@@ -123,16 +132,7 @@ def detect_blurred(
     _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)
     for m in range(n_modes):
         for y in range(0, n_y, LANES):
-            base, first = y * n_x, m * plane + y * n_x
-            for i in range(0, n_x * LANES, LANES):
-                factor = load(d_re, base + i)
-                store(w_re, first + i, load(w_re, first + i) * factor)
-                store(w_im, first + i, load(w_im, first + i) * factor)
-            inverse(w_re, w_im, first, n_x, plan_x, twiddles_x)
-            for x in range(0, n_x, LANES):
-                target = m * plane + (x // LANES * n_y + y) * LANES
-                transpose(w_re, first + x * LANES, LANES, v_re, target, LANES)
-                transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
+            _send_back(w_re, w_im, v_re, v_im, d_re, y * n_x, m * plane, y, n_y, n_x, plan_x, twiddles_x)
     return result
 
 
