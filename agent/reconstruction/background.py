@@ -15,42 +15,53 @@ a background grows faster than it shrinks.
 """
 
 
-def rings(shape: tuple[int, int], centre_offset: tuple[float, float]) -> NDArray[np.int64]:
-    """Index of the two-pixel wide ring round the disc centre, (ky, kx), corner-centred."""
-    ky, kx = (np.fft.fftfreq(n, 1.0 / n) for n in shape)
-    radius = np.hypot((ky - centre_offset[0])[:, None], (kx - centre_offset[1])[None, :])
-    return (radius / 2).astype(np.int64)
+class Rings:
+    """Two-pixel wide rings round the disc centre, and means over them; corner-centred.
 
+    Args:
+        shape: of the detector.
+        centre_offset: of the disc from pixel (0, 0).
+        xp: array module of the images; nothing here waits for its device.
+    """
 
-def ring_mean(image: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
-    """Each pixel replaced by the mean of its ring."""
-    total = np.bincount(index.ravel(), weights=image.ravel())
-    mean = total / np.maximum(np.bincount(index.ravel()), 1)
-    return np.asarray(mean[index])
+    def __init__(self, shape: tuple[int, int], centre_offset: tuple[float, float], xp: Any = np) -> None:
+        ky, kx = (np.fft.fftfreq(n, 1.0 / n) for n in shape)
+        radius = np.hypot((ky - centre_offset[0])[:, None], (kx - centre_offset[1])[None, :])
+        index = (radius / 2).astype(np.int64)
+        members = np.bincount(index.ravel())
+        self.xp, self.index, self.members = xp, xp.asarray(index), xp.asarray(np.maximum(members, 1).astype(np.float64))
+
+    def mean(self, image: Any) -> Any:
+        """Each pixel of an image (ky, kx) replaced by the mean of its ring."""
+        total = self.xp.zeros(len(self.members))
+        # CuPy's bincount would wait for the device
+        self.xp.add.at(total, self.index.ravel(), image.ravel().astype(np.float64))
+        return (total / self.members)[self.index]
 
 
 def start(
-    mean: NDArray[np.float64], seen: NDArray[np.bool_], bright: NDArray[np.bool_], index: NDArray[np.int64]
+    mean: NDArray[np.float64], seen: NDArray[np.bool_], bright: NDArray[np.bool_], rings: Rings
 ) -> NDArray[np.float32]:
     """A flat pedestal and a part of the ring means outside the disc; inside, what its brightest neighbour ring has.
 
     `mean` counts per pattern, `seen` where the detector counts, `bright` the disc; (ky, kx), corner-centred.
     """
     mean = np.where(seen, mean, 0)
-    outside = ~bright & (ring_mean(bright.astype(float), index) == 0) & seen
+    outside = ~bright & (rings.mean(bright.astype(float)) == 0) & seen
     if not outside.any():
         return np.full(mean.shape, 1e-6 * mean.max(), np.float32)
-    profile = ring_mean(mean * seen, index) / np.maximum(ring_mean(seen.astype(float), index), 1e-9)
+    profile = rings.mean(mean * seen) / np.maximum(rings.mean(seen.astype(float)), 1e-9)
     lowest = profile[outside].min()
     excess = np.where(outside, profile - lowest, 0.0)
     excess = np.where(outside, excess, excess.max())
     return (PEDESTAL * lowest + EXCESS * excess + 1e-6 * mean.max()).astype(np.float32)
 
 
-def gain(ratio: NDArray[Any], mask: NDArray[Any], index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Factor of two expectation-maximisation steps in one, the coherent part held fixed.
+def gain(ratio: Any, mask: Any, rings: Rings) -> Any:
+    """Factor of two expectation-maximisation steps in one, the coherent part held fixed: (ky, kx) float32.
 
-    `ratio` is the mean of counts over model, (ky, kx).
+    `ratio` is the mean of counts over model, (ky, kx), `mask` where the detector counts; arrays of the rings' module.
     """
-    factor = ring_mean(ratio * mask, index) / np.maximum(ring_mean(mask, index), 1e-6)
-    return np.clip(factor**2, 0.2, 5.0).astype(np.float32)
+    xp = rings.xp
+    factor = rings.mean(ratio * mask) / xp.maximum(rings.mean(mask), 1e-6)
+    return xp.clip(factor**2, 0.2, 5.0).astype(np.float32)

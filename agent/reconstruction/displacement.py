@@ -91,8 +91,11 @@ class Displacement:
         pixels = backend.to_host(unknowns.corners) + half + backend.to_host(unknowns.fractions).astype(np.float64)
         return np.asarray((pixels * np.asarray(geo.pixel_size) + np.asarray(geo.origin)) @ geo.matrix.T)
 
-    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: float) -> Any:
-        """Move the windows and sub-pixel shifts; returns the displacement (2, y, x) of the object in pixels, or None."""
+    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: Any) -> Any:
+        """Move the windows and sub-pixel shifts; returns the displacement (2, y, x) of the object in pixels, or None.
+
+        The equations are solved on the host.
+        """
         self.passes += 1
         if self.passes <= FIRST:
             return None
@@ -100,14 +103,14 @@ class Displacement:
         now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.fractions), np.float64)
         pull = 4 * backend.to_host(sums.slopes)[:, :2].astype(np.float64)
         curvature = _Curvature(unknowns, problem, now, backend)
-        steps = self._with_momentum(self._solved(pull, curvature), reach)
+        steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
         off = now - self.places
         wanted = self.places + self.in_model(off) + off.mean(axis=0) + steps
         limit = np.asarray(unknowns.object.shape[1:]) - np.asarray(unknowns.apertures.shape[1:]) - 1e-3
         wanted = np.clip(wanted, 0, limit)
         corners = np.floor(wanted)
-        unknowns.corners = xp.asarray(corners.astype(np.int32))
-        unknowns.fractions = xp.asarray((wanted - corners).astype(np.float32))
+        unknowns.corners[...] = xp.asarray(corners.astype(np.int32))
+        unknowns.fractions[...] = xp.asarray((wanted - corners).astype(np.float32))
         return curvature.followed(wanted - now)
 
     def _solved(self, pull: NDArray[np.float64], curvature: _Curvature) -> NDArray[np.float64]:

@@ -44,11 +44,11 @@ which takes counts from the phase."""
 
 @dataclass
 class Momentum:
-    """Object and apertures that the last full pass reached, and how long the momentum has built up."""
+    """Object and apertures that the last full pass reached, and how long the momentum has built up; all on the device."""
 
     object: Any
     apertures: Any
-    age: float = 1.0
+    age: Any = 1.0
 
 
 class Reconstructor:
@@ -83,8 +83,8 @@ class Reconstructor:
             modes = np.concatenate([modes, start.variations(modes, settings.variable_modes, settings.seed)])
         mean, seen = (backend.framed(image[None], geo.roll, self.shape)[0] for image in (mean, seen))
         light = (np.abs(modes) ** 2).sum(axis=0)
-        self.rings = background.rings(self.shape, geo.centre_offset)
-        haze = background.start(mean, seen, light > 0.1 * light.max(), self.rings)
+        haze = background.start(mean, seen, light > 0.1 * light.max(), background.Rings(self.shape, geo.centre_offset))
+        self.rings = background.Rings(self.shape, geo.centre_offset, xp)
         weights = np.ones((n, len(modes)), np.float32)
         weights[:, settings.probe_modes :] = 0
         self.problem = forward.Problem(
@@ -101,21 +101,22 @@ class Reconstructor:
         self.unknowns = forward.Unknowns(
             object=xp.ones((settings.slices, *geo.object_shape), xp.complex64),
             apertures=xp.asarray(modes),
-            corners=xp.asarray(geo.corners),
-            fractions=xp.asarray(geo.fractions),
+            corners=xp.array(geo.corners),
+            fractions=xp.array(geo.fractions),
             weights=xp.asarray(weights),
             background=xp.asarray(haze if settings.background else 0 * haze),
             guard=0.0,
         )
         area = np.prod(np.ptp(data.positions, axis=0) + np.asarray(geo.pixel_size))
         self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
-        self.guard = float(GUARD * np.sqrt(self.electrons / seen.sum()))
+        self._counting = float(seen.sum())
+        self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
         self.notes: tuple[str, ...] = ()
         if isinstance(self.problem.counts, np.memmap):
             size = self.problem.counts.nbytes / 1e9
             self.notes = (f"the counts take {size:.3g} GB, more than half of the free memory: they are kept on disk",)
-        self.deviance: list[float] = []
+        self._deviance: list[Any] = []
         self.passes = 0
         self.seconds = 0.0
         self.noise: noise.Noise | None = None
@@ -139,6 +140,11 @@ class Reconstructor:
             return self.settings.object_type == "phase"
         return self.settings.slices > 1 or self._counts_per_pixel < AMPLITUDE_COUNTS
 
+    @property
+    def deviance(self) -> tuple[float, ...]:
+        """Per detector pixel, of the passes that it was wanted of; waits for the device."""
+        return tuple(float(self.backend.to_host(value)) for value in self._deviance)
+
     def run(self, on_progress: Progress | None = None) -> None:
         """Make the passes of the schedule, or as many of them as held-out counts ask for."""
         started = time.perf_counter()
@@ -156,7 +162,10 @@ class Reconstructor:
         self.seconds += time.perf_counter() - started
 
     def one_pass(self, step: Step, want_deviance: bool = False) -> None:
-        """Every pattern once: in random batches, or all in one update with momentum."""
+        """Every pattern once: in random batches, or all in one update with momentum.
+
+        Nothing here waits for the device, except for positions that are refined; arrays that it reads stay in their place.
+        """
         xp, found = self.backend.xp, self.unknowns
         n = len(found.corners)
         found.guard = self.guard * step.guard
@@ -176,44 +185,43 @@ class Reconstructor:
             ratio = ratio if sums.ratio is None else ratio + sums.ratio
             deviance += sums.deviance
         if self.settings.background:
-            gain = background.gain(self.backend.to_host(ratio / n), self.backend.to_host(self.problem.mask), self.rings)
-            found.background *= xp.asarray(gain)
+            found.background *= background.gain(ratio / n, self.problem.mask, self.rings)
         self.passes += 1
         if want_deviance:
-            self.deviance.append(float(deviance) / (n * float(self.problem.mask.sum())))
+            self._deviance.append(deviance / (n * self._counting))
 
     def _momentum_step(self, sums: forward.Sums, step: Step) -> None:
         """An update extrapolated after Nesterov; the momentum restarts where it points uphill.
 
         O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
         """
-        found = self.unknowns
+        xp, found = self.backend.xp, self.unknowns
         if self._momentum is None:
-            self._momentum = Momentum(found.object.copy(), found.apertures.copy())
+            self._momentum = Momentum(found.object.copy(), found.apertures.copy(), xp.ones(()))
         last = self._momentum
         before = found.object.copy()
         self._update_object(sums, step.size, self.phase_only)
-        uphill = bool(((found.object - before).conj() * (found.object - last.object)).real.sum() < 0)
-        age = 1.0 if uphill else (1 + np.sqrt(1 + 4 * last.age**2)) / 2
-        reach = 0.0 if uphill else (last.age - 1) / age
+        uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
+        age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
+        reach = xp.where(uphill, 0.0, (last.age - 1) / age)
         if step.probe > 0:
             modes = self.problem.n_modes
             change = sums.aperture_numerator[:modes] * self.support
             found.apertures[:modes] += (step.probe / len(found.corners)) * change
         displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
         if displacement is not None:
-            found.object = self._moved(found.object, displacement)
+            found.object[...] = self._moved(found.object, displacement)
             last.object = self._moved(last.object, displacement)
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
+        reach = reach.astype(np.float32)
         if self.phase_only:
-            xp = self.backend.xp
-            turn = np.float32(reach) * xp.angle(found.object * last.object.conj())
+            turn = reach * xp.angle(found.object * last.object.conj())
             found.object *= xp.exp(1j * turn) / xp.abs(found.object)  # rounding would grow threefold with every pass
         else:
-            found.object += np.float32(reach) * (found.object - last.object)
+            found.object += reach * (found.object - last.object)
         if step.probe > 0:
             # variations go without: their weights would have to be extrapolated with them
-            found.apertures[:modes] += np.float32(reach) * (found.apertures[:modes] - last.apertures[:modes])
+            found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
         self._momentum = reached
 
     def _moved(self, obj: Any, displacement: Any) -> Any:
@@ -227,7 +235,7 @@ class Reconstructor:
     def settle(self) -> None:
         """Leave the extrapolated point for the last one that was reached."""
         if self._momentum is not None:
-            self.unknowns.object, self.unknowns.apertures = self._momentum.object, self._momentum.apertures
+            self.unknowns.object[...], self.unknowns.apertures[...] = self._momentum.object, self._momentum.apertures
             self._momentum = None
 
     def _update_object(self, sums: forward.Sums, size: float, phase_only: bool) -> None:
@@ -326,7 +334,7 @@ class Reconstructor:
             aberrations=dict(data.aberrations),
             background=haze,
             phase_scale=scale,
-            deviance=tuple(self.deviance),
+            deviance=self.deviance,
             passes=self.passes,
             illuminated=lit.astype(np.float32),
             device=self.backend.name,
@@ -382,12 +390,13 @@ class Reconstructor:
             self.unknowns,
             object=xp.ones((self.settings.slices, *geo.object_shape), xp.complex64),
             apertures=xp.asarray(modes),
-            corners=xp.asarray(geo.corners),
-            fractions=xp.asarray(geo.fractions),
+            corners=xp.array(geo.corners),
+            fractions=xp.array(geo.fractions),
             background=self.unknowns.background.copy(),
+            weights=self.unknowns.weights.copy(),
         )
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
-        twin.deviance, twin._random = [], np.random.default_rng(self.settings.seed)
+        twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 
     def replica(self, counts: Any, unknowns: forward.Unknowns) -> NDArray[np.complex64]:
@@ -409,7 +418,7 @@ class Reconstructor:
             apertures=unknowns.apertures.copy(),
             background=unknowns.background.copy(),
         )
-        twin._momentum, twin.deviance, twin.passes = None, [], 0
+        twin._momentum, twin._deviance, twin.passes = None, [], 0
         twin._random = np.random.default_rng(self.settings.seed)
         for step in schedule(twin.settings, len(unknowns.corners)):
             twin.one_pass(step)

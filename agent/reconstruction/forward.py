@@ -87,7 +87,7 @@ class Sums:
         illumination: (S, y, x), Σ_jm |ψ incident|².
         aperture_numerator: (V, ky, kx) complex, Σ_j w of conj(O) χ in the aperture plane with the shift undone; None: not wanted.
         ratio: (ky, kx), Σ_j (n + g)/(I + g): how much more was counted than modelled; None: not wanted.
-        deviance: Poisson deviance summed over patterns and counting pixels; 0 where not wanted.
+        deviance: Poisson deviance summed over patterns and counting pixels, on the device; 0 where not wanted.
         slopes: (b, 2 + V), a quarter of dL by (y, x) shift in pixels and by each weight; None: not wanted.
         modelled: (b,) counts expected in each pattern, in the counting pixels.
     """
@@ -96,7 +96,7 @@ class Sums:
     illumination: Any
     aperture_numerator: Any
     ratio: Any
-    deviance: float
+    deviance: Any
     slopes: Any
     modelled: Any
 
@@ -205,10 +205,10 @@ def accumulate(problem: Problem, unknowns: Unknowns, index: Any, wanted: Wanted,
     counted = problem.counts[index].astype(model.dtype)
     factor, ratio = residual(counted, model, problem, unknowns.guard, xp)
     guard, mask = unknowns.guard, problem.mask
-    deviance = 0.0
+    deviance: Any = 0.0
     if wanted.deviance:
         terms = (counted + guard) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)
-        deviance = float(2 * (terms * mask).sum())
+        deviance = 2 * (terms * mask).sum()
     sums = Sums(
         None, None, None, ratio.sum(axis=0) if wanted.ratio else None, deviance, None, (model * mask).sum((1, 2))
     )

@@ -57,13 +57,12 @@ class PatternUnknowns:
         """Whether `update` needs `Sums.slopes`."""
         return self.displacement is not None or self.settings.variable_modes > 0
 
-    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: float = 0.0) -> Any:
+    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: Any = 0.0) -> Any:
         """One step of every refined quantity, from the sums of a pass over all patterns in their order.
 
         Call it after the apertures have taken their step. Returns the displacement (2, y, x) in pixels that the object has
         to follow (`displacement.moved`), or None.
         """
-        unknowns.weights = unknowns.weights.copy()  # a reconstruction of other optics may share them
         if self.settings.refine_intensity:
             self._intensities(unknowns, sums, problem, backend)
         if self.settings.variable_modes:
@@ -77,16 +76,15 @@ class PatternUnknowns:
     def _intensities(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
         """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1."""
         xp, modes = backend.xp, problem.n_modes
-        haze = float((problem.mask * unknowns.background).sum())
-        now = backend.to_host(unknowns.weights)[:, 0].astype(np.float64) ** 2
-        modelled = backend.to_host(sums.modelled).astype(np.float64)
-        coherent = np.maximum(modelled - haze, 1e-3 * modelled.mean())
-        found = now * (self.totals - haze) / coherent
+        haze = (problem.mask * unknowns.background).sum().astype(np.float64)
+        now = unknowns.weights[:, 0].astype(np.float64) ** 2
+        modelled = sums.modelled.astype(np.float64)
+        coherent = xp.maximum(modelled - haze, 1e-3 * modelled.mean())
+        found = now * (xp.asarray(self.totals) - haze) / coherent
         scale = found.mean()
-        noise = (now / (scale * coherent)) ** 2 * np.maximum(modelled, 1e-30)
-        found = np.maximum(_shrunk(found / scale, noise), 0)
-        found = np.sqrt(found / found.mean()).astype(np.float32)
-        unknowns.weights[:, :modes] = xp.asarray(found)[:, None]
+        noise = (now / (scale * coherent)) ** 2 * xp.maximum(modelled, 1e-30)
+        found = xp.maximum(_shrunk(found / scale, noise, xp), 0)
+        unknowns.weights[:, :modes] = xp.sqrt(found / found.mean()).astype(np.float32)[:, None]
 
     def _variations(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
         """A Newton step of the variations and of their weights, then their gauge.
@@ -106,10 +104,10 @@ class PatternUnknowns:
         in_gauge(unknowns, modes, xp)
 
 
-def _shrunk(found: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shrunk(found: Any, noise: Any, xp: Any) -> Any:
     """Estimates (n,) whose noise has the variances `noise` (n,), drawn towards their mean."""
-    true = max(0.0, float(found.var() - noise.mean()))
-    return np.asarray(found.mean() + (found - found.mean()) * (true / (true + noise) if true > 0 else 0.0))
+    true = xp.maximum(0.0, found.var() - noise.mean())
+    return found.mean() + (found - found.mean()) * (true / xp.maximum(true + noise, 1e-30))
 
 
 def in_gauge(unknowns: Unknowns, modes: int, xp: Any) -> None:
