@@ -89,6 +89,7 @@ def process_acquisition(
     from agent.half_counts import judge, score_halves
     from agent.quality import tiles
     from agent.reconstruction import DiffractionData, ReconstructionSettings
+    from agent.reconstruction.patterns import selected
     from agent.store import write_reconstruction
 
     plan, description = acquisition.plan, acquisition.description
@@ -96,7 +97,7 @@ def process_acquisition(
     if received.sum() < FEWEST_PATTERNS:
         msg = f"only {int(received.sum())} of {len(received)} patterns arrived; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
-    patterns = acquisition.patterns if received.all() else acquisition.patterns[received]  # not copied without need
+    patterns = selected(acquisition.patterns, received)
     data = DiffractionData(
         patterns=patterns,
         positions=plan.scan_positions()[received],

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from agent.config import Metadata
 from agent.errors import StoppedError
 from agent.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image
+from agent.reconstruction.patterns import stored
 from agent.reconstruction.types import Reconstruction
 from agent.records import Score
 from instrument import stream
@@ -37,7 +38,8 @@ class Acquisition:
     """What an acquisition file holds.
 
     Attributes:
-        patterns: (n, detector_y, detector_x) counts, unsigned; zeros where a frame is missing.
+        patterns: (n, detector_y, detector_x) counts, unsigned; zeros where a frame is missing. In a file without a name where
+            memory cannot hold them.
         received: (n,) bool, False where a frame is missing.
         plan: what was asked for; `plan.scan_positions()` are the (n, 2) set-points, Å.
         description: of the instrument when it was acquired.
@@ -175,7 +177,7 @@ def read_acquisition(path: Path) -> Acquisition:
         measurement = entry["measurement"]
         plan, description, metadata = read_context(entry)
         return Acquisition(
-            patterns=measurement["patterns"][:],
+            patterns=stored(measurement["patterns"]),
             received=measurement["received"][:].astype(bool),
             plan=plan,
             description=description,

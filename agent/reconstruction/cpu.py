@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from agent.reconstruction import kernels_cpu, kernels_detector, transform
 from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
+from agent.reconstruction.patterns import as_type, room
 from agent.reconstruction.simd import LANES
 
 _LOSSES = {
@@ -146,9 +146,9 @@ class CpuBackend:
         for chunk in chunks:
             kind = _kind(chunk)
             if out is None:
-                out = _room((n, shape[0] * shape[1]), kind)
+                out = room((n, shape[0] * shape[1]), kind)
             elif np.promote_types(out.dtype, kind) != out.dtype:
-                out = out.astype(np.promote_types(out.dtype, kind))
+                out = as_type(out, np.promote_types(out.dtype, kind))
             size = chunk.shape[1:]
             sources = []
             for length, shift, full in zip(size, roll, shape, strict=True):
@@ -171,7 +171,7 @@ class CpuBackend:
         """See `Backend.thin`."""
         from agent.reconstruction.thinning import thin
 
-        return thin(counts, fraction, seed, _room(counts.shape, counts.dtype))
+        return thin(counts, fraction, seed, room(counts.shape, counts.dtype))
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""
@@ -327,18 +327,3 @@ def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
     if chunk.dtype.kind in "ui" and (chunk.size == 0 or chunk.max() <= np.iinfo(np.uint16).max):
         return np.dtype(np.uint16)
     return np.dtype(np.float32)
-
-
-def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Memory for counts, or a file that has no name, where they would take more than half of what is free."""
-    size = int(np.prod(shape)) * kind.itemsize
-    if size < _free_memory() / 2:
-        return np.empty(shape, kind)
-    return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)
-
-
-def _free_memory() -> int:
-    """Bytes."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)

@@ -20,7 +20,7 @@ from agent.errors import BadInputError
 from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping
 from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved, padding
-from agent.reconstruction.patterns import chunks, totals_and_mean
+from agent.reconstruction.patterns import chunks, joined, kept_on_disk, totals_and_mean
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
@@ -112,10 +112,7 @@ class Reconstructor:
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
-        self.notes: tuple[str, ...] = ()
-        if isinstance(self.problem.counts, np.memmap):
-            size = self.problem.counts.nbytes / 1e9
-            self.notes = (f"the counts take {size:.3g} GB, more than half of the free memory: they are kept on disk",)
+        self.notes = kept_on_disk(self.problem.counts)
         self._deviance: list[Any] = []
         self.passes = 0
         self.seconds = 0.0
@@ -286,7 +283,8 @@ class Reconstructor:
         fresh[:, self.problem.n_modes :] = 0
         found.weights = xp.concatenate([found.weights, fresh])
         counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), new.roll, self.shape)
-        self.problem.counts = xp.concatenate([self.problem.counts, counts])
+        self.problem.counts = joined(self.problem.counts, counts, xp)
+        self.notes = kept_on_disk(self.problem.counts)
         self.totals = np.concatenate([self.totals, totals_and_mean(patterns, seen)[0]])
         self.geometry, self.data = new, everything
         self.per_pattern = PatternUnknowns(self.settings, new, everything.positions, self.totals)

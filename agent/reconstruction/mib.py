@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.reconstruction.patterns import room
 from agent.reconstruction.raw_arrays import ArrayLayout, as_raster
 
 _TYPES = {"U08": "u1", "U16": ">u2", "U32": ">u4"}
@@ -57,7 +58,7 @@ class MibHeader:
 
 
 def map_mib(path: Path, layout: ArrayLayout) -> NDArray[Any]:
-    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked in memory.
+    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked.
 
     The scan's shape is `layout.scan_shape`, or what the .hdr file beside it says.
 
@@ -143,7 +144,7 @@ def _unpack(path: Path, header: MibHeader, frames: int) -> NDArray[Any]:
     mapped = np.memmap(path, dtype=record, mode="r", shape=(frames,))["words"]
     quad = header.layout == "2x2" and width == 4 * height
     shape = (2 * height, 2 * height) if quad else (height, width)
-    out = np.empty((frames, *shape), dtype={1: "u1", 6: "u1", 12: "u2", 24: "u4"}[depth])
+    out = room((frames, *shape), {1: "u1", 6: "u1", 12: "u2", 24: "u4"}[depth])
     for i in range(frames):
         turned = np.ascontiguousarray(mapped[i, ..., ::-1]).reshape(images * height, row)
         if depth == 1:

@@ -1,7 +1,8 @@
 """Diffraction patterns from a file: an acquisition of ours, HDF5 (EMD 1.0, Nion Swift), .ndata, Merlin MIB, .npy, raw bytes.
 
-Formats that a person meets besides are one import away from .npy. Arrays, raw bytes, stored .ndata and MIB files come as
-memory maps, which need no memory of their own; HDF5 is read.
+Formats that a person meets besides are one import away from .npy. What a file has in one piece (arrays, raw bytes, stored
+.ndata, MIB, HDF5 without chunks) comes as a memory map, which needs no memory of its own; the rest is read, into a file
+without a name where memory cannot hold it (`patterns.room`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from agent.errors import BadInputError
 from agent.reconstruction import nion
 from agent.reconstruction.bright_field import fit_disc
 from agent.reconstruction.mib import map_mib
+from agent.reconstruction.patterns import room, selected, stored
 from agent.reconstruction.raw_arrays import ArrayLayout, map_npy, map_raw
 from agent.reconstruction.types import DiffractionData
 from instrument import optics
@@ -107,7 +109,12 @@ def _from_hdf5(path: Path, dataset: str | None, given: dict[str, float]) -> Patt
             properties = recording.data.attrs.get("properties")
             if isinstance(properties, str | bytes):
                 numbers |= nion.numbers_in(path, nion.read_properties(path, properties))
-            return _assemble(path, recording.read(), {**numbers, **given})
+            try:
+                patterns = stored(recording.data)
+            except (OSError, ValueError) as error:
+                msg = f"{path}: {recording.data.name} cannot be read to its end, so the file is damaged"
+                raise BadInputError(msg) from error
+            return _assemble(path, patterns, {**numbers, **given})
     except RecordingError as error:
         raise BadInputError(str(error)) from error
 
@@ -137,7 +144,7 @@ def _from_acquisition(path: Path, given: dict[str, float]) -> PatternFile:
     known = description.scan_rotation is not None and description.mirrored is not None
     step = given.get("step", plan.step)
     data = DiffractionData(
-        patterns=acquisition.patterns[received],
+        patterns=selected(acquisition.patterns, received),
         positions=plan.scan_positions()[received] * (step / plan.step),
         voltage=given.get("voltage", description.voltage),
         semiangle=given.get("semiangle", description.semiangle),
@@ -217,7 +224,7 @@ def _survey(path: Path, patterns: NDArray[Any]) -> NDArray[np.float64]:
 
 def _whole_electrons(path: Path, patterns: NDArray[Any], counts_per_electron: float) -> NDArray[np.uint16]:
     """The signal of an analogue detector, rounded to electrons: its noise around nothing, negative too, becomes none."""
-    electrons = np.empty(patterns.shape, dtype=np.uint16)
+    electrons = room(patterns.shape, np.uint16)
     most = np.iinfo(np.uint16).max
     for part in _chunks(patterns):
         rounded = np.rint(patterns[part] / counts_per_electron)

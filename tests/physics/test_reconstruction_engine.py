@@ -15,7 +15,6 @@ from agent.reconstruction import (
     ReconstructionSettings,
     Reconstructor,
     backend,
-    cpu,
     forward,
     geometry,
     probe,
@@ -335,7 +334,7 @@ def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monk
     data = experiment(dose=3e3, step=3.0)
     settings = ReconstructionSettings(max_passes=12, device="cpu")
     first = reconstruct(data, settings)
-    monkeypatch.setattr(cpu, "_free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda: 1_000_000)
     second = reconstruct(data, settings)
     assert np.array_equal(first.object, second.object)
     assert first.notes == ()
