@@ -137,8 +137,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         area=plan.field,
     )
     return Acquisition(
-        # Compiled kernels want the machine's own byte order; a map of the right one is not copied.
-        patterns=np.asarray(data.patterns, dtype=data.patterns.dtype.newbyteorder("=")),
+        patterns=data.patterns,
         received=np.ones(len(positions), dtype=bool),
         plan=plan,
         description=description,

@@ -15,12 +15,13 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.reconstruction.patterns import room
 from instrument import optics
 
 _LENGTHS = {"m": 1e10, "mm": 1e7, "um": 1e4, "µm": 1e4, "μm": 1e4, "nm": 10.0, "pm": 0.01, "A": 1.0, "Å": 1.0}
@@ -107,7 +108,7 @@ def map_ndata(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
             if entry.compress_type == zipfile.ZIP_STORED:
                 return _map_stored(path, entry), properties
             with archive.open(entry) as file:
-                return np.asarray(np.lib.format.read_array(file, allow_pickle=False)), properties
+                return _unpacked(file), properties
     except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error, TokenError) as error:
         msg = f"{path}: is damaged or truncated, or not an .ndata file ({' '.join(str(error).split())})"
         raise BadInputError(msg) from error
@@ -119,10 +120,32 @@ def _map_stored(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:
         file.seek(entry.header_offset + 26)
         name, extra = struct.unpack("<HH", file.read(4))
         file.seek(entry.header_offset + 30 + name + extra)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        shape, fortran, dtype = _array_header(file)
         return np.memmap(path, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order="F" if fortran else "C")
+
+
+def _unpacked(file: IO[bytes]) -> NDArray[Any]:
+    shape, fortran, dtype = _array_header(file)
+    out = room(shape[::-1] if fortran else shape, dtype)
+    numbers, filled = out.reshape(-1).view(np.uint8), 0
+    while part := file.read(2**20):
+        numbers[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+        filled += len(part)
+    if filled < len(numbers):
+        msg = f"{filled} of {len(numbers)} bytes"
+        raise ValueError(msg)
+    return out.T if fortran else out
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of the .npy array that begins here."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        msg = "an array of Python objects"
+        raise ValueError(msg)
+    return shape, fortran, dtype
 
 
 def _axes(path: Path, axes: list[Any], numbers: dict[str, float]) -> None:

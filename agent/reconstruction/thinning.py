@@ -11,12 +11,14 @@ import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
 
+from agent.reconstruction.patterns import chunks, room
+
 
 @njit(cache=True, parallel=True, error_model="numpy")
-def _halve(counts: Any, seed: np.uint64, out: Any) -> None:
-    """Binomial(n, ½) = number of set bits among n random bits; one SplitMix64 stream per pattern."""
+def _halve(counts: Any, first: int, seed: np.uint64, out: Any) -> None:
+    """Binomial(n, ½) = number of set bits among n random bits; one SplitMix64 stream per pattern, from number `first` on."""
     for i in prange(counts.shape[0]):
-        state = seed + np.uint64(i + 1) * np.uint64(0xD1342543DE82EF95)
+        state = seed + np.uint64(first + i + 1) * np.uint64(0xD1342543DE82EF95)
         flat_in, flat_out = counts[i].ravel(), out[i].ravel()
         for j in range(flat_in.size):
             left = np.int64(flat_in[j])
@@ -75,13 +77,18 @@ def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]
     """Assign each count at random to one of two halves.
 
     Args:
-        counts: (n, ky, kx) unsigned integers.
+        counts: (n, ky, kx) unsigned integers of either byte order, in memory or on disk.
         seed: the same seed gives the same split.
 
     Returns:
-        Two arrays of the same shape and type that add up to `counts`.
+        Two arrays of the same shape and type that add up to `counts`, where `patterns.room` is.
     """
-    counts = np.ascontiguousarray(counts)
-    first = np.empty_like(counts)
-    _halve(counts, np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), first)
-    return first, counts - first
+    kind = counts.dtype.newbyteorder("=")
+    one, other = room(counts.shape, kind), room(counts.shape, kind)
+    first = 0
+    for chunk in chunks(counts):
+        part = slice(first, first + len(chunk))
+        _halve(np.ascontiguousarray(chunk), first, np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), one[part])
+        np.subtract(chunk, one[part], out=other[part])
+        first = part.stop
+    return one, other

@@ -198,6 +198,22 @@ def test_patterns_that_come_later_are_as_good(order: str) -> None:
     assert np.allclose(whole.positions, data.positions[np.concatenate([first, rest])], atol=1e-4)
 
 
+def test_patterns_that_come_later_stay_on_disk_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = phantom.experiment(dose=1e4)
+    index = np.arange(len(data.positions))
+    results = []
+    for free in (10**12, 1):
+        monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda free=free: free)
+        worker = Reconstructor(some(data, index[::2]), replace(SETTINGS, max_passes=2))
+        worker.append(data.patterns[1::2], data.positions[1::2])
+        worker.run()
+        results.append(worker.result())
+    assert isinstance(worker.problem.counts, np.memmap)
+    assert np.array_equal(results[0].object, results[1].object)
+    assert not results[0].notes
+    assert "kept on disk" in results[1].notes[0]
+
+
 def test_a_warm_start_knows_the_column() -> None:
     told = 30.0  # Å of defocus less than there are
     data, later, other = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,19 @@ def test_halves_are_independent_poisson_counts() -> None:
     again, _ = halves(counts, seed=3)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, halves(counts, seed=4)[0])
+
+
+def test_halves_of_counts_that_memory_cannot_hold_are_the_same_and_stay_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = np.random.default_rng(1).poisson(3.0, (20, 16, 16)).astype(">u2")
+    np.save(tmp_path / "counts.npy", counts)
+    expected = halves(counts, seed=3)
+    monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda: 1)
+    monkeypatch.setattr("agent.reconstruction.patterns._CHUNK", 7)
+    found = halves(np.load(tmp_path / "counts.npy", mmap_mode="r"), seed=3)
+    assert all(isinstance(half, np.memmap) for half in found)
+    assert np.array_equal(found, expected)
 
 
 def test_deviance_of_true_model_is_its_expectation() -> None:

@@ -103,7 +103,7 @@ def write_acquisition(path: Path, counts: NDArray[np.uint16], missing: int | Non
 
 @pytest.mark.parametrize("missing", [None, 5])
 def test_acquisition_file_brings_its_own_geometry_and_leaves_out_lost_frames(
-    tmp_path: Path, counts: NDArray[np.uint16], missing: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: NDArray[np.uint16], missing: int | None
 ) -> None:
     path = tmp_path / "acquisition.h5"
     write_acquisition(path, counts, missing)
@@ -116,6 +116,10 @@ def test_acquisition_file_brings_its_own_geometry_and_leaves_out_lost_frames(
     assert file.data.mask is not None
     assert not file.data.mask[3, 4]
     assert file.data.mask.sum() == 32 * 32 - 1
+    monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda: 1)
+    on_disk = read_patterns(path).data.patterns
+    assert isinstance(on_disk, np.memmap)
+    assert (on_disk == file.data.patterns).all()
 
 
 @pytest.mark.parametrize(
