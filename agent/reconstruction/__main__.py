@@ -1,6 +1,6 @@
-"""`python -m agent.reconstruction`: compile the kernels, so that their cache is filled before the first reconstruction."""
+"""`python -m agent.reconstruction`: compile the kernels, so that the first reconstruction finds them ready."""
 
-from agent.reconstruction.kernels_cpu import warm_up
+from agent.reconstruction.cpu import warm_up
 
 if __name__ == "__main__":
     warm_up()

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected
+from agent.reconstruction.thinning import thin
 
 
 class Backend(Protocol):
@@ -58,8 +59,6 @@ class ArrayBackend:
 
     def thin(self, counts: Any, fraction: float, seed: int) -> Any:
         """See `Backend.thin`; drawn on the host."""
-        from agent.reconstruction.thinning import thin
-
         return self.xp.asarray(thin(self.to_host(counts), fraction, seed))
 
     def to_host(self, array: Any) -> NDArray[Any]:

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import kernels_cpu, kernels_detector, transform
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted
-from agent.reconstruction.patterns import as_type, room
-from agent.reconstruction.simd import LANES
+from agent.reconstruction import transform
+from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted
+from agent.reconstruction.machine_code import Kernel, Packed, packed
+from agent.reconstruction.patterns import as_type, room, totals_and_mean
+from agent.reconstruction.thinning import halves, thin
+from agent.reconstruction.threads import cores, pool, share
+from agent.reconstruction.transform import LANES
 
-_LOSSES = {
-    "poisson": kernels_detector.POISSON,
-    "amplitude": kernels_detector.AMPLITUDE,
-    "gaussian": kernels_detector.GAUSSIAN,
-}
+_block = Kernel("kernels_cpu", "block")
+_relayout = Kernel("kernels_detector", "relayout")
 _SMALL = 8
 """Patterns per thread below which a batch is not worth a thread of its own."""
-
-
-def threads() -> int:
-    """Cores this process may use, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 @lru_cache(maxsize=8)
@@ -63,6 +55,7 @@ class _Support:
         frequencies_y, frequencies_x: their integer frequencies, the first padded with zeros to whole groups.
         index: FFT indices, to cut (m_y, m_x) out of an aperture.
         sign: (m_x, m_y) (−1)^(ky + kx) puts the probe into the middle of the window.
+        packed: places and frequencies as kernels take them.
     """
 
     mask: NDArray[np.bool_]
@@ -72,6 +65,7 @@ class _Support:
     frequencies_x: NDArray[np.float32]
     index: tuple[NDArray[np.int64], NDArray[np.int64]]
     sign: NDArray[np.float32]
+    packed: Packed
 
 
 def _support(inside: NDArray[np.bool_]) -> _Support:
@@ -86,14 +80,16 @@ def _support(inside: NDArray[np.bool_]) -> _Support:
     padded = np.zeros(-(-len(places[0]) // LANES) * LANES, np.float32)
     padded[: len(places[0])] = frequencies[0]
     sign = 1.0 - 2.0 * ((frequencies[1][:, None] + frequencies[0][None, :]) % 2)
+    places_y, places_x, frequencies_x = places[0], places[1], frequencies[1].astype(np.float32)
     return _Support(
         inside,
-        places[0],
-        places[1],
+        places_y,
+        places_x,
         padded,
-        frequencies[1].astype(np.float32),
+        frequencies_x,
         (indices[0], indices[1]),
         sign.astype(np.float32),
+        packed(places_y, places_x, padded, frequencies_x),
     )
 
 
@@ -104,7 +100,7 @@ class _Scratch:
         self.key = key
         n_y, n_x, modes, slices, pad_y, m_x, apertures, area, blurred = key
         plane = n_y * n_x
-        self.work = (
+        work = (
             *(_floats(max(n_y, n_x) * LANES) for _ in range(2)),
             *(_floats(plane if blurred else n_x * pad_y) for _ in range(2)),
             *(_floats(modes * slices * plane) for _ in range(2)),
@@ -117,6 +113,7 @@ class _Scratch:
         self.object = [_floats(slices, *area) for _ in range(3)]
         self.apertures = [_floats(apertures, m_x, pad_y) for _ in range(2)]
         self.ratio = _floats(plane)
+        self.packed = packed(*(a.reshape(-1) for a in (*self.object, *self.apertures)), self.ratio, *work)
 
     def clear(self) -> None:
         """Zero the accumulators."""
@@ -125,17 +122,17 @@ class _Scratch:
 
 
 class CpuBackend:
-    """See `backend.Backend`. `workers` threads; None: `threads()`."""
+    """See `backend.Backend`. `workers` threads; None: one for each core."""
 
     name = "cpu"
     xp: Any = np
 
     def __init__(self, workers: int | None = None) -> None:
-        self.workers = workers or threads()
-        self._pool = _pool(self.workers)
+        self.workers = workers or cores()
         self._scratch: list[_Scratch] = []
         self._busy = threading.Lock()  # reconstructions that share the scratch memory take turns, batch by batch
         self._support: _Support | None = None
+        self._constant: _Constant | None = None
 
     def load(
         self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]
@@ -154,23 +151,14 @@ class CpuBackend:
             for length, shift, full in zip(size, roll, shape, strict=True):
                 place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
                 sources.append(np.where(place < length, place, -1))
-            packed = np.ascontiguousarray(chunk, out.dtype)
-            bounds = np.linspace(0, len(chunk), self.workers + 1).astype(int)
-            rows, columns = sources
-            jobs = [
-                self._pool.submit(kernels_detector.relayout, packed[a:b], rows, columns, first + int(a), out)
-                for a, b in pairwise(bounds)
-            ]
-            for job in jobs:
-                job.result()
+            contiguous = np.ascontiguousarray(chunk, out.dtype)
+            _lay_out(contiguous, (sources[0], sources[1]), out[first : first + len(chunk)], self.workers)
             first += len(chunk)
         assert out is not None
         return out
 
     def thin(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
         """See `Backend.thin`."""
-        from agent.reconstruction.thinning import thin
-
         return thin(counts, fraction, seed, room(counts.shape, counts.dtype))
 
     def to_host(self, array: Any) -> NDArray[Any]:
@@ -222,38 +210,29 @@ class CpuBackend:
         compact = np.zeros((len(apertures), m_x, pad_y), np.complex64)
         cut = apertures[:, support.index[0][:, None], support.index[1][None, :]].transpose(0, 2, 1)
         compact[:, :, : len(support.places_y)] = cut * (support.sign / (n_y * n_x))
-        planes = (
-            [self._plane(p / (n_y * n_x)) for p in problem.propagators] if len(obj) > 1 else [np.zeros(1, np.complex64)]
-        )
-        kernel = np.concatenate(planes)
-        transfer = np.zeros(0, np.float32)
-        if problem.transfer is not None:
-            transfer = self._plane(np.asarray(problem.transfer, np.float32) / np.float32(n_y * n_x))
         slopes = np.zeros((len(unknowns.corners), 2 + len(apertures)), np.float32)
         modelled = np.zeros(len(unknowns.corners), np.float32)
-        plan_y, plan_x = _plan(n_y), _plan(n_x)
+        constant = self._find_constant(problem, (n_y, n_x), len(obj))
         fixed = (
-            unknowns.corners, unknowns.fractions, problem.counts, unknowns.weights,
-            np.ascontiguousarray(obj.real), np.ascontiguousarray(obj.imag),
-            np.ascontiguousarray(compact.real), np.ascontiguousarray(compact.imag), problem.n_modes,
-            np.ascontiguousarray(kernel.real), np.ascontiguousarray(kernel.imag),
-            support.places_y, support.places_x, support.frequencies_y, support.frequencies_x,
-            plan_y.passes, plan_y.twiddles, plan_x.passes, plan_x.twiddles, plan_y.order, plan_x.order,
-            self._plane(problem.mask), self._plane(unknowns.background), transfer,
-            float(unknowns.guard), float(problem.variance), _LOSSES[problem.loss],
-            wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected,
+            packed(
+                unknowns.corners, unknowns.fractions, problem.counts.reshape(-1), unknowns.weights,
+                *_planar(obj), len(obj), obj.shape[2], *_planar(compact), problem.n_modes,
+            ),
+            constant.propagators, support.packed, constant.transforms,
+            packed(
+                constant.mask, self._plane(unknowns.background), constant.transfer,
+                float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss),
+                wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected, slopes, modelled,
+            ),
         )  # fmt: skip
+        parts, used = np.array_split(np.sort(index), n_threads), self._scratch[:n_threads]
 
         def work(part: NDArray[np.int64], scratch: _Scratch) -> float:
             scratch.clear()
-            done = kernels_cpu.block(
-                part, *fixed, *scratch.object, *scratch.apertures, scratch.ratio, slopes, modelled, *scratch.work
-            )
-            return float(done)
+            return _block(packed(part), *fixed, scratch.packed)
 
-        parts = np.array_split(np.sort(index), n_threads)
-        used = self._scratch[:n_threads]
-        done = [work(parts[0], used[0])] if n_threads == 1 else list(self._pool.map(work, parts, used))
+        others = [pool(self.workers).submit(work, *each) for each in zip(parts[1:], used[1:], strict=True)]
+        done = [work(parts[0], used[0]), *(other.result() for other in others)]
         return self._collected(unknowns, support, used, index, 2 * sum(done), slopes, modelled, wanted)
 
     def _collected(
@@ -293,10 +272,29 @@ class CpuBackend:
             self._support = _support(inside)
         return self._support
 
+    def _find_constant(self, problem: Problem, shape: tuple[int, int], n_slices: int) -> _Constant:
+        known = self._constant
+        made_of = (problem.mask, problem.propagators, problem.transfer, n_slices)
+        if known is None or any(a is not b for a, b in zip(known.made_of, made_of, strict=True)):
+            size = np.float32(shape[0] * shape[1])
+            propagators = [self._plane(p / size) for p in problem.propagators] if n_slices > 1 else []
+            plan_y, plan_x = _plan(shape[0]), _plan(shape[1])
+            transfer = np.zeros(0, np.float32)
+            if problem.transfer is not None:
+                transfer = self._plane(np.asarray(problem.transfer, np.float32) / size)
+            known = self._constant = _Constant(
+                made_of,
+                self._plane(problem.mask),
+                transfer,
+                packed(*_planar(np.concatenate([*propagators, np.zeros(1, np.complex64)]))),
+                packed(plan_y.passes, plan_y.twiddles, plan_x.passes, plan_x.twiddles, plan_y.order, plan_x.order),
+            )
+        return known
+
     @staticmethod
     def _plane(image: NDArray[Any]) -> NDArray[Any]:
         """(ky, kx) in FFT order -> flat detector plane."""
-        return np.asarray(image).reshape(-1)[_order(*image.shape)]
+        return np.asarray(image).reshape(-1).take(_order(*image.shape))
 
     @staticmethod
     def _image(plane: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
@@ -306,9 +304,32 @@ class CpuBackend:
         return image.reshape(shape)
 
 
-@lru_cache(maxsize=4)
-def _pool(workers: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(workers, thread_name_prefix="reconstruct")
+@dataclass(frozen=True)
+class _Constant:
+    """What stays from batch to batch, as kernels take it; `made_of` says for which problem."""
+
+    made_of: tuple[Any, ...]
+    mask: NDArray[np.float32]
+    transfer: NDArray[np.float32]
+    propagators: Packed
+    transforms: Packed
+
+
+def _planar(array: NDArray[np.complex64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flat real and imaginary parts."""
+    flat = array.reshape(-1)
+    return np.ascontiguousarray(flat.real), np.ascontiguousarray(flat.imag)
+
+
+def _lay_out(
+    patterns: NDArray[Any], sources: tuple[NDArray[np.int64], NDArray[np.int64]], out: NDArray[Any], workers: int
+) -> None:
+    """Write patterns (b, y, x) into detector planes (b, ky · kx); `sources`: detector pixel at each place, −1 for none."""
+
+    def work(first: int, stop: int) -> None:
+        _relayout(packed(patterns[first:stop], *sources, out[first:stop]))
+
+    share(work, len(patterns), workers)
 
 
 def _total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -327,3 +348,26 @@ def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
     if chunk.dtype.kind in "ui" and (chunk.size == 0 or chunk.max() <= np.iinfo(np.uint16).max):
         return np.dtype(np.uint16)
     return np.dtype(np.float32)
+
+
+def warm_up() -> None:
+    """Compile every kernel for every kind of counts."""
+    shape = (16, 16)
+    worker = CpuBackend()
+    for kind in (np.uint8, np.uint16, np.float32):
+        counts = np.ones((2, *shape), kind)
+        if counts.dtype.kind == "u":
+            halves(counts, seed=0)
+            thin(counts, 0.1, seed=0)
+        totals_and_mean(counts, np.ones(shape, bool))
+        problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
+        unknowns = Unknowns(
+            object=np.ones((1, 24, 24), np.complex64),
+            apertures=np.ones((1, *shape), np.complex64),
+            corners=np.zeros((2, 2), np.int32),
+            fractions=np.zeros((2, 2), np.float32),
+            weights=np.ones((2, 1), np.float32),
+            background=np.ones(shape, np.float32),
+            guard=0.1,
+        )
+        worker.accumulate(problem, unknowns, np.arange(2), Wanted())

@@ -27,6 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Loss = Literal["poisson", "amplitude", "gaussian"]
+LOSSES: tuple[Loss, ...] = ("poisson", "amplitude", "gaussian")
+"""Their codes in the kernels are their places here."""
 
 
 @dataclass

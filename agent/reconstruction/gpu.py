@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, expected
+from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
 
 WAVES = 1024
@@ -40,7 +40,6 @@ SHARE = 0.8
 
 _DRAWN = 256
 """Patterns whose counts are thinned at once: drawing takes 12 bytes per pixel."""
-_LOSSES = {"poisson": 0, "amplitude": 1, "gaussian": 2}
 _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
@@ -233,7 +232,7 @@ class GpuBackend:
         launch(
             "detect" if problem.transfer is None else "compare", segments * layout.groups * 32, chunk, index,
             problem.counts, _KINDS.index(problem.counts.dtype), problem.mask, unknowns.background,
-            float(unknowns.guard), float(problem.variance), _LOSSES[problem.loss], wanted.adjoint, wanted.ratio,
+            float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss), wanted.adjoint, wanted.ratio,
             wanted.deviance, field, buffers.part_ratio, buffers.part_modelled, buffers.part_deviance,
         )  # fmt: skip
         launch("sum_columns", chunk * 32, layout.groups, buffers.part_modelled, buffers.modelled[first:])

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from agent.reconstruction import kernels_detector
 from agent.reconstruction.kernels_detector import detect, detect_blurred, zero
-from agent.reconstruction.simd import LANES, load, splat, store, total, transpose
-from agent.reconstruction.transform import OPTIONS, forward, inverse
+from agent.reconstruction.kernels_fft import OPTIONS, forward, inverse
+from agent.reconstruction.simd import load, splat, store, total, transpose
+from agent.reconstruction.transform import LANES
 
 
 @njit(**OPTIONS)
@@ -42,8 +42,7 @@ def _aperture_to_columns(
     n_x: int, plan_x: Any, twiddles_x: Any, t_re: Any, t_im: Any, c_re: Any, c_im: Any,
 ) -> None:  # fmt: skip
     """One mode's aperture, shifted, transformed along x: compact object planes c[gx][ky place][16 x]."""
-    n_apertures, m_x, pad_y = a_re.shape
-    flat_re, flat_im = a_re.reshape(-1), a_im.reshape(-1)
+    n_apertures, m_x, pad_y = len(weights), len(places_x), ramp_y.shape[1]
     for g in range(0, pad_y, LANES):
         zero(t_re, 0, n_x * LANES)
         zero(t_im, 0, n_x * LANES)
@@ -53,12 +52,12 @@ def _aperture_to_columns(
             re, im = y_re * x_re - y_im * x_im, y_re * x_im + y_im * x_re
             place = (mode * m_x + i) * pad_y + g
             weight = splat(weights[mode])
-            p_re, p_im = load(flat_re, place) * weight, load(flat_im, place) * weight
+            p_re, p_im = load(a_re, place) * weight, load(a_im, place) * weight
             if mode == 0:
                 for v in range(n_modes, n_apertures):
                     place = (v * m_x + i) * pad_y + g
                     weight = splat(weights[v])
-                    p_re, p_im = p_re + load(flat_re, place) * weight, p_im + load(flat_im, place) * weight
+                    p_re, p_im = p_re + load(a_re, place) * weight, p_im + load(a_im, place) * weight
             target = places_x[i] * LANES
             store(t_re, target, p_re * re - p_im * im)
             store(t_im, target, p_re * im + p_im * re)
@@ -145,9 +144,7 @@ def _columns_to_aperture(
     t_re: Any, t_im: Any, sum_re: Any, sum_im: Any, slopes: Any,
 ) -> None:  # fmt: skip
     """Compact planes c[gx][ky place][16 x] along x to the aperture: its sums, and the slopes of shift and weights."""
-    n_apertures, m_x, pad_y = a_re.shape
-    flat_re, flat_im = a_re.reshape(-1), a_im.reshape(-1)
-    sums_re, sums_im = sum_re.reshape(-1), sum_im.reshape(-1)
+    n_apertures, m_x, pad_y = len(weights), len(places_x), len(frequencies_y)
     slope_y, slope_x, slope_w = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
     for g in range(0, pad_y, LANES):
         for x in range(0, n_x, LANES):
@@ -164,20 +161,20 @@ def _columns_to_aperture(
             g_re, g_im = b_re * re + b_im * im, b_im * re - b_re * im  # conj(ramp): the shift undone
             place = (mode * m_x + i) * pad_y + g
             weight = splat(weights[mode])
-            p_re, p_im = load(flat_re, place), load(flat_im, place)
+            p_re, p_im = load(a_re, place), load(a_im, place)
             slope_w = slope_w + (g_re * p_re + g_im * p_im)
             p_re, p_im = p_re * weight, p_im * weight
-            store(sums_re, place, load(sums_re, place) + g_re * weight)
-            store(sums_im, place, load(sums_im, place) + g_im * weight)
+            store(sum_re, place, load(sum_re, place) + g_re * weight)
+            store(sum_im, place, load(sum_im, place) + g_im * weight)
             if mode == 0:
                 for v in range(n_modes, n_apertures):
                     place = (v * m_x + i) * pad_y + g
                     weight = splat(weights[v])
-                    v_re, v_im = load(flat_re, place), load(flat_im, place)
+                    v_re, v_im = load(a_re, place), load(a_im, place)
                     slopes[2 + v] += total(g_re * v_re + g_im * v_im)
                     p_re, p_im = p_re + v_re * weight, p_im + v_im * weight
-                    store(sums_re, place, load(sums_re, place) + g_re * weight)
-                    store(sums_im, place, load(sums_im, place) + g_im * weight)
+                    store(sum_re, place, load(sum_re, place) + g_re * weight)
+                    store(sum_im, place, load(sum_im, place) + g_im * weight)
             # conj(g) · (−2πi k/n) · p has the real part 2πk/n · Im(conj(g) p)
             turned = g_re * p_im - g_im * p_re
             slope_y = slope_y + turned * k_y
@@ -190,29 +187,25 @@ def _columns_to_aperture(
 @njit(**OPTIONS)
 def block(
     index: Any, corners: Any, fractions: Any, counts: Any, weights: Any,
-    o_re: Any, o_im: Any, a_re: Any, a_im: Any, n_modes: int, h_re: Any, h_im: Any,
+    o_re: Any, o_im: Any, n_slices: int, width: int, a_re: Any, a_im: Any, n_modes: int, h_re: Any, h_im: Any,
     places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
     plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
     mask: Any, background: Any, transfer: Any, guard: float, variance: float, loss: int,
-    want_adjoint: bool, want_probe: bool, want_ratio: bool, want_deviance: bool, expected: Any,
-    n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any, slopes: Any, modelled: Any,
+    want_adjoint: int, want_probe: int, want_ratio: int, want_deviance: int, expected: Any, slopes: Any, modelled: Any,
+    n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any,
     t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,
     model: Any, d_re: Any, d_im: Any, ramp_y: Any, ramp_x: Any,
 ) -> float:  # fmt: skip
     """The patterns `index` through the model and back, added to the accumulators; returns half their deviance.
 
-    Shapes: object and its sums (S, Y, X) planar; a (V, m_x, pad_y) apertures, of which the first `n_modes` are probe modes
-    and the rest variations of mode 0; h (S − 1 planes); counts (n, n_y·n_x) in detector planes; weights (n, V);
-    slopes (n, 2 + V); modelled (n,); expected (n·n_y·n_x) takes the model, or is empty; t one group, c compact planes,
-    s (P·S planes), w and v (P planes) are scratch.
+    All planes are flat. Object and its sums (S · Y · width), planar; a (V · m_x · pad_y) apertures, of which the first `n_modes`
+    are probe modes and the rest variations of mode 0; h (S − 1 planes); counts (n · n_y · n_x) in detector planes;
+    weights (n, V); slopes (n, 2 + V); modelled (n,); expected (n · n_y · n_x) takes the model, or is empty; t one group,
+    c compact planes, s (P · S planes), w and v (P planes) are scratch.
     """
-    n_slices, height, width = o_re.shape
     n_y, n_x = len(order_y), len(order_x)
     pad_y, m_y = len(frequencies_y), len(places_y)
-    plane, area = n_y * n_x, height * width
-    ro, io = o_re.reshape(-1), o_im.reshape(-1)
-    ra, ia, la = n_re.reshape(-1), n_im.reshape(-1), light.reshape(-1)
-    flat_counts = counts.reshape(-1)
+    plane, area = n_y * n_x, len(o_re) // n_slices
     deviance = 0.0
     blurred = len(transfer) > 0
     for j in index:
@@ -243,18 +236,18 @@ def block(
                             store(t_re, i, load(v_re, x * n_y + i))
                             store(t_im, i, load(v_im, x * n_y + i))
                     _through_slice(
-                        ro, io, s * area + corner + x, width, x, n_y, n_x, plan_y, twiddles_y, t_re, t_im,
+                        o_re, o_im, s * area + corner + x, width, x, n_y, n_x, plan_y, twiddles_y, t_re, t_im,
                         s_re, s_im, (m * n_slices + s) * plane + x * n_y, w_re[m * plane :], w_im[m * plane :],
                     )  # fmt: skip
         if blurred:
             part = detect_blurred(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer,
-                c_re, c_im, d_re, d_im, order_x, order_y, flat_counts, j * plane, mask, background, guard, variance,
+                c_re, c_im, d_re, d_im, order_x, order_y, counts, j * plane, mask, background, guard, variance,
                 loss, want_ratio, ratio_sum, want_deviance, want_adjoint, expected,
             )  # fmt: skip
         else:
             part = detect(
-                w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, flat_counts, j * plane, mask,
+                w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, counts, j * plane, mask,
                 background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model, expected,
             )  # fmt: skip
         deviance += part[0]
@@ -266,8 +259,8 @@ def block(
                 go_on = s > 0 or want_probe
                 for x in range(0, n_x, LANES):
                     _back_through_slice(
-                        ro, io, s * area + corner + x, width, n_y, plan_y, twiddles_y, go_on,
-                        v_re, v_im, m * plane + x * n_y, s_re, s_im, (m * n_slices + s) * plane + x * n_y, ra, ia, la,
+                        o_re, o_im, s * area + corner + x, width, n_y, plan_y, twiddles_y, go_on,
+                        v_re, v_im, m * plane + x * n_y, s_re, s_im, (m * n_slices + s) * plane + x * n_y, n_re, n_im, light,
                     )  # fmt: skip
                     first = m * plane + x * n_y
                     if s > 0:
@@ -291,30 +284,3 @@ def block(
                     ramp_y, ramp_x, n_y, n_x, plan_x, twiddles_x, t_re, t_im, sum_re, sum_im, slopes[j],
                 )  # fmt: skip
     return deviance
-
-
-def warm_up() -> None:
-    """Compile every kernel once, so that the cache beside the modules is filled."""
-    from agent.reconstruction.cpu import CpuBackend
-    from agent.reconstruction.forward import Problem, Unknowns, Wanted
-    from agent.reconstruction.thinning import halves, thin
-
-    shape = (16, 16)
-    worker = CpuBackend()
-    for kind in (np.uint8, np.uint16, np.float32):
-        counts = np.ones((2, *shape), kind)
-        if counts.dtype.kind == "u":
-            halves(counts, seed=0)
-            thin(counts.reshape(2, -1), 0.1, seed=0)
-        kernels_detector.add_up(counts, np.ones(shape, bool), np.zeros(2), np.zeros(shape))
-        problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
-        unknowns = Unknowns(
-            object=np.ones((1, 24, 24), np.complex64),
-            apertures=np.ones((1, *shape), np.complex64),
-            corners=np.zeros((2, 2), np.int32),
-            fractions=np.zeros((2, 2), np.float32),
-            weights=np.ones((2, 1), np.float32),
-            background=np.ones(shape, np.float32),
-            guard=0.1,
-        )
-        worker.accumulate(problem, unknowns, np.arange(2), Wanted())

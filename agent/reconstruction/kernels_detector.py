@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from agent.reconstruction.simd import LANES, load, load_counts, log, splat, sqrt, store, total, transpose
-from agent.reconstruction.transform import OPTIONS, forward, inverse
+from agent.reconstruction.kernels_fft import OPTIONS, forward, inverse
+from agent.reconstruction.simd import load, load_counts, log, splat, sqrt, store, total, transpose
+from agent.reconstruction.transform import LANES
 
-POISSON, AMPLITUDE, GAUSSIAN = 0, 1, 2
-"""Codes of the likelihoods."""
+POISSON, AMPLITUDE = 0, 1
+"""Codes of the likelihoods (`forward.LOSSES`); the third is Gaussian."""
 
 
 @njit(**OPTIONS)
@@ -181,8 +182,8 @@ def _blur(
 
 
 @njit(**OPTIONS)
-def relayout(patterns: Any, source_y: Any, source_x: Any, first: int, out: Any) -> None:
-    """out[first + i] = patterns[i] in detector planes: out[·, (g·n_x + x)·16 + l] = patterns[·, source_y[16 g + l], source_x[x]].
+def relayout(patterns: Any, source_y: Any, source_x: Any, out: Any) -> None:
+    """out[i] = patterns[i] in detector planes: out[·, (g·n_x + x)·16 + l] = patterns[·, source_y[16 g + l], source_x[x]].
 
     A source of −1 is a pixel that the detector does not have.
     """
@@ -194,20 +195,25 @@ def relayout(patterns: Any, source_y: Any, source_x: Any, first: int, out: Any) 
                 column = source_x[x]
                 for lane in range(LANES):
                     row = source_y[g + lane]
-                    out[first + i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
+                    out[i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
 
 
 @njit(**OPTIONS)
-def add_up(patterns: Any, seen: Any, totals: Any, mean: Any) -> None:
-    """totals (n,) = Σ of the seen pixels of each pattern, mean (ky, kx) += Σ of all patterns."""
+def add_up(patterns: Any, seen: Any, totals: Any, mean: Any, line: Any) -> None:
+    """totals (n,) = Σ of the pixels of each pattern where seen (ky, kx) is 1 and not 0, mean (ky, kx) += Σ of all patterns.
+
+    line (kx,) is scratch.
+    """
     n_y, n_x = seen.shape
     for y in range(n_y):
-        line, visible = np.zeros(n_x, np.float64), seen[y].astype(np.float32)
+        for x in range(n_x):
+            line[x] = 0
         for i in range(len(patterns)):
-            row, part = patterns[i, y], np.float32(0)
+            part = np.float32(0)
             for x in range(n_x):
-                value = np.float32(row[x])
+                value = np.float32(patterns[i, y, x])
                 line[x] += value
-                part += value * visible[x]
+                part += value * seen[y, x]
             totals[i] += part
-        mean[y] += line
+        for x in range(n_x):
+            mean[y, x] += line[x]

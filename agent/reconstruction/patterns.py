@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from agent.errors import BadInputError
+from agent.reconstruction.machine_code import Kernel, packed
 
+_add_up = Kernel("kernels_detector", "add_up")
 _CHUNK = 512
 """Patterns at a time."""
 
@@ -105,10 +107,9 @@ def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
 
 def totals_and_mean(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(counts of each pattern in the counting pixels, mean pattern)."""
-    from agent.reconstruction.kernels_detector import add_up
-
     totals, mean = [], np.zeros(seen.shape)
+    visible, line = seen.astype(np.float32), np.zeros(seen.shape[1])
     for chunk in chunks(patterns):
         totals.append(np.zeros(len(chunk)))
-        add_up(np.ascontiguousarray(chunk), seen, totals[-1], mean)
+        _add_up(packed(np.ascontiguousarray(chunk), visible, totals[-1], mean, line))
     return np.concatenate(totals), mean / len(patterns)

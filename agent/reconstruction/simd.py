@@ -23,10 +23,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
-"""Columns that are transformed together."""
-RADICES = (2, 3, 4, 5, 8)
-"""Butterflies there are. Sixteen would need more registers than most machines have."""
+from agent.reconstruction.transform import LANES
 
 _FAST = ("fast",)
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)

@@ -8,52 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
 from numpy.typing import NDArray
 
+from agent.reconstruction.machine_code import Kernel, packed
 from agent.reconstruction.patterns import chunks, room
+from agent.reconstruction.threads import share
 
-
-@njit(cache=True, parallel=True, error_model="numpy")
-def _halve(counts: Any, first: int, seed: np.uint64, out: Any) -> None:
-    """Binomial(n, ½) = number of set bits among n random bits; one SplitMix64 stream per pattern, from number `first` on."""
-    for i in prange(counts.shape[0]):
-        state = seed + np.uint64(first + i + 1) * np.uint64(0xD1342543DE82EF95)
-        flat_in, flat_out = counts[i].ravel(), out[i].ravel()
-        for j in range(flat_in.size):
-            left = np.int64(flat_in[j])
-            ones = 0
-            while left > 0:
-                state += np.uint64(0x9E3779B97F4A7C15)
-                z = state
-                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                z = z ^ (z >> np.uint64(31))
-                if left < 64:
-                    z &= (np.uint64(1) << np.uint64(left)) - np.uint64(1)
-                while z:
-                    z &= z - np.uint64(1)
-                    ones += 1
-                left -= 64
-            flat_out[j] = ones
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _thin(counts: Any, limits: Any, seed: np.uint64, out: Any) -> None:
-    """Each count is kept with the probability limits/2⁶⁴; one SplitMix64 stream per pattern."""
-    for i in range(counts.shape[0]):
-        state = seed + np.uint64(i + 1) * np.uint64(0xD1342543DE82EF95)
-        flat_in, flat_out = counts[i].ravel(), out[i].ravel()
-        for j in range(flat_in.size):
-            kept = 0
-            for _ in range(np.int64(flat_in[j])):
-                state += np.uint64(0x9E3779B97F4A7C15)
-                z = state
-                z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-                z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                if z ^ (z >> np.uint64(31)) < limits:
-                    kept += 1
-            flat_out[j] = kept
+_halve = Kernel("kernels_thinning", "halve")
+_thin = Kernel("kernels_thinning", "thin")
 
 
 def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -69,7 +31,13 @@ def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | N
         `out`; what is drawn and what is left are independent Poisson counts if `counts` are.
     """
     out = np.empty_like(counts) if out is None else out
-    _thin(counts, np.uint64(min(int(fraction * 2**64), 2**64 - 1)), np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), out)
+    limit = _signed(min(int(fraction * 2**64), 2**64 - 1))
+    source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
+
+    def work(first: int, stop: int) -> None:
+        _thin(packed(source[first:stop], limit, first, _mixed(seed), target[first:stop]))
+
+    share(work, len(counts))
     return out
 
 
@@ -85,10 +53,29 @@ def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]
     """
     kind = counts.dtype.newbyteorder("=")
     one, other = room(counts.shape, kind), room(counts.shape, kind)
-    first = 0
+    done = 0
     for chunk in chunks(counts):
-        part = slice(first, first + len(chunk))
-        _halve(np.ascontiguousarray(chunk), first, np.uint64(seed * 0x2545F4914F6CDD1D % 2**64), one[part])
+        part = slice(done, done + len(chunk))
+        _halve_chunk(np.ascontiguousarray(chunk), done, seed, one[part])
         np.subtract(chunk, one[part], out=other[part])
-        first = part.stop
+        done = part.stop
     return one, other
+
+
+def _halve_chunk(counts: NDArray[Any], number: int, seed: int, out: NDArray[Any]) -> None:
+    """One half of each of the patterns `number` and on, written to `out`."""
+    source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
+
+    def work(first: int, stop: int) -> None:
+        _halve(packed(source[first:stop], number + first, _mixed(seed), target[first:stop]))
+
+    share(work, len(counts))
+
+
+def _mixed(seed: int) -> int:
+    return _signed(seed * 0x2545F4914F6CDD1D % 2**64)
+
+
+def _signed(number: int) -> int:
+    """The int64 of the same 64 bits."""
+    return number - 2**64 if number >= 2**63 else number
