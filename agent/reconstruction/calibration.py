@@ -29,6 +29,7 @@ from agent.reconstruction.parallax import (
     search_range,
     shift_and_add,
 )
+from agent.reconstruction.patterns import free_memory, room
 from agent.reconstruction.polarity import compactness_evidence, scattering_evidence
 from instrument import optics
 
@@ -37,6 +38,7 @@ _CONVINCING = 10.0  # a lattice repeats its own skewness, so a few standard devi
 _HEARD = 4.0  # noise alone reaches it less than once in a thousand scans (9000 of 16², 24², 40² positions)
 _CONTRADICTS = 5.0  # standard deviations of a difference …
 _SYSTEMATIC = 0.03  # … with this much, rad, for what descan and thick specimens do to the centre of mass
+_IMAGE_BYTES = 24  # that a pixel of the disc takes for each pattern: its image, its transform, and this shifted back
 _RIVAL = 0.75  # in simulations of crystals every wrong choice had a rival above this, of 45 right ones three
 
 
@@ -67,7 +69,8 @@ class Calibration:
             hand; None where the curl says nothing (its significance is below 4).
         notes: what a person should know before trusting the numbers; empty where there is nothing.
         phase: (y, x), rad, weak-phase image from the shifted and added bright-field images.
-        phase_pixel: sampling of `phase`, Å; its first pixel lies at the first scan position.
+        phase_pixel: sampling of `phase`, Å; its first pixel lies at the first scan position (where memory holds the bright-field
+            images of the raster's middle only, which `notes` says, of that).
     """
 
     centre: tuple[float, float]
@@ -138,6 +141,7 @@ def calibrate(
     disc = _disc(_mean_pattern(patterns, mask), mask)
     pixel = semiangle / disc.radius if angular_pixel is None else angular_pixel
     pixel_sd = pixel * disc.radius_sd / disc.radius if angular_pixel is None else 0.0
+    whole, patterns = patterns, _middle(patterns, disc)
     spectra = bright_field_spectra(patterns, disc, mask)
     edge = disc.radius * pixel  # mrad
     to_angstrom = scan_step / (edge * 1e-3)  # scan steps per disc radius -> Å per rad
@@ -180,7 +184,8 @@ def calibrate(
         polarity=sign * polarity,
         curl=curl,
         agreement=agreement,
-        notes=_notes(shifts, polarity, nominal_defocus, curl, agreement, scan_step),
+        notes=_notes(shifts, polarity, nominal_defocus, curl, agreement, scan_step)
+        + _note_part(whole.shape[:2], patterns.shape[:2]),
         phase=phase.astype(np.float32),
         phase_pixel=phase_pixel,
     )
@@ -232,6 +237,31 @@ def _mean_pattern(patterns: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDA
         msg = f"all {patterns.shape[0] * patterns.shape[1]} patterns are empty; there is nothing to calibrate from"
         raise BadInputError(msg)
     return total / (patterns.shape[0] * patterns.shape[1])
+
+
+def _middle(patterns: Any, disc: BrightFieldDisc) -> Any:
+    """(scan_y, scan_x, ky, kx), or as much of its middle as half of the free memory holds bright-field images of."""
+    n_y, n_x = patterns.shape[:2]
+    most = free_memory() / 2 / (_IMAGE_BYTES * math.pi * disc.radius**2)
+    if n_y * n_x <= most:
+        return patterns
+    rows, columns = (max(8, int(n * math.sqrt(most / (n_y * n_x)))) for n in (n_y, n_x))
+    top, left = (n_y - rows) // 2, (n_x - columns) // 2
+    if isinstance(patterns, np.ndarray):
+        return patterns[top : top + rows, left : left + columns]
+    part = room((rows, columns, *patterns.shape[2:]), patterns.dtype)
+    for i in range(rows):
+        part[i] = patterns[top + i, left : left + columns]
+    return part
+
+
+def _note_part(whole: tuple[int, int], part: tuple[int, int]) -> tuple[str, ...]:
+    if part == whole:
+        return ()
+    return (
+        f"memory holds the bright-field images of {part[0]} × {part[1]} of the {whole[0]} × {whole[1]} positions, so only those "
+        f"in the middle were looked at",
+    )
 
 
 def _disc(mean: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> BrightFieldDisc:

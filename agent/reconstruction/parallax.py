@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.bright_field import BrightFieldDisc
 
+_IMAGES = 64  # transformed at once
 _LARGEST_TRANSFORM = 60_000_000  # complex numbers of the search's detector transforms: 240 MB of powers
 
 
@@ -94,7 +95,10 @@ def bright_field_spectra(
     counts = images.mean(axis=(1, 2), dtype=np.float64)
     images -= counts[:, None, None].astype(np.float32)
     images *= np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3)).astype(np.float32)
-    values = np.ascontiguousarray(np.moveaxis(fft.fft2(images, axes=(1, 2), overwrite_x=True), 0, -1))
+    values = np.empty((n_y, n_x, len(images)), dtype=np.complex64)
+    for first in range(0, len(images), _IMAGES):
+        part = slice(first, first + _IMAGES)
+        values[..., part] = np.moveaxis(fft.fft2(images[part], axes=(1, 2)), 0, -1)
     offsets = np.stack([rows[inside], columns[inside]], axis=-1)
     return BrightFieldSpectra(
         values=values,

@@ -71,6 +71,22 @@ def test_patterns_on_disk_need_not_be_loaded(tmp_path: Any) -> None:
     assert "do not tell how the detector is turned" in loaded.notes[0]
 
 
+@pytest.mark.parametrize("storage", ["array", "hdf5"])
+def test_a_raster_whose_images_memory_cannot_hold_is_measured_in_its_middle(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, storage: str
+) -> None:
+    patterns = scan((20, 24))
+    middle = calibrate(patterns[5:15, 6:18], 1.0, 80e3, 20.0)
+    whole = calibrate(patterns, 1.0, 80e3, 20.0)
+    monkeypatch.setattr("agent.reconstruction.calibration.free_memory", lambda: 2 * 24 * 275 * 10 * 12)
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["data"] = patterns
+        found = calibrate(file["data"] if storage == "hdf5" else patterns, 1.0, 80e3, 20.0)
+    assert "memory holds the bright-field images of 10 × 12 of the 20 × 24 positions" in found.notes[-1]
+    assert found.phase.shape == middle.phase.shape
+    assert found.centre == whole.centre
+
+
 def test_importing_the_room_does_not_bring_scipy() -> None:
     script = "import sys, agent.reconstruction as r; assert 'scipy' not in sys.modules; assert callable(r.calibrate)"
     subprocess.run([sys.executable, "-c", script], check=True)
