@@ -9,7 +9,8 @@ The type is U08, U16 or U32, big-endian, or R64: the chips' own 64-bit words, in
 first pixel. How many bits a pixel has in R64 (1, 6 or 12; 24 is sent as two images, the upper 12 bits first) is the counter
 depth, the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2 assembly have their four chips side by
 side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many frames one trigger, a scan line,
-brought. (Facts: Merlin file format description of Quantum Detectors.)
+brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered files, NAME000001.mib and so on,
+beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and ScanX: LiberTEM's documentation.)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agent.reconstruction.raw_arrays import ArrayLayout, as_raster
 _TYPES = {"U08": "u1", "U16": ">u2", "U32": ">u4"}
 _RAW_BITS = {1: 1, 6: 8, 12: 16, 24: 32}
 """Counter depth -> bits a pixel takes in an R64 frame."""
+_NUMBERED = re.compile(r"(.*?)(\d+)\.mib", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class MibHeader:
     """Header of one frame.
 
     Attributes:
+        number: of the frame in its acquisition.
         length: of the header, bytes.
         shape: (height, width) as stored, pixels.
         kind: U08, U16, U32 or R64.
@@ -44,6 +47,7 @@ class MibHeader:
         depth: counter depth in bits where the header says it.
     """
 
+    number: int
     length: int
     shape: tuple[int, int]
     kind: str
@@ -58,16 +62,44 @@ class MibHeader:
 
 
 def map_mib(path: Path, layout: ArrayLayout) -> NDArray[Any]:
-    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked.
+    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked, and of a series, which is joined.
 
-    The scan's shape is `layout.scan_shape`, or what the .hdr file beside it says.
+    The scan's shape is `layout.scan_shape`, or what the .hdr file beside it says. Where `path` holds fewer frames than the scan
+    has, all numbered files of its series are read.
 
     Raises:
         BadInputError: not a MIB file, an unknown header, truncated, or another number of frames than the scan has.
     """
     layout.allow_only(path, "scan_shape")
+    frames, series, stated = _frames(path), _series(path), _stated(path)
+    expected = math.prod(layout.scan_shape) if layout.scan_shape else stated.get("Frames in Acquisition", 0)
+    others = f"{len(series) - 1} other file{'s' if len(series) > 2 else ''} of its series"
+    if len(series) > 1 and len(frames) < expected:
+        frames = _joined([_header(part) for part in series], [_frames(part) for part in series], path)
+        if len(frames) != expected:
+            msg = (
+                f"{path}: has with {others} beside it {len(frames)} frames, its scan {expected}; copy all of them into one "
+                f"folder, or give the --scan-shape of what is there"
+            )
+            raise BadInputError(msg)
+    scan_shape = layout.scan_shape or _scanned(stated, len(frames))
+    if scan_shape is None and len(series) > 1:
+        msg = (
+            f"{path}: does not say how it was scanned, and {others} lie{'s' if len(series) == 2 else ''} beside it; give the "
+            f"--scan-shape of this file ({len(frames)} frames) or of all together"
+        )
+        raise BadInputError(msg)
+    return as_raster(path, frames, scan_shape)
+
+
+def _header(path: Path) -> MibHeader:
     with path.open("rb") as file:
-        header = parse_header(path, file.read(4096))
+        return parse_header(path, file.read(4096))
+
+
+def _frames(path: Path) -> NDArray[Any]:
+    """(frames, ky, kx) of one file."""
+    header = _header(path)
     size, one = path.stat().st_size, header.length + header.frame_bytes
     frames, rest = divmod(size, one)
     if frames == 0 or rest:
@@ -76,12 +108,35 @@ def map_mib(path: Path, layout: ArrayLayout) -> NDArray[Any]:
             f"copy the file again"
         )
         raise BadInputError(msg)
-    scan_shape = layout.scan_shape or _scanned(path.with_suffix(".hdr"), frames)
     if header.kind == "R64":
-        return as_raster(path, _unpack(path, header, frames), scan_shape)
+        return _unpack(path, header, frames)
     record = np.dtype([("header", f"V{header.length}"), ("counts", _TYPES[header.kind], header.shape)])
-    mapped: NDArray[Any] = np.memmap(path, dtype=record, mode="r", shape=(frames,))["counts"]
-    return as_raster(path, mapped, scan_shape)
+    counts: NDArray[Any] = np.memmap(path, dtype=record, mode="r", shape=(frames,))["counts"]
+    return counts
+
+
+def _series(path: Path) -> list[Path]:
+    """The numbered files to which `path` belongs, itself among them; only itself with a .hdr of its own or without a number."""
+    name = _NUMBERED.fullmatch(path.name)
+    if name is None or path.with_suffix(".hdr").is_file():
+        return [path]
+    found = [(_NUMBERED.fullmatch(other.name), other) for other in path.parent.iterdir()]
+    alike = [(int(match[2]), other) for match, other in found if match is not None and match[1] == name[1]]
+    return [other for _, other in sorted(alike)]
+
+
+def _joined(headers: list[MibHeader], parts: list[NDArray[Any]], path: Path) -> NDArray[Any]:
+    """The frames of a series in the order of their numbers."""
+    order = sorted(range(len(parts)), key=lambda i: headers[i].number)
+    if len({(part.shape[1:], part.dtype) for part in parts}) > 1:
+        msg = f"{path}: the numbered files beside it have patterns of other sizes or types, so they are no series of one scan"
+        raise BadInputError(msg)
+    out = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    first = 0
+    for i in order:
+        out[first : first + len(parts[i])] = parts[i]
+        first += len(parts[i])
+    return out
 
 
 def parse_header(path: Path, start: bytes) -> MibHeader:
@@ -91,7 +146,7 @@ def parse_header(path: Path, start: bytes) -> MibHeader:
         raise BadInputError(msg)
     parts = start.split(b",", 8)
     try:
-        length, width, height = int(parts[2]), int(parts[4]), int(parts[5])
+        number, length, width, height = int(parts[1]), int(parts[2]), int(parts[4]), int(parts[5])
         kind, arrangement = parts[6].decode("ascii").strip().upper(), parts[7].decode("ascii").strip()
         valid = length >= len(b"".join(parts[:8])) and width > 0 and height > 0
     except (IndexError, ValueError) as error:
@@ -101,7 +156,7 @@ def parse_header(path: Path, start: bytes) -> MibHeader:
         msg = f"{path}: has a Merlin header with impossible sizes: {length} bytes long, {width} × {height} pixels"
         raise BadInputError(msg)
     depth = re.search(rb"MQ1A,[^,]*,[^,]*,\s*(\d+)", start[:length])
-    header = MibHeader(length, (height, width), kind, arrangement, None if depth is None else int(depth[1]))
+    header = MibHeader(number, length, (height, width), kind, arrangement, None if depth is None else int(depth[1]))
     if kind == "R64" and header.depth not in _RAW_BITS:
         msg = f"{path}: raw frames (R64) need the counter depth in their header; it says {header.depth}, legal: 1, 6, 12, 24"
         raise BadInputError(msg)
@@ -116,20 +171,24 @@ def parse_header(path: Path, start: bytes) -> MibHeader:
     return header
 
 
-def _scanned(hdr: Path, frames: int) -> tuple[int, int] | None:
-    """(lines, positions a line) from ScanY and ScanX, or from the frames per trigger, where the .hdr file has them."""
-    if not hdr.is_file():
-        return None
-    text = hdr.read_text(encoding="latin-1")
+def _stated(path: Path) -> dict[str, int]:
+    """Whole numbers of the .hdr file of `path` or of its series, by their names without what stands in brackets."""
+    name = _NUMBERED.fullmatch(path.name)
+    for hdr in (path.with_suffix(".hdr"), path.with_name(f"{name[1]}.hdr") if name else path.with_suffix(".hdr")):
+        if hdr.is_file():
+            lines = re.findall(
+                r"^([^(:\n]*?) *(?:\([^)\n]*\))?:[ \t]*(\d+)\s*$", hdr.read_text("latin-1"), re.MULTILINE
+            )
+            return {key: int(value) for key, value in lines}
+    return {}
 
-    def number(name: str) -> int:
-        found = re.search(rf"^{name}[^:\n]*:\s*(\d+)\s*$", text, re.MULTILINE)
-        return int(found[1]) if found else 0
 
-    rows, columns = number("ScanY"), number("ScanX")
+def _scanned(stated: dict[str, int], frames: int) -> tuple[int, int] | None:
+    """(lines, positions a line) from ScanY and ScanX, or from the frames per trigger."""
+    rows, columns = stated.get("ScanY", 0), stated.get("ScanX", 0)
     if rows * columns == frames:
         return rows, columns
-    line = number("Frames per Trigger")
+    line = stated.get("Frames per Trigger", 0)
     if 1 < line < frames and frames % line == 0:
         return frames // line, line
     return None

@@ -105,6 +105,49 @@ def test_hdr_file_tells_how_a_mib_was_scanned(tmp_path: Path) -> None:
     assert read_patterns(tmp_path / "scan.mib", **NUMBERS).scan_shape == (3, 2)
 
 
+def write_series(folder: Path, counts: NDArray[Any], *, missing: int | None = None) -> Path:
+    """Three files of two frames each; the last frames come in the file that is named first. Returns the path of one."""
+    for name, first in (("scan_2.mib", 2), ("scan_10.mib", 0), ("scan_1.mib", 4)):
+        frames = (mib_header(first + i + 1, 64, 16, "U08") + counts[first + i].tobytes() for i in (0, 1))
+        if first != missing:
+            (folder / name).write_bytes(b"".join(frames))
+    return folder / "scan_10.mib"
+
+
+@pytest.mark.parametrize("told", ["hdr", "shape"])
+def test_a_scan_in_several_mib_files_is_put_together_in_the_order_of_its_frames(tmp_path: Path, told: str) -> None:
+    counts = pixels("u1")
+    path = write_series(tmp_path, counts)
+    (tmp_path / "other_1.mib").write_bytes(b"no part of it")
+    if told == "hdr":
+        text = "HDR,\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t"
+        (tmp_path / "scan_.hdr").write_text(text)
+    file = read_patterns(path, layout=SCAN if told == "shape" else ArrayLayout(), **NUMBERS)
+    assert (file.data.patterns == counts).all()
+    assert file.scan_shape == (2, 3)
+
+
+def test_one_file_of_a_mib_series_is_read_alone_where_it_is_a_scan_of_its_own(tmp_path: Path) -> None:
+    counts = pixels("u1")
+    path = write_series(tmp_path, counts)
+    with pytest.raises(
+        BadInputError, match=r"2 other files of its series lie beside it; give the --scan-shape of this file \(2"
+    ):
+        read_patterns(path, **NUMBERS)
+    alone = read_patterns(path, layout=ArrayLayout(scan_shape=(1, 2)), **NUMBERS)
+    assert (alone.data.patterns == counts[:2]).all()
+    path.with_suffix(".hdr").write_text("HDR,\r\nScanX:\t2\r\nScanY:\t1\r\nEnd\t")
+    assert read_patterns(path, **NUMBERS).scan_shape == (1, 2)
+
+
+def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
+    path = write_series(tmp_path, pixels("u1"), missing=4)
+    with pytest.raises(
+        BadInputError, match="has with 1 other file of its series beside it 4 frames, its scan 6; copy all"
+    ):
+        read_patterns(path, layout=SCAN, **NUMBERS)
+
+
 @pytest.mark.parametrize(
     ("content", "layout", "message"),
     [
