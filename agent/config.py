@@ -96,6 +96,10 @@ class ReconstructionChoice(Record):
     )
 
 
+Split = Literal["counts", "positions"]
+"""How an acquisition is halved for the score, see agent.splitting."""
+
+
 class ScoreChoice(Record):
     """Fixed for a whole campaign, because scores are compared."""
 
@@ -107,6 +111,10 @@ class ScoreChoice(Record):
     )
     taper: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.3, description="Tukey window: tapered part of the edge"
+    )
+    split: Split = Field(
+        default="counts",
+        description="halves: counts drawn at random; positions: every other one, where an electron gives several counts",
     )
     function: str | None = Field(
         default=None,

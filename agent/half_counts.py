@@ -1,4 +1,4 @@
-"""One acquisition, reconstructed three times: all counts for the picture, two random halves of them for the score.
+"""One acquisition, reconstructed three times: all counts for the picture, two halves of them for the score.
 
 Works on arrays only. A user's own reconstruction or score takes the place of the built-in ones through
 `reconstruction.function` and `score.function` of the campaign file.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from agent.quality import crop, ring_correlation, score_spectrum
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
 from agent.reconstruction.backend import framed
 from agent.records import Score
+from agent.splitting import split
 from instrument.models import Rectangle
 
 Reconstruct = Callable[[DiffractionData, ReconstructionSettings], Reconstruction]
@@ -60,13 +62,13 @@ def judge(
     splits: int = 1,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Judged:
-    """Reconstruct all counts and two random halves of them, and score.
+    """Reconstruct all counts and two halves of them, and score.
 
     Args:
         data: (n, ky, kx) unsigned integer counts; a half of a count cannot be drawn from floats.
         squares: parts to score, Å, in the frame of `data.positions`, all of one size.
         seed: of the split and of the order of the mini-batches; the halves use orders of their own.
-        splits: how many random splits are averaged.
+        splits: how many splits are averaged.
         reconstruct_with: a reconstruction of the user's own; the checks against overfit and misfit need the built-in one.
     """
     run = reconstruct_with or reconstruct
@@ -74,16 +76,17 @@ def judge(
     on_progress(1 / (1 + splits))
     scores, first_pair = [], None
     for number in range(splits):
-        pair, score = _score_split(data, settings, squares, choice, seed + 1000 * number, reconstruct_with, score_with)
+        parts = split(data, choice.split, seed + 1000 * number, number)
+        pair, score = _score_split(parts, settings, squares, choice, seed + 1000 * number, reconstruct_with, score_with)
         first_pair = first_pair or pair
         scores.append(score)
         on_progress((2 + number) / (1 + splits))
     assert first_pair is not None
-    return Judged(picture, np.stack([half.phase for half in first_pair]), _averaged(scores))
+    return Judged(picture, np.stack([_on_grid(half, picture) for half in first_pair]), _averaged(scores))
 
 
 def _score_split(
-    data: DiffractionData,
+    parts: tuple[DiffractionData, DiffractionData],
     settings: ReconstructionSettings,
     squares: Sequence[Rectangle],
     choice: ScoreChoice,
@@ -91,27 +94,55 @@ def _score_split(
     reconstruct_with: Reconstruct | None,
     score_with: ScoreFunction,
 ) -> tuple[tuple[Reconstruction, Reconstruction], Score]:
-    """One random split of the counts: both reconstructions and their score, checked where the engine is the built-in one."""
-    from agent.reconstruction.thinning import halves
-
+    """Both halves' reconstructions and their score, checked where the engine is the built-in one."""
     run = reconstruct_with or reconstruct
-    split = halves(data.patterns, seed)
+    first, second = parts
     settings = replace(settings, quantitative=False)  # a factor common to both halves changes no correlation
-    first = replace(data, patterns=split[0])
     worker = None
     if reconstruct_with is None:
         worker = Reconstructor(first, replace(settings, seed=seed + 1))
-        empty = worker.deviance_of(split[1])
+        witness = worker if choice.split == "counts" else Reconstructor(second, settings)
+        empty = witness.deviance_of(second.patterns)
         worker.run()
         one = worker.result()
     else:
         one = run(first, replace(settings, seed=seed + 1))
-    other = run(replace(data, patterns=split[1]), replace(settings, seed=seed + 2))
+    other = run(second, replace(settings, seed=seed + 2))
     cut = [tuple(crop(half.phase, half.origin, half.pixel_size, square) for half in (one, other)) for square in squares]
     score = score_with([(a, b) for a, b in cut], one.pixel_size, choice)
     if worker is not None:
-        score = _checked(score, worker, empty, split)
+        if witness is not worker:
+            _take_over(witness, worker)
+        score = _checked(score, worker, first.patterns, empty - witness.deviance_of(second.patterns), second.patterns)
     return (one, other), score
+
+
+def _take_over(witness: Reconstructor, worker: Reconstructor) -> None:
+    """Give object, probe and background that `worker` found to one with other positions; their grids share a lattice."""
+    found, one, other = worker.reached(), witness.geometry, worker.geometry
+    _paste(found.object, other.origin, witness.unknowns.object, one.origin, one.pixel_size)
+    witness.unknowns.apertures[...] = found.apertures
+    witness.unknowns.background[...] = worker.unknowns.background
+
+
+def _on_grid(half: Reconstruction, picture: Reconstruction) -> NDArray[np.float32]:
+    """The phase of a half on the grid of the picture, 0 beyond its rim: where positions are halved the rims differ."""
+    phase = np.zeros_like(picture.phase)
+    _paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
+    return phase
+
+
+def _paste(
+    source: Any, from_origin: tuple[float, float], target: Any, origin: tuple[float, float], pixel: tuple[float, float]
+) -> None:
+    """Copy what two images (…, y, x) on one lattice of pixels share; origins of their first pixels in Å."""
+    here, there = [], []
+    for axis in (0, 1):
+        offset = round((from_origin[axis] - origin[axis]) / pixel[axis])
+        low, high = max(0, offset), min(target.shape[axis - 2], offset + source.shape[axis - 2])
+        here.append(slice(low, high))
+        there.append(slice(low - offset, high - offset))
+    target[..., here[0], here[1]] = source[..., there[0], there[1]]
 
 
 def _averaged(scores: Sequence[Score]) -> Score:
@@ -132,17 +163,15 @@ def _averaged(scores: Sequence[Score]) -> Score:
 def _checked(
     score: Score,
     worker: Reconstructor,
-    empty: float,
-    split: tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]],
+    fitted: NDArray[np.unsignedinteger],
+    gained: float,
+    held_out: NDArray[np.unsignedinteger],
 ) -> Score:
     """Add held-out likelihood and misfit of the first half's reconstruction, and the veto they may give.
 
-    `empty` is the deviance per detector pixel of the second half's counts under an empty object.
+    `gained` is what the second half's deviance per detector pixel lost, from the empty object to that of the first half.
     """
-    fitted, held_out = split
-    gain = (
-        0.5 * (empty - worker.deviance_of(held_out)) * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
-    )
+    gain = 0.5 * gained * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
     index = np.linspace(0, len(fitted) - 1, min(64, len(fitted))).astype(np.int64)
     rolled = framed(fitted[index], worker.geometry.roll, worker.shape)
     misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.problem.mask))

@@ -90,6 +90,7 @@ def process_acquisition(
     from agent.quality import tiles
     from agent.reconstruction import DiffractionData, ReconstructionSettings
     from agent.reconstruction.patterns import selected
+    from agent.splitting import excess_variance
     from agent.store import write_reconstruction
 
     plan, description = acquisition.plan, acquisition.description
@@ -144,8 +145,9 @@ def process_acquisition(
     )
     seconds["reconstruct"] = time.perf_counter() - before
     before = time.perf_counter()
+    notes = (*measured.notes, *_halving(job.score, excess_variance(patterns, data.positions)))
     write_reconstruction(
-        job.output, judged.reconstruction, judged.score, judged.half_phases, job.scored, acquisition, measured.notes
+        job.output, judged.reconstruction, judged.score, judged.half_phases, job.scored, acquisition, notes
     )
     measured.state.save(job.column_output)
     seconds["write"] = time.perf_counter() - before
@@ -157,5 +159,17 @@ def process_acquisition(
         passes=picture.passes,
         device=picture.device,
         seconds={name: round(value, 4) for name, value in seconds.items()},
-        notes=(*measured.notes, *picture.notes),
+        notes=(*notes, *picture.notes),
     )
+
+
+def _halving(choice: ScoreChoice, excess: float) -> tuple[str, ...]:
+    """What a person should know of halves that share electrons, or are made so that they do not."""
+    from agent.splitting import SEVERAL_COUNTS
+
+    if not excess > SEVERAL_COUNTS:
+        return ()
+    scatter = f"counts have {excess:.1f} times the variance of single electrons"
+    if choice.split == "positions":
+        return (f"{scatter}: every other position is one half of the score",)
+    return (f"{scatter}: halves drawn from them share noise, the score is too high; set score.split to positions",)

@@ -10,13 +10,14 @@ import numpy as np
 from rich.console import Console
 
 from agent.cli.results import write_json
-from agent.config import Metadata, ReconstructionChoice, ScoreChoice
+from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
 from agent.processing import ProcessingJob, process_acquisition
 from agent.quantities import signed_length, uncertain
 from agent.reconstruction.raw_arrays import ArrayLayout
 from agent.reconstruction.readers import PatternFile, is_acquisition, read_patterns
 from agent.report.pictures import Picture, phase_image
+from agent.splitting import SEVERAL_COUNTS, excess_variance
 from agent.store import Acquisition, read_acquisition, read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
@@ -57,6 +58,7 @@ def reconstruct_file(
     folder.mkdir(parents=True, exist_ok=True)
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
+    halves = _split(acquisition)
     with tempfile.TemporaryDirectory() as scratch, console.status("reading") as status:
         job = ProcessingJob(
             acquisition=path.resolve(),
@@ -64,7 +66,7 @@ def reconstruct_file(
             column_output=Path(scratch) / "column.json",
             scored=scored,
             reconstruction=ReconstructionChoice(passes=passes),
-            score=_score_choice(acquisition.description, scored),
+            score=_score_choice(acquisition.description, scored, halves),
         )
         result = process_acquisition(
             acquisition, job, lambda phase, fraction: status.update(f"{phase}: {fraction:.0%}")
@@ -153,7 +155,13 @@ def _scored(field: Rectangle) -> Rectangle:
     )
 
 
-def _score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
+def _split(acquisition: Acquisition) -> Split:
+    """By positions where one electron gives several counts, by counts otherwise."""
+    excess = excess_variance(acquisition.patterns, acquisition.plan.scan_positions())
+    return "positions" if excess > SEVERAL_COUNTS else "counts"
+
+
+def _score_choice(description: Description, scored: Rectangle, split: Split) -> ScoreChoice:
     """Rings one Fourier pixel wide, from two of them up to twice the aperture or the sampling limit."""
     pixel = max(
         optics.pixel_size(description.detector.angular_pixel, n, description.voltage)
@@ -161,4 +169,5 @@ def _score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
     )
     k_aperture = optics.spatial_frequency(description.semiangle, description.voltage)
     ring = 1 / scored.height
-    return ScoreChoice(k_min=2 * ring, k_max=max(4 * ring, min(2 * k_aperture, 0.95 / (2 * pixel))), ring_width=ring)
+    k_max = max(4 * ring, min(2 * k_aperture, 0.95 / (2 * pixel)))
+    return ScoreChoice(k_min=2 * ring, k_max=k_max, ring_width=ring, split=split)

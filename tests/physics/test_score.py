@@ -22,6 +22,7 @@ from agent.quality import (
 )
 from agent.reconstruction import DiffractionData, ReconstructionSettings, probe
 from agent.reconstruction.thinning import halves
+from agent.splitting import alternate, excess_variance
 from instrument.models import Rectangle
 
 PIXEL = (0.3, 0.3)
@@ -190,6 +191,51 @@ def specimen(phase_peak: float, dose: float, seed: int) -> DiffractionData:
 
 SQUARE = [Rectangle(y=3, x=3, height=18, width=18)]
 SETTINGS = ReconstructionSettings(device="cpu")
+
+
+def several_counts(data: DiffractionData, seed: int) -> DiffractionData:
+    """The same patterns with a fifth of the electrons, each of which gives 5 counts on average, some in the next row."""
+    rng = np.random.default_rng(seed)
+    electrons = rng.binomial(data.patterns, 0.2)
+    shared = 0.7 * electrons + 0.3 * np.roll(electrons, 1, axis=1)
+    return replace(data, patterns=rng.poisson(5 * shared).astype(np.uint16))
+
+
+def test_electrons_of_several_counts_are_noticed() -> None:
+    for dose in (1e2, 2e4):
+        data = specimen(0.4, dose, 1)
+        assert 0.8 < excess_variance(data.patterns, data.positions) < 1.3
+        many = several_counts(data, 1)
+        assert excess_variance(many.patterns, many.positions) > 3
+    assert np.isnan(excess_variance(data.patterns[:2], data.positions[:2]))
+
+
+def test_electrons_of_several_counts_score_zero_without_a_specimen_if_positions_are_halved() -> None:
+    chosen = CHOICE.model_copy(update={"split": "positions"})
+    data = [several_counts(specimen(0.0, 1e4, seed), seed) for seed in range(4)]
+    shared = judge(data[0], SETTINGS, SQUARE, CHOICE, 0).score
+    assert shared.value > 10 * shared.sd
+    scores = [judge(one, SETTINGS, SQUARE, chosen, seed).score for seed, one in enumerate(data)]
+    values, sd = np.array([s.value for s in scores]), scores[0].sd
+    assert np.all(np.abs(values) < 2.6 * sd)
+
+
+def test_halved_positions_score_what_halved_counts_do() -> None:
+    """With single electrons and overlap to spare."""
+    data = specimen(0.4, 2e4, 1)
+    counts = judge(data, SETTINGS, SQUARE, CHOICE, 1).score
+    positions = judge(data, SETTINGS, SQUARE, CHOICE.model_copy(update={"split": "positions"}), 1).score
+    assert positions.value == pytest.approx(counts.value, rel=0.15)
+    assert positions.heldout_gain == pytest.approx(counts.heldout_gain, rel=0.2)
+
+
+def test_positions_are_halved_as_a_checkerboard_then_by_columns_and_rows() -> None:
+    i, j = np.divmod(np.arange(35), 7)
+    positions = np.stack([3.0 + 1.7 * i, -2.0 + 1.7 * j], axis=-1) + np.random.default_rng(0).normal(0, 0.01, (35, 2))
+    for number, expected in enumerate(((i + j) % 2 == 0, j % 2 == 0, i % 2 == 0)):
+        assert np.array_equal(alternate(positions, number), expected)
+    scattered = np.random.default_rng(0).uniform(0, 50, (400, 2))
+    assert alternate(scattered).mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_an_empty_specimen_scores_zero_within_two_sd() -> None:
