@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from agent.errors import BadInputError
 from agent.reconstruction.bright_field import BrightFieldDisc, fit_disc
 from agent.reconstruction.centre_of_mass import CurlWitness, curl_witness, moments
+from agent.reconstruction.checks import MOST_COUNTS, as_mask, check_semiangle, is_number
 from agent.reconstruction.disc_overlap import settle_aliases
 from agent.reconstruction.parallax import (
     BrightFieldSpectra,
@@ -33,6 +34,8 @@ from agent.reconstruction.patterns import free_memory, room
 from agent.reconstruction.polarity import compactness_evidence, scattering_evidence
 from instrument import optics
 
+_STEPS = (1e-3, 1e5)  # Å
+_MISMATCH = 1.5  # factor between the disc's radius and the semi-angle; both are hardly ever wrong by more, units are
 _SIGNIFICANT = 6.0  # of some ten thousand candidates the best of pure noise stands out by 4–5 standard deviations
 _CONVINCING = 10.0  # a lattice repeats its own skewness, so a few standard deviations may mean nothing on a crystal
 _HEARD = 4.0  # noise alone reaches it less than once in a thousand scans (9000 of 16², 24², 40² positions)
@@ -138,8 +141,11 @@ def calibrate(
         BadInputError: fewer than 8 × 8 positions, no bright-field disc, impossible counts or numbers; one sentence.
     """
     _check_numbers(scan_step, voltage, semiangle, angular_pixel, nominal_defocus)
-    disc = _disc(_mean_pattern(patterns, mask), mask)
+    mean, mask = _mean_pattern(patterns, mask)
+    disc = _disc(mean, mask)
     pixel = semiangle / disc.radius if angular_pixel is None else angular_pixel
+    _check_scale(disc, semiangle, pixel)
+    _check_nominal(nominal_defocus, scan_step, disc.radius * pixel, patterns.shape[:2])
     pixel_sd = pixel * disc.radius_sd / disc.radius if angular_pixel is None else 0.0
     whole, patterns = patterns, _middle(patterns, disc)
     spectra = bright_field_spectra(patterns, disc, mask)
@@ -198,31 +204,58 @@ def _check_numbers(
     if angular_pixel is not None:
         positive["angular_pixel"] = angular_pixel
     for name, value in positive.items():
-        if not (math.isfinite(value) and value > 0):
-            msg = f"{name} of {value:g} is not possible; a positive number is expected"
+        if not (is_number(value) and value > 0):
+            msg = f"{name} of {value} is not possible; a positive number is expected"
             raise BadInputError(msg)
     if not 1e3 <= voltage <= 1e7:
         msg = f"voltage of {voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3"
         raise BadInputError(msg)
-    if nominal_defocus is not None and not math.isfinite(nominal_defocus):
+    check_semiangle(semiangle)
+    if not _STEPS[0] <= scan_step <= _STEPS[1]:
+        msg = f"scan_step of {scan_step:g} Å is not possible; legal: {_STEPS[0]:g} … {_STEPS[1]:g} Å (1 nm is 10, 1 m is 1e10)"
+        raise BadInputError(msg)
+    if nominal_defocus is not None and not is_number(nominal_defocus):
         msg = f"nominal_defocus of {nominal_defocus} is not a number; Å are expected, positive for underfocus"
         raise BadInputError(msg)
 
 
-def _mean_pattern(patterns: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDArray[np.float64]:
-    """(ky, kx) mean of (scan_y, scan_x, ky, kx) counts in one sweep. Raises BadInputError where they are no counts."""
+def _check_scale(disc: BrightFieldDisc, semiangle: float, angular_pixel: float) -> None:
+    """Whether disc, semi-angle and angular pixel fit together."""
+    seen = disc.radius * angular_pixel
+    if not 1 / _MISMATCH < seen / semiangle < _MISMATCH:
+        msg = (
+            f"the bright-field disc has a radius of {disc.radius:.4g} pixels of {angular_pixel:g} mrad, {seen:.4g} mrad, and "
+            f"semiangle is {semiangle:g} mrad; one of them is wrong (without angular_pixel it is found from the semiangle)"
+        )
+        raise BadInputError(msg)
+
+
+def _check_nominal(nominal: float | None, scan_step: float, edge: float, scan: tuple[int, ...]) -> None:
+    """Whether images shifted by the nominal defocus would still overlap; `edge` of the disc in mrad."""
+    largest = max(scan) * scan_step / (edge * 1e-3)
+    if nominal is not None and abs(nominal) > largest:
+        msg = (
+            f"nominal_defocus of {nominal:g} Å would shift the bright-field images by more than the scan is wide; legal: up to "
+            f"±{largest:.4g} Å; is it in Å?"
+        )
+        raise BadInputError(msg)
+
+
+def _mean_pattern(patterns: Any, mask: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_] | None]:
+    """(ky, kx) mean of (scan_y, scan_x, ky, kx) counts in one sweep, and the mask as bool.
+
+    Raises BadInputError where they are no counts.
+    """
+    if not all(hasattr(patterns, attribute) for attribute in ("shape", "dtype", "ndim")):
+        msg = f"patterns are a {type(patterns).__name__}; a NumPy array is expected"
+        raise BadInputError(msg)
     if patterns.ndim != 4 or min(patterns.shape[:2]) < 8:
         msg = f"calibration needs a raster of at least 8 × 8 patterns, not {' × '.join(map(str, patterns.shape))}"
         raise BadInputError(msg)
     if patterns.dtype.kind not in "uif":
         msg = f"patterns are of type {patterns.dtype}; unsigned integers or floats are expected"
         raise BadInputError(msg)
-    if mask is not None and mask.shape != patterns.shape[2:]:
-        msg = f"the mask has shape {mask.shape}, the patterns {patterns.shape[2:]}"
-        raise BadInputError(msg)
-    if mask is not None and not mask.any():
-        msg = "the mask hides every detector pixel; it is True where a pixel counts"
-        raise BadInputError(msg)
+    seen = as_mask(mask, patterns.shape[2:])
     total = np.zeros(patterns.shape[2:])
     for i in range(len(patterns)):
         row = np.asarray(patterns[i])
@@ -230,13 +263,19 @@ def _mean_pattern(patterns: NDArray[Any], mask: NDArray[np.bool_] | None) -> NDA
         if not np.isfinite(total).all():
             msg = f"the patterns of scan row {i} hold values that are not numbers; mask such pixels and set them to 0"
             raise BadInputError(msg)
+        if row.max() > MOST_COUNTS:
+            msg = (
+                f"the patterns of scan row {i} hold {row.max():.4g} counts in a pixel; legal: up to {MOST_COUNTS:g}; mask such "
+                f"pixels and set them to 0, or divide by the signal of one electron"
+            )
+            raise BadInputError(msg)
         if row.dtype.kind != "u" and row.min() < 0:
             msg = f"the patterns of scan row {i} hold negative counts (smallest {row.min():g}); subtract no background before"
             raise BadInputError(msg)
     if not total.any():
         msg = f"all {patterns.shape[0] * patterns.shape[1]} patterns are empty; there is nothing to calibrate from"
         raise BadInputError(msg)
-    return total / (patterns.shape[0] * patterns.shape[1])
+    return total / (patterns.shape[0] * patterns.shape[1]), seen
 
 
 def _middle(patterns: Any, disc: BrightFieldDisc) -> Any:

@@ -64,7 +64,7 @@ class Reconstructor:
     def __init__(
         self, data: DiffractionData, settings: ReconstructionSettings, probe_k: NDArray[np.complex64] | None = None
     ) -> None:
-        check_data(data)
+        check_data(data, settings.slices)
         self.data, self.settings = data, settings
         self.shape = (geometry.legal_length(data.patterns.shape[1]), geometry.legal_length(data.patterns.shape[2]))
         self.geometry = geo = self._located(data)
@@ -264,7 +264,7 @@ class Reconstructor:
             BadInputError: as for the first patterns.
         """
         more = replace(self.data, patterns=patterns, positions=positions)
-        check_data(more)
+        check_data(more, self.settings.slices, self.data)
         self.settle()
         everything = replace(self.data, positions=np.concatenate([self.data.positions, positions]))
         old, new = self.geometry, self._located(everything)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError
 from agent.reconstruction.types import DiffractionData
 from instrument import optics
 
@@ -68,9 +67,6 @@ def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | Non
     n_y, n_x = shape or (data.patterns.shape[1], data.patterns.shape[2])
     pixel = np.asarray([optics.pixel_size(data.angular_pixel, n, data.voltage) for n in (n_y, n_x)])
     matrix = np.eye(2) if data.detector_to_scan is None else np.asarray(data.detector_to_scan, dtype=np.float64)
-    if matrix.shape != (2, 2) or not np.allclose(matrix @ matrix.T, np.eye(2), atol=1e-6):
-        msg = "detector_to_scan is not an orthogonal 2 × 2 matrix"
-        raise BadInputError(msg)
     pixels = (data.positions @ matrix) / pixel  # rows are Mᵀ R
     half = np.array([n_y // 2, n_x // 2])
     first = np.floor(pixels.min(axis=0)).astype(int) - half - padding

@@ -98,10 +98,10 @@ def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
     """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
     for first in range(0, len(patterns), _CHUNK):
         chunk = np.asarray(patterns[first : first + _CHUNK])
-        if not (
-            chunk.dtype.isnative and chunk.flags.writeable
-        ):  # kernels are compiled for arrays of the other kind only
-            chunk = chunk.astype(chunk.dtype.newbyteorder("="))
+        kind = (
+            chunk.dtype.newbyteorder("=") if chunk.dtype.kind != "f" or chunk.dtype.itemsize in (4, 8) else np.float32
+        )
+        chunk = chunk.astype(kind, copy=False)
         yield chunk if seen is None else np.where(seen, chunk, chunk.dtype.type(0))
 
 

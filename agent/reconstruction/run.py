@@ -43,6 +43,9 @@ def reconstruct(
         if wave.shape[1:] != needed:
             msg = f"the warm start's probe has {wave.shape[1:]} pixels, patterns of {data.patterns.shape[1:]} need {needed}"
             raise BadInputError(msg)
+        if not (np.isfinite(wave).all() and wave.any()):
+            msg = "the warm start's probe is 0 everywhere or holds values that are not numbers; leave it out"
+            raise BadInputError(msg)
         chosen = replace(chosen, probe_modes=len(wave))
         data = replace(data, aberrations=warm_start.aberrations)
     optics_sd: Mapping[str, float] = {}

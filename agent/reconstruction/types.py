@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.errors import BadInputError
 from instrument import optics
+
+_WHOLE = {
+    "probe_modes": (1, 64),
+    "slices": (1, 1000),
+    "variable_modes": (0, 64),
+    "max_passes": (1, 10**6),
+    "batch_size": (1, 10**9),
+    "seed": (0, 2**63 - 1),
+}
+_REAL = {"slice_spacing": 1e4, "step_size": 2.0, "source_size": 1e3, "focal_spread": 1e5}
+_WORDS = {
+    "object_type": ("complex", "phase", None),
+    "refine_positions": ("free", "lines", "linear", None),
+    "loss": ("poisson", "amplitude", "gaussian"),
+    "device": ("auto", "cpu", "gpu"),
+}
+_SWITCHES = ("positivity", "refine_intensity", "refine_probe", "stop_early", "quantitative", "regularise", "background")
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,34 @@ class ReconstructionSettings:
     background: bool = True
     device: Literal["auto", "cpu", "gpu"] = "auto"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises BadInputError for a value that is not legal."""
+        for name, (low, high) in _WHOLE.items():
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and low <= int(value) <= high
+            if not whole and (name, value) != ("batch_size", None):
+                _refuse(name, value, f"whole numbers from {low} to {high:g}")
+        for name, most in _REAL.items():
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0 <= float(value) <= most):
+                _refuse(name, value, f"0 … {most:g}")
+        if self.step_size == 0:
+            _refuse("step_size", 0, "above 0")
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                _refuse(name, getattr(self, name), ", ".join(map(repr, words)))
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                _refuse(name, getattr(self, name), "True or False")
+        names: Any = self.refine_optics
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+            _refuse("refine_optics", names, "a tuple of names, such as ('defocus', 'C12')")
+
+
+def _refuse(name: str, value: object, legal: str) -> None:
+    msg = f"{name} of {value!r} is not possible; legal: {legal}"
+    raise BadInputError(msg)
 
 
 @dataclass(frozen=True)

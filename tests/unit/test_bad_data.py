@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.checks import check_data
-from agent.reconstruction.types import DiffractionData
+from agent.reconstruction.patterns import totals_and_mean
+from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 
 N, SIZE = 36, 32
 
@@ -55,9 +56,11 @@ def some_mask(*shown: tuple[int, int]) -> NDArray[np.bool_]:
     return mask
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "i4", "f4", "f8"])
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "i4", "f2", ">f4", "f8"])
 def test_counts_of_any_type_are_legal(dtype: str) -> None:
     check_data(good(patterns=good().patterns.astype(dtype)))
+    totals, _ = totals_and_mean(good().patterns.astype(dtype), np.ones((SIZE, SIZE), bool))
+    assert (totals == good().patterns.sum(axis=(1, 2))).all()
 
 
 def test_a_pattern_without_counts_is_legal() -> None:
@@ -76,6 +79,10 @@ def test_a_pattern_without_counts_is_legal() -> None:
         ({"patterns": np.ones((N, SIZE, SIZE), dtype=complex)}, "patterns are of type complex128"),
         ({"patterns": np.ones((N, SIZE, SIZE), dtype=bool)}, "patterns are of type bool; unsigned integers or floats"),
         ({"patterns": np.ones((0, 8, 8)), "positions": np.ones((0, 2))}, "there are no patterns"),
+        ({"patterns": np.ones((N, 1, 7))}, "patterns have 1 × 7 pixels; at least 8 × 8 are expected"),
+        ({"patterns": np.ma.ones((N, SIZE, SIZE))}, "patterns are a masked array; give a plain one"),
+        ({"mask": np.full((SIZE, SIZE), 0.5)}, "the mask (float64) holds more than True and False (1 and 0)"),
+        ({"mask": np.full((SIZE, SIZE), np.nan)}, "the mask (float64) holds more than True and False (1 and 0)"),
         ({"positions": np.ones((35, 2))}, "positions have shape (35, 2); (36, 2) is expected"),
         ({"positions": np.ones((N, 3))}, "positions have shape (36, 3)"),
         ({"mask": np.ones((SIZE, 8), dtype=bool)}, "the mask has shape (32, 8), the patterns (32, 32)"),
@@ -83,6 +90,11 @@ def test_a_pattern_without_counts_is_legal() -> None:
         ({"aperture": np.ones((4, 4))}, "the aperture has shape (4, 4)"),
         ({"aperture": np.full((SIZE, SIZE), np.nan)}, "the aperture is no amplitude"),
         ({"aperture": np.zeros((SIZE, SIZE))}, "the aperture is no amplitude"),
+        ({"aperture": np.full((SIZE, SIZE), 1j)}, "the aperture is no amplitude"),
+        (
+            {"aperture": np.eye(SIZE)[::-1] * (np.arange(SIZE) < 4)},
+            "the aperture is 0 within 21.4 mrad of the centre (16, 16)",
+        ),
     ],
 )
 def test_wrong_shapes_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -107,6 +119,21 @@ def test_wrong_shapes_are_refused(changes: dict[str, Any], message: str) -> None
         ({"centre": (16.0, float("nan"))}, "lies outside the detector"),
         ({"semiangle": 40.0}, "a semi-angle of 40 mrad is 20 pixels of 2 mrad; legal on 32 × 32 pixels: 2 … 32 mrad"),
         ({"semiangle": 0.0214}, "is 0.0107 pixels of 2 mrad; legal"),
+        (
+            {"semiangle": 0.0214, "angular_pixel": 0.002},
+            "semiangle of 0.0214 mrad is not possible; legal: 0.1 … 300 mrad",
+        ),
+        ({"centre": 16.0}, "the centre is 16.0; (row, column) in detector pixels is expected"),
+        ({"centre": (1.0, 2.0, 3.0)}, "the centre is (1.0, 2.0, 3.0); (row, column)"),
+        ({"detector_to_scan": [[1, 0.5], [0, 1]]}, "no orthogonal 2 × 2 matrix ([[1.0, 0.5], [0.0, 1.0]])"),
+        ({"detector_to_scan": 0.3}, "no orthogonal 2 × 2 matrix (0.3); instrument.optics.detector_to_scan"),
+        ({"aberrations": None}, "aberrations are a NoneType; a mapping is expected"),
+        (
+            {"aberrations": {"C30": 1e12}},
+            "with these aberrations the probe is 1.96e+07 Å wide, more than twice the window",
+        ),
+        ({"point_spread": -1.0}, "point_spread of -1.0 is not possible; legal: 0 … 16 detector pixels"),
+        ({"point_spread": float("nan")}, "point_spread of nan is not possible"),
         ({"defocus": -500.0}, "the largest legal defocus is ±487.8 Å with pixels of 2 mrad"),
     ],
 )
@@ -137,6 +164,51 @@ def test_impossible_positions_are_refused(where: NDArray[Any], message: str) -> 
     assert message in refusal(good(positions=where))
 
 
+def test_patterns_that_cannot_be_appended_are_refused() -> None:
+    smaller = good(patterns=good().patterns[:, 1:, 1:])
+    with pytest.raises(BadInputError, match=r"\(31, 31\) pixels cannot be appended to some of \(32, 32\)"):
+        check_data(smaller, before=good())
+    with pytest.raises(BadInputError, match=r"the positions span 1e.05 × 1e.05 Å, an object of"):
+        check_data(good(positions=positions() + 1e5), before=good())
+    check_data(good(positions=positions() + 10), before=good())
+
+
+def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.reconstruction.checks.free_memory", lambda: 10_000_000)
+    check_data(good())
+    with pytest.raises(
+        BadInputError, match=r"in 200 slices takes .* GB of memory, 0.01 GB are free; take fewer slices"
+    ):
+        check_data(good(), slices=200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probe_modes": 0}, "probe_modes of 0 is not possible; legal: whole numbers from 1 to 64"),
+        ({"slices": 1.5}, "slices of 1.5 is not possible; legal: whole numbers from 1 to 1000"),
+        ({"max_passes": 0}, "max_passes of 0 is not possible; legal: whole numbers from 1"),
+        ({"batch_size": 0}, "batch_size of 0 is not possible; legal: whole numbers from 1"),
+        ({"seed": -1}, "seed of -1 is not possible; legal: whole numbers from 0"),
+        ({"slice_spacing": -5.0}, "slice_spacing of -5.0 is not possible; legal: 0 … 10000"),
+        ({"step_size": 0.0}, "step_size of 0 is not possible; legal: above 0"),
+        ({"focal_spread": float("nan")}, "focal_spread of nan is not possible; legal: 0 … 100000"),
+        ({"loss": "l2"}, "loss of 'l2' is not possible; legal: 'poisson', 'amplitude', 'gaussian'"),
+        ({"device": "cuda"}, "device of 'cuda' is not possible; legal: 'auto', 'cpu', 'gpu'"),
+        (
+            {"refine_positions": True},
+            "refine_positions of True is not possible; legal: 'free', 'lines', 'linear', None",
+        ),
+        ({"refine_optics": "defocus"}, "refine_optics of 'defocus' is not possible; legal: a tuple of names"),
+        ({"background": "no"}, "background of 'no' is not possible; legal: True or False"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInputError) as caught:
+        ReconstructionSettings(**changes)
+    assert message in str(caught.value)
+
+
 def test_positions_in_any_order_are_neighbours() -> None:
     shuffled = np.random.default_rng(0).permutation(positions(4.0))
     check_data(good(positions=shuffled))
@@ -149,6 +221,9 @@ def test_positions_in_any_order_are_neighbours() -> None:
         (with_value(np.nan), "pattern 20 holds values that are not numbers; mask such pixels and set them to 0"),
         (with_value(np.inf), "pattern 20 holds values that are not numbers"),
         (with_value(-np.inf), "pattern 20 holds values that are not numbers"),
+        (with_value(1e30), "pattern 20 holds 1e+30 counts in a pixel; legal: up to 1e+09; mask such pixels"),
+        (with_value(2**32 - 1, "u4"), "pattern 20 holds 4.295e+09 counts in a pixel; legal: up to 1e+09"),
+        (good().patterns * 1e-9, "all 36 patterns together hold 3.69e-05 counts, less than one electron"),
         (with_value(-0.5), "pattern 20 holds negative counts (smallest -0.5)"),
         (with_value(-3, "i2"), "pattern 20 holds negative counts (smallest -3)"),
         (np.zeros((N, SIZE, SIZE), dtype="u1"), "all 36 patterns are empty; there is nothing to reconstruct"),
