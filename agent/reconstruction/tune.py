@@ -7,10 +7,11 @@ differences, hold whatever the object can do; θ follows from Gauss–Newton ste
 
     (Jᵀ W J + P) Δθ = Jᵀ W (n − I) − P (θ − θ_0),   W = 1/I,   P = 1/width²,
 
-(variable projection: Golub & Pereyra, Inverse Problems 19 (2003) R1), where P is what was known before; Broyden's update
-(Math. Comp. 19 (1965) 577) keeps J true from step to step. A short reconstruction has not converged and what it lacks looks
-like a wrong defocus at high dose, so the last steps take the residual of a long one. The inverse of the matrix on the left is
-the covariance: a parameter that the counts do not determine stays where it was, with the uncertainty it had.
+(variable projection: Golub & Pereyra, Inverse Problems 19 (2003) R1), where P is what was known before. The disc and its
+surroundings tell nearly all of it, on a grid just so fine that what scatters beyond is not folded into them. A short
+reconstruction has not converged and what it lacks looks like a wrong defocus at high dose, so the last steps take the
+residual of a long one. The inverse of the matrix on the left is the covariance: a parameter that the counts do not
+determine stays where it was, with the uncertainty it had.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ from numpy.typing import NDArray
 from agent.errors import GpuFailedError
 from agent.reconstruction import cuda, parameters
 from agent.reconstruction.engine import Reconstructor
+from agent.reconstruction.geometry import legal_length
 from agent.reconstruction.schedule import schedule
 from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 
-COARSE, SHORT, LONG, FURTHER = 2, 3, 20, 8
-"""Passes: while the start is far; of the reconstructions that give derivatives; of the last residuals, from an empty object and
-from that of the step before."""
+SHORT, LONG, FURTHER = 2, 20, 8
+"""Passes: of the reconstructions that give derivatives; of the last residuals, from an empty object and from that of the step
+before."""
 COARSE_POSITIONS = 121
 """Positions used while the start is far."""
 DIFFERENCE = 0.17
 """Step of the finite differences in natural units: well above the noise of the reconstructions, well below a radian."""
+SURROUNDINGS = 1.2
+"""Radius, in radii of the disc, that nothing is folded into where patterns are cut to their middle."""
 COUNTS_USED = 0.995
 """Derivatives are kept for the brightest pixels that hold this part of all counts; the rest costs memory and tells little."""
 GUARD = 0.1
@@ -47,7 +51,7 @@ NEAR, FAR = 0.3, 0.6
 REACH = {"row": 0.15, "column": 0.15, "rotation": 2.5, "scale": 2.5}
 """Factor of these lengths. The disc's rim is one pixel wide and has two kinks; positions that move against the object's pixels
 change counts in ways that mean nothing, which only longer differences drown."""
-FAINT, CLEAR = 0.7, 20.0
+FAINT, CLEAR = 1.25, 35.0
 """Deviance that the object explains per pixel: below the first it is noise, which tells nothing of the optics; below the second
 noise makes the data look more informative than they are."""
 LEAST_SHARED = 0.02
@@ -142,7 +146,7 @@ class _Expectation:
         values = dict(zip(self.names, theta.tolist(), strict=True))
         worker = self.worker.under(parameters.with_values(self.data, values))
         everything = np.arange(len(worker.unknowns.corners))
-        steps = schedule(replace(worker.settings, max_passes=passes), len(everything))
+        steps = schedule(replace(worker.settings, max_passes=passes), len(everything)) if passes else []
         if before is not None and _same_grid(before, worker):
             worker.unknowns.object = before.unknowns.object.copy()
             worker.unknowns.background = before.unknowns.background.copy()
@@ -188,9 +192,8 @@ class _Search:
         start: NDArray[np.float64],
         units: NDArray[np.float64],
         prior: NDArray[np.float64],
-        passes: int,
     ) -> None:
-        self.function, self.start, self.units, self.passes = function, start, units, passes
+        self.function, self.start, self.units = function, start, units
         self.precision = np.diag(1 / prior**2)
         self.reach = np.array([REACH.get(name, 1.0) for name in function.names])
         self.jacobian = np.zeros((len(start), function.counts.size), np.float32)
@@ -199,7 +202,7 @@ class _Search:
 
     def at(self, x: NDArray[np.float64]) -> NDArray[np.float32]:
         """Expected counts after a short reconstruction."""
-        return np.asarray(self.function(self.start + x * self.units, self.passes)[0])
+        return np.asarray(self.function(self.start + x * self.units, SHORT)[0])
 
     def loss(self, x: NDArray[np.float64], expected: NDArray[np.float32]) -> float:
         """Deviance and what was known before."""
@@ -318,6 +321,8 @@ def tune(
         long_passes: of the reconstructions that the last steps look at.
     """
     names = tuple(widths)
+    given, offset = data, {"row": 0, "column": 0}
+    data, (offset["row"], offset["column"]) = _surroundings(data)
     chosen = _short(settings or ReconstructionSettings(background=False))
     start = np.array([parameters.value(data, name) for name in names])
     units = np.array([parameters.unit(data, name) for name in names])
@@ -325,17 +330,17 @@ def tune(
     x = np.zeros(len(names))
     evaluations = 0
     if prior.max() > NEAR and n_positions > COARSE_POSITIONS:
-        coarse = _Search(_Expectation(_part(data, COARSE_POSITIONS), chosen, names), start, units, prior, COARSE)
+        coarse = _Search(_Expectation(_part(data, COARSE_POSITIONS), chosen, names), start, units, prior)
         x = coarse.short_steps(x)
         evaluations = coarse.function.evaluations
         _tell(on_progress, 0.3)
     function = _Expectation(_part(data, n_positions), chosen, names)
-    search = _Search(function, start, units, prior, SHORT)
+    search = _Search(function, start, units, prior)
     x = search.short_steps(x)
     _tell(on_progress, 0.7)
     signal = function.signal(start + x * units, search.at(x))
     if signal < FAINT:
-        return Tuned(data, dict(widths), np.nan, evaluations + function.evaluations, improved=False)
+        return Tuned(given, dict(widths), np.nan, evaluations + function.evaluations, improved=False)
     if signal < CLEAR and function.worker.problem.counts.dtype.kind == "u":
         search.halve(x)
     x = search.long_steps(x, long_passes)
@@ -344,9 +349,9 @@ def tune(
     improved = bool(np.isfinite(loss) and loss <= before + SLACK)
     _tell(on_progress, 1.0)
     spread = np.sqrt(np.diag(np.linalg.inv(search.curvature))) * units
-    found = dict(zip(names, (start + x * units).tolist(), strict=True))
+    found = {name: v + offset.get(name, 0) for name, v in zip(names, (start + x * units).tolist(), strict=True)}
     return Tuned(
-        parameters.with_values(data, found) if improved else data,
+        parameters.with_values(given, found) if improved else given,
         dict(zip(names, spread.tolist(), strict=True)),
         function.deviance(expected if improved else untouched) / function.counts.size,
         evaluations + function.evaluations,
@@ -377,6 +382,30 @@ def measure(data: DiffractionData, settings: ReconstructionSettings, known: Mapp
 def _part(data: DiffractionData, n_positions: int) -> DiffractionData:
     part = central_part(data, n_positions)
     return replace(data, patterns=data.patterns[part], positions=data.positions[part])
+
+
+def _surroundings(data: DiffractionData) -> tuple[DiffractionData, tuple[int, int]]:
+    """The middle of the patterns, and its first (row, column).
+
+    A wave scattered by an object of N pixels reaches N/2 beyond the disc's rim and is folded back to N/2 less the disc's radius
+    at most: within SURROUNDINGS the smaller patterns are those of a band-limited object. Counts beyond are kept all the same:
+    without them the noise in the object goes unpunished, and the defocus is biased by 2 sd at 1e3 e/Å².
+    """
+    radius = data.semiangle / data.angular_pixel
+    shape = data.patterns.shape[1:]
+    size = [min(n, legal_length(int(np.ceil(2 * (1 + SURROUNDINGS) * radius)))) for n in shape]
+    if tuple(size) == shape:
+        return data, (0, 0)
+    centre = np.array([n // 2 for n in shape] if data.centre is None else data.centre, float)
+    first = [int(np.clip(round(c) - s // 2, 0, n - s)) for c, s, n in zip(centre, size, shape, strict=True)]
+    part = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
+    return replace(
+        data,
+        patterns=data.patterns[:, part[0], part[1]],
+        centre=(float(centre[0] - first[0]), float(centre[1] - first[1])),
+        mask=None if data.mask is None else data.mask[part],
+        aperture=None if data.aperture is None else data.aperture[part],
+    ), (first[0], first[1])
 
 
 def _tell(on_progress: Callable[[float], None] | None, done: float) -> None:
