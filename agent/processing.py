@@ -96,7 +96,8 @@ def process_acquisition(
     plan, description = acquisition.plan, acquisition.description
     received = acquisition.received
     if received.sum() < FEWEST_PATTERNS:
-        msg = f"only {int(received.sum())} of {len(received)} patterns arrived; {FEWEST_PATTERNS} are needed to reconstruct"
+        lost = "" if received.all() else f" ({len(received)} were asked for)"
+        msg = f"there are only {int(received.sum())} patterns{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
     patterns = selected(acquisition.patterns, received)
     data = DiffractionData(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from agent.config import Split
 from agent.reconstruction import DiffractionData
+from agent.reconstruction.patterns import selected
 
 SEVERAL_COUNTS = 1.5
 """Excess variance from which an electron must be taken to give more than one count."""
@@ -35,7 +36,9 @@ def split(data: DiffractionData, rule: Split, seed: int, number: int = 0) -> tup
     """
     if rule == "positions":
         first = alternate(data.positions, number)
-        return tuple(replace(data, patterns=data.patterns[m], positions=data.positions[m]) for m in (first, ~first))  # type: ignore[return-value]
+        return tuple(
+            replace(data, patterns=selected(data.patterns, m), positions=data.positions[m]) for m in (first, ~first)
+        )  # type: ignore[return-value]
     from agent.reconstruction.thinning import halves
 
     one, other = halves(data.patterns, seed)

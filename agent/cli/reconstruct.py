@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from agent.cli.results import write_json
@@ -14,6 +17,8 @@ from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
 from agent.processing import ProcessingJob, process_acquisition
 from agent.quantities import signed_length, uncertain
+from agent.reconstruction.checks import MOST_COUNTS, SMALLEST_DETECTOR
+from agent.reconstruction.patterns import as_type, chunks
 from agent.reconstruction.raw_arrays import ArrayLayout
 from agent.reconstruction.readers import PatternFile, is_acquisition, read_patterns
 from agent.report.pictures import Picture, phase_image
@@ -49,13 +54,21 @@ def reconstruct_file(
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
     """
     console = Console()
+    folder = out or Path.cwd()
+    if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
+        msg = f"{json_file}: cannot be written; name a file in a folder that exists"
+        raise BadInputError(msg)
     layout = layout or ArrayLayout()
     if not given and layout == ArrayLayout() and is_acquisition(path):
         acquisition = read_acquisition(path)
     else:
         acquisition = _as_acquisition(path, read_patterns(path, dataset=dataset, layout=layout, **given))
-    folder = out or Path.cwd()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:  # before anything is computed
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
+        raise BadInputError(msg) from error
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
     halves = _split(acquisition)
@@ -102,7 +115,12 @@ def parse_shape(text: str | None, option: str) -> tuple[int, int] | None:
 
 def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
     """Patterns of any file in the form in which a campaign hands them to its processing."""
-    data = file.data
+    n_y, n_x = file.data.patterns.shape[1:]
+    if min(n_y, n_x) < SMALLEST_DETECTOR:
+        least = f"{SMALLEST_DETECTOR} × {SMALLEST_DETECTOR}"
+        msg = f"{path}: holds patterns of {n_y} × {n_x} pixels; at least {least} are expected, the detector's axes last"
+        raise BadInputError(msg)
+    data = replace(file.data, patterns=_whole_counts(path, file.data.patterns))
     positions, half = data.positions, file.step / 2
     low, high = positions.min(axis=0) - half, positions.max(axis=0) + half
     plan = AcquisitionPlan(
@@ -146,6 +164,26 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         metadata=Metadata(sample=path.name),
         outcome=Outcome(id=plan.id, state="done", frames=len(positions)),
     )
+
+
+def _whole_counts(path: Path, patterns: NDArray[Any]) -> NDArray[Any]:
+    """Counts (n, ky, kx) as unsigned integers: the score splits them. Raises BadInputError where a float is no whole number."""
+    if patterns.dtype.kind == "u":
+        return patterns
+    most = 0.0
+    for chunk in chunks(patterns):
+        broken = chunk != np.rint(chunk)
+        if broken.any():
+            value = float(chunk[broken][0])
+            msg = (
+                f"{path}: holds {value:g} in a pixel, and the score is made of whole counts; give --counts-per-electron"
+            )
+            raise BadInputError(msg)
+        most = max(most, float(chunk.max()))
+    if most > MOST_COUNTS:
+        msg = f"{path}: holds {most:.4g} counts in a pixel; legal: up to {MOST_COUNTS:g}; give --counts-per-electron"
+        raise BadInputError(msg)
+    return as_type(patterns, np.min_scalar_type(int(most)))
 
 
 def _scored(field: Rectangle) -> Rectangle:

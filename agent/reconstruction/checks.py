@@ -19,7 +19,7 @@ LARGEST_OBJECT = 16384
 """Object pixels along an edge; a wider field is a mistake of units, or too much for one reconstruction."""
 SMALLEST_DETECTOR = 8
 """Pixels along an edge of a pattern."""
-SEMIANGLES = (0.1, 300.0)
+SEMIANGLES = (0.1, 200.0)
 """mrad; smaller ones are rad, larger ones no electron lens has."""
 MOST_COUNTS = 1e9
 """Counts in a pixel; more are no electrons but a mark, such as the largest number of 32 bits, that a pixel is dead."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from agent.errors import BadInputError
 from agent.reconstruction import nion
 from agent.reconstruction.bright_field import fit_disc
+from agent.reconstruction.checks import SEMIANGLES
 from agent.reconstruction.mib import map_mib
 from agent.reconstruction.patterns import room, selected, stored
 from agent.reconstruction.raw_arrays import ArrayLayout, map_npy, map_raw
@@ -35,6 +36,12 @@ _FORMATS: dict[str, Callable[[Path, ArrayLayout], NDArray[Any]]] = {
     ".raw": map_raw,
     ".bin": map_raw,
     ".dat": map_raw,
+}
+_LEGAL = {
+    "voltage": (1e3, 1e7, "eV (--voltage takes kV)"),
+    "semiangle": (*SEMIANGLES, "mrad"),
+    "step": (1e-3, 1e4, "Å"),
+    "defocus": (-1e6, 1e6, "Å"),
 }
 _CHUNK = 64 * 2**20
 """Bytes of patterns looked at in one go."""
@@ -74,10 +81,16 @@ def read_patterns(
         BadInputError: no such file, damaged, not four-dimensional, a number missing or not positive; one sentence.
     """
     _check_given(given)
+    if path.is_dir():
+        msg = f"{path}: is a folder; name a file in it"
+        raise BadInputError(msg)
     if not path.is_file():
         msg = f"{path}: there is no such file"
         raise BadInputError(msg)
     suffix = path.suffix.lower()
+    if suffix == ".part":
+        msg = f"{path}: is still being written, or what wrote it was stopped; wait for {path.stem}"
+        raise BadInputError(msg)
     if suffix in _FORMATS:
         return _assemble(path, _FORMATS[suffix](path, layout), given)
     if suffix.startswith(".ndata"):
@@ -96,7 +109,17 @@ def _check_given(given: dict[str, float]) -> None:
             msg = f"{name} is not a number of a recording; legal: {', '.join(NUMBERS)}"
             raise BadInputError(msg)
         if not math.isfinite(value) or (name != "defocus" and value <= 0):
-            msg = f"--{name.replace('_', '-')} {value:g} is not possible; legal: a positive number"
+            legal = "a number of Å, positive for underfocus" if name == "defocus" else "a positive number"
+            msg = f"--{name.replace('_', '-')} {value:g} is not possible; legal: {legal}"
+            raise BadInputError(msg)
+
+
+def _check_range(path: Path, numbers: dict[str, float]) -> None:
+    for name, (low, high, unit) in _LEGAL.items():
+        if not low < numbers.get(name, high) <= high:
+            msg = (
+                f"{path}: {name} of {numbers[name]:g} is not possible; legal: {low:g} … {high:g} {unit}; give --{name}"
+            )
             raise BadInputError(msg)
 
 
@@ -133,6 +156,7 @@ def is_acquisition(path: Path) -> bool:
 def _from_acquisition(path: Path, given: dict[str, float]) -> PatternFile:
     from agent.store import read_acquisition
 
+    _check_range(path, given)
     acquisition = read_acquisition(path)
     plan, description, received = acquisition.plan, acquisition.description, acquisition.received
     if not received.any():
@@ -166,7 +190,11 @@ def _assemble(path: Path, patterns: NDArray[Any], numbers: dict[str, float]) -> 
         options = ", ".join(f"--{name}" for name in missing)
         msg = f"{path}: does not say {', '.join(missing)}; give {options}"
         raise BadInputError(msg)
+    _check_range(path, numbers)
     n_y, n_x = patterns.shape[:2]
+    if patterns.size == 0:
+        msg = f"{path}: holds no counts, its shape is {' × '.join(map(str, patterns.shape))}"
+        raise BadInputError(msg)
     flat = patterns.reshape(-1, *patterns.shape[2:])
     if patterns.dtype.kind == "f" and "counts_per_electron" in numbers:
         flat = _whole_electrons(path, flat, numbers["counts_per_electron"])

@@ -6,7 +6,11 @@ import json
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
+
+from agent.cli.reconstruct import reconstruct_file
+from agent.errors import BadInputError
 
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
 
@@ -35,3 +39,31 @@ def test_a_recording_becomes_object_picture_and_json(tmp_path: Path, capsys: pyt
         assert Path(told[key]).parent == tmp_path / "out"
         assert Path(told[key]).stat().st_size > 1000
         assert told[key] in printed
+
+
+@pytest.mark.parametrize(
+    ("factor", "size", "target", "message"),
+    [
+        (0.37, 32, {}, "holds 0.37 in a pixel, and the score is made of whole counts; give --counts-per-electron"),
+        (1e10, 32, {}, r"holds 1e\+10 counts in a pixel; legal: up to 1e\+09"),
+        (1, 7, {}, "holds patterns of 7 × 7 pixels; at least 8 × 8 are expected, the detector's axes last"),
+        (1, 32, {"out": "scan.h5"}, "scan.h5: cannot be written .*; name another folder with --out"),
+        (
+            1,
+            32,
+            {"json_file": "absent/result.json"},
+            "result.json: cannot be written; name a file in a folder that exists",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_or_written_is_refused_before_anything_is_computed(
+    tmp_path: Path, factor: float, size: int, target: dict[str, str], message: str
+) -> None:
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        file["data"] = factor * np.ones((4, 4, size, size), np.float32)
+        file.attrs.update({"voltage": 80e3, "semiangle_mrad": 20.0, "scan_step_A": 1.0, "angular_pixel_mrad": 2.5})
+    places = {"out": tmp_path / "out", "json_file": None} | {name: tmp_path / where for name, where in target.items()}
+    with pytest.raises(BadInputError, match=message):
+        reconstruct_file(path, places["out"], {}, 2, places["json_file"])
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]

@@ -121,7 +121,7 @@ def test_wrong_shapes_are_refused(changes: dict[str, Any], message: str) -> None
         ({"semiangle": 0.0214}, "is 0.0107 pixels of 2 mrad; legal"),
         (
             {"semiangle": 0.0214, "angular_pixel": 0.002},
-            "semiangle of 0.0214 mrad is not possible; legal: 0.1 … 300 mrad",
+            "semiangle of 0.0214 mrad is not possible; legal: 0.1 … 200 mrad",
         ),
         ({"centre": 16.0}, "the centre is 16.0; (row, column) in detector pixels is expected"),
         ({"centre": (1.0, 2.0, 3.0)}, "the centre is (1.0, 2.0, 3.0); (row, column)"),

@@ -57,7 +57,7 @@ def spoilt(value: float, dtype: str = "f4") -> NDArray[Any]:
         ),
         ({"scan_step": None}, "scan_step of None is not possible; a positive number"),
         ({"scan_step": 1e-10}, r"scan_step of 1e-10 Å is not possible; legal: 0.001 … 100000 Å \(1 nm is 10"),
-        ({"semiangle": 0.02}, "semiangle of 0.02 mrad is not possible; legal: 0.1 … 300 mrad, so 0.02 rad is 20"),
+        ({"semiangle": 0.02}, "semiangle of 0.02 mrad is not possible; legal: 0.1 … 200 mrad, so 0.02 rad is 20"),
         (
             {"angular_pixel": 0.0022},
             "radius of .* pixels of 0.0022 mrad, .* and semiangle is 20 mrad; one of them is wrong",

@@ -128,6 +128,8 @@ def test_acquisition_file_brings_its_own_geometry_and_leaves_out_lost_frames(
         ("absent.h5", None, "there is no such file"),
         ("text.h5", b"hello", "is not an HDF5 file"),
         ("text.npy", b"hello", "not a NumPy array"),
+        (".", None, "is a folder; name a file in it"),
+        ("scan.h5.part", b"anything", "is still being written, or what wrote it was stopped; wait for scan.h5"),
     ],
 )
 def test_other_files_are_refused_in_one_sentence(
@@ -150,14 +152,38 @@ def test_damaged_and_unfit_files_are_refused(tmp_path: Path, counts: NDArray[np.
         file["a"], file["b"] = counts, counts
     np.save(tmp_path / "flat.npy", counts[0])
     np.save(tmp_path / "empty.npy", counts * 0)
+    with h5py.File(tmp_path / "row.h5", "w") as file:
+        file["data"] = counts[:0]
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "truncated.h5": ("is truncated", NUMBERS),
         "twice.h5": ("several data sets could be meant", NUMBERS),
         "flat.npy": ("3-dimensional", NUMBERS),
         "empty.npy": ("holds no counts", NUMBERS),
         "whole.h5": (r"--step -1 is not possible; legal: a positive number", {**NUMBERS, "step": -1.0}),
+        "row.h5": (r"holds no counts, its shape is 0 × 4 × 32 × 32", NUMBERS),
     }
     for name, (message, numbers) in cases.items():
         with pytest.raises(BadInputError, match=message):
             read_patterns(tmp_path / name, **numbers)
     assert read_patterns(tmp_path / "twice.h5", dataset="/b", **NUMBERS).scan_shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"voltage": 80.0},
+            r"voltage of 80 is not possible; legal: 1000 … 1e\+07 eV \(--voltage takes kV\); give --voltage",
+        ),
+        ({"semiangle": 0.02}, r"semiangle of 0.02 is not possible; legal: 0.1 … 200 mrad; give --semiangle"),
+        ({"step": 1e5}, r"step of 100000 is not possible; legal: 0.001 … 10000 Å; give --step"),
+        ({"defocus": -1e7}, r"defocus of -1e\+07 is not possible"),
+        ({"defocus": float("nan")}, r"--defocus nan is not possible; legal: a number of Å, positive for underfocus"),
+    ],
+)
+def test_numbers_in_other_units_are_refused(
+    tmp_path: Path, counts: NDArray[np.uint16], wrong: dict[str, float], message: str
+) -> None:
+    np.save(tmp_path / "scan.npy", counts)
+    with pytest.raises(BadInputError, match=message):
+        read_patterns(tmp_path / "scan.npy", **{**NUMBERS, **wrong})
