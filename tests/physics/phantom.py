@@ -15,8 +15,16 @@ from instrument import optics
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = 80e3, 21.4, 64, 2.0
 
 
+CRYSTAL = -1
+"""In place of a seed: a honeycomb with the lattice of MoS2, alike in every cell."""
+
+
 def places(seed: int = 5) -> NDArray[np.float64]:
-    """(350, 2) atoms at random places of the plane, Å, from −20 to 45."""
+    """(350, 2) atoms at random places of the plane, Å, from −20 to 45; or the honeycomb, from −35 to 65."""
+    if seed == CRYSTAL:
+        i, j = np.meshgrid(np.arange(-12, 24), np.arange(-11, 21), indexing="ij")
+        first = 3.16 * np.stack([i.ravel() * np.sqrt(0.75), (j + 0.5 * (i % 2)).ravel()], axis=-1)
+        return np.concatenate([first, first + np.array([3.16 / np.sqrt(3), 0.0])])
     return np.random.default_rng(seed).uniform(-20, 45, (350, 2))
 
 

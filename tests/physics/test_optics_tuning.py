@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, ReconstructionSettings, parameters, probe, reconstruct
@@ -15,6 +16,7 @@ from agent.reconstruction.tune import Tuned, tune
 from instrument import optics
 
 sys.path.insert(0, str(Path(__file__).parent))
+import phantom
 from test_reconstruction_engine import experiment
 
 ROTATION, CENTRE = 0.3, (32.4, 31.7)
@@ -79,6 +81,28 @@ def test_all_together(dose: float) -> None:
     warm = tune(learned, found.uncertainty)
     assert warm.evaluations < 0.6 * found.evaluations
     within(warm, again)
+
+
+@pytest.mark.parametrize("dose", [3e3, 1e5])
+def test_a_perfect_crystal_tells_defocus_and_astigmatism(dose: float) -> None:
+    """4 % of defocus and 20 Å of C12, as well as random atoms tell them: wherever two discs overlap, the phase between the
+    reflections depends on the place in the overlap through the aberrations alone. Centre and rotation are no worse known: the
+    disc's rim and the reflections tell them. From 180 Å away the search may end in another minimum, which this does not test.
+    """
+    c12 = {"C12": 20.0, "phi12": 0.6}
+
+    def astigmatic(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        ky, kx = probe.frequencies((phantom.N, phantom.N), phantom.ANGULAR_PIXEL, phantom.VOLTAGE)
+        return (wave * np.exp(-1j * optics.aberration_phase(ky, kx, phantom.VOLTAGE, c12)))[None].astype(np.complex64)
+
+    data = phantom.experiment(dose=dose, layers=(phantom.CRYSTAL,), modes=astigmatic)
+    truth = replace(data, aberrations=c12, detector_to_scan=np.eye(2))
+    wrong = replace(data, defocus=1.04 * data.defocus)
+    found = tune(wrong, parameters.widths(wrong, ("defocus", "C12")))
+    assert found.improved
+    for name, (error, sd) in errors(found, truth).items():
+        assert abs(error) < 3 * sd, name
+        assert sd < 1.0, name
 
 
 def test_at_very_low_dose_nothing_runs_away() -> None:
