@@ -36,6 +36,7 @@ from instrument import optics
 
 _STEPS = (1e-3, 1e5)  # Å
 _MISMATCH = 1.5  # factor between the disc's radius and the semi-angle; both are hardly ever wrong by more, units are
+_EVEN = 1e-5  # of the counts; rounding leaves less, counting noise more
 _SIGNIFICANT = 6.0  # of some ten thousand candidates the best of pure noise stands out by 4–5 standard deviations
 _CONVINCING = 10.0  # a lattice repeats its own skewness, so a few standard deviations may mean nothing on a crystal
 _HEARD = 4.0  # noise alone reaches it less than once in a thousand scans (9000 of 16², 24², 40² positions)
@@ -149,6 +150,9 @@ def calibrate(
     pixel_sd = pixel * disc.radius_sd / disc.radius if angular_pixel is None else 0.0
     whole, patterns = patterns, _middle(patterns, disc)
     spectra = bright_field_spectra(patterns, disc, mask)
+    if np.abs(spectra.values).max() < _EVEN * spectra.counts.max() * math.prod(patterns.shape[:2]):
+        msg = "the bright-field images are even: all patterns are the same, so they tell nothing of the geometry"
+        raise BadInputError(msg)
     edge = disc.radius * pixel  # mrad
     to_angstrom = scan_step / (edge * 1e-3)  # scan steps per disc radius -> Å per rad
     expected = abs(nominal_defocus) / to_angstrom if nominal_defocus else None

@@ -62,6 +62,10 @@ def spoilt(value: float, dtype: str = "f4") -> NDArray[Any]:
             {"angular_pixel": 0.0022},
             "radius of .* pixels of 0.0022 mrad, .* and semiangle is 20 mrad; one of them is wrong",
         ),
+        (
+            {"patterns": np.broadcast_to(scan()[:1, :1], (9, 9, 32, 32))},
+            "the bright-field images are even: all patterns are",
+        ),
         ({"patterns": scan().tolist()}, "patterns are a list; a NumPy array is expected"),
         ({"patterns": spoilt(1e30)}, r"scan row 4 hold 1e\+30 counts in a pixel; legal: up to 1e\+09"),
         ({"mask": np.full((32, 32), 0.5)}, r"the mask \(float64\) holds more than True and False"),
