@@ -87,7 +87,7 @@ def test_all_together(dose: float) -> None:
 def test_a_perfect_crystal_tells_defocus_and_astigmatism(dose: float) -> None:
     """4 % of defocus and 20 Å of C12, as well as random atoms tell them: wherever two discs overlap, the phase between the
     reflections depends on the place in the overlap through the aberrations alone. Centre and rotation are no worse known: the
-    disc's rim and the reflections tell them. From 180 Å away the search may end in another minimum, which this does not test.
+    disc's rim and the reflections tell them. From 180 Å away the search ends in another minimum, as it does with random atoms.
     """
     c12 = {"C12": 20.0, "phi12": 0.6}
 
