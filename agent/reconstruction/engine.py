@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping
+from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping, transmission
 from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved, padding
 from agent.reconstruction.patterns import chunks, joined, kept_on_disk, totals_and_mean
@@ -38,8 +38,8 @@ on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of
 no longer matter, and the guard falls to a hundredth: the likelihood is then all but the unguarded one (`schedule`).
 """
 AMPLITUDE_COUNTS = 300.0
-"""Counts per object pixel from which the amplitude of a single slice is found beside its phase; with fewer it is mostly noise,
-which takes counts from the phase."""
+"""Counts per object pixel from which the amplitude of a single slice, or the absorption of several, is found beside the phase;
+with fewer it is mostly noise, which takes counts from the phase."""
 
 
 @dataclass
@@ -117,6 +117,7 @@ class Reconstructor:
         self.passes = 0
         self.seconds = 0.0
         self.noise: noise.Noise | None = None
+        self.kappa = xp.zeros(())  # amplitudes are exp(−κφ)
         self._momentum: Momentum | None = None
         self._random = np.random.default_rng(settings.seed)
 
@@ -136,6 +137,12 @@ class Reconstructor:
         if self.settings.object_type is not None:
             return self.settings.object_type == "phase"
         return self.settings.slices > 1 or self._counts_per_pixel < AMPLITUDE_COUNTS
+
+    @property
+    def absorbing(self) -> bool:
+        """Whether several slices absorb in proportion to their phase."""
+        several = self.settings.object_type is None and self.settings.slices > 1
+        return several and self._counts_per_pixel >= AMPLITUDE_COUNTS
 
     @property
     def deviance(self) -> tuple[float, ...]:
@@ -197,7 +204,10 @@ class Reconstructor:
             self._momentum = Momentum(found.object.copy(), found.apertures.copy(), xp.ones(()))
         last = self._momentum
         before = found.object.copy()
+        if self.absorbing:
+            self.kappa = self.kappa + step.size * transmission.absorption_step(found.object, sums, xp)
         self._update_object(sums, step.size, self.phase_only)
+        self._absorb(sums)
         uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
         age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
         reach = xp.where(uphill, 0.0, (last.age - 1) / age)
@@ -208,12 +218,14 @@ class Reconstructor:
         displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
         if displacement is not None:
             found.object[...] = self._moved(found.object, displacement)
+            self._absorb(sums)
             last.object = self._moved(last.object, displacement)
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
         reach = reach.astype(np.float32)
         if self.phase_only:
             turn = reach * xp.angle(found.object * last.object.conj())
             found.object *= xp.exp(1j * turn) / xp.abs(found.object)  # rounding would grow threefold with every pass
+            self._absorb(sums)
         else:
             found.object += reach * (found.object - last.object)
         if step.probe > 0:
@@ -244,14 +256,21 @@ class Reconstructor:
         floor = ILLUMINATION_FLOOR * sums.illumination.max()
         change = sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
         if phase_only:
-            angle = (obj.conj() * change).imag
+            slope = obj.conj() * change
+            angle = slope.imag - self.kappa.astype(np.float32) * slope.real
             if self.settings.positivity:
                 angle = xp.maximum(angle, -xp.angle(obj))
-            obj *= _turn(angle, xp)
+            obj *= transmission.turn(angle, xp)
         else:
             obj += change
             if self.settings.positivity:
                 obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+
+    def _absorb(self, sums: forward.Sums) -> None:
+        """Give every slice the amplitude that goes with its phase."""
+        if self.absorbing:
+            obj = self.unknowns.object
+            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, self.backend.xp)
 
     def append(self, patterns: NDArray[Any], positions: NDArray[np.float64]) -> None:
         """Take in patterns that arrive later; object and probe go on from where they are.
@@ -416,18 +435,12 @@ class Reconstructor:
             apertures=unknowns.apertures.copy(),
             background=unknowns.background.copy(),
         )
+        twin.kappa = xp.zeros(())
         twin._momentum, twin._deviance, twin.passes = None, [], 0
         twin._random = np.random.default_rng(self.settings.seed)
         for step in schedule(twin.settings, len(unknowns.corners)):
             twin.one_pass(step)
         return self.backend.to_host(twin.reached().object)
-
-
-def _turn(angle: Any, xp: Any) -> Any:
-    """exp(i angle) in single precision; the complex exponential takes ten times as long."""
-    result = xp.empty(angle.shape, xp.complex64)
-    result.real, result.imag = xp.cos(angle), xp.sin(angle)
-    return result
 
 
 def _optional(array: NDArray[Any] | None, xp: Any) -> Any:

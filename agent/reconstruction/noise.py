@@ -156,7 +156,7 @@ def _again(
     xp, last = worker.backend.xp, worker.reached()
     truth = replace(
         worker.unknowns,
-        object=xp.asarray(np.exp(1j * phase).astype(np.complex64)),
+        object=xp.asarray(np.exp((1j - float(worker.kappa)) * phase).astype(np.complex64)),
         apertures=last.apertures,
         corners=worker.unknowns.corners[index],
         fractions=worker.unknowns.fractions[index],

@@ -83,9 +83,9 @@ class ReconstructionSettings:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices.
         slice_spacing: Å from slice to slice.
-        object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: complex for one slice with
-            300 counts per object pixel or more; phase otherwise, because amplitudes would be noise, or could hardly be told
-            from the phases of neighbouring slices.
+        object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: phase only below 300 counts
+            per object pixel, where amplitudes would be noise; above, one slice is complex, and several absorb in proportion to
+            their phase (`transmission`), because amplitudes of their own could hardly be told from their neighbours' phases.
         positivity: whether phases below that of vacuum are set to it.
         variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
         refine_intensity: whether each pattern has an intensity of its own.
