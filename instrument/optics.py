@@ -79,7 +79,6 @@ def aberration_phase(
         raise ValueError(msg)
     lam = wavelength(voltage)
     alpha = lam * xp.hypot(ky, kx)
-    phi = xp.arctan2(ky, kx)
     chi = xp.zeros_like(alpha)
     for name, value in aberrations.items():
         if not name.startswith("C") or value == 0:
@@ -87,7 +86,7 @@ def aberration_phase(
         n, m = int(name[1]), int(name[2])
         term = alpha ** (n + 1) / (n + 1) * value
         if m:
-            term = term * xp.cos(m * (phi - aberrations.get(f"phi{n}{m}", 0.0)))
+            term = term * xp.cos(m * (xp.arctan2(ky, kx) - aberrations.get(f"phi{n}{m}", 0.0)))
         chi = chi + term
     return 2 * math.pi / lam * chi
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected
+from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected, turn
 from agent.reconstruction.thinning import thin
 
 
@@ -42,6 +42,10 @@ class Backend(Protocol):
 
     def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
         """Modelled counts of the patterns `index`, float32, in the layout that `load` gives."""
+        ...
+
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+        """See `forward.turn`."""
         ...
 
 
@@ -76,6 +80,10 @@ class ArrayBackend:
             for start in range(0, len(index), self.chunk)
         ]
         return added(parts, self.xp)
+
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+        """See `forward.turn`."""
+        turn(obj, sums, size, floor, kappa, positive, self.xp)
 
 
 def added(parts: list[Sums], xp: Any) -> Sums:

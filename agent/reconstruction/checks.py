@@ -277,17 +277,21 @@ def _nearest(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Largest of the two coordinate distances to the nearest other point, of at most _SAMPLED of (n, 2) points."""
     chosen = np.unique(np.linspace(0, len(points) - 1, _SAMPLED).astype(np.intp))
     nearest = np.empty(len(chosen))
-    for i, index in enumerate(chosen):
-        distance = np.abs(points - points[index]).max(axis=1)
-        distance[index] = np.inf
-        nearest[i] = distance.min()
+    at_once = max(1, 2**16 // len(points))
+    for first in range(0, len(chosen), at_once):
+        part = chosen[first : first + at_once]
+        distance = np.abs(points[None, :, 0] - points[part, 0, None])
+        np.maximum(distance, np.abs(points[None, :, 1] - points[part, 1, None]), out=distance)
+        distance[np.arange(len(part)), part] = np.inf
+        nearest[first : first + at_once] = distance.min(axis=1)
     return nearest
 
 
 def _check_counts(patterns: Any, mask: NDArray[np.bool_] | None) -> None:
     """Sweep over (n, ky, kx) patterns; unsigned ones of at most 16 bits only as far as the first count."""
     unsigned = patterns.dtype.kind == "u" and patterns.dtype.itemsize <= 2
-    n = max(1, _CHUNK // (math.prod(patterns.shape[1:]) * patterns.dtype.itemsize))
+    # the first count of unsigned ones lies in the first pattern, as a rule
+    n = max(1, (_CHUNK // 64 if unsigned else _CHUNK) // (math.prod(patterns.shape[1:]) * patterns.dtype.itemsize))
     seen, total = False, 0.0
     for first in range(0, len(patterns), n):
         part = np.asarray(patterns[first : first + n])

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from agent.reconstruction.transform import LANES
 
 _block = Kernel("kernels_cpu", "block")
 _relayout = Kernel("kernels_detector", "relayout")
+_split, _gather, _turn = (Kernel("kernels_object", name) for name in ("split", "gather", "turn"))
 _SMALL = 8
 """Patterns per thread below which a batch is not worth a thread of its own."""
 
@@ -152,7 +154,7 @@ class CpuBackend:
                 place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
                 sources.append(np.where(place < length, place, -1))
             contiguous = np.ascontiguousarray(chunk, out.dtype)
-            _lay_out(contiguous, (sources[0], sources[1]), out[first : first + len(chunk)], self.workers)
+            _lay_out(contiguous, sources[0], sources[1], out[first : first + len(chunk)], self.workers)
             first += len(chunk)
         assert out is not None
         return out
@@ -172,6 +174,12 @@ class CpuBackend:
         with self._busy:
             self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
         return counts[index]
+
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+        """See `forward.turn`."""
+        lit = sums.illumination.reshape(-1)
+        how = packed(float(size), float(floor), float(kappa), int(positive))
+        _turn(packed(_flat(obj), _flat(sums.object_numerator), lit), how)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""
@@ -212,16 +220,12 @@ class CpuBackend:
         compact[:, :, : len(support.places_y)] = cut * (support.sign / (n_y * n_x))
         slopes = np.zeros((len(unknowns.corners), 2 + len(apertures)), np.float32)
         modelled = np.zeros(len(unknowns.corners), np.float32)
-        constant = self._find_constant(problem, (n_y, n_x), len(obj))
+        constant = self._find_constant(problem, unknowns)
         fixed = (
+            constant.packed, support.packed,
             packed(
-                unknowns.corners, unknowns.fractions, problem.counts.reshape(-1), unknowns.weights,
                 *_planar(obj), len(obj), obj.shape[2], *_planar(compact), problem.n_modes,
-            ),
-            constant.propagators, support.packed, constant.transforms,
-            packed(
-                constant.mask, self._plane(unknowns.background), constant.transfer,
-                float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss),
+                self._plane(unknowns.background), float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss),
                 wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected, slopes, modelled,
             ),
         )  # fmt: skip
@@ -251,10 +255,11 @@ class CpuBackend:
         n_y, n_x = apertures.shape[1:]
         sums = Sums(None, None, None, None, deviance, None, modelled[index])
         if wanted.adjoint:
-            numerator = np.empty_like(obj)
-            numerator.real, numerator.imag = (_total([s.object[i] for s in used]) for i in (0, 1))
-            sums.object_numerator = numerator
-            sums.illumination = _total([s.object[2] for s in used]) * np.float32(n_y * n_x)
+            sums.object_numerator, sums.illumination = np.empty_like(obj), np.empty(obj.shape, np.float32)
+            out = packed(_flat(sums.object_numerator), sums.illumination.reshape(-1))
+            for number, scratch in enumerate(used):
+                accumulated = packed(*(a.reshape(-1) for a in scratch.object), float(n_y * n_x), number)
+                _gather(accumulated, out)
             if wanted.probe:
                 compact = _total([s.apertures[0] for s in used]) + 1j * _total([s.apertures[1] for s in used])
                 compact = compact[:, :, : len(support.places_y)] * (support.sign / (n_y * n_x))
@@ -272,22 +277,29 @@ class CpuBackend:
             self._support = _support(inside)
         return self._support
 
-    def _find_constant(self, problem: Problem, shape: tuple[int, int], n_slices: int) -> _Constant:
-        known = self._constant
-        made_of = (problem.mask, problem.propagators, problem.transfer, n_slices)
+    def _find_constant(self, problem: Problem, unknowns: Unknowns) -> _Constant:
+        located = (unknowns.corners, unknowns.fractions, problem.counts, unknowns.weights)
+        made_of = (*located, problem.propagators, problem.mask, problem.transfer)
+        known, shape = self._constant, unknowns.apertures.shape[1:]
         if known is None or any(a is not b for a, b in zip(known.made_of, made_of, strict=True)):
             size = np.float32(shape[0] * shape[1])
-            propagators = [self._plane(p / size) for p in problem.propagators] if n_slices > 1 else []
-            plan_y, plan_x = _plan(shape[0]), _plan(shape[1])
+            planes = [self._plane(p / size) for p in problem.propagators] or [np.zeros(1, np.complex64)]
             transfer = np.zeros(0, np.float32)
             if problem.transfer is not None:
                 transfer = self._plane(np.asarray(problem.transfer, np.float32) / size)
+            transforms = [(plan.passes, plan.twiddles) for plan in map(_plan, shape)]
             known = self._constant = _Constant(
                 made_of,
-                self._plane(problem.mask),
-                transfer,
-                packed(*_planar(np.concatenate([*propagators, np.zeros(1, np.complex64)]))),
-                packed(plan_y.passes, plan_y.twiddles, plan_x.passes, plan_x.twiddles, plan_y.order, plan_x.order),
+                packed(
+                    *located[:2],
+                    problem.counts.reshape(-1),
+                    unknowns.weights,
+                    *_planar(np.concatenate(planes)),
+                    self._plane(problem.mask),
+                    transfer,
+                    *chain.from_iterable(transforms),
+                    *(_plan(n).order for n in shape),
+                ),
             )
         return known
 
@@ -306,28 +318,35 @@ class CpuBackend:
 
 @dataclass(frozen=True)
 class _Constant:
-    """What stays from batch to batch, as kernels take it; `made_of` says for which problem."""
+    """What stays from batch to batch, as kernels take it, and the arrays that it was made of."""
 
     made_of: tuple[Any, ...]
-    mask: NDArray[np.float32]
-    transfer: NDArray[np.float32]
-    propagators: Packed
-    transforms: Packed
+    packed: Packed
 
 
 def _planar(array: NDArray[np.complex64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Flat real and imaginary parts."""
-    flat = array.reshape(-1)
-    return np.ascontiguousarray(flat.real), np.ascontiguousarray(flat.imag)
+    re, im = np.empty((2, array.size), np.float32)
+    _split(packed(_flat(array), re, im))
+    return re, im
+
+
+def _flat(array: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """A view as floats, real and imaginary parts in turn."""
+    if not array.flags.c_contiguous:
+        array = np.ascontiguousarray(array)
+    return array.reshape(-1).view(np.float32)
 
 
 def _lay_out(
-    patterns: NDArray[Any], sources: tuple[NDArray[np.int64], NDArray[np.int64]], out: NDArray[Any], workers: int
+    patterns: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], out: NDArray[Any], workers: int
 ) -> None:
-    """Write patterns (b, y, x) into detector planes (b, ky · kx); `sources`: detector pixel at each place, −1 for none."""
+    """Write patterns (b, y, x) into detector planes (b, ky · kx): detector row and column at each place, −1 for none."""
+    offsets = np.where(rows < 0, -1, rows * patterns.shape[2])
+    source = patterns.reshape(len(patterns), -1)
 
     def work(first: int, stop: int) -> None:
-        _relayout(packed(patterns[first:stop], *sources, out[first:stop]))
+        _relayout(packed(source[first:stop], offsets, columns, out[first:stop]))
 
     share(work, len(patterns), workers)
 

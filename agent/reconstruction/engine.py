@@ -111,6 +111,7 @@ class Reconstructor:
         self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
+        self.start_probe = self.unknowns.apertures[: self.problem.n_modes].copy()
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
         self.notes = kept_on_disk(self.problem.counts)
         self._deviance: list[Any] = []
@@ -223,8 +224,9 @@ class Reconstructor:
         reached = Momentum(found.object.copy(), found.apertures.copy(), age)
         reach = reach.astype(np.float32)
         if self.phase_only:
-            turn = reach * xp.angle(found.object * last.object.conj())
-            found.object *= xp.exp(1j * turn) / xp.abs(found.object)  # rounding would grow threefold with every pass
+            half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
+            # rounding of the modulus would grow threefold with every pass
+            found.object *= forward.turned(half, xp) / xp.abs(found.object)
             self._absorb(sums)
         else:
             found.object += reach * (found.object - last.object)
@@ -247,6 +249,14 @@ class Reconstructor:
             self.unknowns.object[...], self.unknowns.apertures[...] = self._momentum.object, self._momentum.apertures
             self._momentum = None
 
+    def scale_counts(self, factor: float) -> None:
+        """Expect `factor` times as many electrons in every pattern; the object stays."""
+        root = np.float32(np.sqrt(factor))
+        self.unknowns.apertures *= root
+        self.unknowns.background *= np.float32(factor)
+        if self._momentum is not None:
+            self._momentum.apertures *= root
+
     def _update_object(self, sums: forward.Sums, size: float, phase_only: bool) -> None:
         """One preconditioned step of every slice; all together they shift the phase by what one slice would.
 
@@ -254,15 +264,10 @@ class Reconstructor:
         """
         xp, obj = self.backend.xp, self.unknowns.object
         floor = ILLUMINATION_FLOOR * sums.illumination.max()
-        change = sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
         if phase_only:
-            slope = obj.conj() * change
-            angle = slope.imag - self.kappa.astype(np.float32) * slope.real
-            if self.settings.positivity:
-                angle = xp.maximum(angle, -xp.angle(obj))
-            obj *= transmission.turn(angle, xp)
+            self.backend.turn(obj, sums, size / len(obj), floor, self.kappa, self.settings.positivity)
         else:
-            obj += change
+            obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
             if self.settings.positivity:
                 obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
 
@@ -360,16 +365,18 @@ class Reconstructor:
         )
 
     def _corrected(self, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> tuple[NDArray[np.complex64], float]:
-        """The object (S, y, x) with what noise did to its phases undone as far as the settings ask, and their scale before."""
+        """The object (S, y, x) with what weakened its phases undone as far as the settings ask, and the scale that noise left."""
         if self.noise is None:
             return obj, 1.0
         scale = self.noise.scale if self.settings.quantitative else 1.0
         mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
         before = np.angle(obj * mean.conj())
-        after = before
+        pixel, gain = self.geometry.pixel_size, np.ones((1, 1))
         if self.settings.regularise:
-            gain = noise.wiener(before.sum(axis=0), lit, self.noise, self.geometry.pixel_size)
-            after = np.fft.ifft2(np.fft.fft2(before) * gain).real
+            gain = noise.wiener(before.sum(axis=0), lit, self.noise, pixel)
+        if self.settings.quantitative and len(obj) > 1:
+            gain = gain / transmission.within_slab(lit.shape, pixel, self.settings.slice_spacing, self.data.voltage)
+        after = before if gain.size == 1 else np.fft.ifft2(np.fft.fft2(before) * gain).real
         return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale
 
     def illumination(self) -> NDArray[np.float32]:
@@ -412,6 +419,7 @@ class Reconstructor:
             background=self.unknowns.background.copy(),
             weights=self.unknowns.weights.copy(),
         )
+        twin.start_probe = twin.unknowns.apertures.copy()
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
         twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin

@@ -254,6 +254,33 @@ def _adjoint(
     sums.slopes[:, 1] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
 
 
+def turn(obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool, xp: Any) -> None:
+    """Turn the phases of obj (S, y, x), in place, by `size` of the preconditioned gradient (Im − κ Re)(conj(O) N)/(L + floor).
+
+    κ is the absorption that goes with the phase (`transmission`). Of an angle φ it is 2 arctan(φ/2), which needs no sine:
+    exp(2i arctan a) = (1 + ia)²/(1 + a²). `positive`: none below 0.
+    """
+    slope = obj.conj() * sums.object_numerator
+    a = (slope.imag - kappa.astype(np.float32) * slope.real) * (np.float32(0.5 * size) / (sums.illumination + floor))
+    if positive:
+        a = xp.maximum(a, -half_tangent(obj, xp))
+    obj *= turned(a, xp)
+
+
+def half_tangent(z: Any, xp: Any) -> Any:
+    """tan(arg(z)/2)."""
+    return z.imag / xp.maximum(xp.abs(z) + z.real, np.float32(1e-6))
+
+
+def turned(half: Any, xp: Any) -> Any:
+    """exp(2i arctan(half)), complex64."""
+    out = xp.empty(half.shape, xp.complex64)
+    squared = half * half
+    scale = 1 / (1 + squared)
+    out.real, out.imag = (1 - squared) * scale, 2 * half * scale
+    return out
+
+
 def _scatter(values: Any, index: Any, shape: tuple[int, int], xp: Any) -> Any:
     """Add (b, ky, kx) values into an image of `shape` at flat `index`."""
     flat, size = values.ravel(), shape[0] * shape[1]

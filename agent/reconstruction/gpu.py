@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
-from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected
+from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected, turn
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
 
 WAVES = 1024
@@ -105,6 +105,11 @@ class GpuBackend:
                 first += len(part)
             assert out is not None
             return out
+
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+        """See `forward.turn`."""
+        with failures():
+            turn(obj, sums, size, floor, kappa, positive, self.xp)
 
     def thin(self, counts: Any, fraction: float, seed: int) -> Any:
         """As `thinning.thin` of counts that `load` has made, by another random sequence than on the CPU."""

@@ -187,10 +187,11 @@ def _columns_to_aperture(
 @njit(**OPTIONS)
 def block(
     index: Any, corners: Any, fractions: Any, counts: Any, weights: Any,
-    o_re: Any, o_im: Any, n_slices: int, width: int, a_re: Any, a_im: Any, n_modes: int, h_re: Any, h_im: Any,
-    places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
+    h_re: Any, h_im: Any, mask: Any, transfer: Any,
     plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
-    mask: Any, background: Any, transfer: Any, guard: float, variance: float, loss: int,
+    places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
+    o_re: Any, o_im: Any, n_slices: int, width: int, a_re: Any, a_im: Any, n_modes: int,
+    background: Any, guard: float, variance: float, loss: int,
     want_adjoint: int, want_probe: int, want_ratio: int, want_deviance: int, expected: Any, slopes: Any, modelled: Any,
     n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any,
     t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,

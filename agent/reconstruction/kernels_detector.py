@@ -182,20 +182,30 @@ def _blur(
 
 
 @njit(**OPTIONS)
-def relayout(patterns: Any, source_y: Any, source_x: Any, out: Any) -> None:
-    """out[i] = patterns[i] in detector planes: out[·, (g·n_x + x)·16 + l] = patterns[·, source_y[16 g + l], source_x[x]].
+def relayout(patterns: Any, rows: Any, columns: Any, out: Any) -> None:
+    """Patterns (b, pixels) in detector planes: out[·, (g · n_x + x) · 16 + l] = patterns[·, rows[16 g + l] + columns[x]].
 
-    A source of −1 is a pixel that the detector does not have.
+    rows and columns are places in a pattern; one less than 0 is a pixel that the detector does not have.
     """
-    n_y, n_x = len(source_y), len(source_x)
+    n_y, n_x, lanes = np.uint64(len(rows)), np.uint64(len(columns)), np.uint64(LANES)
+    everywhere = True
+    for y in range(n_y):
+        everywhere = everywhere and rows[y] >= 0
+    for x in range(n_x):
+        everywhere = everywhere and columns[x] >= 0
     for i in range(len(patterns)):
-        for g in range(0, n_y, LANES):
+        source, target = patterns[i], out[i]
+        for g in range(np.uint64(0), n_y, lanes):
             for x in range(n_x):
-                base = g * n_x + x * LANES
-                column = source_x[x]
-                for lane in range(LANES):
-                    row = source_y[g + lane]
-                    out[i, base + lane] = patterns[i, row, column] if row >= 0 and column >= 0 else 0
+                place, column = g * n_x + x * lanes, columns[x]
+                if everywhere:
+                    # unsigned places: numba would count negative ones from the end
+                    for lane in range(lanes):
+                        target[place + lane] = source[np.uint64(rows[g + lane] + column)]
+                else:
+                    for lane in range(lanes):
+                        row = rows[g + lane]
+                        target[place + lane] = source[np.uint64(row + column)] if row >= 0 and column >= 0 else 0
 
 
 @njit(**OPTIONS)

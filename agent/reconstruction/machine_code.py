@@ -28,6 +28,7 @@ _SOURCES = (
     "kernels_cpu.py",
     "kernels_detector.py",
     "kernels_fft.py",
+    "kernels_object.py",
     "kernels_thinning.py",
     "machine_code.py",
     "simd.py",

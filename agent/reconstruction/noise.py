@@ -21,8 +21,8 @@ from instrument import optics
 if TYPE_CHECKING:
     from agent.reconstruction.engine import Reconstructor
 
-PATTERNS = 256
-"""Patterns of the middle of the scan that are simulated."""
+PATTERNS = 400
+"""Patterns of the middle of the scan that are simulated; with fewer their rim, where less light falls, tells too much."""
 LIT = 0.5
 """Part of the largest illumination above which the object counts in full."""
 SMALLEST = 32
@@ -153,11 +153,14 @@ def _again(
     worker: Reconstructor, phase: NDArray[np.float64], index: NDArray[np.int64], attempt: int
 ) -> NDArray[np.complex64]:
     """Simulate the patterns `index` of an object with the phases (S, y, x), and reconstruct them as `worker` did."""
-    xp, last = worker.backend.xp, worker.reached()
+    xp = worker.backend.xp
+    # noise in the probe that was found would count twice: as the truth's and as the replica's own
+    apertures = worker.reached().apertures.copy()
+    apertures[: worker.problem.n_modes] = worker.start_probe
     truth = replace(
         worker.unknowns,
         object=xp.asarray(np.exp((1j - float(worker.kappa)) * phase).astype(np.complex64)),
-        apertures=last.apertures,
+        apertures=apertures,
         corners=worker.unknowns.corners[index],
         fractions=worker.unknowns.fractions[index],
         weights=worker.unknowns.weights[index],

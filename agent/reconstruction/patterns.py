@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.machine_code import Kernel, packed
+from agent.reconstruction.threads import share
 
 _add_up = Kernel("kernels_detector", "add_up")
 _CHUNK = 512
@@ -107,9 +108,17 @@ def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
 
 def totals_and_mean(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(counts of each pattern in the counting pixels, mean pattern)."""
-    totals, mean = [], np.zeros(seen.shape)
-    visible, line = seen.astype(np.float32), np.zeros(seen.shape[1])
+    totals, mean, visible = [], np.zeros(seen.shape), seen.astype(np.float32)
     for chunk in chunks(patterns):
-        totals.append(np.zeros(len(chunk)))
-        _add_up(packed(np.ascontiguousarray(chunk), visible, totals[-1], mean, line))
+        counts, total = np.ascontiguousarray(chunk), np.zeros(len(chunk))
+        parts: dict[int, NDArray[np.float64]] = {}
+
+        def work(first: int, stop: int, counts: Any = counts, total: Any = total, parts: Any = parts) -> None:
+            parts[first] = np.zeros(seen.shape)
+            _add_up(packed(counts[first:stop], visible, total[first:stop], parts[first], np.empty(seen.shape[1])))
+
+        share(work, len(counts))
+        totals.append(total)
+        for _, part in sorted(parts.items()):
+            mean += part
     return np.concatenate(totals), mean / len(patterns)

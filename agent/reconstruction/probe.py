@@ -44,7 +44,9 @@ def aperture_wave(
     ky, kx = ky - centre_offset[0] * dk, kx - centre_offset[1] * dk
     edge = (optics.spatial_frequency(semiangle, voltage) - np.hypot(ky, kx)) / dk + 0.5
     disc = np.sqrt(np.clip(edge, 0, 1)) if amplitude is None else amplitude * (edge > -1)
-    wave = disc * np.exp(-1j * optics.aberration_phase(ky, kx, voltage, aberrations))
+    lit = np.nonzero(disc)
+    wave = disc.astype(np.complex128)
+    wave[lit] *= np.exp(-1j * optics.aberration_phase(ky[lit[0], 0], kx[0, lit[1]], voltage, aberrations))
     return (wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
 
 

@@ -34,6 +34,8 @@ def propagators(
     data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
     """(S − 1, ky, kx) exp(−iπλΔz k²) from slice to slice. The place for a specimen tilt is here."""
+    if settings.slices == 1:
+        return np.zeros((0, *shape), np.complex64)
     ky, kx = probe.frequencies(shape, data.angular_pixel, data.voltage)
     dk = optics.spatial_frequency(data.angular_pixel, data.voltage)
     row, column = geo.centre_offset

@@ -25,10 +25,10 @@ JUDGES = 400
 """Patterns whose held-out counts are looked at after a pass; more would cost more than they tell."""
 GUARD = 0.1
 """Part of the first passes' guard under which held-out counts are judged: a single count in the dark shall not decide."""
-PATIENCE = 2
+PATIENCE = 3
 """Passes without gain after which nothing more is expected."""
 FINISH = 8
-"""Passes over all counts at the end."""
+"""Passes over all counts at the end; the momentum goes on from what was reached without those held out."""
 
 
 def possible(worker: Reconstructor) -> bool:
@@ -42,7 +42,7 @@ def run(worker: Reconstructor, steps: list[Step], on_progress: Callable[[int, in
     judges = np.sort(np.random.default_rng(worker.settings.seed).permutation(n)[:JUDGES])
     held = worker.backend.thin(problem.counts, HELD_OUT, worker.settings.seed + 1)
     problem.counts -= held
-    _scale(worker, 1 - HELD_OUT)
+    worker.scale_counts(1 - HELD_OUT)
     try:
         best, since, number = np.inf, 0, 0
         for number, step in enumerate(steps[:-FINISH]):
@@ -57,19 +57,12 @@ def run(worker: Reconstructor, steps: list[Step], on_progress: Callable[[int, in
             if since >= PATIENCE:
                 break
     finally:
-        worker.settle()
         problem.counts += held
-        _scale(worker, 1 / (1 - HELD_OUT))
+        worker.scale_counts(1 / (1 - HELD_OUT))
     for last in range(FINISH):
         worker.one_pass(steps[number], want_deviance=last == FINISH - 1)
         if on_progress is not None:
             on_progress(len(steps) - FINISH + last + 1, len(steps))
-
-
-def _scale(worker: Reconstructor, factor: float) -> None:
-    """Set probe and background to `factor` times the counts."""
-    worker.unknowns.apertures *= np.float32(np.sqrt(factor))
-    worker.unknowns.background *= np.float32(factor)
 
 
 def _held_out_deviance(worker: Reconstructor, held: Any, judges: Any) -> float:

@@ -13,8 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.reconstruction.forward import Sums
+from instrument import optics
 
 
 def phases(obj: Any, light: Any, xp: Any) -> Any:
@@ -36,8 +38,15 @@ def absorbing(obj: Any, kappa: Any, light: Any, xp: Any) -> Any:
     return obj * (xp.exp(-kappa.astype(np.float32) * phases(obj, light, xp)) / xp.abs(obj)).astype(np.float32)
 
 
-def turn(angle: Any, xp: Any) -> Any:
-    """exp(i angle) in single precision; the complex exponential takes ten times as long."""
-    result = xp.empty(angle.shape, xp.complex64)
-    result.real, result.imag = xp.cos(angle), xp.sin(angle)
-    return result
+def within_slab(
+    shape: tuple[int, ...], pixel_size: tuple[float, float], thickness: float, voltage: float
+) -> NDArray[np.float64]:
+    """What is left of a phase's spatial frequencies (y, x), when a slab of so many Å stands for one thin slice: sin(x)/x.
+
+    Atoms z Å above or below the middle of the slab scatter by cos(πλzk²) into the phase seen there. The mean over a slab that
+    is filled evenly is sin(x)/x with x = πλk²t/2. Frequencies beyond x = π/2, which the slab hardly shows, are left at 2/π.
+    """
+    k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel_size, strict=True))
+    k2 = k_y[:, None] ** 2 + k_x[None, :] ** 2
+    x = np.pi * optics.wavelength(voltage) * thickness * k2 / 2
+    return np.sinc(np.minimum(x / np.pi, 0.5))

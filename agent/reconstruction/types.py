@@ -82,7 +82,7 @@ class ReconstructionSettings:
     Attributes:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices.
-        slice_spacing: Å from slice to slice.
+        slice_spacing: Å from slice to slice; each stands for a slab of this thickness that atoms fill evenly.
         object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: phase only below 300 counts
             per object pixel, where amplitudes would be noise; above, one slice is complex, and several absorb in proportion to
             their phase (`transmission`), because amplitudes of their own could hardly be told from their neighbours' phases.
@@ -97,7 +97,8 @@ class ReconstructionSettings:
         loss: the likelihood of the counts; Gaussian has one variance for all.
         max_passes: passes over all patterns at most.
         stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
-        quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`).
+        quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`), and those of several
+            slices by what a slab shows of each frequency (`transmission`).
         regularise: whether frequencies are damped that the data's noise leaves without signal.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes. 0.7 to 1 is faster
@@ -120,7 +121,7 @@ class ReconstructionSettings:
     refine_positions: Literal["free", "lines", "linear"] | None = None
     refine_optics: tuple[str, ...] = ()
     loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
-    max_passes: int = 32
+    max_passes: int = 80
     stop_early: bool = True
     quantitative: bool = True
     regularise: bool = False

@@ -147,14 +147,17 @@ def inner(
 
 
 def phase_scale(
-    result: NDArray[np.float64], truth: NDArray[np.float64], pixel: tuple[float, float]
+    result: NDArray[np.float64],
+    truth: NDArray[np.float64],
+    pixel: tuple[float, float],
+    between: tuple[float, float] = (0.25, 1.0),
 ) -> tuple[float, float]:
-    """(Re Σ R T* / Σ|T|², correlation) over 0.25–1.0 1/Å, windowed."""
+    """(Re Σ R T* / Σ|T|², correlation) over 0.25–1.0 1/Å, or `between` others, windowed."""
     window = np.hanning(truth.shape[0])[:, None] * np.hanning(truth.shape[1])
     r, t = (np.fft.fft2((image - image.mean()) * window) for image in (result, truth))
     k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(truth.shape, pixel, strict=True))
     k = np.hypot(k_y[:, None], k_x[None])
-    band = (k > 0.25) & (k < 1.0)
+    band = (k > between[0]) & (k < between[1])
     cross = (r * t.conj())[band].real.sum()
     power_t, power_r = (abs(t[band]) ** 2).sum(), (abs(r[band]) ** 2).sum()
     return float(cross / power_t), float(cross / np.sqrt(power_t * power_r))

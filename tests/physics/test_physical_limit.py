@@ -130,3 +130,13 @@ def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> No
     ours, phase_only, complex_slices = np.mean(errors, axis=0)
     assert ours < 0.9 * complex_slices
     assert ours < (0.9 if amplitude else 1.02) * phase_only
+
+
+def test_a_slice_that_stands_for_a_slab_loses_no_high_frequencies() -> None:
+    atoms = (5, 6, 7, 8, 9, 10)  # 2 Å apart: three in each slab of 6 Å
+    data = phantom.experiment(dose=1e6, layers=atoms, spacing=2.0)
+    settings = ReconstructionSettings(slices=2, slice_spacing=6.0, device="cpu", max_passes=40)
+    thin, thick = (reconstruct(data, replace(settings, quantitative=known)) for known in (False, True))
+    scales = [phantom.phase_scale(*phantom.inner(result, atoms), between=(0.75, 1.0))[0] for result in (thin, thick)]
+    assert scales[0] < 0.995
+    assert abs(scales[1] - 1) < 0.5 * abs(scales[0] - 1)
