@@ -184,32 +184,37 @@ def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row
 
 
 def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
-    """Error over limit against frequency, a panel for each object; the peers' bands beside ours on the bilayer."""
+    """Error over limit against frequency, a panel for each object; below, the peers' bands beside ours on the bilayer."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     names = list(dict.fromkeys(row.name for row in rows))
-    canvas, panels = plt.subplots(1, len(names) + 1, figsize=(6 * (len(names) + 1), 5), sharey=True)
+    doses = sorted({line["file"] for line in peers}, key=lambda file: float(str(file).split("_d")[1]))
+    across = max(len(names), len(doses))
+    canvas, panels = plt.subplots(2, across, figsize=(4.2 * across, 8), sharey=True, squeeze=False)
     centres = [sum(band) / 2 for band in FINE]
-    for panel, name in zip(panels, names, strict=False):
+    for panel, name in zip(panels[0], names, strict=False):
         for row in (row for row in rows if row.name == name):
             panel.plot(centres, np.mean(row.fine, axis=0), marker="o", ms=3, label=f"{row.dose:.0e} e/Å²")
         panel.set_title(f"ours: {name}")
     bands = [sum(band) / 2 for band in score.BANDS]
-    for number, line in enumerate(peers):
-        best = min(line["rows"], key=lambda row: max(row["limits"]))
-        panels[-1].plot(
-            bands, best["limits"], marker="o", ms=3, label=f"{line['peer']} {line['file']}", color=f"C{number}"
-        )
-    panels[-1].set_title("peers at their best pass, MoS2")
-    for panel in panels:
+    for panel, file in zip(panels[1], doses, strict=False):
+        for line in (line for line in peers if line["file"] == file):
+            best = min(line["rows"], key=lambda row: max(row["limits"]))
+            ours = line["peer"] == "ptychopilot"
+            panel.plot(bands, best["limits"], "k-o" if ours else "-o", ms=3, lw=2.5 if ours else 1, label=line["peer"])
+        panel.set_title(f"MoS2, {float(str(file).split('_d')[1]):.0e} e/Å², each at its best pass")
+    for panel in panels.ravel():
         panel.axhline(1, color="k", lw=0.8)
         panel.axhline(1.3, color="k", lw=0.8, ls=":")
         panel.set(xlabel="spatial frequency, 1/Å", yscale="log", ylim=(0.1, 1e3), xlim=(0, 1.5))
-        panel.legend(fontsize=7)
-    panels[0].set_ylabel("power of the phase error / (1/(2 dose))")
+        if panel.lines[2:]:
+            panel.legend(fontsize=7)
+        else:
+            panel.set_axis_off()
+    panels[0, 0].set_ylabel("power of the phase error / (1/(2 dose))")
     canvas.tight_layout()
     canvas.savefig(figure, dpi=110)
 
@@ -230,7 +235,9 @@ def main() -> None:
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []
-    peers = [line for line in lines if line["kind"] == "trace" and "limits" in line["rows"][0]]
+    peers = [
+        line for line in lines if line["kind"] == "trace" and "limits" in line["rows"][0] and "s1.5" in line["file"]
+    ]
     for line in peers:
         best = min(line["rows"], key=lambda row: max(row["limits"]))
         print(

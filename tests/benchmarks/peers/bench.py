@@ -4,7 +4,7 @@ For each recording every peer is traced (error after each pass, in a warm proces
 own target is a peer's best error + 5 %. Then everybody runs once more from a fresh process, with as many passes as its
 target needs, and the wall-clock from the start of the process to its end counts: imports, reading the file, set-up.
 
-    python bench.py [--peers py4dstem ptyrad …] [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--seconds 60]
+    python bench.py [--peers py4dstem ptyrad …] [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--also 1e2 1e5] [--seconds 60] [--warm]
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ and where others are at their own best much sooner, those too. A package's own d
 reach 0.68, not 0.30."""
 
 
+def tuned(peer: str, dose: float) -> list[dict[str, Any]]:
+    """Options for a dose: those found at the nearest, the lower where two are as near."""
+    return TUNED[peer][min(TUNED[peer], key=lambda known: abs(np.log(known / dose)))]
+
+
 class RunnerError(Exception):
     """A runner failed; the message ends with what it said."""
 
@@ -133,15 +138,17 @@ def fresh(peer: str, file: Path, out: Path, options: dict[str, Any], passes: int
     return score.nrmse
 
 
-def bench(file: Path, peers: list[str], out: Path, limit: float) -> None:
-    """Everybody on one recording."""
+def bench(file: Path, peers: list[str], out: Path, limit: float, fresh_too: bool) -> None:
+    """Everybody on one recording; `fresh_too`: from fresh processes as well."""
     dose = read(file).dose
-    jobs = [(peer, options) for peer in peers for options in TUNED[peer].get(dose, [{}])]
+    jobs = [(peer, options) for peer in peers for options in tuned(peer, dose)]
     for peer, options in (*jobs, ("ours", {})):
         try:
             trace(peer, file, out, options, limit, FRESH_REPEATS if peer == "ours" else 1)
         except RunnerError as error:
             print(error, flush=True)
+    if not fresh_too:
+        return
     ours = table.trace_of(out, file.stem, NAMES["ours"], {})
     for peer, options in jobs:
         traced = table.trace_of(out, file.stem, NAMES[peer], options)
@@ -194,7 +201,11 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
     parser.add_argument("--steps", nargs="+", default=["1.5", "0.8"])
     parser.add_argument("--doses", nargs="+", default=["1e3", "1e4", "1e6"])
+    parser.add_argument(
+        "--also", nargs="*", default=["1e2", "1e5"], help="traced at the first step only, for `make limit`"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of passes in a trace, at most")
+    parser.add_argument("--warm", action="store_true", help="no runs from fresh processes")
     parser.add_argument("--results", type=Path, help="append to this file instead of starting a new one")
     parser.add_argument("--folder", type=Path, default=ROOT / ".peers")
     chosen = parser.parse_args()
@@ -202,16 +213,19 @@ def main() -> None:
     results.mkdir(parents=True, exist_ok=True)
     proof(results / "intensities", chosen.peers)
     # in a process of its own, so that abTEM's threads and memory are gone when the clock runs
-    arguments = [str(recordings), "--steps", *chosen.steps, "--doses", *chosen.doses]
-    subprocess.run([sys.executable, str(HERE / "data.py"), *arguments], check=True)
+    for steps, doses in ((chosen.steps, chosen.doses), (chosen.steps[:1], chosen.also)):
+        arguments = [str(recordings), "--steps", *steps, "--doses", *doses]
+        if doses:
+            subprocess.run([sys.executable, str(HERE / "data.py"), *arguments], check=True)
     out = chosen.results or results / f"{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
     load = os.getloadavg()[0]
     if load > 0.3:
         print(f"load average {load:.1f}: the machine is not idle, times are not to be trusted", flush=True)
     wanted = {f"s{float(step):g}_c200_d{float(dose):g}.h5" for step in chosen.steps for dose in chosen.doses}
+    for_the_figure = {f"s{float(chosen.steps[0]):g}_c200_d{float(dose):g}.h5" for dose in chosen.also} - wanted
     for file in sorted(recordings.glob("*.h5"), key=lambda path: path.stat().st_size):
-        if file.name in wanted:
-            bench(file, chosen.peers, out, chosen.seconds)
+        if file.name in wanted | for_the_figure:
+            bench(file, chosen.peers, out, chosen.seconds, file.name in wanted and not chosen.warm)
     print(table.text(out))
 
 
