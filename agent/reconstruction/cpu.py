@@ -389,4 +389,5 @@ def warm_up() -> None:
             background=np.ones(shape, np.float32),
             guard=0.1,
         )
-        worker.accumulate(problem, unknowns, np.arange(2), Wanted())
+        sums = worker.accumulate(problem, unknowns, np.arange(2), Wanted())
+        worker.turn(unknowns.object, sums, 0.5, 1.0, 0.0, False)
