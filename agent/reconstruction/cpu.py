@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from agent.reconstruction import transform
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted
 from agent.reconstruction.machine_code import Kernel, Packed, packed
-from agent.reconstruction.patterns import as_type, room, totals_and_mean
+from agent.reconstruction.patterns import as_type, counts_type, room, totals_and_mean
 from agent.reconstruction.thinning import halves, thin
 from agent.reconstruction.threads import cores, pool, share
 from agent.reconstruction.transform import LANES
@@ -143,7 +143,7 @@ class CpuBackend:
         out: NDArray[Any] | None = None
         first = 0
         for chunk in chunks:
-            kind = _kind(chunk)
+            kind = counts_type(chunk)
             if out is None:
                 out = room((n, shape[0] * shape[1]), kind)
             elif np.promote_types(out.dtype, kind) != out.dtype:
@@ -153,7 +153,8 @@ class CpuBackend:
             for length, shift, full in zip(size, roll, shape, strict=True):
                 place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
                 sources.append(np.where(place < length, place, -1))
-            contiguous = np.ascontiguousarray(chunk, out.dtype)
+            # the kernel makes bytes of 16 bits on its way; of other types it would have to be compiled first
+            contiguous = np.ascontiguousarray(chunk, None if chunk.dtype in (np.uint8, np.uint16) else out.dtype)
             _lay_out(contiguous, sources[0], sources[1], out[first : first + len(chunk)], self.workers)
             first += len(chunk)
         assert out is not None
@@ -358,23 +359,12 @@ def _total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return result
 
 
-def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
-    """The type counts are kept in: the smallest of uint8, uint16 and float32 that holds their type."""
-    if chunk.dtype == np.uint8 or chunk.dtype == np.bool_:
-        return np.dtype(np.uint8)
-    if chunk.dtype == np.uint16:
-        return np.dtype(np.uint16)
-    if chunk.dtype.kind in "ui" and (chunk.size == 0 or chunk.max() <= np.iinfo(np.uint16).max):
-        return np.dtype(np.uint16)
-    return np.dtype(np.float32)
-
-
 def warm_up() -> None:
     """Compile every kernel for every kind of counts."""
     shape = (16, 16)
     worker = CpuBackend()
-    for kind in (np.uint8, np.uint16, np.float32):
-        counts = np.ones((2, *shape), kind)
+    for kind, count in ((np.uint8, 1), (np.uint16, 1), (np.uint16, 300), (np.float32, 1)):
+        counts = np.full((2, *shape), count, kind)
         if counts.dtype.kind == "u":
             halves(counts, seed=0)
             thin(counts, 0.1, seed=0)

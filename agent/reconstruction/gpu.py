@@ -30,6 +30,7 @@ from agent.errors import GpuFailedError
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected, turn
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
+from agent.reconstruction.patterns import counts_type
 
 WAVES = 1024
 """Waves of 128² at once, where memory allows: enough to hide the launches, more gains nothing."""
@@ -86,12 +87,12 @@ class GpuBackend:
         self.xp: Any = self._device.xp
 
     def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
-        """(n, ky, kx) counts on the device as uint8, uint16 or float32, whichever is the smallest that holds their type."""
+        """(n, ky, kx) counts on the device as uint8, uint16 or float32 (`patterns.counts_type`)."""
         xp = self.xp
         with failures():
             out, first = None, 0
             for chunk in chunks:
-                kind = _kind(chunk)
+                kind = counts_type(chunk)
                 if out is None:
                     self._check(n * shape[0] * shape[1] * kind.itemsize, f"{n} patterns of {shape[0]} × {shape[1]}")
                     out = xp.empty((n, *shape), kind)
@@ -317,15 +318,6 @@ def _sum_rows(launch: Launch, parts: Any, total: Any, add: bool) -> None:
 def _rounded(chunk: int, limit: int) -> int:
     """Batches of nearly the same size take chunks of one size, so that plans and recordings serve again."""
     return min(limit, -(-chunk // SEGMENT) * SEGMENT)
-
-
-def _kind(chunk: NDArray[Any]) -> np.dtype[Any]:
-    """The smallest of uint8, uint16 and float32 that holds a chunk's counts."""
-    if chunk.dtype.kind not in "bui":
-        return _KINDS[2]
-    if chunk.dtype.itemsize == 1 and chunk.dtype.kind != "i":
-        return _KINDS[0]
-    return _KINDS[1] if chunk.dtype == np.uint16 or chunk.size == 0 or chunk.max() < 2**16 else _KINDS[2]
 
 
 def _typed(problem: Problem, xp: Any) -> Problem:

@@ -95,6 +95,14 @@ def joined(first: Any, second: Any, xp: Any) -> Any:
     return out
 
 
+def counts_type(patterns: NDArray[Any]) -> np.dtype[Any]:
+    """The type in which a reconstruction keeps counts: the smallest of uint8, uint16 and float32 that holds them."""
+    if patterns.dtype.kind not in "bui":
+        return np.dtype(np.float32)
+    largest = int(patterns.max()) if patterns.size else 0
+    return np.dtype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.float32)
+
+
 def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
     """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
     for first in range(0, len(patterns), _CHUNK):

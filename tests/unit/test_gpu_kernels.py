@@ -238,9 +238,7 @@ def test_all_backends_agree_after_twenty_passes(folder: Path) -> None:
     assert distance(results[0][0], np.ones_like(results[0][0])) > 0.05
 
 
-@pytest.mark.parametrize(
-    ("given", "kept"), [("uint8", "uint8"), ("int64", "uint16"), ("uint32", "uint16"), ("f8", "f4")]
-)
+@pytest.mark.parametrize(("given", "kept"), [("uint8", "uint8"), ("uint16", "uint8"), ("int64", "uint8"), ("f8", "f4")])
 def test_load_frames_and_keeps_integers(given: str, kept: str, folder: Path) -> None:
     rng = np.random.default_rng(1)
     patterns = rng.integers(0, 200, (7, 9, 11)).astype(given)

@@ -3,7 +3,7 @@
 2H bilayer with 14 S vacancies in a periodic cell 38.1 Å wide, 80 kV, 21.4 mrad, infinite projection in 1 Å slices, 128 × 128
 detector pixels of 1.096 mrad. The cell is the probe's window, so the true phase is known on the reconstruction's own grid.
 
-    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200]
+    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200] [--slices 1]
 """
 
 from __future__ import annotations
@@ -89,17 +89,17 @@ def diffraction(potential: Any, step: float, c10: float) -> tuple[NDArray[np.flo
     return central(np.asarray(patterns.array)), start
 
 
-def make(folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float) -> list[Path]:
+def make(folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float, slices: float) -> list[Path]:
     """Write the recordings that are not there yet; returns all of them."""
     wanted = {(step, dose): folder / f"s{step:g}_c{c10:g}_d{dose:g}.h5" for step in steps for dose in doses}
     missing = {key: path for key, path in wanted.items() if not path.exists()}
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        _simulate(missing, c10)
+        _simulate(missing, c10, slices)
     return list(wanted.values())
 
 
-def _simulate(missing: dict[tuple[float, float], Path], c10: float) -> None:
+def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: float) -> None:
     import abtem
     import dask
     import h5py
@@ -107,7 +107,7 @@ def _simulate(missing: dict[tuple[float, float], Path], c10: float) -> None:
 
     abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
     potential = abtem.Potential(
-        bilayer(), gpts=GRID, slice_thickness=1.0, parametrization="lobato", projection="infinite"
+        bilayer(), gpts=GRID, slice_thickness=slices, parametrization="lobato", projection="infinite"
     ).build(lazy=False)
     wavelength = float(energy2wavelength(VOLTAGE))
     for step in sorted({step for step, _ in missing}):
@@ -144,5 +144,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=float, nargs="+", default=[1.5, 0.8])
     parser.add_argument("--doses", type=float, nargs="+", default=[1e3, 1e4, 1e6])
     parser.add_argument("--c10", type=float, default=200.0)
+    parser.add_argument("--slices", type=float, default=1.0, help="of the simulation, Å; the files' names do not tell")
     chosen = parser.parse_args()
-    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10)
+    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10, chosen.slices)
