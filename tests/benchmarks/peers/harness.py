@@ -29,8 +29,6 @@ from recording import Recording
 
 Picture = Callable[[], tuple[NDArray[Any], tuple[float, float]]]
 MAX_PASSES = 1000
-IDLE = 0.3
-"""Seconds after scoring until the clock runs again: threads of the libraries that scored go on spinning for a while."""
 SURE = 20.0
 """Seconds after which an engine that was best before a quarter of them has passed its best for good: it fits noise."""
 
@@ -110,7 +108,6 @@ class Trace:
 
         phase, first = picture()
         score = evaluate(phase, first, self.recording)
-        time.sleep(IDLE)
         row: dict[str, Any] = {"pass": number, "seconds": self.elapsed, "nrmse": score.nrmse, "scale": score.scale}
         row["limits"] = list(score.limits)
         self.rows.append(row | {"shift_y": score.shift[0], "shift_x": score.shift[1]})
