@@ -231,10 +231,11 @@ class CpuBackend:
             ),
         )  # fmt: skip
         parts, used = np.array_split(np.sort(index), n_threads), self._scratch[:n_threads]
+        counts = problem.counts.reshape(-1)  # not among what is kept: they would outlive their reconstruction
 
         def work(part: NDArray[np.int64], scratch: _Scratch) -> float:
             scratch.clear()
-            return _block(packed(part), *fixed, scratch.packed)
+            return _block(packed(part, counts), *fixed, scratch.packed)
 
         others = [pool(self.workers).submit(work, *each) for each in zip(parts[1:], used[1:], strict=True)]
         done = [work(parts[0], used[0]), *(other.result() for other in others)]
@@ -279,7 +280,7 @@ class CpuBackend:
         return self._support
 
     def _find_constant(self, problem: Problem, unknowns: Unknowns) -> _Constant:
-        located = (unknowns.corners, unknowns.fractions, problem.counts, unknowns.weights)
+        located = (unknowns.corners, unknowns.fractions, unknowns.weights)
         made_of = (*located, problem.propagators, problem.mask, problem.transfer)
         known, shape = self._constant, unknowns.apertures.shape[1:]
         if known is None or any(a is not b for a, b in zip(known.made_of, made_of, strict=True)):
@@ -292,9 +293,7 @@ class CpuBackend:
             known = self._constant = _Constant(
                 made_of,
                 packed(
-                    *located[:2],
-                    problem.counts.reshape(-1),
-                    unknowns.weights,
+                    *located,
                     *_planar(np.concatenate(planes)),
                     self._plane(problem.mask),
                     transfer,

@@ -186,7 +186,7 @@ def _columns_to_aperture(
 
 @njit(**OPTIONS)
 def block(
-    index: Any, corners: Any, fractions: Any, counts: Any, weights: Any,
+    index: Any, counts: Any, corners: Any, fractions: Any, weights: Any,
     h_re: Any, h_im: Any, mask: Any, transfer: Any,
     plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
     places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,

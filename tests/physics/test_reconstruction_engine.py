@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -340,6 +342,15 @@ def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monk
     assert np.array_equal(first.object, second.object)
     assert first.notes == ()
     assert second.notes == ("the counts take 0.000262 GB, more than half of the free memory: they are kept on disk",)
+
+
+def test_counts_do_not_outlive_their_reconstruction() -> None:
+    worker = Reconstructor(experiment(dose=3e3, step=3.0), ReconstructionSettings(max_passes=1, device="cpu"))
+    worker.run()
+    counts = weakref.ref(worker.problem.counts)
+    del worker
+    gc.collect()
+    assert counts() is None
 
 
 def test_reconstructions_in_several_threads_do_not_disturb_each_other() -> None:
