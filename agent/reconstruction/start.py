@@ -47,18 +47,45 @@ def propagators(
 def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     """Transfer function (ky, kx), corner-centred, of the detector; None for a perfect one.
 
-    A Gaussian point spread of s pixels has exp(−2π²s²f²), with f in cycles per pixel. A pixel that integrates over its area has
-    sinc f along each axis, whose point spread on a grid of pixels has negative lobes, so that a model could expect fewer than no
-    counts. The point spread (1/24, 22/24, 1/24) has the same variance, 1/12, and no such lobes.
+    A Gaussian point spread of s pixels has exp(−2π²s²f²), with f in cycles per pixel, and a pixel that integrates over its area
+    sinc f along each axis. On a grid of pixels both have negative lobes where they are narrow, so that a model could expect fewer
+    than no counts. Point spreads without such lobes and of the same variance stand for them: a Gaussian taken at the pixels, and
+    (1/24, 22/24, 1/24), whose variance is 1/12.
     """
     if data.point_spread == 0 and not data.area_integration:
         return None
-    f_y, f_x = np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])[None, :]
-    result = np.exp(-2 * (np.pi * data.point_spread) ** 2 * (f_y**2 + f_x**2))
-    if data.area_integration:
-        for f in (f_y, f_x):
-            result = result * (1 - np.sin(np.pi * f) ** 2 / 6)
-    return np.asarray(result, np.float32)
+    along = []
+    for n in shape:
+        line = np.ones(n)
+        if data.point_spread > 0:
+            spread = _at_pixels(data.point_spread, n)
+            line *= np.fft.fft(spread / spread.sum()).real
+        if data.area_integration:
+            line *= 1 - np.sin(np.pi * np.fft.fftfreq(n)) ** 2 / 6
+        along.append(line)
+    return np.outer(*along).astype(np.float32)
+
+
+def _at_pixels(s: float, n: int) -> NDArray[np.float64]:
+    """exp(−j²/2w²) at n pixels j, corner-centred; w gives it the standard deviation s, which beyond a pixel is w."""
+    from scipy.optimize import brentq
+
+    j2 = np.fft.fftfreq(n, 1 / n) ** 2
+
+    def excess(w: float) -> float:
+        spread = np.exp(-j2 / (2 * w**2))
+        return float((j2 * spread).sum() / spread.sum()) - s**2
+
+    # narrower than 1/50 pixel, nothing is left of a neighbour's share, 2 exp(−1/2w²)
+    width = s if s > 1 else brentq(excess, 0.05, 1.01) if s > 0.02 else 0.05
+    return np.exp(-j2 / (2 * width**2))
+
+
+def overlap(probe_k: NDArray[np.complex64], geo: Geometry) -> float:
+    """Patterns whose probe (modes, ky, kx) lights a place of the scan: their number times (Σ|p|²)²/Σ|p|⁴ over the scan's area."""
+    light = (np.abs(probe.to_real_space(probe_k)) ** 2).sum(axis=0, dtype=np.float64)
+    scanned = (np.ptp(geo.corners, axis=0) + 1).prod()
+    return float(len(geo.corners) * light.sum() ** 2 / (light**2).sum() / scanned)
 
 
 def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.complex64]:

@@ -10,7 +10,7 @@ import phantom
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, probe, reconstruct
+from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, probe, reconstruct, start
 from agent.reconstruction.types import Reconstruction
 
 SETTINGS = ReconstructionSettings(max_passes=20, stop_early=False, background=False, quantitative=False, device="cpu")
@@ -112,6 +112,7 @@ def test_absorption_is_found() -> None:
     ("detector", "without"),
     [
         ({"point_spread": 0.8}, 0.95),
+        ({"point_spread": 0.3}, 0.995),
         ({"area_integration": True}, 0.975),
         ({"point_spread": 1.2, "area_integration": True}, 0.93),
     ],
@@ -122,6 +123,19 @@ def test_what_the_detector_blurs_is_undone(detector: dict[str, object], without:
     assert scale(believed) < without
     assert scale(known) == pytest.approx(1.0, abs=0.02)
     assert known.deviance[-1] < 0.85 * believed.deviance[-1]
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.25, 0.6, 1.0, 2.5])
+def test_a_point_spread_takes_counts_from_no_pixel(spread: float) -> None:
+    data = replace(phantom.experiment(step=4.0), point_spread=spread)
+    for detector, variance in ((data, spread**2), (replace(data, area_integration=True), spread**2 + 1 / 12)):
+        transfer = start.transfer(detector, (64, 64))
+        assert transfer is not None
+        kernel = np.fft.ifft2(transfer).real
+        assert kernel.min() > -1e-7
+        assert kernel.sum() == pytest.approx(1, abs=1e-6)
+        pixels = np.fft.fftfreq(64, 1 / 64)
+        assert (kernel.sum(axis=1) * pixels**2).sum() == pytest.approx(variance, rel=1e-3, abs=1e-4)
 
 
 def covered() -> NDArray[np.bool_]:
