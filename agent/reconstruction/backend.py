@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected, turn
@@ -30,6 +30,14 @@ class Backend(Protocol):
 
     def thin(self, counts: Any, fraction: float, seed: int) -> Any:
         """Draw each of the counts that `load` has made, whole numbers, with the probability `fraction`."""
+        ...
+
+    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """Sums of counts that `load` has made for a detector of `shape`: of each pattern (n,), and over all of them (ky, kx)."""
+        ...
+
+    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
+        """Counts that `load` has made for a detector of `shape`, as it would for one whose pixel j is the pixels 2j, 2j + 1."""
         ...
 
     def to_host(self, array: Any) -> NDArray[Any]:
@@ -65,6 +73,14 @@ class ArrayBackend:
         """See `Backend.thin`; drawn on the host."""
         return self.xp.asarray(thin(self.to_host(counts), fraction, seed))
 
+    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """See `Backend.summed`."""
+        return sums_of(counts)
+
+    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
+        """See `Backend.binned`."""
+        return bins_of(counts)
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
@@ -84,6 +100,22 @@ class ArrayBackend:
     def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
         """See `forward.turn`."""
         turn(obj, sums, size, floor, kappa, positive, self.xp)
+
+
+def sums_of(counts: Any) -> tuple[Any, Any]:
+    """`Backend.summed` of counts (n, ky, kx)."""
+    return counts.sum(axis=(1, 2), dtype=np.float64), counts.sum(axis=0, dtype=np.float64)
+
+
+def bins_of(counts: Any) -> Any:
+    """`Backend.binned` of counts (n, ky, kx)."""
+    return two_by_two(counts, np.uint16 if counts.dtype == np.uint8 else np.float32)
+
+
+def two_by_two(images: Any, kind: DTypeLike | None = None) -> Any:
+    """Images (…, y, x) with 2 × 2 pixels added up, in the type `kind`."""
+    *rest, n_y, n_x = images.shape
+    return images.reshape(*rest, n_y // 2, 2, n_x // 2, 2).sum(axis=(-3, -1), dtype=kind)
 
 
 def added(parts: list[Sums], xp: Any) -> Sums:

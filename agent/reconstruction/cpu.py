@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from agent.reconstruction import transform
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted
 from agent.reconstruction.machine_code import Kernel, Packed, packed
-from agent.reconstruction.patterns import as_type, counts_type, room, totals_and_mean
+from agent.reconstruction.patterns import as_type, counts_type, in_bins, narrow, room
 from agent.reconstruction.thinning import halves, thin
 from agent.reconstruction.threads import cores, pool, share
 from agent.reconstruction.transform import LANES
 
 _block = Kernel("kernels_cpu", "block")
-_relayout = Kernel("kernels_detector", "relayout")
+_relayout, _add_up, _bin_up = (Kernel("kernels_detector", name) for name in ("relayout", "add_up", "bin_up"))
 _split, _gather, _turn = (Kernel("kernels_object", name) for name in ("split", "gather", "turn"))
 _SMALL = 8
 """Patterns per thread below which a batch is not worth a thread of its own."""
@@ -37,6 +37,17 @@ def _order(n_y: int, n_x: int) -> NDArray[np.int64]:
     """Flat index in FFT order of each number of a detector plane."""
     index = np.arange(n_y * n_x).reshape(n_y, n_x)[_plan(n_y).order][:, _plan(n_x).order]
     return np.ascontiguousarray(index.reshape(-1, LANES, n_x).transpose(0, 2, 1)).reshape(-1)
+
+
+@lru_cache(maxsize=8)
+def _bins(n_y: int, n_x: int) -> NDArray[np.int64]:
+    """Places (4, m) in a detector plane of what the plane of bins holds; of runs of eight, where all are such, the first."""
+    where = np.empty(n_y * n_x, np.int64)
+    where[_order(n_y, n_x)] = np.arange(n_y * n_x)
+    y, x = np.divmod(_order(n_y // 2, n_x // 2), n_x // 2)
+    places = np.stack([where[(2 * y + i) * n_x + 2 * x + j] for i in (0, 1) for j in (0, 1)])
+    runs = places.reshape(4, -1, 8)
+    return np.ascontiguousarray(runs[:, :, 0]) if (np.diff(runs) == 1).all() else places
 
 
 def _floats(*shape: int) -> NDArray[np.float32]:
@@ -148,14 +159,9 @@ class CpuBackend:
                 out = room((n, shape[0] * shape[1]), kind)
             elif np.promote_types(out.dtype, kind) != out.dtype:
                 out = as_type(out, np.promote_types(out.dtype, kind))
-            size = chunk.shape[1:]
-            sources = []
-            for length, shift, full in zip(size, roll, shape, strict=True):
-                place = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
-                sources.append(np.where(place < length, place, -1))
             # the kernel makes bytes of 16 bits on its way; of other types it would have to be compiled first
             contiguous = np.ascontiguousarray(chunk, None if chunk.dtype in (np.uint8, np.uint16) else out.dtype)
-            _lay_out(contiguous, sources[0], sources[1], out[first : first + len(chunk)], self.workers)
+            _lay_out(contiguous, roll, shape, out[first : first + len(chunk)], self.workers)
             first += len(chunk)
         assert out is not None
         return out
@@ -163,6 +169,27 @@ class CpuBackend:
     def thin(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
         """See `Backend.thin`."""
         return thin(counts, fraction, seed, room(counts.shape, counts.dtype))
+
+    def summed(self, counts: NDArray[Any], shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Backend.summed`."""
+        totals = np.zeros(len(counts))
+        parts: dict[int, NDArray[np.float32]] = {}
+
+        def work(first: int, stop: int) -> None:
+            parts[first] = _floats(counts.shape[1])
+            _add_up(packed(counts[first:stop].reshape(-1), totals[first:stop], parts[first]))
+
+        share(work, len(counts), self.workers)
+        return totals, self._image(_total([part for _, part in sorted(parts.items())]).astype(np.float64), shape)
+
+    def binned(self, counts: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+        """See `Backend.binned`."""
+        places, plane = _bins(*shape), counts.shape[1]
+
+        def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
+            _bin_up(packed(counts[first:stop].reshape(-1), plane, places, out[first:stop].reshape(-1), largest))
+
+        return narrow(work, (len(counts), plane // 4), counts.dtype, self.workers)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""
@@ -339,16 +366,23 @@ def _flat(array: NDArray[np.complex64]) -> NDArray[np.float32]:
 
 
 def _lay_out(
-    patterns: NDArray[Any], rows: NDArray[np.int64], columns: NDArray[np.int64], out: NDArray[Any], workers: int
+    patterns: NDArray[Any], roll: tuple[int, int], shape: tuple[int, int], out: NDArray[Any], workers: int
 ) -> None:
-    """Write patterns (b, y, x) into detector planes (b, ky · kx): detector row and column at each place, −1 for none."""
-    offsets = np.where(rows < 0, -1, rows * patterns.shape[2])
-    source = patterns.reshape(len(patterns), -1)
+    """Write patterns (b, y, x), rolled, with a rim up to `shape`, into detector planes (b, ky · kx)."""
+    n, height, width = patterns.shape
+    sources, places = [], []
+    for length, shift, full in zip((height, width), roll, shape, strict=True):
+        source = (_plan(full).order - shift) % full  # detector pixel that stands there; ≥ length: none
+        places.append(np.argsort(source)[:length])
+        sources.append(np.where(source < length, source, -1))
+    offsets = np.where(sources[0] < 0, -1, sources[0] * width)
+    flat = patterns.reshape(n, -1)
 
     def work(first: int, stop: int) -> None:
-        _relayout(packed(source[first:stop], offsets, columns, out[first:stop]))
+        part, target = flat[first:stop].reshape(-1), out[first:stop].reshape(-1)
+        _relayout(packed(part, offsets, sources[1], places[1], target, _floats(2 * LANES * LANES)))
 
-    share(work, len(patterns), workers)
+    share(work, n, workers)
 
 
 def _total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -360,17 +394,20 @@ def _total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 def warm_up() -> None:
     """Compile every kernel for every kind of counts."""
-    shape = (16, 16)
+    shape = (32, 32)
     worker = CpuBackend()
     for kind, count in ((np.uint8, 1), (np.uint16, 1), (np.uint16, 300), (np.float32, 1)):
         counts = np.full((2, *shape), count, kind)
         if counts.dtype.kind == "u":
             halves(counts, seed=0)
             thin(counts, 0.1, seed=0)
-        totals_and_mean(counts, np.ones(shape, bool))
-        problem = Problem(worker.load([counts], 2, (8, 8), shape), np.ones(shape, np.float32), 1, [])
+        loaded = worker.load([counts], 2, (16, 16), shape)
+        worker.summed(loaded, shape)
+        worker.binned(loaded, shape)
+        in_bins(counts)
+        problem = Problem(loaded, np.ones(shape, np.float32), 1, [])
         unknowns = Unknowns(
-            object=np.ones((1, 24, 24), np.complex64),
+            object=np.ones((1, 40, 40), np.complex64),
             apertures=np.ones((1, *shape), np.complex64),
             corners=np.zeros((2, 2), np.int32),
             fractions=np.zeros((2, 2), np.float32),

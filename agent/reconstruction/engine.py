@@ -17,10 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import backend, background, forward, geometry, noise, probe, start, stopping, transmission
+from agent.reconstruction import (
+    backend,
+    background,
+    binning,
+    forward,
+    geometry,
+    noise,
+    probe,
+    start,
+    stopping,
+    transmission,
+)
 from agent.reconstruction.checks import check_data
 from agent.reconstruction.displacement import moved, padding
-from agent.reconstruction.patterns import chunks, joined, kept_on_disk, totals_and_mean
+from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
@@ -71,24 +82,29 @@ class Reconstructor:
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
-        self.totals, mean = totals_and_mean(data.patterns, seen)
+        seen = backend.framed(seen[None], geo.roll, self.shape)[0]
+        modes = start.model_probe(data, settings, geo, self.shape) if probe_k is None else probe_k
+        self._seen, self._can_bin, self._overlap = seen, binning.possible(modes, seen), start.overlap(modes, geo)
+        self._binned: tuple[forward.Problem, forward.Unknowns] | None = None
+        # bins are at hand sooner than pixels, which wait until they are asked for
+        self._bins = self._load(data.patterns, binned=True) if self._can_bin else None
+        counts = None if self._can_bin else self._load(data.patterns)
+        self.totals, mean = self._summed(counts)
         if self.electrons <= 0:
             msg = "every pattern is empty: there is nothing to reconstruct"
             raise BadInputError(msg)
-        modes = start.model_probe(data, settings, geo, self.shape) if probe_k is None else probe_k
         modes = (modes * np.sqrt(self.electrons / (np.abs(modes) ** 2).sum())).astype(np.complex64)
         support = start.support(modes)
         self.support = xp.asarray(support)
         if settings.variable_modes:
             modes = np.concatenate([modes, start.variations(modes, settings.variable_modes, settings.seed)])
-        mean, seen = (backend.framed(image[None], geo.roll, self.shape)[0] for image in (mean, seen))
         light = (np.abs(modes) ** 2).sum(axis=0)
         haze = background.start(mean, seen, light > 0.1 * light.max(), background.Rings(self.shape, geo.centre_offset))
         self.rings = background.Rings(self.shape, geo.centre_offset, xp)
         weights = np.ones((n, len(modes)), np.float32)
         weights[:, settings.probe_modes :] = 0
-        self.problem = forward.Problem(
-            counts=self.backend.load(chunks(data.patterns, data.mask), n, geo.roll, self.shape),
+        self._problem = forward.Problem(
+            counts=counts,
             mask=xp.asarray(seen.astype(np.float32)),
             n_modes=len(modes) - settings.variable_modes,
             propagators=xp.asarray(start.propagators(data, settings, geo, self.shape)),
@@ -96,7 +112,7 @@ class Reconstructor:
             transfer=_optional(start.transfer(data, self.shape), xp),
             loss=settings.loss,
             # of the brightest pixels, whose counts scatter most and whose curvature limits the step
-            variance=max(2 * float((mean * seen).max()), 1e-30),
+            variance=max(2 * float(mean.max()), 1e-30),
         )
         self.unknowns = forward.Unknowns(
             object=xp.ones((settings.slices, *geo.object_shape), xp.complex64),
@@ -111,9 +127,8 @@ class Reconstructor:
         self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
-        self.start_probe = self.unknowns.apertures[: self.problem.n_modes].copy()
+        self.start_probe = self.unknowns.apertures[: settings.probe_modes].copy()
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
-        self.notes = kept_on_disk(self.problem.counts)
         self._deviance: list[Any] = []
         self.passes = 0
         self.seconds = 0.0
@@ -126,6 +141,33 @@ class Reconstructor:
         """The object grid, with room for positions that are refined."""
         spare = padding(self.settings.refine_positions, data.positions, data.pixel_size)
         return geometry.locate(data, spare, self.shape)
+
+    def _load(self, patterns: Any, binned: bool = False) -> Any:
+        """Patterns (n, ky, kx), or their bins, in the backend's layout."""
+        parts, roll, shape = chunks(patterns, self.data.mask), self.geometry.roll, self.shape
+        if binned:
+            parts, roll, shape = map(in_bins, parts), (roll[0] // 2, roll[1] // 2), binning.half(shape)
+        return self.backend.load(parts, len(patterns), roll, shape)
+
+    def _summed(self, counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(counts of each pattern, mean pattern (ky, kx) corner-centred); None: of the bins."""
+        if counts is None:
+            totals, sums = map(self.backend.to_host, self.backend.summed(self._bins, binning.half(self.shape)))
+            sums = binning.enlarged(sums) / 4
+        else:
+            totals, sums = map(self.backend.to_host, self.backend.summed(counts, self.shape))
+        return totals, sums / len(totals)
+
+    @property
+    def problem(self) -> forward.Problem:
+        """What is given; the patterns are read again and laid out when this is first asked for."""
+        if self._problem.counts is None:
+            self._problem.counts = self._load(self.data.patterns)
+        return self._problem
+
+    @problem.setter
+    def problem(self, problem: forward.Problem) -> None:
+        self._problem, self._bins, self._binned = problem, None, None
 
     @property
     def electrons(self) -> float:
@@ -153,7 +195,7 @@ class Reconstructor:
     def run(self, on_progress: Progress | None = None) -> None:
         """Make the passes of the schedule, or as many of them as held-out counts ask for."""
         started = time.perf_counter()
-        steps = schedule(self.settings, len(self.unknowns.corners))
+        steps = self.steps()
         if self.settings.stop_early and stopping.possible(self):
             stopping.run(self, steps, on_progress)
         else:
@@ -166,34 +208,58 @@ class Reconstructor:
             self.noise = noise.measure(self)
         self.seconds += time.perf_counter() - started
 
+    def steps(self) -> list[Step]:
+        """The passes to make."""
+        return schedule(self.settings, len(self.unknowns.corners), self._overlap)
+
     def one_pass(self, step: Step, want_deviance: bool = False) -> None:
-        """Every pattern once: in random batches, or all in one update with momentum.
+        """Every pattern, or every second one, once: in random batches, or all in one update with momentum.
 
         Nothing here waits for the device, except for positions that are refined; arrays that it reads stay in their place.
         """
         xp, found = self.backend.xp, self.unknowns
-        n = len(found.corners)
-        found.guard = self.guard * step.guard
-        slopes = step.probe > 0 or (step.batch is None and self.per_pattern.needs_slopes)
+        order = np.arange(len(found.corners)) if step.half is None else np.arange(step.half, len(found.corners), 2)
+        n = len(order)
+        binned = step.binned and self._can_bin and not want_deviance
+        problem, model = self._in_bins() if binned else (self.problem, found)
+        # a bin has four times the counts of a pixel
+        model.guard = self.guard * step.guard * (2 if binned else 1)
+        probe_moves = step.probe > 0 and not binned
+        slopes = probe_moves or (step.batch is None and self.per_pattern.needs_slopes)
         wanted = forward.Wanted(probe=slopes, ratio=self.settings.background, deviance=want_deviance)
-        ratio, deviance = xp.zeros(self.shape, xp.float32), 0.0
+        ratio, deviance = xp.zeros(problem.mask.shape, xp.float32), 0.0
         parts = 1 if step.batch is None else max(1, round(n / step.batch))
-        order = np.arange(n) if step.batch is None else self._random.permutation(n)
+        order = order if step.batch is None else self._random.permutation(order)
         for batch in np.array_split(order, parts):
-            sums = self.backend.accumulate(self.problem, found, batch, wanted)
+            sums = self.backend.accumulate(problem, model, batch, wanted)
             if step.batch is None:
                 self._momentum_step(sums, step)
             else:
                 self._update_object(sums, step.size, phase_only=True)
-                if step.probe > 0:
+                if probe_moves:
                     found.apertures += (step.probe / len(batch)) * sums.aperture_numerator * self.support
             ratio = ratio if sums.ratio is None else ratio + sums.ratio
             deviance += sums.deviance
         if self.settings.background:
-            found.background *= background.gain(ratio / n, self.problem.mask, self.rings)
-        self.passes += 1
+            ratio = binning.enlarged(ratio) if binned else ratio
+            found.background *= background.gain(ratio / n, self._problem.mask, self.rings)
+        if not binned:
+            self._bins = self._binned = None  # they are for the first passes only, and take memory
+        self.passes += step.half != 0
         if want_deviance:
             self._deviance.append(deviance / (n * self._counting))
+
+    def _in_bins(self) -> tuple[forward.Problem, forward.Unknowns]:
+        """The problem with the detector in bins."""
+        if self._binned is None:
+            bins = self.backend.binned(self.problem.counts, self.shape) if self._bins is None else self._bins
+            problem = replace(self._problem, counts=bins)
+            self._binned = binning.binned(
+                problem, self.unknowns, self.data, self.settings, self.geometry, self.backend.xp
+            )
+        problem, found = self._binned
+        found.background[...] = backend.two_by_two(self.unknowns.background)
+        return problem, found
 
     def _momentum_step(self, sums: forward.Sums, step: Step) -> None:
         """An update extrapolated after Nesterov; the momentum restarts where it points uphill.
@@ -256,6 +322,7 @@ class Reconstructor:
         self.unknowns.background *= np.float32(factor)
         if self._momentum is not None:
             self._momentum.apertures *= root
+        self._bins = self._binned = None
 
     def _update_object(self, sums: forward.Sums, size: float, phase_only: bool) -> None:
         """One preconditioned step of every slice; all together they shift the phase by what one slice would.
@@ -296,7 +363,6 @@ class Reconstructor:
         grown = xp.ones((len(found.object), *new.object_shape), found.object.dtype)
         row, column = (round((o - n) / p) for o, n, p in zip(old.origin, new.origin, new.pixel_size, strict=True))
         grown[:, row : row + old.object_shape[0], column : column + old.object_shape[1]] = found.object
-        seen = np.ones(patterns.shape[1:], bool) if self.data.mask is None else np.asarray(self.data.mask, bool)
         first = len(found.corners)
         found.object = grown
         found.corners = xp.concatenate(
@@ -306,16 +372,15 @@ class Reconstructor:
         fresh = xp.ones((len(patterns), found.weights.shape[1]), xp.float32)
         fresh[:, self.problem.n_modes :] = 0
         found.weights = xp.concatenate([found.weights, fresh])
-        counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), new.roll, self.shape)
-        self.problem.counts = joined(self.problem.counts, counts, xp)
-        self.notes = kept_on_disk(self.problem.counts)
-        self.totals = np.concatenate([self.totals, totals_and_mean(patterns, seen)[0]])
+        counts = self._load(patterns)
+        self.problem = replace(self.problem, counts=joined(self.problem.counts, counts, xp))
+        self.totals = np.concatenate([self.totals, self._summed(counts)[0]])
         self.geometry, self.data = new, everything
         self.per_pattern = PatternUnknowns(self.settings, new, everything.positions, self.totals)
 
     def deviance_of(self, patterns: NDArray[Any]) -> float:
         """Poisson deviance per detector pixel of other counts of the same exposure, (n, ky, kx), under the model as it is."""
-        counts = self.backend.load(chunks(patterns, self.data.mask), len(patterns), self.geometry.roll, self.shape)
+        counts = self._load(patterns)
         wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
         found = replace(self.unknowns, guard=self.guard)
         sums = self.backend.accumulate(replace(self.problem, counts=counts), found, np.arange(len(patterns)), wanted)
@@ -361,7 +426,7 @@ class Reconstructor:
             illuminated=lit.astype(np.float32),
             device=self.backend.name,
             seconds=self.seconds,
-            notes=self.notes,
+            notes=kept_on_disk(self._problem.counts),
         )
 
     def _corrected(self, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> tuple[NDArray[np.complex64], float]:
@@ -409,7 +474,7 @@ class Reconstructor:
         support = start.support(modes)
         twin.support = xp.asarray(support)
         propagators = xp.asarray(start.propagators(data, self.settings, geo, self.shape))
-        twin.problem = replace(self.problem, support=support > 0, propagators=propagators)
+        twin._problem = replace(self._problem, support=support > 0, propagators=propagators)
         twin.unknowns = replace(
             self.unknowns,
             object=xp.ones((self.settings.slices, *geo.object_shape), xp.complex64),
@@ -421,6 +486,7 @@ class Reconstructor:
         )
         twin.start_probe = twin.unknowns.apertures.copy()
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
+        twin._binned, twin._can_bin = None, binning.possible(modes, self._seen)
         twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 
@@ -446,7 +512,7 @@ class Reconstructor:
         twin.kappa = xp.zeros(())
         twin._momentum, twin._deviance, twin.passes = None, [], 0
         twin._random = np.random.default_rng(self.settings.seed)
-        for step in schedule(twin.settings, len(unknowns.corners)):
+        for step in twin.steps():
             twin.one_pass(step)
         return self.backend.to_host(twin.reached().object)
 

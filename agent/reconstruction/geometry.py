@@ -29,8 +29,9 @@ class Geometry:
         pixel_size: (y, x) Å.
         origin: (y, x) Å, detector frame, of object pixel (0, 0).
         matrix: (2, 2) detector_to_scan.
-        centre_offset: (row, column) pixels, displacement of the disc centre from the FFT's zero after the integer roll.
-        roll: (row, column) integer roll of the patterns that brings the zero beam to pixel (0, 0).
+        centre_offset: (row, column) pixels, displacement of the disc centre from the FFT's zero after the roll.
+        roll: (row, column) roll of the patterns that brings the zero beam to pixel (0, 0), or beside it: by an even number of
+            pixels, so that two that share a bin stay together.
     """
 
     corners: NDArray[np.int32]
@@ -75,7 +76,7 @@ def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | Non
     shape = corners.max(axis=0) + np.array([n_y, n_x]) + padding
     measured_y, measured_x = data.patterns.shape[1:]
     row, column = (measured_y // 2, measured_x // 2) if data.centre is None else data.centre
-    roll = (-round(row), -round(column))
+    roll = (-2 * round(row / 2), -2 * round(column / 2))
     return Geometry(
         corners=corners,
         fractions=(pixels - whole).astype(np.float32),
@@ -83,7 +84,7 @@ def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | Non
         pixel_size=(float(pixel[0]), float(pixel[1])),
         origin=(float(first[0] * pixel[0]), float(first[1] * pixel[1])),
         matrix=matrix,
-        centre_offset=(row - round(row), column - round(column)),
+        centre_offset=(row + roll[0], column + roll[1]),
         roll=roll,
     )
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
+from agent.reconstruction.backend import bins_of, sums_of
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected, turn
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
@@ -120,6 +121,16 @@ class GpuBackend:
                 part = slice(first, first + _DRAWN)
                 drawn[part] = random.binomial(counts[part].astype(np.int32), fraction)
             return drawn
+
+    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """See `Backend.summed`."""
+        with failures():
+            return sums_of(counts)
+
+    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
+        """See `Backend.binned`."""
+        with failures():
+            return bins_of(counts)
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device; waits for it."""

@@ -8,7 +8,20 @@ import numpy as np
 from numba import njit
 
 from agent.reconstruction.kernels_fft import OPTIONS, forward, inverse
-from agent.reconstruction.simd import load, load_counts, log, splat, sqrt, store, total, transpose
+from agent.reconstruction.simd import (
+    larger,
+    load,
+    load_counts,
+    load_runs,
+    log,
+    pairs,
+    splat,
+    sqrt,
+    store,
+    store_counts,
+    total,
+    transpose,
+)
 from agent.reconstruction.transform import LANES
 
 POISSON, AMPLITUDE = 0, 1
@@ -182,48 +195,97 @@ def _blur(
 
 
 @njit(**OPTIONS)
-def relayout(patterns: Any, rows: Any, columns: Any, out: Any) -> None:
-    """Patterns (b, pixels) in detector planes: out[·, (g · n_x + x) · 16 + l] = patterns[·, rows[16 g + l] + columns[x]].
+def relayout(patterns: Any, rows: Any, columns: Any, places: Any, out: Any, block: Any) -> None:
+    """Patterns (b · pixels) to detector planes (b · n_y · n_x): [(g · n_x + x) · 16 + l] = pattern[rows[16 g + l] + columns[x]].
 
-    rows and columns are places in a pattern; one less than 0 is a pixel that the detector does not have.
+    rows are where lines begin in a pattern, columns where pixels stand in them; one less than 0 is a pixel that the detector
+    does not have. places are the x of each pixel of a line. block (512) is scratch.
     """
-    n_y, n_x, lanes = np.uint64(len(rows)), np.uint64(len(columns)), np.uint64(LANES)
-    everywhere = True
-    for y in range(n_y):
-        everywhere = everywhere and rows[y] >= 0
-    for x in range(n_x):
-        everywhere = everywhere and columns[x] >= 0
-    for i in range(len(patterns)):
-        source, target = patterns[i], out[i]
-        for g in range(np.uint64(0), n_y, lanes):
+    n_y, n_x, width = len(rows), len(columns), len(places)
+    n = len(out) // (n_y * n_x)
+    pixels, nothing = len(patterns) // n, splat(np.float32(0))
+    for i in range(n):
+        source = i * pixels
+        for g in range(0, n_y, LANES):
+            target = i * n_y * n_x + g * n_x
             for x in range(n_x):
-                place, column = g * n_x + x * lanes, columns[x]
-                if everywhere:
-                    # unsigned places: numba would count negative ones from the end
-                    for lane in range(lanes):
-                        target[place + lane] = source[np.uint64(rows[g + lane] + column)]
-                else:
-                    for lane in range(lanes):
-                        row = rows[g + lane]
-                        target[place + lane] = source[np.uint64(row + column)] if row >= 0 and column >= 0 else 0
+                if columns[x] < 0:
+                    store_counts(out, target + x * LANES, nothing)
+            if width < LANES:
+                for x in range(n_x):
+                    for lane in range(LANES):
+                        there = rows[g + lane] >= 0 and columns[x] >= 0
+                        block[lane] = patterns[source + rows[g + lane] + columns[x]] if there else 0
+                    store_counts(out, target + x * LANES, load(block, 0))
+                continue
+            first = 0
+            while first < width:
+                first = min(first, width - LANES)  # the last block may overlap the one before
+                for lane in range(LANES):
+                    row = rows[g + lane]
+                    store(block, lane * LANES, nothing if row < 0 else load_counts(patterns, source + row + first))
+                transpose(block, 0, LANES, block, LANES * LANES, LANES)
+                for j in range(LANES):
+                    store_counts(out, target + places[first + j] * LANES, load(block, (LANES + j) * LANES))
+                first += LANES
 
 
 @njit(**OPTIONS)
-def add_up(patterns: Any, seen: Any, totals: Any, mean: Any, line: Any) -> None:
-    """totals (n,) = Σ of the pixels of each pattern where seen (ky, kx) is 1 and not 0, mean (ky, kx) += Σ of all patterns.
+def add_up(planes: Any, totals: Any, sums: Any) -> None:
+    """totals (b,) = counts of each of the planes (b · pixels), sums (pixels) += all planes."""
+    pixels = len(sums)
+    for i in range(len(totals)):
+        part = splat(np.float32(0))
+        for place in range(0, pixels, LANES):
+            counts = load_counts(planes, i * pixels + place)
+            store(sums, place, load(sums, place) + counts)
+            part = part + counts
+            if place % 4096 == 4096 - LANES or place == pixels - LANES:
+                totals[i] += total(part)
+                part = splat(np.float32(0))
 
-    line (kx,) is scratch.
+
+@njit(**OPTIONS)
+def bin_up(planes: Any, pixels: int, places: Any, out: Any, largest: Any) -> None:
+    """out (b · m) = counts of the planes (b · pixels), four places added up; their largest values go into `largest` (16).
+
+    places (4, m/8) are where runs of eight begin, or (4, m) where there are none.
     """
-    n_y, n_x = seen.shape
-    for y in range(n_y):
-        for x in range(n_x):
-            line[x] = 0
-        for i in range(len(patterns)):
-            part = np.float32(0)
-            for x in range(n_x):
-                value = np.float32(patterns[i, y, x])
-                line[x] += value
-                part += value * seen[y, x]
-            totals[i] += part
-        for x in range(n_x):
-            mean[y, x] += line[x]
+    n, m = len(planes) // pixels, places.shape[1]
+    most = splat(np.float32(0))
+    for i in range(n):
+        source = i * pixels
+        if 32 * m == pixels:
+            target = i * 8 * m
+            for j in range(0, m, 2):
+                counts = load_runs(planes, source + places[0, j], source + places[0, j + 1])
+                for q in range(1, 4):
+                    counts = counts + load_runs(planes, source + places[q, j], source + places[q, j + 1])
+                most = larger(most, counts)
+                store_counts(out, target + 8 * j, counts)
+        else:
+            target = i * m
+            for first in range(0, m, LANES):
+                for j in range(LANES):
+                    largest[j] = 0
+                    for q in range(4):
+                        largest[j] += planes[source + places[q, first + j]]
+                counts = load(largest, 0)
+                most = larger(most, counts)
+                store_counts(out, target + first, counts)
+    store(largest, 0, most)
+
+
+@njit(**OPTIONS)
+def pair_up(patterns: Any, width: int, out: Any, largest: Any) -> None:
+    """out (b · pixels/4) = patterns (b · pixels, lines of `width`, a multiple of 32) with 2 × 2 pixels added up; see `bin_up`."""
+    most = splat(np.float32(0))
+    for line in range(len(patterns) // (2 * width)):
+        for x in range(0, width, 2 * LANES):
+            first = 2 * line * width + x
+            one = load_counts(patterns, first) + load_counts(patterns, first + width)
+            other = load_counts(patterns, first + LANES) + load_counts(patterns, first + width + LANES)
+            counts = pairs(one, other)
+            most = larger(most, counts)
+            store_counts(out, (line * width + x) // 2, counts)
+    store(largest, 0, most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import DTypeLike, NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.machine_code import Kernel, packed
-from agent.reconstruction.threads import share
+from agent.reconstruction.threads import cores, share
 
-_add_up = Kernel("kernels_detector", "add_up")
+_pair_up = Kernel("kernels_detector", "pair_up")
+
 _CHUNK = 512
 """Patterns at a time."""
 
@@ -114,19 +115,31 @@ def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
         yield chunk if seen is None else np.where(seen, chunk, chunk.dtype.type(0))
 
 
-def totals_and_mean(patterns: Any, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(counts of each pattern in the counting pixels, mean pattern)."""
-    totals, mean, visible = [], np.zeros(seen.shape), seen.astype(np.float32)
-    for chunk in chunks(patterns):
-        counts, total = np.ascontiguousarray(chunk), np.zeros(len(chunk))
-        parts: dict[int, NDArray[np.float64]] = {}
+def in_bins(patterns: NDArray[Any]) -> NDArray[Any]:
+    """Patterns (b, ky, kx) with 2 × 2 pixels added up; kx is a multiple of 32."""
+    n, height, width = patterns.shape
+    kind = patterns.dtype if patterns.dtype in (np.uint8, np.uint16) else counts_type(patterns)
+    flat = np.ascontiguousarray(patterns, kind).reshape(n, -1)
 
-        def work(first: int, stop: int, counts: Any = counts, total: Any = total, parts: Any = parts) -> None:
-            parts[first] = np.zeros(seen.shape)
-            _add_up(packed(counts[first:stop], visible, total[first:stop], parts[first], np.empty(seen.shape[1])))
+    def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
+        _pair_up(packed(flat[first:stop].reshape(-1), width, out[first:stop].reshape(-1), largest))
 
-        share(work, len(counts))
-        totals.append(total)
-        for _, part in sorted(parts.items()):
-            mean += part
-    return np.concatenate(totals), mean / len(patterns)
+    return narrow(work, (n, height // 2, width // 2), kind, cores())
+
+
+def narrow(
+    work: Callable[[int, int, NDArray[Any], NDArray[np.float32]], None],
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+    workers: int,
+) -> NDArray[Any]:
+    """What `work(first, stop, out, largest)` makes of counts of a type, shared out between threads.
+
+    16 bits, or floats where the largest numbers it tells do not fit.
+    """
+    out, largest = room(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
+    number = iter(largest)
+    share(lambda first, stop: work(first, stop, out, next(number)), shape[0], workers)
+    if out.dtype == np.uint16 and largest.max() >= 2**16:
+        return narrow(work, shape, np.dtype(np.float32), workers)
+    return out

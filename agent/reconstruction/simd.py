@@ -137,22 +137,59 @@ def total(typingctx: Any, value: Any) -> Any:
     return types.float32(vector), codegen
 
 
+def _read_counts(builder: Any, base: Any, kind: Any, index: Any, n: int) -> Any:
+    """n counts as floats."""
+    if kind == types.float32:
+        item, floats = ir.VectorType(_FLOAT, n), None
+    else:
+        item, floats = ir.VectorType(ir.IntType(kind.bitwidth), n), ir.VectorType(_FLOAT, n)
+    value = builder.load(builder.bitcast(builder.gep(base, [index]), item.as_pointer()))
+    value.align = 1
+    if floats is None:
+        return value
+    if kind.bitwidth < 32:  # by way of signed integers, for which there is one instruction
+        return builder.sitofp(builder.zext(value, ir.VectorType(_INT, n)), floats)
+    return builder.uitofp(value, floats)
+
+
 @intrinsic
 def load_counts(typingctx: Any, array: Any, index: Any) -> Any:
     """Sixteen counts of a flat array of unsigned integers or float32, as floats."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
-        if kind == types.float32:
-            return _read(builder, base, args[1])
-        item = ir.VectorType(ir.IntType(kind.bitwidth), LANES)
-        value = builder.load(builder.bitcast(builder.gep(base, [args[1]]), item.as_pointer()))
-        value.align = 1
-        if kind.bitwidth < 32:  # by way of signed integers, for which there is one instruction
-            return builder.sitofp(builder.zext(value, _INTS), _VECTOR)
-        return builder.uitofp(value, _VECTOR)
+        return _read_counts(builder, base, kind, args[1], LANES)
 
     return vector(array, types.intp), codegen
+
+
+@intrinsic
+def load_runs(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
+    """As `load_counts`: eight counts from `first` on, then eight from `second` on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
+        halves = [_read_counts(builder, base, kind, place, LANES // 2) for place in args[1:]]
+        return builder.shuffle_vector(*halves, ir.Constant(_INTS, list(range(LANES))))
+
+    return vector(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def store_counts(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write sixteen whole numbers, as floats, into a flat array of unsigned integers or float32 that holds them."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
+        if kind == types.float32:
+            _write(builder, base, args[1], args[2])
+        else:
+            item = ir.VectorType(ir.IntType(kind.bitwidth), LANES)
+            whole = builder.trunc(builder.fptosi(args[2], _INTS), item)
+            builder.store(whole, builder.bitcast(builder.gep(base, [args[1]]), item.as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
 
 
 @intrinsic
@@ -179,6 +216,29 @@ def log(typingctx: Any, value: Any) -> Any:
         return b.fadd(twice, b.fmul(exponent, _constant(math.log(2)), flags=_FAST), flags=_FAST)
 
     return vector(vector), codegen
+
+
+@intrinsic
+def pairs(typingctx: Any, one: Any, other: Any) -> Any:
+    """Sums of neighbouring lanes: eight of the one, then eight of the other."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        even, odd = (
+            builder.shuffle_vector(*args, ir.Constant(_INTS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
+        )
+        return builder.fadd(even, odd, flags=_FAST)
+
+    return vector(vector, vector), codegen
+
+
+@intrinsic
+def larger(typingctx: Any, one: Any, other: Any) -> Any:
+    """The larger number of each lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return vector(vector, vector), codegen
 
 
 @intrinsic

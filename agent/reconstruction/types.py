@@ -89,7 +89,8 @@ class ReconstructionSettings:
         positivity: whether phases below that of vacuum are set to it.
         variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
         refine_intensity: whether each pattern has an intensity of its own.
-        refine_probe: whether the probe is refined within its aperture, from the second pass on.
+        refine_probe: whether the probe is refined within its aperture, from the second pass on (the third where the
+            first ones see the detector in bins).
         refine_positions: `free`: each by itself; `lines`: a drift per scan line and a linear distortion; `linear`: only
             scale, rotation and shear; None: as given.
         refine_optics: what of the optics is measured by likelihood before the first pass, out of `parameters.GROUPS`: defocus,
@@ -100,9 +101,9 @@ class ReconstructionSettings:
         quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`), and those of several
             slices by what a slab shows of each frequency (`transmission`).
         regularise: whether frequencies are damped that the data's noise leaves without signal.
-        batch_size: patterns per update in the first pass, doubled in each further one; None: a twelfth of them, at least 16.
-        step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes. 0.7 to 1 is faster
-            on many recordings, and stirs a detector with a wide point spread until nothing is left.
+        batch_size: patterns per update in the first pass, doubled in each further one; None: a sixth of them, at least 16.
+        step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes. Beyond 2 nothing
+            converges.
         source_size: standard deviation of the finite source in Å that several probe modes start from.
         focal_spread: standard deviation of the defocus in Å (chromatic aberration) that several probe modes start from.
         background: whether counts that the coherent model does not explain are modelled.
@@ -126,7 +127,7 @@ class ReconstructionSettings:
     quantitative: bool = True
     regularise: bool = False
     batch_size: int | None = None
-    step_size: float = 0.5
+    step_size: float = 1.4
     source_size: float = 0.3
     focal_spread: float = 0.0
     background: bool = True

@@ -245,7 +245,12 @@ def test_load_frames_and_keeps_integers(given: str, kept: str, folder: Path) -> 
     gpu = GpuBackend(HostDevice(folder))
     loaded = gpu.load(iter([patterns[:4], patterns[4:]]), 7, (-4, 3), (12, 16))
     assert loaded.dtype == kept
-    assert np.array_equal(loaded, backend.framed(patterns, (-4, 3), (12, 16)))
+    framed = backend.framed(patterns, (-4, 3), (12, 16))
+    assert np.array_equal(loaded, framed)
+    assert np.array_equal(gpu.binned(loaded, (12, 16)), framed.reshape(7, 6, 2, 8, 2).sum(axis=(2, 4)))
+    totals, mean = gpu.summed(loaded, (12, 16))
+    assert np.array_equal(totals, framed.sum(axis=(1, 2)))
+    assert np.array_equal(mean, framed.sum(axis=0))
     wide = gpu.load(iter([patterns[:4].astype(np.uint8), patterns[4:].astype(np.uint16) + 300]), 7, (0, 0), (9, 11))
     assert wide.dtype == np.uint16
     assert wide[6].max() > 300
