@@ -31,10 +31,10 @@ def half(shape: tuple[int, int]) -> tuple[int, int]:
     return shape[0] // 2, shape[1] // 2
 
 
-def possible(modes: NDArray[np.complex64], seen: NDArray[np.bool_]) -> bool:
-    """Whether patterns may be binned: the probe (modes, ky, kx) is small enough, and `seen` (ky, kx) has few holes."""
+def possible(modes: NDArray[np.complex64], seen: NDArray[np.bool_], shape: tuple[int, ...]) -> bool:
+    """Whether patterns of `shape` may be binned: the probe (modes, ky, kx) is small, and `seen` (ky, kx) has few holes."""
     n_y, n_x = seen.shape
-    if any(legal_length(n) != n or legal_length(n // 2) != n // 2 for n in seen.shape):
+    if any(n % 32 for n in shape[1:]) or any(legal_length(n // 2) != n // 2 for n in seen.shape):
         return False
     if 4 * int((two_by_two(seen, np.int64) == 4).sum()) < WHOLE * seen.sum():
         return False

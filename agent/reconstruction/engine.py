@@ -48,9 +48,6 @@ Below it a single count where the model is still dark dominates a step; above it
 on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.) In full passes single counts
 no longer matter, and the guard falls to a hundredth: the likelihood is then all but the unguarded one (`schedule`).
 """
-AMPLITUDE_COUNTS = 300.0
-"""Counts per object pixel from which the amplitude of a single slice, or the absorption of several, is found beside the phase;
-with fewer it is mostly noise, which takes counts from the phase."""
 
 
 @dataclass
@@ -77,14 +74,16 @@ class Reconstructor:
     ) -> None:
         check_data(data, settings.slices)
         self.data, self.settings = data, settings
-        self.shape = (geometry.legal_length(data.patterns.shape[1]), geometry.legal_length(data.patterns.shape[2]))
+        padding = start.padding(data, settings)
+        self.shape = geometry.extended(data.patterns.shape, padding)
         self.geometry = geo = self._located(data)
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
         seen = backend.framed(seen[None], geo.roll, self.shape)[0]
         modes = start.model_probe(data, settings, geo, self.shape) if probe_k is None else probe_k
-        self._seen, self._can_bin, self._overlap = seen, binning.possible(modes, seen), start.overlap(modes, geo)
+        self._seen, self._overlap = seen, start.overlap(modes, geo)
+        self._can_bin = binning.possible(modes, seen, data.patterns.shape)
         self._binned: tuple[forward.Problem, forward.Unknowns] | None = None
         # bins are at hand sooner than pixels, which wait until they are asked for
         self._bins = self._load(data.patterns, binned=True) if self._can_bin else None
@@ -123,8 +122,8 @@ class Reconstructor:
             background=xp.asarray(haze if settings.background else 0 * haze),
             guard=0.0,
         )
-        area = np.prod(np.ptp(data.positions, axis=0) + np.asarray(geo.pixel_size))
-        self._counts_per_pixel = float(self.totals.sum() * np.prod(geo.pixel_size) / area)
+        self._telling = start.counts_per_pixel(data, float(self.totals.sum())) >= start.TELLING
+        self._padded = padding > 1
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
         self.start_probe = self.unknowns.apertures[: settings.probe_modes].copy()
@@ -179,13 +178,13 @@ class Reconstructor:
         """Whether slices only shift the phase."""
         if self.settings.object_type is not None:
             return self.settings.object_type == "phase"
-        return self.settings.slices > 1 or self._counts_per_pixel < AMPLITUDE_COUNTS
+        return self.settings.slices > 1 or not self._telling
 
     @property
     def absorbing(self) -> bool:
         """Whether several slices absorb in proportion to their phase."""
         several = self.settings.object_type is None and self.settings.slices > 1
-        return several and self._counts_per_pixel >= AMPLITUDE_COUNTS
+        return several and self._telling and not self._padded
 
     @property
     def deviance(self) -> tuple[float, ...]:
@@ -486,7 +485,7 @@ class Reconstructor:
         )
         twin.start_probe = twin.unknowns.apertures.copy()
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
-        twin._binned, twin._can_bin = None, binning.possible(modes, self._seen)
+        twin._binned, twin._can_bin = None, binning.possible(modes, self._seen, data.patterns.shape)
         twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 

@@ -60,6 +60,12 @@ def legal_length(n: int) -> int:
         length += 16
 
 
+def extended(shape: tuple[int, ...], padding: float) -> tuple[int, int]:
+    """Pixels (ky, kx) that patterns of a shape (…, ky, kx) are computed with."""
+    n_y, n_x = (legal_length(round(padding * n)) for n in shape[-2:])
+    return n_y, n_x
+
+
 def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | None = None) -> Geometry:
     """Lay out the object grid with `padding` spare pixels on each side.
 

@@ -153,3 +153,13 @@ def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
 def to_real_space(probe_k: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """(modes, y, x), centred at N//2, from the aperture plane; unitary."""
     return np.fft.fftshift(np.fft.ifft2(probe_k, norm="ortho"), axes=(-2, -1)).astype(np.complex64)
+
+
+def resized(probe_k: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+    """The same apertures (modes, ky, kx), corner-centred, on a detector of more or fewer pixels of the same size."""
+    out = np.zeros((len(probe_k), *shape), probe_k.dtype)
+    rows, columns = (
+        np.arange(-(min(n, m) // 2), (min(n, m) + 1) // 2) for n, m in zip(probe_k.shape[1:], shape, strict=True)
+    )
+    out[:, rows[:, None], columns] = probe_k[:, rows[:, None], columns]
+    return out

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError, GpuFailedError
-from agent.reconstruction import cuda, geometry, probe
+from agent.reconstruction import cuda, geometry, probe, start
 from agent.reconstruction.engine import Progress, Reconstructor
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
@@ -39,10 +39,16 @@ def reconstruct(
     wave = None
     if warm_start is not None:
         wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
-        needed = tuple(geometry.legal_length(n) for n in data.patterns.shape[1:])
-        if wave.shape[1:] != needed:
-            msg = f"the warm start's probe has {wave.shape[1:]} pixels, patterns of {data.patterns.shape[1:]} need {needed}"
+        window = np.multiply(data.pixel_size, data.patterns.shape[1:])
+        known = np.multiply(warm_start.pixel_size, wave.shape[1:])
+        if not np.allclose(known, window, rtol=0.01):
+            msg = (
+                f"the warm start's probe fills a window of {known[0]:.4g} × {known[1]:.4g} Å, these patterns have one of "
+                f"{window[0]:.4g} × {window[1]:.4g} Å; it has to be of the same column and camera length"
+            )
             raise BadInputError(msg)
+        chosen = replace(chosen, padding=start.padding(data, chosen))
+        wave = probe.resized(wave, geometry.extended(data.patterns.shape, chosen.padding or 1.0))
         if not (np.isfinite(wave).all() and wave.any()):
             msg = "the warm start's probe is 0 everywhere or holds values that are not numbers; leave it out"
             raise BadInputError(msg)

@@ -7,11 +7,33 @@ from numpy.typing import NDArray
 
 from agent.reconstruction import backend, probe
 from agent.reconstruction.geometry import Geometry
+from agent.reconstruction.patterns import chunks
 from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 from instrument import optics
 
+PADDING = 1.5
+"""Extension of the detector where several slices and enough counts ask for one; twice as far gained nothing more."""
+TELLING = 300.0
+"""Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, is found beside
+the phase; with fewer it is mostly noise, which takes counts from the phase."""
 VARIATION = 1e-3
 """Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
+
+
+def counts_per_pixel(data: DiffractionData, total: float) -> float:
+    """Of `total` counts, those that fall on an object pixel as large as the detector resolves."""
+    pixel = np.asarray(data.pixel_size)
+    return float(total * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
+
+
+def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
+    """`ReconstructionSettings.padding`, chosen where it is left to the counts; those of several slices are read for it."""
+    if settings.padding is not None:
+        return float(settings.padding)
+    if settings.slices == 1:
+        return 1.0
+    total = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks(data.patterns, data.mask))
+    return PADDING if counts_per_pixel(data, total) >= TELLING else 1.0
 
 
 def model_probe(

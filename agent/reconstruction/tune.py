@@ -104,6 +104,7 @@ def _short(settings: ReconstructionSettings) -> ReconstructionSettings:
     """The same physics in few passes with one probe mode that stays."""
     return replace(
         settings,
+        padding=1.0,
         max_passes=SHORT,
         stop_early=False,
         quantitative=False,

@@ -83,9 +83,13 @@ class ReconstructionSettings:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices.
         slice_spacing: Å from slice to slice; each stands for a slab of this thickness that atoms fill evenly.
+        padding: by what factor, 1 … 4, the detector is extended with pixels that do not count, and the object's pixels made
+            smaller: what a specimen scatters beyond the detector's edge is missing there, not absorbed. None: 1.5 for several
+            slices and at least 300 counts per object pixel, where it tells; 1 otherwise.
         object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: phase only below 300 counts
-            per object pixel, where amplitudes would be noise; above, one slice is complex, and several absorb in proportion to
-            their phase (`transmission`), because amplitudes of their own could hardly be told from their neighbours' phases.
+            per object pixel, where amplitudes would be noise; above, one slice is complex, and several stay phases where the
+            detector is extended. Where it is not they absorb in proportion to their phase (`transmission`): amplitudes of their
+            own could hardly be told from their neighbours' phases.
         positivity: whether phases below that of vacuum are set to it.
         variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
         refine_intensity: whether each pattern has an intensity of its own.
@@ -114,6 +118,7 @@ class ReconstructionSettings:
     probe_modes: int = 1
     slices: int = 1
     slice_spacing: float = 10.0
+    padding: float | None = None
     object_type: Literal["complex", "phase"] | None = None
     positivity: bool = False
     variable_modes: int = 0
@@ -145,6 +150,9 @@ class ReconstructionSettings:
             value = getattr(self, name)
             if not (isinstance(value, Real) and 0 <= float(value) <= most):
                 _refuse(name, value, f"0 … {most:g}")
+        padding: Any = self.padding
+        if padding is not None and not (isinstance(padding, Real) and 1 <= float(padding) <= 4):
+            _refuse("padding", padding, "1 … 4, or None")
         if self.step_size == 0:
             _refuse("step_size", 0, "above 0")
         for name, words in _WORDS.items():

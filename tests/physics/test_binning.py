@@ -79,7 +79,7 @@ def test_passes_over_bins_are_as_good_as_over_pixels(change: dict[str, Any], mon
     mask = np.random.default_rng(3).random((phantom.N, phantom.N)) > 0.01
     data = replace(phantom.experiment(dose=1e4, defocus=NARROW, step=0.75), mask=mask)
     errors = {}
-    for possible in (binning.possible, lambda modes, seen: False):
+    for possible in (binning.possible, lambda *_: False):
         monkeypatch.setattr(binning, "possible", possible)
         worker = Reconstructor(data, replace(SETTINGS, **change))
         for step in worker.steps():
@@ -99,6 +99,7 @@ def test_passes_over_bins_are_as_good_as_over_pixels(change: dict[str, Any], mon
         (NARROW, (64, 64), 0.8, False),  # four dead pixels in ten bins
         (250.0, (64, 64), 1.0, False),  # a probe of half the window
         (NARROW, (80, 80), 1.0, False),  # no transform of length 40
+        (NARROW, (60, 60), 1.0, False),  # a rim is needed for the transform
     ],
 )
 def test_when_patterns_are_binned(defocus: float, shape: tuple[int, int], shown: float, legal: bool) -> None:

@@ -9,7 +9,7 @@ import phantom
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct
+from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct, start
 
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 80e3, 21.4, 64, 2.0, 1.5, 30.0, 200.0
 WRONG = 1.03
@@ -117,7 +117,7 @@ def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> No
     scales, errors = [], []
     for seed in (1, 2):
         data = phantom.experiment(dose=1e5, layers=(5, 6), spacing=6.0, amplitude=amplitude, seed=seed)
-        settings = ReconstructionSettings(slices=2, slice_spacing=6.0, device="cpu")
+        settings = ReconstructionSettings(slices=2, slice_spacing=6.0, padding=1.0, device="cpu")
         results = [reconstruct(data, replace(settings, object_type=kind)) for kind in (None, "phase", "complex")]
         pictures = [phantom.inner(result, (5, 6)) for result in results]
         scales.append(phantom.phase_scale(*pictures[0])[0])
@@ -135,8 +135,52 @@ def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> No
 def test_a_slice_that_stands_for_a_slab_loses_no_high_frequencies() -> None:
     atoms = (5, 6, 7, 8, 9, 10)  # 2 Å apart: three in each slab of 6 Å
     data = phantom.experiment(dose=1e6, layers=atoms, spacing=2.0)
-    settings = ReconstructionSettings(slices=2, slice_spacing=6.0, device="cpu", max_passes=40)
+    settings = ReconstructionSettings(slices=2, slice_spacing=6.0, padding=1.0, device="cpu", max_passes=40)
     thin, thick = (reconstruct(data, replace(settings, quantitative=known)) for known in (False, True))
     scales = [phantom.phase_scale(*phantom.inner(result, atoms), between=(0.75, 1.0))[0] for result in (thin, thick)]
     assert scales[0] < 0.995
     assert abs(scales[1] - 1) < 0.5 * abs(scales[0] - 1)
+
+
+def sharp_atoms(y: NDArray[np.float64], x: NDArray[np.float64], layer: int) -> NDArray[np.float64]:
+    """Phase (y, x) in rad at coordinates in Å of atoms that scatter beyond the detector."""
+    places = np.random.default_rng(layer).uniform(-12, 32, (260, 2))
+    rows, columns = (np.exp(-((a[:, None] - places[:, i]) ** 2) / 0.06) for i, a in ((0, y), (1, x)))
+    return np.asarray(1.2 * rows @ columns.T)
+
+
+def test_what_is_scattered_beyond_the_detector_does_not_weaken_the_phase() -> None:
+    axis, n = (np.arange(int(20 / STEP)) + 0.5) * STEP, 2 * N
+    positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    settings = ReconstructionSettings(slices=2, slice_spacing=6.0, device="cpu", max_passes=80, quantitative=False)
+    # a detector of twice as many pixels, of which those in the middle are kept
+    wide = DiffractionData(
+        np.zeros((len(positions), n, n), np.uint8), positions, VOLTAGE, SEMIANGLE, ANGULAR_PIXEL, 100.0
+    )
+    geo = geometry.locate(wide)
+    y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
+    obj = np.exp(1j * np.stack([sharp_atoms(y, x, layer) for layer in (0, 1)]))
+    wave = probe.aperture_wave((n, n), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -100.0})
+    problem, unknowns = forward.known(obj, wave[None], geo.corners, geo.fractions)
+    problem.propagators = start.propagators(wide, settings, geo, (n, n))
+    model = np.fft.fftshift(forward.expected(problem, unknowns, np.arange(len(positions)), np), axes=(1, 2))
+    middle = slice((n - N) // 2, (n + N) // 2)
+    data = replace(wide, patterns=model[:, middle, middle] * 1e5 * STEP**2)
+    errors, scales = [], []
+    for padding in (1.0, None):  # so many counts extend the detector by themselves
+        result = reconstruct(data, replace(settings, padding=padding))
+        pixel, size = result.pixel_size[0], round(14 / result.pixel_size[0])
+        first = [round((3 - o) / pixel) for o in result.origin]
+        picture = result.phase[first[0] : first[0] + size, first[1] : first[1] + size]
+        y, x = (o + pixel * (f + np.arange(4 * size) / 4) for o, f in zip(result.origin, first, strict=True))
+        spectra = []
+        for image in (picture, sharp_atoms(y, x, 0) + sharp_atoms(y, x, 1)):
+            window = np.outer(*[np.hanning(len(image) + 1)[:-1]] * 2)
+            spectrum = np.fft.fft2((image - (image * window).sum() / window.sum()) * window) / window.sum()
+            low = np.r_[0:14, -13:0]  # up to 1 1/Å
+            spectra.append(spectrum[np.ix_(low, low)])
+        got, truth = spectra
+        scales.append(float((got * truth.conj()).real.sum() / (abs(truth) ** 2).sum()))
+        errors.append(float(np.linalg.norm(got - truth) / np.linalg.norm(truth)))
+    assert errors[1] < 0.7 * errors[0]  # 0.033 and 0.017
+    assert scales[1] == pytest.approx(1.0, abs=0.01)

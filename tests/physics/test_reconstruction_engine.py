@@ -158,6 +158,16 @@ def test_warm_start_is_better_after_one_pass() -> None:
     cold = phase_scale(*inner(reconstruct(fresh, one)))[1]
     warm = phase_scale(*inner(reconstruct(fresh, one, warm_start=learned)))[1]
     assert warm > cold + 0.02
+    # a probe goes with a detector that is extended, too
+    wide = reconstruct(fresh, replace(one, padding=1.5), warm_start=learned)
+    assert wide.probe.shape[1:] == (96, 96)
+    back = reconstruct(fresh, one, warm_start=wide)
+    assert back.probe.shape[1:] == (64, 64)
+    assert phase_scale(*inner(back))[1] > cold + 0.02
+    with pytest.raises(
+        BadInputError, match=r"probe fills a window of 20\.\d+ × .*, these patterns have one of 16\.\d+ ×"
+    ):
+        reconstruct(replace(fresh, angular_pixel=1.25 * fresh.angular_pixel), one, warm_start=learned)
 
 
 def test_background_of_counts_is_found_and_not_put_into_the_object() -> None:

@@ -20,9 +20,9 @@ from agent.quality import (
     score_spectrum,
     tiles,
 )
-from agent.reconstruction import DiffractionData, ReconstructionSettings, probe
+from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, probe, reconstruct
 from agent.reconstruction.thinning import halves
-from agent.splitting import alternate, excess_variance
+from agent.splitting import alternate, excess_variance, split
 from instrument.models import Rectangle
 
 PIXEL = (0.3, 0.3)
@@ -278,7 +278,6 @@ def test_several_splits_are_averaged_and_scatter_less() -> None:
 
 def test_own_reconstruction_and_own_score() -> None:
     from agent.half_counts import score_halves
-    from agent.reconstruction import reconstruct
 
     data = specimen(0.4, 2e3, 1)
     calls = []
@@ -296,3 +295,20 @@ def test_own_reconstruction_and_own_score() -> None:
     assert plain.reconstruction.passes == 1
     twice = judge(data, SETTINGS, SQUARE, CHOICE, 5, reconstruct_with=mine, score_with=doubled)
     assert twice.score.value == pytest.approx(2 * plain.score.value)
+
+
+def test_halves_of_counts_keep_the_pixels_of_the_whole() -> None:
+    # enough counts to extend the detector for several slices, but not in either half
+    data = specimen(0.4, 4e3, 1)
+    pixels = []
+
+    def mine(data: DiffractionData, settings: ReconstructionSettings) -> Reconstruction:
+        pixels.append(reconstruct(data, replace(settings, max_passes=1)).pixel_size)
+        return reconstruct(data, replace(settings, max_passes=1))
+
+    judge(data, replace(SETTINGS, slices=2), SQUARE, CHOICE, 5, reconstruct_with=mine)
+    alone = [
+        reconstruct(half, replace(SETTINGS, slices=2, max_passes=1)).pixel_size for half in split(data, "counts", 0)
+    ]
+    assert pixels[0] == pixels[1] == pixels[2]
+    assert pixels[0] < min(alone)

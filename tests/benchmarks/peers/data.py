@@ -3,7 +3,7 @@
 2H bilayer with 14 S vacancies in a periodic cell 38.1 Å wide, 80 kV, 21.4 mrad, infinite projection in 1 Å slices, 128 × 128
 detector pixels of 1.096 mrad. The cell is the probe's window, so the true phase is known on the reconstruction's own grid.
 
-    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200] [--slices 1]
+    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200] [--slices 1] [--grid 192]
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 VOLTAGE, SEMIANGLE = 80e3, 21.4
 CELL = 38.1  # Å, 12 a × 7 √3 a of MoS2 strained by less than 0.6 % to a square
-GRID, DETECTOR = 192, 128  # two thirds of the grid survive the anti-aliasing: the detector
+GRID, DETECTOR = (
+    192,
+    128,
+)  # two thirds of the grid survive the anti-aliasing: the detector, beyond which nothing is scattered
 FIELD = 32.0  # Å, edge of the scanned square
 SEED = 20261122
 
@@ -58,7 +61,7 @@ def true_phase(potential: Any) -> NDArray[np.float32]:
     from abtem.core.energy import energy2sigma
 
     phase = potential.array.sum(axis=0) * energy2sigma(VOLTAGE)
-    spectrum = central(np.fft.fftshift(np.fft.fft2(phase))) * (DETECTOR / GRID) ** 2
+    spectrum = central(np.fft.fftshift(np.fft.fft2(phase))) * (DETECTOR / len(phase)) ** 2
     return np.fft.ifft2(np.fft.ifftshift(spectrum)).real.astype(np.float32)
 
 
@@ -89,17 +92,19 @@ def diffraction(potential: Any, step: float, c10: float) -> tuple[NDArray[np.flo
     return central(np.asarray(patterns.array)), start
 
 
-def make(folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float, slices: float) -> list[Path]:
+def make(
+    folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float, slices: float, grid: int = GRID
+) -> list[Path]:
     """Write the recordings that are not there yet; returns all of them."""
     wanted = {(step, dose): folder / f"s{step:g}_c{c10:g}_d{dose:g}.h5" for step in steps for dose in doses}
     missing = {key: path for key, path in wanted.items() if not path.exists()}
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        _simulate(missing, c10, slices)
+        _simulate(missing, c10, slices, grid)
     return list(wanted.values())
 
 
-def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: float) -> None:
+def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: float, grid: int) -> None:
     import abtem
     import dask
     import h5py
@@ -107,7 +112,7 @@ def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: floa
 
     abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
     potential = abtem.Potential(
-        bilayer(), gpts=GRID, slice_thickness=slices, parametrization="lobato", projection="infinite"
+        bilayer(), gpts=grid, slice_thickness=slices, parametrization="lobato", projection="infinite"
     ).build(lazy=False)
     wavelength = float(energy2wavelength(VOLTAGE))
     for step in sorted({step for step, _ in missing}):
@@ -145,5 +150,8 @@ if __name__ == "__main__":
     parser.add_argument("--doses", type=float, nargs="+", default=[1e3, 1e4, 1e6])
     parser.add_argument("--c10", type=float, default=200.0)
     parser.add_argument("--slices", type=float, default=1.0, help="of the simulation, Å; the files' names do not tell")
+    parser.add_argument(
+        "--grid", type=int, default=GRID, help="pixels along the cell's edge; the files' names do not tell"
+    )
     chosen = parser.parse_args()
-    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10, chosen.slices)
+    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10, chosen.slices, chosen.grid)
