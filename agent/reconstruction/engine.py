@@ -98,7 +98,10 @@ class Reconstructor:
         if settings.variable_modes:
             modes = np.concatenate([modes, start.variations(modes, settings.variable_modes, settings.seed)])
         light = (np.abs(modes) ** 2).sum(axis=0)
-        haze = background.start(mean, seen, light > 0.1 * light.max(), background.Rings(self.shape, geo.centre_offset))
+        bright = light > 0.1 * light.max()
+        if self._can_bin:  # the mean is that of bins: light has spread to all pixels of those on the disc's edge
+            bright = binning.enlarged(backend.two_by_two(light)) > 0.01 * light.max()
+        haze = background.start(mean, seen, bright, background.Rings(self.shape, geo.centre_offset))
         self.rings = background.Rings(self.shape, geo.centre_offset, xp)
         weights = np.ones((n, len(modes)), np.float32)
         weights[:, settings.probe_modes :] = 0

@@ -6,7 +6,7 @@ forward model) and bilayer MoS₂ (abTEM; counts thinned from one recording at 1
 multiplied its waves by: see `seen`). Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the engine starts from a defocus that is 3 % wrong.
 Peers come from the results of `make bench-peers`.
 
-    python tests/benchmarks/physical_limit.py [--seeds 4] [--figure limit.png] [--peers .peers/results/….jsonl]
+    python tests/benchmarks/physical_limit.py [--seeds 4] [--known] [--figure limit.png] [--peers .peers/results/….jsonl]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,15 @@ sys.path.insert(0, str(HERE / "peers"))
 import score  # noqa: E402
 from recording import read  # noqa: E402
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct  # noqa: E402
+from agent.reconstruction import (  # noqa: E402
+    DiffractionData,
+    ReconstructionSettings,
+    Reconstructor,
+    forward,
+    geometry,
+    probe,
+    reconstruct,
+)
 from agent.reconstruction.thinning import thin  # noqa: E402
 
 DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
@@ -192,6 +201,60 @@ def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row
     return rows
 
 
+class KnownDepth(Reconstructor):
+    """A reconstruction that is told by how much the phases of its two slices differ."""
+
+    difference: NDArray[np.float64]
+
+    def _update_object(self, *arguments: Any, **named: Any) -> None:
+        super()._update_object(*arguments, **named)
+        obj = self.unknowns.object
+        half = (np.angle(obj[0] * obj[1].conj()) - self.difference) / 2
+        obj[0] *= np.exp(-1j * half)
+        obj[1] *= np.exp(1j * half)
+
+
+def allowed(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row]:
+    """What counts allow where all but the phase is known: bilayer as two slices, with their probe and their difference."""
+    recording = read(folder / "s1.5_c200_d1e+06.h5")
+    optics = (recording.voltage, recording.semiangle, recording.angular_pixel, -recording.c10)
+    data = DiffractionData(recording.flat_patterns, recording.positions, *optics)
+    settings = ReconstructionSettings(
+        device="cpu",
+        slices=2,
+        slice_spacing=6.15,
+        padding=1.5,
+        object_type="phase",
+        quantitative=False,
+        background=False,
+    )
+    found = Reconstructor(data, settings)
+    found.run()
+    truth, wave = found.reached().object.copy(), found.reached().apertures.copy()
+    full, inner = found.shape[0], (found.shape[0] - N) // 2
+    model = np.fft.fftshift(found.model(np.arange(len(recording.positions))), axes=(1, 2))
+    expected = model[:, inner : full - inner, inner : full - inner]
+    lit = found.illumination()
+    phase = sum(np.angle(layer * (layer * lit).sum().conj()) for layer in truth)
+    n = round(SCORED / found.geometry.pixel_size[0])
+    middle = tuple(slice((size - n) // 2, (size - n) // 2 + n) for size in phase.shape)
+    rows = []
+    for dose in doses:
+        row = Row("two slices, all known", dose)
+        for seed in range(seeds):
+            counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose / recording.dose)
+            told = DiffractionData(counts.astype(np.uint16), recording.positions, *optics)
+            passes = {"stop_early": False, "max_passes": 64, "refine_probe": False}
+            worker = KnownDepth(told, replace(settings, seed=seed, **passes), wave)
+            worker.difference = np.angle(truth[0] * truth[1].conj())
+            worker.run()
+            picture = np.asarray(worker.result().phase[middle], np.float64)
+            row.add(picture, phase[middle], found.geometry.pixel_size[0], worker.passes)
+        rows.append(row)
+        print(row.text(), flush=True)
+    return rows
+
+
 def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
     """Error over limit against frequency, a panel for each object; below, the peers' bands beside ours on the bilayer."""
     import matplotlib as mpl
@@ -236,11 +299,14 @@ def main() -> None:
     parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
     parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
     parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
+    parser.add_argument("--known", action="store_true", help="also what counts allow where only the phase is unknown")
     parser.add_argument("--folder", type=Path, default=root / ".peers" / "limit")
     chosen = parser.parse_args()
     print(f"{'error power / limit':<31} {'.25-.50':>7} {'.50-.75':>7} {'.75-1.0':>7}   phase scale     passes")
     doses = tuple(chosen.doses)
     rows = ours_thin(doses, chosen.seeds) + ours_bilayer(doses, chosen.seeds, chosen.folder)
+    if chosen.known:
+        allowed(tuple(dose for dose in doses if dose >= 1e4), 1, chosen.folder)
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []

@@ -108,6 +108,14 @@ def test_when_patterns_are_binned(defocus: float, shape: tuple[int, int], shown:
     assert worker._can_bin == legal
 
 
+def test_light_on_the_edge_of_the_disc_is_no_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = phantom.experiment(dose=1e6, defocus=NARROW)
+    settings = replace(SETTINGS, background=True)
+    binned = Reconstructor(data, settings).unknowns.background
+    monkeypatch.setattr(binning, "possible", lambda *_: False)
+    assert binned.sum() < 1.1 * Reconstructor(data, settings).unknowns.background.sum()
+
+
 class Watched(CpuBackend):
     """Keeps what the passes were given."""
 
