@@ -24,6 +24,7 @@ from agent.reconstruction import (
     forward,
     geometry,
     noise,
+    outcome,
     probe,
     start,
     stopping,
@@ -129,7 +130,7 @@ class Reconstructor:
         self._padded = padding > 1
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
-        self.start_probe = self.unknowns.apertures[: settings.probe_modes].copy()
+        self.start_probe = self.unknowns.apertures[: self.n_modes].copy()
         self.per_pattern = PatternUnknowns(settings, geo, data.positions, self.totals)
         self._deviance: list[Any] = []
         self.passes = 0
@@ -170,6 +171,16 @@ class Reconstructor:
     @problem.setter
     def problem(self, problem: forward.Problem) -> None:
         self._problem, self._bins, self._binned = problem, None, None
+
+    @property
+    def n_modes(self) -> int:
+        """Probe modes; apertures beyond are variations of the first."""
+        return self._problem.n_modes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how it was made."""
+        return kept_on_disk(self._problem.counts)
 
     @property
     def electrons(self) -> float:
@@ -281,7 +292,7 @@ class Reconstructor:
         age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
         reach = xp.where(uphill, 0.0, (last.age - 1) / age)
         if step.probe > 0:
-            modes = self.problem.n_modes
+            modes = self.n_modes
             change = sums.aperture_numerator[:modes] * self.support
             found.apertures[:modes] += (step.probe / len(found.corners)) * change
         displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
@@ -372,7 +383,7 @@ class Reconstructor:
         )
         found.fractions = xp.concatenate([found.fractions, xp.asarray(new.fractions[first:])])
         fresh = xp.ones((len(patterns), found.weights.shape[1]), xp.float32)
-        fresh[:, self.problem.n_modes :] = 0
+        fresh[:, self.n_modes :] = 0
         found.weights = xp.concatenate([found.weights, fresh])
         counts = self._load(patterns)
         self.problem = replace(self.problem, counts=joined(self.problem.counts, counts, xp))
@@ -396,59 +407,11 @@ class Reconstructor:
 
     def result(self) -> Reconstruction:
         """The state as a finished reconstruction. Raises ArithmeticError where it holds values that are not numbers."""
-        data, geo, host = self.data, self.geometry, self.backend.to_host
-        obj = host(self.reached().object)
-        apertures = host(self.reached().apertures)[: self.problem.n_modes]
-        if not (np.isfinite(obj).all() and np.isfinite(apertures).all()):
-            msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
-            raise ArithmeticError(msg)
-        illumination = self.illumination()
-        obj, scale = self._corrected(obj, illumination)
-        margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
-        lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
-        lit = np.clip(lit, 0, None)
-        turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
-        phase = np.zeros(lit.shape, np.float32)
-        for layer in turned:
-            phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
-        haze = np.fft.fftshift(host(self.unknowns.background)) if self.settings.background else None
-        return Reconstruction(
-            object=np.stack(turned).astype(np.complex64),
-            phase=phase,
-            pixel_size=geo.pixel_size,
-            origin=origin,
-            probe=probe.to_real_space(probe.orthogonalised(apertures)),
-            positions=self.per_pattern.positions(self.unknowns, self.backend),
-            defocus=data.defocus,
-            aberrations=dict(data.aberrations),
-            background=haze,
-            phase_scale=scale,
-            deviance=self.deviance,
-            passes=self.passes,
-            illuminated=lit.astype(np.float32),
-            device=self.backend.name,
-            seconds=self.seconds,
-            notes=kept_on_disk(self._problem.counts),
-        )
-
-    def _corrected(self, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> tuple[NDArray[np.complex64], float]:
-        """The object (S, y, x) with what weakened its phases undone as far as the settings ask, and the scale that noise left."""
-        if self.noise is None:
-            return obj, 1.0
-        scale = self.noise.scale if self.settings.quantitative else 1.0
-        mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
-        before = np.angle(obj * mean.conj())
-        pixel, gain = self.geometry.pixel_size, np.ones((1, 1))
-        if self.settings.regularise:
-            gain = noise.wiener(before.sum(axis=0), lit, self.noise, pixel)
-        if self.settings.quantitative and len(obj) > 1:
-            gain = gain / transmission.within_slab(lit.shape, pixel, self.settings.slice_spacing, self.data.voltage)
-        after = before if gain.size == 1 else np.fft.ifft2(np.fft.fft2(before) * gain).real
-        return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale
+        return outcome.of(self)
 
     def illumination(self) -> NDArray[np.float32]:
         """Σ|probe|² of all positions relative to its maximum, (y, x) on the object grid (whole-pixel shifts)."""
-        apertures = self.backend.to_host(self.reached().apertures)[: self.problem.n_modes]
+        apertures = self.backend.to_host(self.reached().apertures)[: self.n_modes]
         intensity = (np.abs(probe.to_real_space(apertures)) ** 2).sum(axis=0)
         n_y, n_x = self.geometry.object_shape
         hits = np.zeros((n_y, n_x), np.float32)

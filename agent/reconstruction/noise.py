@@ -156,7 +156,7 @@ def _again(
     xp = worker.backend.xp
     # noise in the probe that was found would count twice: as the truth's and as the replica's own
     apertures = worker.reached().apertures.copy()
-    apertures[: worker.problem.n_modes] = worker.start_probe
+    apertures[: worker.n_modes] = worker.start_probe
     truth = replace(
         worker.unknowns,
         object=xp.asarray(np.exp((1j - float(worker.kappa)) * phase).astype(np.complex64)),

@@ -1,0 +1,70 @@
+"""From the state of a reconstruction to what the caller gets: turned into the scan's frame, and quantitative."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction import geometry, noise, probe, transmission
+from agent.reconstruction.types import Reconstruction
+
+if TYPE_CHECKING:
+    from agent.reconstruction.engine import Reconstructor
+
+
+def of(worker: Reconstructor) -> Reconstruction:
+    """The state of `worker` as a finished reconstruction. Raises ArithmeticError where it holds values that are not numbers."""
+    data, geo, host = worker.data, worker.geometry, worker.backend.to_host
+    obj = host(worker.reached().object)
+    apertures = host(worker.reached().apertures)[: worker.n_modes]
+    if not (np.isfinite(obj).all() and np.isfinite(apertures).all()):
+        msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
+        raise ArithmeticError(msg)
+    illumination = worker.illumination()
+    obj, scale = _corrected(worker, obj, illumination)
+    margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
+    lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
+    lit = np.clip(lit, 0, None)
+    turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
+    phase = np.zeros(lit.shape, np.float32)
+    for layer in turned:
+        phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
+    haze = np.fft.fftshift(host(worker.unknowns.background)) if worker.settings.background else None
+    return Reconstruction(
+        object=np.stack(turned).astype(np.complex64),
+        phase=phase,
+        pixel_size=geo.pixel_size,
+        origin=origin,
+        probe=probe.to_real_space(probe.orthogonalised(apertures)),
+        positions=worker.per_pattern.positions(worker.unknowns, worker.backend),
+        defocus=data.defocus,
+        aberrations=dict(data.aberrations),
+        background=haze,
+        phase_scale=scale,
+        deviance=worker.deviance,
+        passes=worker.passes,
+        illuminated=lit.astype(np.float32),
+        device=worker.backend.name,
+        seconds=worker.seconds,
+        notes=worker.notes,
+    )
+
+
+def _corrected(
+    worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]
+) -> tuple[NDArray[np.complex64], float]:
+    """The object (S, y, x) with what weakened its phases undone as far as the settings ask, and the scale that noise left."""
+    if worker.noise is None:
+        return obj, 1.0
+    scale = worker.noise.scale if worker.settings.quantitative else 1.0
+    mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
+    before = np.angle(obj * mean.conj())
+    pixel, gain = worker.geometry.pixel_size, np.ones((1, 1))
+    if worker.settings.regularise:
+        gain = noise.wiener(before.sum(axis=0), lit, worker.noise, pixel)
+    if worker.settings.quantitative and len(obj) > 1:
+        gain = gain / transmission.within_slab(lit.shape, pixel, worker.settings.slice_spacing, worker.data.voltage)
+    after = before if gain.size == 1 else np.fft.ifft2(np.fft.fft2(before) * gain).real
+    return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale
