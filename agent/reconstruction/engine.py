@@ -163,9 +163,17 @@ class Reconstructor:
 
     @property
     def problem(self) -> forward.Problem:
-        """What is given; the patterns are read again and laid out when this is first asked for."""
+        """What is given; the patterns are read again and laid out when this is first asked for.
+
+        Raises BadInputError where they are not those any more that the reconstruction began with (seen on the CPU only: a device
+        would have to be waited for).
+        """
         if self._problem.counts is None:
-            self._problem.counts = self._load(self.data.patterns)
+            counts = self._load(self.data.patterns)
+            if self.backend.xp is np and not np.allclose(self._summed(counts)[0], self.totals, rtol=1e-5):
+                msg = "the patterns were changed while their reconstruction was under way; give it a copy of them"
+                raise BadInputError(msg)
+            self._problem.counts = counts
         return self._problem
 
     @problem.setter

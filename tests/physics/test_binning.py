@@ -10,6 +10,7 @@ import phantom
 import pytest
 from numpy.typing import NDArray
 
+from agent.errors import BadInputError
 from agent.reconstruction import Reconstructor, binning, forward, reconstruct
 from agent.reconstruction.backend import ArrayBackend, framed
 from agent.reconstruction.cpu import CpuBackend
@@ -153,6 +154,17 @@ def test_counts_that_come_later_are_in_the_bins(watched: Watched) -> None:
     worker.append(data.patterns[160:], data.positions[160:])
     worker.run()
     assert watched.given[0][:2] == ((32, 32), float(data.patterns.sum()))
+
+
+def test_patterns_that_change_under_way_are_noticed() -> None:
+    data = phantom.experiment(dose=1e4, defocus=NARROW)
+    buffer = data.patterns.copy()
+    worker = Reconstructor(replace(data, patterns=buffer), SETTINGS)
+    buffer[7] = data.patterns[8]
+    with pytest.raises(
+        BadInputError, match="the patterns were changed while their reconstruction was under way; give it"
+    ):
+        worker.append(data.patterns[:3], data.positions[:3])
 
 
 def test_a_dense_scan_begins_with_one_half_and_then_the_other(watched: Watched) -> None:
