@@ -17,6 +17,7 @@ from agent.config import ScoreChoice
 from agent.quality import crop, ring_correlation, score_spectrum
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
 from agent.reconstruction.backend import framed
+from agent.reconstruction.checks import check_data
 from agent.reconstruction.start import padding
 from agent.records import Score
 from agent.splitting import split
@@ -73,9 +74,9 @@ def judge(
         reconstruct_with: a reconstruction of the user's own; the checks against overfit and misfit need the built-in one.
     """
     run = reconstruct_with or reconstruct
-    settings = replace(
-        settings, padding=padding(data, settings)
-    )  # halves have half the counts, but the picture's pixels
+    check_data(data, settings.slices)
+    # halves have half the counts, but the picture's pixels
+    settings = replace(settings, padding=padding(data, settings))
     picture = run(data, replace(settings, seed=seed))
     on_progress(1 / (1 + splits))
     scores, first_pair = [], None

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError, GpuFailedError
 from agent.reconstruction import cuda, geometry, probe, start
+from agent.reconstruction.checks import check_data
 from agent.reconstruction.engine import Progress, Reconstructor
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
@@ -38,6 +39,7 @@ def reconstruct(
     chosen = settings or ReconstructionSettings()
     wave = None
     if warm_start is not None:
+        check_data(data, chosen.slices)
         wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
         window = np.multiply(data.pixel_size, data.patterns.shape[1:])
         known = np.multiply(warm_start.pixel_size, wave.shape[1:])
