@@ -102,7 +102,8 @@ def _score_split(
     """Both halves' reconstructions and their score, checked where the engine is the built-in one."""
     run = reconstruct_with or reconstruct
     first, second = parts
-    settings = replace(settings, quantitative=False)  # a factor common to both halves changes no correlation
+    # a factor common to both halves changes no correlation, but a prior weighs a ring's reflections above the noise between them
+    settings = replace(settings, quantitative=False, regularise=False)
     worker = None
     if reconstruct_with is None:
         worker = Reconstructor(first, replace(settings, seed=seed + 1))

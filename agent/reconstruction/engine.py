@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,10 @@ from agent.reconstruction import (
     probe,
     start,
     stopping,
-    transmission,
 )
+from agent.reconstruction.ascent import Ascent, Reached
 from agent.reconstruction.checks import check_data
-from agent.reconstruction.displacement import moved, padding
+from agent.reconstruction.displacement import padding
 from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
@@ -40,8 +40,6 @@ from agent.reconstruction.types import DiffractionData, Reconstruction, Reconstr
 Progress = Callable[[int, int], None]
 """Called with (passes done, passes in all)."""
 
-ILLUMINATION_FLOOR = 0.05
-"""Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
 GUARD = 0.02
 """Counts added to data and model in the residual: at the start this times the root of the mean count of a detector pixel.
 
@@ -49,15 +47,6 @@ Below it a single count where the model is still dark dominates a step; above it
 on simulated MoS2 from 1e3 to 1e6 e/Å²: the best constant moved as the root of the mean count.) In full passes single counts
 no longer matter, and the guard falls to a hundredth: the likelihood is then all but the unguarded one (`schedule`).
 """
-
-
-@dataclass
-class Momentum:
-    """Object and apertures that the last full pass reached, and how long the momentum has built up; all on the device."""
-
-    object: Any
-    apertures: Any
-    age: Any = 1.0
 
 
 class Reconstructor:
@@ -135,9 +124,9 @@ class Reconstructor:
         self._deviance: list[Any] = []
         self.passes = 0
         self.seconds = 0.0
-        self.noise: noise.Noise | None = None
-        self.kappa = xp.zeros(())  # amplitudes are exp(−κφ)
-        self._momentum: Momentum | None = None
+        self.noise_scale = 1.0
+        """By what noise has weakened the phases, once `run` has found it."""
+        self.ascent = Ascent(xp)
         self._random = np.random.default_rng(settings.seed)
 
     def _located(self, data: DiffractionData) -> geometry.Geometry:
@@ -225,8 +214,8 @@ class Reconstructor:
                 if on_progress is not None:
                     on_progress(number + 1, len(steps))
         self.settle()
-        if self.settings.quantitative or self.settings.regularise:
-            self.noise = noise.measure(self)
+        if self.settings.quantitative:
+            self.noise_scale = noise.scale(self)
         self.seconds += time.perf_counter() - started
 
     def steps(self) -> list[Step]:
@@ -254,11 +243,9 @@ class Reconstructor:
         for batch in np.array_split(order, parts):
             sums = self.backend.accumulate(problem, model, batch, wanted)
             if step.batch is None:
-                self._momentum_step(sums, step)
+                self.ascent.in_full(self, sums, step)
             else:
-                self._update_object(sums, step.size, phase_only=True)
-                if probe_moves:
-                    found.apertures += (step.probe / len(batch)) * sums.aperture_numerator * self.support
+                self.ascent.in_batch(self, sums, step, len(batch))
             ratio = ratio if sums.ratio is None else ratio + sums.ratio
             deviance += sums.deviance
         if self.settings.background:
@@ -282,88 +269,25 @@ class Reconstructor:
         found.background[...] = backend.two_by_two(self.unknowns.background)
         return problem, found
 
-    def _momentum_step(self, sums: forward.Sums, step: Step) -> None:
-        """An update extrapolated after Nesterov; the momentum restarts where it points uphill.
-
-        O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
-        """
-        xp, found = self.backend.xp, self.unknowns
-        if self._momentum is None:
-            self._momentum = Momentum(found.object.copy(), found.apertures.copy(), xp.ones(()))
-        last = self._momentum
-        before = found.object.copy()
-        if self.absorbing:
-            self.kappa = self.kappa + step.size * transmission.absorption_step(found.object, sums, xp)
-        self._update_object(sums, step.size, self.phase_only)
-        self._absorb(sums)
-        uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
-        age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
-        reach = xp.where(uphill, 0.0, (last.age - 1) / age)
-        if step.probe > 0:
-            modes = self.n_modes
-            change = sums.aperture_numerator[:modes] * self.support
-            found.apertures[:modes] += (step.probe / len(found.corners)) * change
-        displacement = self.per_pattern.update(found, sums, self.problem, self.backend, reach)
-        if displacement is not None:
-            found.object[...] = self._moved(found.object, displacement)
-            self._absorb(sums)
-            last.object = self._moved(last.object, displacement)
-        reached = Momentum(found.object.copy(), found.apertures.copy(), age)
-        reach = reach.astype(np.float32)
-        if self.phase_only:
-            half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
-            # rounding of the modulus would grow threefold with every pass
-            found.object *= forward.turned(half, xp) / xp.abs(found.object)
-            self._absorb(sums)
-        else:
-            found.object += reach * (found.object - last.object)
-        if step.probe > 0:
-            # variations go without: their weights would have to be extrapolated with them
-            found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
-        self._momentum = reached
-
-    def _moved(self, obj: Any, displacement: Any) -> Any:
-        obj = moved(obj, displacement, self.backend.xp)
-        return obj / abs(obj) if self.phase_only else obj
-
-    def reached(self) -> Momentum:
+    def reached(self) -> Reached:
         """Object and apertures as they are, without the extrapolation of the momentum."""
-        return self._momentum or Momentum(self.unknowns.object, self.unknowns.apertures)
+        return self.ascent.reached or Reached(self.unknowns.object, self.unknowns.apertures)
 
     def settle(self) -> None:
         """Leave the extrapolated point for the last one that was reached."""
-        if self._momentum is not None:
-            self.unknowns.object[...], self.unknowns.apertures[...] = self._momentum.object, self._momentum.apertures
-            self._momentum = None
+        last = self.ascent.reached
+        if last is not None:
+            self.unknowns.object[...], self.unknowns.apertures[...] = last.object, last.apertures
+            self.ascent.reached = None
 
     def scale_counts(self, factor: float) -> None:
         """Expect `factor` times as many electrons in every pattern; the object stays."""
         root = np.float32(np.sqrt(factor))
         self.unknowns.apertures *= root
         self.unknowns.background *= np.float32(factor)
-        if self._momentum is not None:
-            self._momentum.apertures *= root
+        if self.ascent.reached is not None:
+            self.ascent.reached.apertures *= root
         self._bins = self._binned = None
-
-    def _update_object(self, sums: forward.Sums, size: float, phase_only: bool) -> None:
-        """One preconditioned step of every slice; all together they shift the phase by what one slice would.
-
-        Mini-batches move phases only: amplitudes are small and would mostly take up their noise.
-        """
-        xp, obj = self.backend.xp, self.unknowns.object
-        floor = ILLUMINATION_FLOOR * sums.illumination.max()
-        if phase_only:
-            self.backend.turn(obj, sums, size / len(obj), floor, self.kappa, self.settings.positivity)
-        else:
-            obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
-            if self.settings.positivity:
-                obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
-
-    def _absorb(self, sums: forward.Sums) -> None:
-        """Give every slice the amplitude that goes with its phase."""
-        if self.absorbing:
-            obj = self.unknowns.object
-            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, self.backend.xp)
 
     def append(self, patterns: NDArray[Any], positions: NDArray[np.float64]) -> None:
         """Take in patterns that arrive later; object and probe go on from where they are.
@@ -460,6 +384,7 @@ class Reconstructor:
         twin.start_probe = twin.unknowns.apertures.copy()
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
         twin._binned, twin._can_bin = None, binning.possible(modes, self._seen, data.patterns.shape)
+        twin.ascent = Ascent(xp)
         twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 
@@ -482,8 +407,8 @@ class Reconstructor:
             apertures=unknowns.apertures.copy(),
             background=unknowns.background.copy(),
         )
-        twin.kappa = xp.zeros(())
-        twin._momentum, twin._deviance, twin.passes = None, [], 0
+        twin.ascent = Ascent(xp)
+        twin._deviance, twin.passes = [], 0
         twin._random = np.random.default_rng(self.settings.seed)
         for step in twin.steps():
             twin.one_pass(step)

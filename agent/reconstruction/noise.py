@@ -4,13 +4,13 @@ The maximum of the likelihood is biased at low dose: noise in the object scatter
 explain are missing in the signal. On thin specimens the phase comes out 5 % too weak at 1e3 e/Å² and 20 % at 1e2. The
 bias depends on dose, specimen and optics, but a reconstruction knows all three: counts simulated from it and
 reconstructed in the same way come out too weak by the same factor (Efron & Tibshirani, An Introduction to the Bootstrap,
-ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise. The difference between what was
-simulated and what came out is the noise itself, frequency by frequency, which a Wiener filter needs.
+ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise; the difference between what was
+simulated and what came out is the noise, ring by ring.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,78 +23,42 @@ if TYPE_CHECKING:
 
 PATTERNS = 400
 """Patterns of the middle of the scan that are simulated; with fewer their rim, where less light falls, tells too much."""
-LIT = 0.5
-"""Part of the largest illumination above which the object counts in full."""
 SMALLEST = 32
 """Edge in pixels of the smallest field that tells something."""
 NEGLIGIBLE = 0.015
 """Bias below which a second simulation would change nothing."""
 
 
-@dataclass(frozen=True)
-class Noise:
-    """What noise did.
+def scale(worker: Reconstructor) -> float:
+    """Simulate counts of the finished reconstruction, reconstruct them, compare.
 
-    Attributes:
-        scale: phase of the reconstruction over that of the truth, in the sense of Re Σ R T* / Σ|T|² over the frequencies
-            between half the aperture and twice the aperture.
-        density: (y, x) on the frequencies of the object grid: power spectral density of the phase error, rad²Å².
+    Phase of the reconstruction over that of the truth, in the sense of Re Σ R T* / Σ|T|² over the frequencies between half the
+    aperture and twice the aperture; 1 where too little is lit to tell, or nothing but noise is there.
     """
-
-    scale: float
-    density: NDArray[np.float64]
-
-
-def measure(worker: Reconstructor) -> Noise:
-    """Simulate counts of the finished reconstruction, reconstruct them, compare. Scale 1 where too little is lit to tell."""
     index = _middle(worker.data.positions)
     phase = _phases(worker, worker.backend.to_host(worker.reached().object))
     window, frequency = _window(worker, index)
-    area = float((window**2).sum() * np.prod(worker.geometry.pixel_size)) / np.prod(worker.geometry.pixel_size) ** 2
-    noise = np.full(frequency.shape, area / (2 * _dose(worker)))
     if np.count_nonzero(window) < SMALLEST**2:
-        return Noise(1.0, noise / area)
+        return 1.0
+    noise = np.full(frequency.shape, (window**2).sum() / np.prod(worker.geometry.pixel_size) / (2 * _dose(worker)))
     aperture = optics.spatial_frequency(worker.data.semiangle, worker.data.voltage)
     band = (frequency >= 0.5 * aperture) & (frequency <= 2 * aperture)
     power = _ring_mean(np.abs(_spectrum(phase.sum(axis=0), window)) ** 2, frequency)
-    scale = 1.0
+    found = 1.0
     for attempt in range(2):
         shrink = np.sqrt(np.clip(1 - noise / np.maximum(power, 1e-30), 0, 1))
-        truth = _filtered(phase, np.where(frequency < 0.5 / max(worker.geometry.pixel_size), shrink, 0.0)) / scale
-        found = _phases(worker, _again(worker, truth, index, attempt))
-        expected, got = (_spectrum(image.sum(axis=0), window) for image in (truth, found))
+        truth = _filtered(phase, np.where(frequency < 0.5 / max(worker.geometry.pixel_size), shrink, 0.0)) / found
+        again = _phases(worker, _again(worker, truth, index, attempt))
+        expected, got = (_spectrum(image.sum(axis=0), window) for image in (truth, again))
         energy = float((np.abs(expected) ** 2)[band].sum())
         ratio = float((got * expected.conj())[band].real.sum()) / energy if energy > 0 else 0.0
         if not 0.2 < ratio < 2:  # nothing but noise in the band
-            return Noise(1.0, noise / area)
-        scale = ratio
-        noise = _ring_mean(np.abs(got - scale * expected) ** 2, frequency)
-        if abs(scale - 1) < NEGLIGIBLE:
+            return 1.0
+        found = ratio
+        if abs(found - 1) < NEGLIGIBLE:
             break
-    return Noise(scale, noise / area)
-
-
-def wiener(
-    phase: NDArray[np.float32], lit: NDArray[np.float32], noise: Noise, pixel_size: tuple[float, float]
-) -> NDArray[np.float64]:
-    """Gain (y, x) on the frequencies of a phase image that keeps what stands out of the noise.
-
-    The positive part of 1 − noise/power over patches of 5 × 5 frequencies: by Stein's lemma its expected error is below that
-    of the unfiltered image whatever the specimen (James & Stein, 1961; Donoho & Johnstone, J. Am. Stat. Assoc. 90 (1995) 1200).
-
-    Args:
-        phase: (y, x) rad, on the object grid.
-        lit: (y, x) illumination relative to its maximum.
-        noise: of the reconstruction.
-        pixel_size: Å.
-    """
-    weight = np.minimum(lit / LIT, 1.0).astype(np.float64)
-    power = np.abs(_spectrum(phase.astype(np.float64), weight)) ** 2 / ((weight**2).sum() / np.prod(pixel_size))
-    for axis in (0, 1):
-        power = sum(np.roll(power, shift, axis=axis) for shift in range(-2, 3)) / 5
-    gain = np.clip(1 - noise.density / np.maximum(power, 1e-30), 0, 1)
-    gain[0, 0] = 1
-    return np.asarray(gain)
+        noise = _ring_mean(np.abs(got - found * expected) ** 2, frequency)
+    return found
 
 
 def _middle(positions: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -159,7 +123,7 @@ def _again(
     apertures[: worker.n_modes] = worker.start_probe
     truth = replace(
         worker.unknowns,
-        object=xp.asarray(np.exp((1j - float(worker.kappa)) * phase).astype(np.complex64)),
+        object=xp.asarray(np.exp((1j - float(worker.ascent.kappa)) * phase).astype(np.complex64)),
         apertures=apertures,
         corners=worker.unknowns.corners[index],
         fractions=worker.unknowns.fractions[index],

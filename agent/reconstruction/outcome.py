@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import geometry, noise, probe, transmission
+from agent.reconstruction import geometry, probe, transmission
 from agent.reconstruction.types import Reconstruction
 
 if TYPE_CHECKING:
@@ -55,16 +55,16 @@ def of(worker: Reconstructor) -> Reconstruction:
 def _corrected(
     worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]
 ) -> tuple[NDArray[np.complex64], float]:
-    """The object (S, y, x) with what weakened its phases undone as far as the settings ask, and the scale that noise left."""
-    if worker.noise is None:
+    """The object (S, y, x) with what weakened its phases undone where the settings ask for it, and the scale that noise left."""
+    if not worker.settings.quantitative:
         return obj, 1.0
-    scale = worker.noise.scale if worker.settings.quantitative else 1.0
+    scale = worker.noise_scale
     mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
     before = np.angle(obj * mean.conj())
-    pixel, gain = worker.geometry.pixel_size, np.ones((1, 1))
-    if worker.settings.regularise:
-        gain = noise.wiener(before.sum(axis=0), lit, worker.noise, pixel)
-    if worker.settings.quantitative and len(obj) > 1:
-        gain = gain / transmission.within_slab(lit.shape, pixel, worker.settings.slice_spacing, worker.data.voltage)
-    after = before if gain.size == 1 else np.fft.ifft2(np.fft.fft2(before) * gain).real
+    after = before
+    if len(obj) > 1:
+        slab = transmission.within_slab(
+            lit.shape, worker.geometry.pixel_size, worker.settings.slice_spacing, worker.data.voltage
+        )
+        after = np.fft.ifft2(np.fft.fft2(before) / slab).real
     return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale

@@ -18,6 +18,8 @@ DENSE = 64
 """Patterns that light a place from which on the first pass comes in two halves, either of which is a picture already."""
 CALMING = 0.7
 """Step of a pass in mini-batches relative to that of the one before."""
+BOTH = (0.8, 0.5)
+"""Steps of object and probe in full passes where both are refined; together they overshoot beyond a full step each."""
 PROBE_WAITS = 20
 """Passes, half of all at most, in which the probe stays where positions are refined.
 
@@ -63,8 +65,6 @@ def schedule(settings: ReconstructionSettings, n_patterns: int, overlap: float =
                 step = replace(step, half=1)
             steps.append(step)
         else:
-            # object and probe together overshoot beyond half a step each
-            size = 0.5 if refine else 1.0
             guard = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_GUARD)
-            steps.append(Step(None, size, size if refine else 0.0, guard))
+            steps.append(Step(None, *(BOTH if refine else (1.0, 0.0)), guard))
     return steps

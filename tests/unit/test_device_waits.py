@@ -119,6 +119,7 @@ CASES = [
     {"object_type": "complex", "background": True, "positivity": True},
     {"slices": 2, "slice_spacing": 5.0, "probe_modes": 2},
     {"refine_intensity": True, "variable_modes": 2},
+    {"object_type": "complex", "regularise": True},
 ]
 BINNED = 100.0
 """Å of defocus at which the first passes see the phantom's detector in bins, the others its pixels."""

@@ -1,0 +1,117 @@
+"""How object and probe climb the likelihood: one preconditioned step for each mini-batch, then full passes with momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from agent.reconstruction import forward, transmission
+from agent.reconstruction.displacement import moved
+from agent.reconstruction.prior import Prior
+from agent.reconstruction.schedule import Step
+
+if TYPE_CHECKING:
+    from agent.reconstruction.engine import Reconstructor
+
+ILLUMINATION_FLOOR = 0.05
+"""Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
+
+
+@dataclass
+class Reached:
+    """Object and apertures that the last full pass reached, and how long the momentum has built up; all on the device."""
+
+    object: Any
+    apertures: Any
+    age: Any = 1.0
+
+
+class Ascent:
+    """What the steps of a reconstruction leave behind for those that follow.
+
+    Args:
+        xp: array module.
+    """
+
+    def __init__(self, xp: Any) -> None:
+        self.reached: Reached | None = None
+        """None: no full pass was made since the start, or since the extrapolated point was left."""
+        self.kappa = xp.zeros(())
+        """Amplitudes are exp(−κφ)."""
+        self.prior = Prior(xp)
+
+    def in_batch(self, worker: Reconstructor, sums: forward.Sums, step: Step, n: int) -> None:
+        """A step with what a mini-batch of n patterns adds up to.
+
+        It moves phases only: amplitudes are small and would mostly take up its noise.
+        """
+        self._update_object(worker, sums, step.size, phase_only=True)
+        if step.probe > 0 and sums.aperture_numerator is not None:
+            worker.unknowns.apertures += (step.probe / n) * sums.aperture_numerator * worker.support
+
+    def in_full(self, worker: Reconstructor, sums: forward.Sums, step: Step) -> None:
+        """A step with the sums over all patterns, extrapolated after Nesterov; the momentum restarts where it points uphill.
+
+        O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
+        """
+        xp, found, modes = worker.backend.xp, worker.unknowns, worker.n_modes
+        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()))
+        before = found.object.copy()
+        if worker.absorbing:
+            self.kappa = self.kappa + step.size * transmission.absorption_step(found.object, sums, xp)
+        self._update_object(worker, sums, step.size, worker.phase_only)
+        self._expect(worker, sums, step.size)
+        self._absorb(worker, sums)
+        uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
+        age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
+        reach = xp.where(uphill, 0.0, (last.age - 1) / age)
+        if step.probe > 0:
+            change = sums.aperture_numerator[:modes] * worker.support
+            found.apertures[:modes] += (step.probe / len(found.corners)) * change
+        displacement = worker.per_pattern.update(found, sums, worker.problem, worker.backend, reach)
+        if displacement is not None:
+            found.object[...] = _moved(worker, found.object, displacement)
+            self._absorb(worker, sums)
+            last.object = _moved(worker, last.object, displacement)
+        self.reached = Reached(found.object.copy(), found.apertures.copy(), age)
+        reach = reach.astype(np.float32)
+        if worker.phase_only:
+            half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
+            # rounding of the modulus would grow threefold with every pass
+            found.object *= forward.turned(half, xp) / xp.abs(found.object)
+            self._absorb(worker, sums)
+        else:
+            found.object += reach * (found.object - last.object)
+        if step.probe > 0:
+            # variations go without: their weights would have to be extrapolated with them
+            found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
+
+    def _update_object(self, worker: Reconstructor, sums: forward.Sums, size: float, phase_only: bool) -> None:
+        """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
+        xp, obj, positive = worker.backend.xp, worker.unknowns.object, worker.settings.positivity
+        floor = ILLUMINATION_FLOOR * sums.illumination.max()
+        if phase_only:
+            worker.backend.turn(obj, sums, size / len(obj), floor, self.kappa, positive)
+        else:
+            obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
+            if positive:
+                obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+
+    def _expect(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
+        """Let slices differ, or all be what they are, as far as the counts tell."""
+        obj, regularise = worker.unknowns.object, worker.settings.regularise
+        if regularise or len(obj) > 1:
+            obj[...] = self.prior.imposed(obj, sums.illumination, size, worker.phase_only, regularise)
+
+    def _absorb(self, worker: Reconstructor, sums: forward.Sums) -> None:
+        """Give every slice the amplitude that goes with its phase."""
+        if worker.absorbing:
+            obj = worker.unknowns.object
+            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, worker.backend.xp)
+
+
+def _moved(worker: Reconstructor, obj: Any, displacement: Any) -> Any:
+    obj = moved(obj, displacement, worker.backend.xp)
+    return obj / abs(obj) if worker.phase_only else obj
