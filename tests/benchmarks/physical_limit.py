@@ -4,9 +4,10 @@ A measurement in the diffraction plane leaves a phase error of at least 1/(2 dos
 error spectrum of reconstructions is divided by it: a thin object (random atoms, one slice, simulated by the engine's own
 forward model) and bilayer MoS₂ (abTEM; counts thinned from one recording at 1e6 e/Å²; its truth is the phase of what abTEM
 multiplied its waves by: see `seen`). Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the engine starts from a defocus that is 3 % wrong.
-Peers come from the results of `make bench-peers`.
+Both without and with regularisation. How near an experiment with these settings can come is in `information.py`. Peers come from
+the results of `make bench-peers`.
 
-    python tests/benchmarks/physical_limit.py [--seeds 4] [--known] [--figure limit.png] [--peers .peers/results/….jsonl]
+    python tests/benchmarks/physical_limit.py [--seeds 4] [--no-information] [--figure limit.png] [--peers .peers/results/….jsonl]
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,28 +25,32 @@ from numpy.typing import NDArray
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "peers"))
 
+import data as recordings  # noqa: E402
 import score  # noqa: E402
+from information import Information  # noqa: E402
 from recording import read  # noqa: E402
 
 from agent.reconstruction import (  # noqa: E402
     DiffractionData,
     ReconstructionSettings,
-    Reconstructor,
+    backend,
     forward,
     geometry,
     probe,
     reconstruct,
+    start,
 )
 from agent.reconstruction.thinning import thin  # noqa: E402
 
 DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 FINE = tuple((k, k + 0.125) for k in np.arange(0.0, 1.5, 0.125))
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 80e3, 21.4, 128, 1.096, 1.5, 32.0, 200.0
-SLICES, GRID = 0.5, 384
-"""Å and pixels of the simulated bilayer. With slices of 1 Å a layer's sulphur comes to lie half an Ångström below its molybdenum
-on average; on fewer pixels nothing is scattered beyond the detector, as it is in a microscope."""
+SLICES, GRID, SPACING = 0.205, 384, 6.15
+"""Å and pixels of the simulated bilayer, and Å from layer to layer. abTEM moves atoms to the next slice: with slices of 0.5 Å its
+layers come to lie 5.9 Å apart. On fewer pixels nothing is scattered beyond the detector, as it is in a microscope."""
 WRONG = 1.03
 """Factor of the defocus that the engine is told: a microscope's calibration is good to a few per cent."""
+REGULARISED = ", regularised"
 SCORED = 22.0
 """Edge in Å of the square in the middle that is compared."""
 
@@ -117,21 +121,21 @@ class Row:
         """A line of the table."""
         bands = " ".join(f"{value:7.2f}" for value in np.mean(self.bands, axis=0))
         scale = f"{np.mean(self.scales):.3f} ± {np.std(self.scales) / np.sqrt(max(len(self.scales), 1)):.3f}"
-        return f"{self.name:<22} {self.dose:8.0e} {bands}   {scale}   {np.mean(self.passes):.0f}"
+        return f"{self.name:<35} {self.dose:6.0e} {bands}   {scale}   {np.mean(self.passes):.0f}"
 
 
-def ours_thin(doses: tuple[float, ...], seeds: int) -> list[Row]:
+def ours_thin(doses: tuple[float, ...], seeds: int, regularise: bool) -> list[Row]:
     """The thin object at every dose."""
     data, phase, expected = thin_object()
     geo = geometry.locate(data)
     truth = middle(phase, geo.origin, geo.pixel_size)
     rows = []
     for dose in doses:
-        row = Row("thin object, 1 slice", dose)
+        row = Row("thin object, 1 slice" + REGULARISED * regularise, dose)
         for seed in range(seeds):
             counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose)
             told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * DEFOCUS)
-            result = reconstruct(told, ReconstructionSettings(device="cpu", seed=seed))
+            result = reconstruct(told, ReconstructionSettings(device="cpu", seed=seed, regularise=regularise))
             picture = middle(result.phase, result.origin, result.pixel_size)
             row.add(picture, aligned(picture, truth), result.pixel_size[0], result.passes)
         rows.append(row)
@@ -140,26 +144,30 @@ def ours_thin(doses: tuple[float, ...], seeds: int) -> list[Row]:
 
 
 def seen() -> NDArray[np.float64]:
-    """(DETECTOR, DETECTOR) rad, the phase that the bilayer's electrons saw: Σ over slices of the angle of their transmission.
+    """(2, DETECTOR, DETECTOR) rad, what the bilayer's electrons saw of each layer: Σ over slices of their transmission's angle.
 
     abTEM cuts exp(iσV) of every slice off at two thirds of its grid's highest frequency. Mo columns shift the phase by more than
     a radian, so that what is left absorbs, and its phase is not that of the projected potential: a layer's is 0.4 % weaker over
     0.25–1.0 1/Å, 2 % in 0.75–1.0 1/Å.
     """
     import abtem
-    import data
     from abtem.core.energy import energy2sigma
 
     abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
+    atoms = recordings.bilayer()
     potential = abtem.Potential(
-        data.bilayer(), gpts=GRID, slice_thickness=SLICES, parametrization="lobato", projection="infinite"
+        atoms, gpts=GRID, slice_thickness=SLICES, parametrization="lobato", projection="infinite"
     ).build(lazy=False)
     k = np.fft.fftfreq(GRID)
     kept = np.hypot(k[:, None], k[None, :]) < np.abs(k).max() * 2 / 3
-    transmission = np.exp(1j * energy2sigma(data.VOLTAGE) * potential.array.astype(np.float64))
-    phase = np.angle(np.fft.ifft2(np.fft.fft2(transmission) * kept)).sum(axis=0)
-    spectrum = data.central(np.fft.fftshift(np.fft.fft2(phase))) * (data.DETECTOR / GRID) ** 2
-    return np.fft.ifft2(np.fft.ifftshift(spectrum)).real
+    transmission = np.exp(1j * energy2sigma(VOLTAGE) * potential.array.astype(np.float64))
+    phase = np.angle(np.fft.ifft2(np.fft.fft2(transmission) * kept))
+    heights = atoms.positions[:, 2]
+    between = round(len(phase) * (heights.min() + heights.max()) / 2 / atoms.cell[2, 2])
+    layers = np.stack([phase[:between].sum(axis=0), phase[between:].sum(axis=0)])
+    spectra = np.fft.fftshift(np.fft.fft2(layers), axes=(1, 2))
+    spectra = recordings.central(spectra) * (recordings.DETECTOR / GRID) ** 2
+    return np.fft.ifft2(np.fft.ifftshift(spectra, axes=(1, 2))).real
 
 
 def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -168,15 +176,15 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.fft.ifft2(np.fft.ifftshift(np.pad(spectrum, rim))).real * (n / len(image)) ** 2
 
 
-def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row]:
+def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path, regularise: bool) -> list[Row]:
     """Bilayer MoS₂ in two slices at every dose."""
     what = ["--steps", "1.5", "--doses", "1e6", "--slices", str(SLICES), "--grid", str(GRID)]
     subprocess.run([sys.executable, str(HERE / "peers" / "data.py"), str(folder), *what], check=True)
     recording = read(folder / "s1.5_c200_d1e+06.h5")
-    phase = seen()
+    phase = seen().sum(axis=0)
     rows = []
     for dose in doses:
-        row = Row("bilayer MoS2, 2 slices", dose)
+        row = Row("bilayer MoS2, 2 slices" + REGULARISED * regularise, dose)
         for seed in range(seeds if dose < recording.dose else 1):
             data = DiffractionData(
                 thin(recording.flat_patterns, dose / recording.dose, 100 + seed),
@@ -186,7 +194,9 @@ def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row
                 recording.angular_pixel,
                 -WRONG * recording.c10,
             )
-            settings = ReconstructionSettings(device="cpu", seed=seed, slices=2, slice_spacing=6.15)
+            settings = ReconstructionSettings(
+                device="cpu", seed=seed, slices=2, slice_spacing=SPACING, regularise=regularise
+            )
             result = reconstruct(data, settings)
             pixel = result.pixel_size[0]
             edge = recording.n * recording.step
@@ -201,58 +211,32 @@ def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row
     return rows
 
 
-class KnownDepth(Reconstructor):
-    """A reconstruction that is told by how much the phases of its two slices differ."""
-
-    difference: NDArray[np.float64]
-
-    def _update_object(self, *arguments: Any, **named: Any) -> None:
-        super()._update_object(*arguments, **named)
-        obj = self.unknowns.object
-        half = (np.angle(obj[0] * obj[1].conj()) - self.difference) / 2
-        obj[0] *= np.exp(-1j * half)
-        obj[1] *= np.exp(1j * half)
-
-
-def allowed(doses: tuple[float, ...], seeds: int, folder: Path) -> list[Row]:
-    """What counts allow where all but the phase is known: bilayer as two slices, with their probe and their difference."""
-    recording = read(folder / "s1.5_c200_d1e+06.h5")
-    optics = (recording.voltage, recording.semiangle, recording.angular_pixel, -recording.c10)
-    data = DiffractionData(recording.flat_patterns, recording.positions, *optics)
-    settings = ReconstructionSettings(
-        device="cpu",
-        slices=2,
-        slice_spacing=6.15,
-        padding=1.5,
-        object_type="phase",
-        quantitative=False,
-        background=False,
-    )
-    found = Reconstructor(data, settings)
-    found.run()
-    truth, wave = found.reached().object.copy(), found.reached().apertures.copy()
-    full, inner = found.shape[0], (found.shape[0] - N) // 2
-    model = np.fft.fftshift(found.model(np.arange(len(recording.positions))), axes=(1, 2))
-    expected = model[:, inner : full - inner, inner : full - inner]
-    lit = found.illumination()
-    phase = sum(np.angle(layer * (layer * lit).sum().conj()) for layer in truth)
-    n = round(SCORED / found.geometry.pixel_size[0])
-    middle = tuple(slice((size - n) // 2, (size - n) // 2 + n) for size in phase.shape)
-    rows = []
-    for dose in doses:
-        row = Row("two slices, all known", dose)
-        for seed in range(seeds):
-            counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose / recording.dose)
-            told = DiffractionData(counts.astype(np.uint16), recording.positions, *optics)
-            passes = {"stop_early": False, "max_passes": 64, "refine_probe": False}
-            worker = KnownDepth(told, replace(settings, seed=seed, **passes), wave)
-            worker.difference = np.angle(truth[0] * truth[1].conj())
-            worker.run()
-            picture = np.asarray(worker.result().phase[middle], np.float64)
-            row.add(picture, phase[middle], found.geometry.pixel_size[0], worker.passes)
-        rows.append(row)
-        print(row.text(), flush=True)
-    return rows
+def information(seeds: int) -> None:
+    """Print the Cramér–Rao bound with the probe known: of the thin object, and of the bilayer as one slice for each layer."""
+    thin, phase, _ = thin_object()
+    fine = round(1.5 * N)  # the detector extended as the engine does
+    extended = replace(thin, patterns=np.zeros((len(thin.positions), fine, fine), np.uint8))
+    geo = geometry.locate(extended)
+    period = round(recordings.CELL / geo.pixel_size[0])
+    tiles = [-(-size // period) for size in geo.object_shape]
+    periodic = [np.tile(on_grid(layer, period), tiles) for layer in seen()]
+    layers = np.stack([image[: geo.object_shape[0], : geo.object_shape[1]] for image in periodic])
+    for name, told, slices, alike in (
+        ("thin object", thin, phase[None], False),
+        ("bilayer, free slices", extended, layers, False),
+        ("bilayer, difference known", extended, layers, True),
+    ):
+        geo, shape = geometry.locate(told), told.patterns.shape[1:]
+        wave = probe.aperture_wave(shape, ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
+        wave = wave * (STEP / np.linalg.norm(wave))
+        problem, unknowns = forward.known(np.exp(1j * slices), wave[None], geo.corners, geo.fractions)
+        settings = ReconstructionSettings(slices=len(slices), slice_spacing=SPACING)
+        problem.propagators = start.propagators(told, settings, geo, shape)
+        problem.mask = backend.framed(np.ones((1, N, N), np.float32), (-N // 2, -N // 2), shape)[0]
+        experiment = Information(problem, unknowns)
+        errors = [middle(experiment.drawn(seed, alike), geo.origin, geo.pixel_size) for seed in range(seeds)]
+        bands = np.mean([score.error_over_limit(e, 0 * e, geo.pixel_size[0], 1.0) for e in errors], axis=0)
+        print(f"{'bound: ' + name:<41}", " ".join(f"{value:7.2f}" for value in bands), flush=True)
 
 
 def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
@@ -299,14 +283,18 @@ def main() -> None:
     parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
     parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
     parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
-    parser.add_argument("--known", action="store_true", help="also what counts allow where only the phase is unknown")
+    parser.add_argument("--no-information", action="store_true", help="leave out the Cramér–Rao bound (two minutes)")
     parser.add_argument("--folder", type=Path, default=root / ".peers" / "limit")
     chosen = parser.parse_args()
-    print(f"{'error power / limit':<31} {'.25-.50':>7} {'.50-.75':>7} {'.75-1.0':>7}   phase scale     passes")
+    print(f"{'error power / limit':<42} {'.25-.50':>7} {'.50-.75':>7} {'.75-1.0':>7}   phase scale     passes")
     doses = tuple(chosen.doses)
-    rows = ours_thin(doses, chosen.seeds) + ours_bilayer(doses, chosen.seeds, chosen.folder)
-    if chosen.known:
-        allowed(tuple(dose for dose in doses if dose >= 1e4), 1, chosen.folder)
+    if not chosen.no_information:
+        information(chosen.seeds)
+    rows = []
+    for regularise in (False, True):
+        rows += ours_thin(doses, chosen.seeds, regularise) + ours_bilayer(
+            doses, chosen.seeds, chosen.folder, regularise
+        )
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []
