@@ -89,6 +89,9 @@ class ReconstructionChoice(Record):
     device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="where to compute")
     background: bool = Field(default=True, description="model counts that no coherent wave explains")
     refine_probe: bool = Field(default=True, description="refine the probe within its aperture")
+    regularise: bool = Field(
+        default=False, description="expect no specimen where only noise is seen; the picture's, not the score's"
+    )
     calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
     function: str | None = Field(
         default=None,

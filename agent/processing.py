@@ -128,6 +128,7 @@ def process_acquisition(
         max_passes=choice.passes,
         stop_early=False,  # the same number of passes for every trial: scores are compared
         refine_probe=choice.refine_probe,
+        regularise=choice.regularise,
         background=choice.background,
         device=choice.device,
     )

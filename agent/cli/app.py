@@ -119,6 +119,9 @@ def reconstruct(
     offset: Annotated[int | None, typer.Option(min=0, help="Bytes before a raw file's first pattern.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Path in an HDF5 file with several data sets.")] = None,
     passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
+    regularise: Annotated[
+        bool, typer.Option("--regularise", help="Expect no specimen where only noise is seen (picture, not score).")
+    ] = False,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -138,7 +141,7 @@ def reconstruct(
     layout = ArrayLayout(
         parse_shape(scan_shape, "--scan-shape"), parse_shape(detector_shape, "--detector-shape"), dtype, offset
     )
-    reconstruct_file(file, out, known, passes, json_file, dataset=dataset, layout=layout)
+    reconstruct_file(file, out, known, passes, json_file, dataset=dataset, layout=layout, regularise=regularise)
 
 
 @app.command()

@@ -40,6 +40,7 @@ def reconstruct_file(
     *,
     dataset: str | None = None,
     layout: ArrayLayout | None = None,
+    regularise: bool = False,
 ) -> None:
     """Reconstruct `path` and write object (HDF5) and phase (PNG) into `out`, the current folder by default.
 
@@ -49,6 +50,7 @@ def reconstruct_file(
         json_file: where score, defocus, timings and the paths of the files go as JSON.
         dataset: which one of an HDF5 file with several.
         layout: shapes and type of the patterns where the file does not say them.
+        regularise: whether the picture is expected to have no power where only noise is seen; the score's halves are not.
 
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
@@ -78,7 +80,7 @@ def reconstruct_file(
             output=output,
             column_output=Path(scratch) / "column.json",
             scored=scored,
-            reconstruction=ReconstructionChoice(passes=passes),
+            reconstruction=ReconstructionChoice(passes=passes, regularise=regularise),
             score=_score_choice(acquisition.description, scored, halves),
         )
         result = process_acquisition(

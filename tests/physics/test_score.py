@@ -257,6 +257,13 @@ def test_a_wrong_probe_scores_low_and_more_dose_scores_high() -> None:
     assert right.deviance == pytest.approx(1.0, abs=0.15)  # a small scan: the fit takes a tenth of the freedom
 
 
+def test_a_prior_changes_the_picture_and_not_the_score() -> None:
+    data = specimen(0.4, 5e2, 1)
+    free, expected = (judge(data, replace(SETTINGS, regularise=chosen), SQUARE, CHOICE, 1) for chosen in (False, True))
+    assert expected.score == free.score
+    assert np.std(expected.reconstruction.phase) < 0.9 * np.std(free.reconstruction.phase)
+
+
 def test_data_that_the_model_cannot_describe_are_vetoed() -> None:
     data = specimen(0.4, 1e6, 1)
     rng = np.random.default_rng(0)
