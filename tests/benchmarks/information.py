@@ -3,7 +3,7 @@
 The limit 1/(2 dose) rad²Å² holds for every frequency at best. How much of it an experiment reaches depends on step, defocus and
 specimen, and on what has to be found beside the summed phase. Here the inverse of the Fisher information of Poisson counts,
 J^T diag(1/I) J with the derivatives J of the expected counts I by the phases of the slices, is drawn from: x with F x = J^T
-(ξ/√I) and ξ normal has the covariance F⁻¹. `physical_limit.py --information` prints the bands.
+(ξ/√I) and ξ normal has the covariance F⁻¹. `physical_limit.py` prints the bands.
 """
 
 from __future__ import annotations

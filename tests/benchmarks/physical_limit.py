@@ -18,6 +18,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,7 +240,7 @@ def information(seeds: int) -> None:
         print(f"{'bound: ' + name:<41}", " ".join(f"{value:7.2f}" for value in bands), flush=True)
 
 
-def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
+def draw(rows: list[Row], peers: list[dict[str, Any]], figure: Path) -> None:
     """Error over limit against frequency, a panel for each object; below, the peers' bands beside ours on the bilayer."""
     import matplotlib as mpl
 
@@ -248,28 +249,29 @@ def draw(rows: list[Row], peers: list[dict[str, object]], figure: Path) -> None:
 
     names = list(dict.fromkeys(row.name for row in rows))
     doses = sorted({line["file"] for line in peers}, key=lambda file: float(str(file).split("_d")[1]))
-    across = max(len(names), len(doses))
-    canvas, panels = plt.subplots(2, across, figsize=(4.2 * across, 8), sharey=True, squeeze=False)
+    across, down = max(len(names), len(doses)), 2 if peers else 1
+    canvas, panels = plt.subplots(down, across, figsize=(4.2 * across, 4 * down), sharey=True, squeeze=False)
     centres = [sum(band) / 2 for band in FINE]
     for panel, name in zip(panels[0], names, strict=False):
         for row in (row for row in rows if row.name == name):
             panel.plot(centres, np.mean(row.fine, axis=0), marker="o", ms=3, label=f"{row.dose:.0e} e/Å²")
         panel.set_title(f"ours: {name}")
     bands = [sum(band) / 2 for band in score.BANDS]
-    for panel, file in zip(panels[1], doses, strict=False):
+    for panel, file in zip(panels[-1], doses, strict=False):
         for line in (line for line in peers if line["file"] == file):
             best = min(line["rows"], key=lambda row: max(row["limits"]))
             ours = line["peer"] == "ptychopilot"
-            panel.plot(bands, best["limits"], "k-o" if ours else "-o", ms=3, lw=2.5 if ours else 1, label=line["peer"])
+            label = " ".join([str(line["peer"]), *map(str, line["options"].values())])
+            panel.plot(bands, best["limits"], "k-o" if ours else "-o", ms=3, lw=2.5 if ours else 1, label=label)
         panel.set_title(f"MoS2, {float(str(file).split('_d')[1]):.0e} e/Å², each at its best pass")
     for panel in panels.ravel():
+        panel.set(xlabel="spatial frequency, 1/Å", yscale="log", ylim=(0.1, 1e3), xlim=(0, 1.5))
+        if not panel.lines:
+            panel.set_axis_off()
+            continue
+        panel.legend(fontsize=7)
         panel.axhline(1, color="k", lw=0.8)
         panel.axhline(1.3, color="k", lw=0.8, ls=":")
-        panel.set(xlabel="spatial frequency, 1/Å", yscale="log", ylim=(0.1, 1e3), xlim=(0, 1.5))
-        if panel.lines[2:]:
-            panel.legend(fontsize=7)
-        else:
-            panel.set_axis_off()
     panels[0, 0].set_ylabel("power of the phase error / (1/(2 dose))")
     canvas.tight_layout()
     canvas.savefig(figure, dpi=110)
