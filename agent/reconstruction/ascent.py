@@ -45,7 +45,7 @@ class Ascent:
         """Amplitudes are exp(−κφ)."""
         self.prior = Prior(xp)
         self.window: Any = None
-        """(ky, kx) real space: how far a change of the probe stands out of the noise."""
+        """(y, x), corner-centred, 0 to 1: how far a change of the probe stands out of the noise in real space."""
 
     def in_batch(self, worker: Reconstructor, sums: forward.Sums, step: Step, n: int) -> None:
         """A step with what a mini-batch of n patterns adds up to.
@@ -121,7 +121,7 @@ class Ascent:
 
 
 def _window(worker: Reconstructor) -> Any:
-    """s/(s + b) of an expected variance s and that of the noise b, 1/(2n) a pixel, which n patterns leave.
+    """(y, x) s/(s + b), with the expected variance s of a change and that of the noise b, 1/(2n) a pixel, which n patterns leave.
 
     Where no light falls a change of the probe is noise, and the object's makes up for it: at 3e2 e/Å² it costs a twentieth of
     the error. The steps only get smaller there; what many counts say is found all the same.

@@ -11,8 +11,21 @@ import pytest
 
 from agent.cli.reconstruct import reconstruct_file
 from agent.errors import BadInputError
+from agent.report.pictures import Picture
+from agent.store import read_reconstruction
 
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
+
+
+def recording_part(folder: Path) -> Path:
+    """A quarter of the recording's scan, in a file of its own."""
+    part = folder / "part.h5"
+    with h5py.File(RECORDING) as source, h5py.File(part, "w") as target:
+        target["data"] = source["data"][16:48, 0:32]
+        for where, attributes in ((target, source.attrs), (target["data"], source["data"].attrs)):
+            for name, value in attributes.items():
+                where.attrs[name] = value
+    return part
 
 
 @pytest.mark.recording
@@ -21,12 +34,7 @@ def test_a_recording_becomes_object_picture_and_json(tmp_path: Path, capsys: pyt
         pytest.skip(f"the experimental recording is not at {RECORDING}")
     from agent.cli import main
 
-    part = tmp_path / "part.h5"
-    with h5py.File(RECORDING) as source, h5py.File(part, "w") as target:
-        target["data"] = source["data"][16:48, 0:32]
-        for where, attributes in ((target, source.attrs), (target["data"], source["data"].attrs)):
-            for name, value in attributes.items():
-                where.attrs[name] = value
+    part = recording_part(tmp_path)
     result = tmp_path / "result.json"
     with pytest.raises(SystemExit) as end:
         main(["reconstruct", str(part), "--out", str(tmp_path / "out"), "--passes", "3", "--json", str(result)])
@@ -39,6 +47,25 @@ def test_a_recording_becomes_object_picture_and_json(tmp_path: Path, capsys: pyt
         assert Path(told[key]).parent == tmp_path / "out"
         assert Path(told[key]).stat().st_size > 1000
         assert told[key] in printed
+
+
+@pytest.mark.recording
+def test_regularise_smooths_the_picture_and_leaves_the_score(tmp_path: Path) -> None:
+    if not RECORDING.exists():
+        pytest.skip(f"the experimental recording is not at {RECORDING}")
+    from agent.cli import main
+
+    part = recording_part(tmp_path)
+    told, rough = [], []
+    for option in ([], ["--regularise"]):
+        result, out = tmp_path / "result.json", tmp_path / f"out{len(option)}"
+        with pytest.raises(SystemExit) as end:
+            main(["reconstruct", str(part), "--out", str(out), "--passes", "6", "--json", str(result), *option])
+        assert not end.value.code
+        told.append(json.loads(result.read_text(encoding="utf-8")))
+        rough.append(float(np.std(np.diff(Picture.of(read_reconstruction(Path(told[-1]["object"]))).phase))))
+    assert told[0]["score"] == told[1]["score"]
+    assert rough[1] < rough[0]
 
 
 @pytest.mark.parametrize(
