@@ -40,6 +40,10 @@ class Backend(Protocol):
         """Counts that `load` has made for a detector of `shape`, as it would for one whose pixel j is the pixels 2j, 2j + 1."""
         ...
 
+    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
+        """Poisson counts, in the layout that `load` gives, of what `expected` has modelled."""
+        ...
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """A NumPy array."""
         ...
@@ -81,6 +85,10 @@ class ArrayBackend:
         """See `Backend.binned`."""
         return bins_of(counts)
 
+    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
+        """See `Backend.drawn`; drawn on the host."""
+        return self.xp.asarray(drawn(self.to_host(model), np.random.default_rng(seed)))
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
@@ -100,6 +108,12 @@ class ArrayBackend:
     def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
         """See `forward.turn`."""
         turn(obj, sums, size, floor, kappa, positive, self.xp)
+
+
+def drawn(model: Any, random: Any) -> Any:
+    """Poisson counts of what is expected, in 16 bits where these can hold them."""
+    counts = random.poisson(model.clip(0))
+    return counts.astype(np.float32 if model.max() > 5e4 else np.uint16)
 
 
 def sums_of(counts: Any) -> tuple[Any, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction import transform
+from agent.reconstruction.backend import drawn
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted
 from agent.reconstruction.machine_code import Kernel, Packed, packed
 from agent.reconstruction.patterns import as_type, counts_type, in_bins, narrow, room
@@ -202,6 +203,10 @@ class CpuBackend:
         with self._busy:
             self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
         return counts[index]
+
+    def drawn(self, model: NDArray[np.float32], seed: tuple[int, ...]) -> NDArray[Any]:
+        """See `Backend.drawn`."""
+        return np.asarray(drawn(model, np.random.default_rng(seed)))
 
     def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
         """See `forward.turn`."""

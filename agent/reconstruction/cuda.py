@@ -16,7 +16,7 @@ import numpy as np
 
 from agent.errors import GpuFailedError
 
-SOURCE = "kernels_gpu.cu"
+SOURCES = ("kernels_gpu.cu", "kernels_waves.cu")
 BLOCK = 256
 """Threads per block; the kernels are compiled for it."""
 _PLANS, _GRAPHS = 6, 16
@@ -24,7 +24,10 @@ _PLANS, _GRAPHS = 6, 16
 _log = logging.getLogger(__name__)
 
 Launch = Callable[..., None]
-"""(name of a kernel, number of threads, its further arguments): arrays, int and float (passed as 32 bits)."""
+"""(name of a kernel, number of threads, its further arguments): arrays, int and float (passed as 32 bits).
+
+With `block=(threads, bytes)` of the block and of its shared memory: number of blocks instead of threads.
+"""
 Sizes = tuple[tuple[str, int], ...]
 """Names and values of the sizes that the kernels are compiled for."""
 
@@ -38,8 +41,12 @@ class Device(Protocol):
         """Bytes that can still be allocated."""
         ...
 
+    def shared_memory(self) -> int:
+        """Bytes that a thread block may have to itself."""
+        ...
+
     def kernels(self, sizes: Sizes) -> Launch:
-        """The kernels of `kernels_gpu.cu` compiled for `sizes`."""
+        """The kernels of `SOURCES` compiled for `sizes`."""
         ...
 
     def transform(self, source: Any, target: Any, inverse: bool) -> None:
@@ -56,8 +63,9 @@ class Device(Protocol):
 
 
 def source() -> str:
-    """The kernels' source."""
-    return resources.files("agent.reconstruction").joinpath(SOURCE).read_text(encoding="utf-8")
+    """The kernels' source, in one piece."""
+    folder = resources.files("agent.reconstruction")
+    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
 
 
 @contextmanager
@@ -80,9 +88,12 @@ class CupyDevice:
 
     The second time that a sequence of launches comes it is recorded as a CUDA graph, from the third on it is one call: a
     mini-batch of few patterns would otherwise wait for Python. Raises GpuFailedError where CuPy or its libraries are missing.
+
+    Args:
+        shared_memory: bytes of shared memory for a thread block; None: as many as it may have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared_memory: int | None = None) -> None:
         try:
             import cupy
             from cupy.cuda import cufft
@@ -97,10 +108,16 @@ class CupyDevice:
         self._recording = True
         with failures():
             self._stream = cupy.cuda.Stream(non_blocking=True)
+            legal = int(cupy.cuda.Device().attributes["MaxSharedMemoryPerBlockOptin"])
+        self._shared_memory = legal if shared_memory is None else min(legal, shared_memory)
 
     def free_memory(self) -> int:
         """See `Device.free_memory`: free on the device, and held by CuPy's pool without use."""
         return int(self.xp.cuda.runtime.memGetInfo()[0] + self.xp.get_default_memory_pool().free_bytes())
+
+    def shared_memory(self) -> int:
+        """See `Device.shared_memory`."""
+        return self._shared_memory
 
     def kernels(self, sizes: Sizes) -> Launch:
         """See `Device.kernels`. Compiled by NVRTC at first use; CuPy keeps the result on disk."""
@@ -109,11 +126,15 @@ class CupyDevice:
             module = self.xp.RawModule(code=source(), options=macros)
             functions: dict[str, Any] = {}
 
-            def launch(name: str, n_threads: int, *arguments: Any) -> None:
+            def launch(name: str, number: int, *arguments: Any, block: tuple[int, int] | None = None) -> None:
                 if name not in functions:
                     functions[name] = module.get_function(name)
+                    if block is not None:
+                        functions[name].max_dynamic_shared_size_bytes = block[1]
+                threads, shared = block or (BLOCK, 0)
+                blocks = -(-number // BLOCK) if block is None else number
                 passed = [_as_argument(a) for a in arguments]
-                functions[name]((-(-n_threads // BLOCK),), (BLOCK,), (np.uint32(n_threads), *passed))
+                functions[name]((blocks,), (threads,), (np.uint32(number), *passed), shared_mem=shared)
 
             self._launchers[sizes] = launch
         return self._launchers[sizes]

@@ -5,16 +5,14 @@ A chunk of patterns is held at once, as many as there is memory for:
     aperture × weights × ramp -> F⁻¹ -> × object [-> F -> × propagator -> F⁻¹ -> × object]… -> F -> residual -> F⁻¹ ->
     conj(wave)· and conj(object)· [-> F -> × conj(propagator) -> F⁻¹ -> …]… -> F -> × conj(ramp), summed
 
-For S slices the kernels move 72·S − 8 bytes per pixel, mode and pass of complex64 (and 8 per lit pixel of the aperture),
-the 4·S transforms 32 each where cuFFT takes two passes over the data: 200·S − 8 in all. Counts and ratio add 2 to 5 per
-pixel whatever the number of modes; object and apertures stay in the second-level cache.
+Where a thread block can hold a wave (`Layout.in_shared`), two kernels do all but the residual and the sums, and the
+transforms with it: for S slices a pass moves 32·S + 32 bytes per pixel and mode of complex64. Elsewhere the transforms are
+cuFFT's, 4·S of 32 bytes each, and with the kernels between them it is 200·S − 8. Counts and ratio add 2 to 5 per pixel
+whatever the number of modes; object and apertures stay in the second-level cache.
 
 Nothing waits for the device: the order of the patterns is uploaded, chunks are padded to one size, sums stay where they
 are. That makes a batch one CUDA graph (`cuda.CupyDevice.replay`), as long as object, apertures, weights and background are
 updated in place.
-
-What could come next is one thread block that holds a pattern of 64, 96 or 128 pixels a side in shared memory through all
-its slices: it would move about 8·S bytes per pixel.
 """
 
 from __future__ import annotations
@@ -27,16 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import GpuFailedError
-from agent.reconstruction.backend import bins_of, sums_of
+from agent.reconstruction.backend import bins_of, drawn, sums_of
 from agent.reconstruction.cuda import CupyDevice, Device, Launch, failures
 from agent.reconstruction.forward import LOSSES, Problem, Sums, Unknowns, Wanted, expected, turn
 from agent.reconstruction.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
 from agent.reconstruction.patterns import counts_type
 
-WAVES = 1024
-"""Waves of 128² at once, where memory allows: enough to hide the launches, more gains nothing."""
-GRAPH_CHUNKS = 8
-"""Batches of more chunks keep the device busy without a graph."""
+WAVES = 2048
+"""Waves of 128² at once, where memory allows: twice as many gain 3 %."""
+GRAPH_CHUNKS = 256
+"""Batches of more chunks are launched one by one: a graph takes memory for each."""
 SHARE = 0.8
 """Part of the free memory that buffers may take."""
 
@@ -53,6 +51,7 @@ class _Job:
     problem: Problem
     unknowns: Unknowns
     lit: Any
+    lit_rows: Any
     wanted: Wanted
     chunk: int
     chunks: int
@@ -64,7 +63,12 @@ class _Job:
         between = () if self.layout.slices == 1 else (p.propagators,)
         blur = () if p.transfer is None else (p.transfer,)
         found = (u.object, u.apertures, u.corners, u.fractions, u.weights, u.background)
-        return (p.counts, p.mask, self.lit, *between, *blur, *found)
+        return (p.counts, p.mask, self.lit, self.lit_rows, *between, *blur, *found)
+
+    @property
+    def propagators(self) -> Any:
+        """Those of the problem, or anything where there is one slice and none is needed."""
+        return self.unknowns.apertures if self.problem.propagators is None else self.problem.propagators
 
 
 class GpuBackend:
@@ -84,7 +88,7 @@ class GpuBackend:
         self._waves = waves
         self._buffers: Buffers | None = None
         self._limit: tuple[Layout, int] | None = None
-        self._lit: tuple[NDArray[np.int32], Any] | None = None
+        self._lit: tuple[NDArray[np.bool_] | None, Any, Any] | None = None
         self.xp: Any = self._device.xp
 
     def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
@@ -132,6 +136,12 @@ class GpuBackend:
         with failures():
             return bins_of(counts)
 
+    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
+        """See `Backend.drawn`; by another random sequence than on the CPU."""
+        with failures():
+            state = int(np.random.SeedSequence(seed).generate_state(1)[0])
+            return drawn(model, self.xp.random.RandomState(state))
+
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device; waits for it."""
         with failures():
@@ -145,7 +155,7 @@ class GpuBackend:
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""
         with failures():
-            layout = Layout.of(problem, unknowns)
+            layout = Layout.of(problem, unknowns, self._device.shared_memory())
             job, buffers = self._cut(layout, problem, unknowns, len(index), wanted)
             buffers.index[: len(index)] = self.xp.asarray(index)
             buffers.index[len(index) : job.chunk * job.chunks] = -1
@@ -173,8 +183,10 @@ class GpuBackend:
             self._limit = layout, limit
             chunk = _rounded(-(-n // -(-n // limit)), limit)
             chunks = -(-n // chunk)
-            lit = self._lit_pixels(problem, layout)
-            job = _Job(layout, _typed(problem, self.xp), _contiguous(unknowns, self.xp), lit, wanted, chunk, chunks)
+            lit, rows = self._lit_pixels(problem, layout)
+            job = _Job(
+                layout, _typed(problem, self.xp), _contiguous(unknowns, self.xp), lit, rows, wanted, chunk, chunks
+            )
             held = self._buffers
             if held is not None and held.layout == layout and held.chunk >= chunk and held.total >= chunk * chunks:
                 return job, held
@@ -188,12 +200,14 @@ class GpuBackend:
             else:
                 return job, self._buffers
 
-    def _lit_pixels(self, problem: Problem, layout: Layout) -> Any:
-        """Flat indices of the support on the device; uploaded when it changes."""
-        lit = np.arange(layout.plane) if problem.support is None else np.flatnonzero(problem.support)
-        if self._lit is None or not np.array_equal(self._lit[0], lit):
-            self._lit = lit.astype(np.int32), self.xp.asarray(lit, np.int32)
-        return self._lit[1]
+    def _lit_pixels(self, problem: Problem, layout: Layout) -> tuple[Any, Any]:
+        """Flat indices of the support, and for each row whether it has any, on the device; uploaded when it changes."""
+        if self._lit is None or self._lit[0] is not problem.support or self._lit[1].size != layout.lit:
+            shape, xp = (layout.n_y, layout.n_x), self.xp
+            lit = np.ones(shape, bool) if problem.support is None else problem.support
+            pixels, rows = np.flatnonzero(lit), lit.any(axis=1)
+            self._lit = problem.support, xp.asarray(pixels, np.int32), xp.asarray(rows, np.int32)
+        return self._lit[1:]
 
     def _drop(self) -> None:
         """Give the buffers back, and what was recorded with them."""
@@ -223,23 +237,19 @@ class GpuBackend:
         """Chunk `first` to the detector, compared with its counts; leaves residual waves there."""
         layout, problem, unknowns, chunk = job.layout, job.problem, job.unknowns, job.chunk
         index = buffers.index[first : first + chunk]
-        segments = -(-chunk // SEGMENT)
-        waves, stash = buffers.waves[:chunk], buffers.stash[:, :chunk]
+        segments, waves = -(-chunk // SEGMENT), buffers.waves[:chunk]
         launch(
             "prepare", chunk * (layout.n_y + layout.n_x), index, unknowns.corners, unknowns.fractions, buffers.ramps,
             buffers.places,
         )  # fmt: skip
-        launch(
-            "illuminate", segments * layout.plane, chunk, index, unknowns.apertures, unknowns.weights, buffers.ramps, stash[0]
-        )  # fmt: skip
-        self._transform(stash[0], stash[0], inverse=True)
-        for s in range(layout.slices):
-            if s > 0:
-                self._propagate(job, launch, waves, stash[s], s - 1)
+        if layout.in_shared:
             launch(
-                "transmit", chunk * layout.plane, layout.width, buffers.places, unknowns.object[s], stash[s], waves
+                "to_detector", chunk * layout.modes, layout.slices, layout.height, layout.width,
+                buffers.chunk * layout.modes, index, job.lit_rows, unknowns.apertures, unknowns.weights, buffers.ramps,
+                buffers.places, unknowns.object, job.propagators, buffers.stash, waves, block=layout.block,
             )  # fmt: skip
-        self._transform(waves, waves)
+        else:
+            self._through(job, buffers, launch, index)
         field = waves
         if problem.transfer is not None:
             field = buffers.planes[:chunk]
@@ -261,26 +271,55 @@ class GpuBackend:
             self._blur(job, launch, field)
             launch("modulate", chunk * layout.plane, field, waves)
 
+    def _through(self, job: _Job, buffers: Buffers, launch: Launch, index: Any) -> None:
+        """What `to_detector` does, with cuFFT."""
+        layout, unknowns, chunk = job.layout, job.unknowns, job.chunk
+        waves, stash = buffers.waves[:chunk], buffers.stash[:, :chunk]
+        launch(
+            "illuminate", -(-chunk // SEGMENT) * layout.plane, chunk, index, unknowns.apertures, unknowns.weights,
+            buffers.ramps, stash[0],
+        )  # fmt: skip
+        self._transform(stash[0], stash[0], inverse=True)
+        for s in range(layout.slices):
+            if s > 0:
+                self._propagate(job, launch, waves, stash[s], s - 1)
+            launch(
+                "transmit", chunk * layout.plane, layout.width, buffers.places, unknowns.object[s], stash[s], waves
+            )  # fmt: skip
+        self._transform(waves, waves)
+
     def _back(self, job: _Job, buffers: Buffers, launch: Launch, first: int) -> None:
         """Residual waves of chunk `first` back to object and aperture."""
         layout, unknowns, chunk = job.layout, job.unknowns, job.chunk
         index, waves = buffers.index[first : first + chunk], buffers.waves[:chunk]
-        segments = -(-chunk // SEGMENT)
-        self._transform(waves, waves, inverse=True)
-        launch("cover", layout.tiles, chunk, layout.width, buffers.places, buffers.lists)
+        segments, probe, fused = -(-chunk // SEGMENT), job.wanted.probe, layout.in_shared
+        launch(
+            "cover", layout.parts * layout.tiles, chunk, layout.height, layout.width, layout.parts, buffers.places,
+            buffers.lists,
+        )  # fmt: skip
+        if fused:
+            launch(
+                "from_detector", chunk * layout.modes, layout.slices, layout.height, layout.width,
+                buffers.chunk * layout.modes, probe, index, job.lit_rows, buffers.places, unknowns.object,
+                job.propagators, buffers.residuals, waves, block=layout.block,
+            )  # fmt: skip
+        else:
+            self._transform(waves, waves, inverse=True)
         for s in range(layout.slices - 1, -1, -1):
             launch(
                 "transmit_back", layout.parts * layout.tiles * TILE_Y * TILE_X, chunk, layout.height, layout.width,
-                layout.parts, s > 0 or job.wanted.probe, buffers.places, buffers.lists, unknowns.object[s],
-                buffers.stash[s], waves, buffers.part_numerator, buffers.part_illumination,
+                layout.parts, not fused and (s > 0 or probe), buffers.places, buffers.lists, unknowns.object[s],
+                buffers.stash[s], buffers.residuals[s] if fused else waves, buffers.part_numerator,
+                buffers.part_illumination,
             )  # fmt: skip
             _sum_rows(launch, buffers.part_numerator, buffers.numerator[s], first > 0)
             _sum_rows(launch, buffers.part_illumination, buffers.illumination[s], first > 0)
-            if s > 0:
+            if s > 0 and not fused:
                 self._propagate(job, launch, waves, waves, s - 1, backwards=True)
-        if not job.wanted.probe:
+        if not probe:
             return
-        self._transform(waves, waves)
+        if not fused:
+            self._transform(waves, waves)
         launch(
             "collect", segments * layout.lit_groups * 32, chunk, layout.lit, index, job.lit, unknowns.apertures,
             unknowns.weights, buffers.ramps, waves, buffers.part_apertures, buffers.part_slopes,

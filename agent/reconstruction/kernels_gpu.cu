@@ -245,14 +245,18 @@ KERNEL modulate(unsigned n_threads, const float2* __restrict__ planes, float2* _
   }
 }
 
-// Which patterns see a tile of the object: lists (tile, 1 + patterns), how many and which, in their order. Threads: tiles.
-KERNEL cover(unsigned n_threads, int patterns, int width, const int2* __restrict__ places, int* __restrict__ lists) {
+// Which patterns see a tile of the object: lists (part, tile, 1 + patterns per part), how many and which, in their order. The
+// patterns are dealt out to the parts one by one. Threads: (part, tile).
+KERNEL cover(unsigned n_threads, int patterns, int height, int width, int parts, const int2* __restrict__ places,
+             int* __restrict__ lists) {
   THREADS(i) {
-    const int tiles = (width + TILE_X - 1) / TILE_X, y = i / tiles * TILE_Y, x = i % tiles * TILE_X;
-    int* list = lists + (long long)i * (1 + patterns);
+    const int across = (width + TILE_X - 1) / TILE_X, tiles = (height + TILE_Y - 1) / TILE_Y * across;
+    const int tile = i % tiles, part = i / tiles, y = tile / across * TILE_Y, x = tile % across * TILE_X;
+    if (part >= parts) continue;
+    int* list = lists + (long long)i * (1 + (patterns + parts - 1) / parts);
     int count = 0;
 #pragma unroll 8
-    for (int j = 0; j < patterns; ++j) {
+    for (int j = part; j < patterns; j += parts) {
       const int2 place = places[j];
       if (place.y < y + TILE_Y && place.y + NY > y && place.x < x + TILE_X && place.x + NX > x) list[++count] = j;
     }
@@ -260,9 +264,9 @@ KERNEL cover(unsigned n_threads, int patterns, int width, const int2* __restrict
   }
 }
 
-// Residual waves back through a slice: conj(incident)·wave and |incident|² are added up where the window lies, and the wave
-// becomes conj(slice)·wave. Threads: (part, tile, pixel of the tile). Of the patterns that see it, a pixel has a part to
-// itself: sums (part, height, width).
+// Residual waves back through a slice: conj(incident)·wave and |incident|² are added up where the window lies, and a wave that
+// has to `go_on` becomes conj(slice)·wave. Threads: (part, tile, pixel of the tile), each for the patterns in its part's list;
+// sums (part, height, width).
 KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, int parts, int go_on,
                      const int2* __restrict__ places, const int* __restrict__ lists, const float2* __restrict__ slice,
                      const float2* __restrict__ incident, float2* __restrict__ waves, float2* __restrict__ numerator,
@@ -273,11 +277,11 @@ KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, in
     const int y = tile / tiles * TILE_Y + i / TILE_X % TILE_Y, x = tile % tiles * TILE_X + i % TILE_X;
     if (y >= height || x >= width) continue;
     const float2 transmission = slice[y * width + x];
-    const int* list = lists + (long long)tile * (1 + patterns);
-    const int start = list[0] * part / parts, end = list[0] * (part + 1) / parts;
+    const int* list = lists + ((long long)part * all_tiles + tile) * (1 + (patterns + parts - 1) / parts);
+    const int end = list[0];
     float2 product = make_float2(0, 0);
     float light = 0;
-    for (int first = start; first < end; first += AHEAD) {
+    for (int first = 0; first < end; first += AHEAD) {
       int where[AHEAD];
       float2 wave[AHEAD][MODES], before[AHEAD][MODES];
 #pragma unroll

@@ -129,7 +129,5 @@ def _again(
         fractions=worker.unknowns.fractions[index],
         weights=worker.unknowns.weights[index],
     )
-    model = worker.backend.to_host(worker.backend.expected(worker.problem, truth, np.arange(len(index))))
-    random = np.random.default_rng([worker.settings.seed, attempt])
-    counts = random.poisson(np.maximum(model, 0)).astype(np.float32 if model.max() > 5e4 else np.uint16)
-    return worker.replica(xp.asarray(counts), truth)
+    model = worker.backend.expected(worker.problem, truth, np.arange(len(index)))
+    return worker.replica(worker.backend.drawn(model, (worker.settings.seed, attempt)), truth)

@@ -16,6 +16,7 @@ import pytest
 
 from agent.reconstruction import backend, forward
 from agent.reconstruction.cpu import CpuBackend
+from agent.reconstruction.cuda import CupyDevice
 from agent.reconstruction.gpu import WAVES, GpuBackend
 
 pytestmark = pytest.mark.gpu
@@ -111,7 +112,7 @@ def test_milliseconds_per_pass(
     engine = GpuBackend()
     problem, unknowns = case(engine, side, modes, slices)
     whole, launched = milliseconds(engine, problem, unknowns, 1)
-    moved = side**2 * N**2 * (modes * (200 * slices - 8) + 3)
+    moved = side**2 * N**2 * (modes * (32 * slices + 32) + 3)
     name = engine.xp.cuda.runtime.getDeviceProperties(0)["name"].decode()
     with capsys.disabled():
         print(
@@ -125,13 +126,27 @@ def test_milliseconds_per_pass(
 def test_batches_and_chunks(capsys: pytest.CaptureFixture[str]) -> None:
     """What mini-batches cost, and whether chunks that fit the second-level cache gain anything."""
     with capsys.disabled():
-        for waves in (64, 128, 256, 512, WAVES, 2 * WAVES):
+        for waves in (64, 256, WAVES // 2, WAVES, 2 * WAVES):
             engine = GpuBackend(waves=waves)
             problem, unknowns = case(engine, 64, 1, 1)
             figures = [f"{milliseconds(engine, problem, unknowns, batches)[0]:.2f}" for batches in (1, 12, 64)]
             print(
                 f"\n4096 patterns, at most {waves} waves at once: {', '.join(figures)} ms in 1, 12, 64 batches", end=""
             )
+        print()
+
+
+def test_transforms_in_shared_memory_and_by_cufft(capsys: pytest.CaptureFixture[str]) -> None:
+    """1600 patterns of each size, by cuFFT also where a wave fits into shared memory."""
+    with capsys.disabled():
+        for size in (64, 96, 128, 192, 256):
+            figures = []
+            for shared in (None, 0):
+                device = CupyDevice(shared)
+                engine = GpuBackend(device)
+                whole, _ = milliseconds(engine, *case(engine, 40, 1, 1, size), 1)
+                figures.append(f"{whole:.2f} ms" + (", by cuFFT" if shared == 0 else ""))
+            print(f"\n1600 patterns of {size}²: {'; '.join(figures)}", end="")
         print()
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Hashable, Sequence
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from agent.reconstruction.cpu import CpuBackend
 from agent.reconstruction.gpu import GpuBackend
 from agent.reconstruction.gpu_buffers import Buffers, Layout
 
-SOURCE = Path(cuda.__file__).with_name(cuda.SOURCE)
-
 
 class HostDevice:
     """`cuda.Device` on the CPU: the kernels' source as C++, in which a loop stands for the grid, and NumPy's FFT.
@@ -30,29 +27,34 @@ class HostDevice:
         folder: for the compiled kernels.
         memory: bytes it pretends to have.
         backward: run the threads of each kernel last to first.
+        shared: bytes of shared memory of a thread block; 0: all transforms are the device's.
     """
 
     xp: Any = np
 
-    def __init__(self, folder: Path, memory: float = 1e10, backward: bool = False) -> None:
-        self.folder, self.memory, self.backward = folder, memory, backward
+    def __init__(self, folder: Path, memory: float = 1e10, backward: bool = False, shared: int = 232448) -> None:
+        self.folder, self.memory, self.backward, self.shared = folder, memory, backward, shared
         self.launched: list[str] = []
 
     def free_memory(self) -> int:
         return int(self.memory)
+
+    def shared_memory(self) -> int:
+        return self.shared
 
     def kernels(self, sizes: cuda.Sizes) -> cuda.Launch:
         macros = [f"-D{name}={value}" for name, value in sizes] + ["-DBACKWARD"] * self.backward
         path = self.folder / ("_".join(m[2:].replace("=", "") for m in macros) + ".so")
         if not path.exists():
             options = ["-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized"]
-            command = ["g++", *options, "-shared", "-fPIC", *macros, "-x", "c++", str(SOURCE), "-o", str(path)]
-            subprocess.run(command, check=True)
+            command = ["g++", *options, "-shared", "-fPIC", *macros, "-x", "c++", "-", "-o", str(path)]
+            subprocess.run(command, check=True, input=cuda.source(), text=True)
         library = ctypes.CDLL(str(path))
 
-        def launch(name: str, n_threads: int, *arguments: Any) -> None:
+        def launch(name: str, number: int, *arguments: Any, block: tuple[int, int] | None = None) -> None:
+            assert block is None or block[1] <= self.shared
             self.launched.append(name)
-            getattr(library, name)(ctypes.c_uint(n_threads), *(_passed(a) for a in arguments))
+            getattr(library, name)(ctypes.c_uint(number), *(_passed(a) for a in arguments))
 
         return launch
 
@@ -164,6 +166,9 @@ CASES += [
     {"kind": "uint8"},
     {"kind": "float32"},
     {"shape": (32, 16), "n": 3},
+    {"shape": (32, 64), "modes": 3, "slices": 3, "variations": 2, "supported": True},
+    {"shape": (96, 32), "slices": 2, "blurred": True},
+    {"shape": (64, 128), "n": 11, "modes": 2},
 ]
 
 
@@ -180,8 +185,21 @@ def test_agrees_with_the_reference(case: dict[str, Any], folder: Path) -> None:
     assert device.launched.count("prepare") == -(-len(index) // 8)
 
 
-def test_threads_do_not_depend_on_their_order(folder: Path) -> None:
-    problem, unknowns = example(3, 3, 2, blurred=True)
+def test_waves_stay_in_shared_memory_where_they_fit(folder: Path) -> None:
+    problem, unknowns = example(2, 2, shape=(64, 32), n=9, supported=True)
+    index = np.arange(len(problem.counts))
+    sums = []
+    for shared in (0, Layout.of(problem, unknowns, 0).block[1] - 1, 232448):
+        device = HostDevice(folder, shared=shared)
+        sums.append(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING))
+        assert ("to_detector" in device.launched) == ("from_detector" in device.launched) == (shared == 232448)
+        assert ("illuminate" in device.launched) == (shared != 232448)
+    compare(sums[2], sums[0], problem.support)
+
+
+@pytest.mark.parametrize("shape", [(20, 23), (32, 64)])
+def test_threads_do_not_depend_on_their_order(shape: tuple[int, int], folder: Path) -> None:
+    problem, unknowns = example(3, 3, 2, shape=shape, blurred=True)
     index = np.arange(len(problem.counts))
     forwards, backwards = (
         GpuBackend(HostDevice(folder, backward=backward)).accumulate(problem, unknowns, index, EVERYTHING)
@@ -267,10 +285,32 @@ def test_thinned_counts_are_binomial(folder: Path) -> None:
     assert np.array_equal(drawn, gpu.thin(counts, 0.1, 7))
 
 
+def test_counts_are_drawn_as_expected(folder: Path) -> None:
+    gpu = GpuBackend(HostDevice(folder))
+    model = np.full((300, 16, 16), 3.0, np.float32)
+    model[0] = -1e-6  # rounding of an intensity that is 0
+    counts = gpu.drawn(model, (4, 1))
+    assert counts.dtype == np.uint16
+    assert not counts[0].any()
+    assert counts[1:].mean() == pytest.approx(3, abs=5 * np.sqrt(3 / counts[1:].size))
+    assert counts[1:].var() == pytest.approx(3, rel=0.05)
+    assert np.array_equal(counts, gpu.drawn(model, (4, 1)))
+    assert not np.array_equal(counts, gpu.drawn(model, (4, 0)))
+    assert gpu.drawn(np.full((1, 2, 2), 1e6, np.float32), (4, 1)).dtype == np.float32
+
+
+def test_the_kernels_of_a_gpu_are_warmed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = HostDevice(folder)
+    monkeypatch.setattr(backend, "gpu_reason", lambda: None)
+    monkeypatch.setattr(backend, "choose", lambda name: {"gpu": GpuBackend(device)}[name])
+    import_module("agent.reconstruction.__main__").main()
+    assert {"to_detector", "from_detector", "detect", "collect"} <= set(device.launched)
+
+
 def test_chunks_fit_the_memory_there_is(folder: Path) -> None:
     problem, unknowns = example(3, 3)
     index = np.arange(len(problem.counts))
-    layout = Layout.of(problem, unknowns)
+    layout = Layout.of(problem, unknowns, 0)
     device = HostDevice(folder, memory=layout.bytes_for(5) / 0.8 + 1)
     expected = forward.accumulate(problem, unknowns, index, EVERYTHING, np)
     compare(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING), expected)
@@ -302,124 +342,6 @@ def test_refused_memory_makes_smaller_chunks_and_then_one_error(folder: Path, mo
         GpuBackend(HostDevice(folder)).accumulate(problem, unknowns, np.arange(10), EVERYTHING)
 
 
-def test_every_failure_of_cuda_is_one_error() -> None:
-    broken = type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api.runtime"})
-    with pytest.raises(GpuFailedError, match="CUDARuntimeError: cudaErrorIllegalAddress"), cuda.failures():
-        raise broken("cudaErrorIllegalAddress")
-    with pytest.raises(ZeroDivisionError), cuda.failures():
-        raise ZeroDivisionError
-
-
-class FakeCupy:
-    """As much of CuPy as `CupyDevice` uses; writes down what is asked of it."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.log: list[str] = []
-        self.refuse = False
-        fake, log = self, self.log
-
-        class Stream:
-            def __init__(self, non_blocking: bool) -> None:
-                assert non_blocking
-
-            def __enter__(self) -> None:
-                log.append("enter")
-
-            def __exit__(self, *error: object) -> None:
-                log.append("leave")
-
-            def begin_capture(self) -> None:
-                log.append("begin")
-
-            def end_capture(self) -> Any:
-                log.append("end")
-                if fake.refuse:
-                    raise type("CUDARuntimeError", (RuntimeError,), {"__module__": "cupy_backends.cuda.api.runtime"})
-                return SimpleNamespace(launch=lambda: log.append("replay"))
-
-        class PlanNd:
-            def __init__(self, shape: Any, *rest: Any) -> None:
-                log.append(f"plan {shape} × {rest[7]}")
-
-            def fft(self, source: Any, target: Any, direction: int) -> None:
-                log.append(f"fft {direction}")
-
-        class RawModule:
-            def __init__(self, code: str, options: tuple[str, ...]) -> None:
-                assert "transmit_back" in code
-                log.append(f"compile {options}")
-
-            def get_function(self, name: str) -> Any:
-                return lambda grid, block, arguments: log.append(f"{name} {grid} {block} {arguments}")
-
-        cufft = SimpleNamespace(PlanNd=PlanNd, CUFFT_C2C=41, CUFFT_FORWARD=-1, CUFFT_INVERSE=1)
-        runtime = SimpleNamespace(memGetInfo=lambda: (700, 1000))
-        self.cuda = SimpleNamespace(Stream=Stream, cufft=cufft, runtime=runtime)
-        self.RawModule = RawModule
-        self.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 50)
-        monkeypatch.setitem(sys.modules, "cupy", self)  # type: ignore[arg-type]
-        monkeypatch.setitem(sys.modules, "cupy.cuda", self.cuda)  # type: ignore[arg-type]
-
-
-def fake_array(pointer: int, *shape: int) -> Any:
-    return SimpleNamespace(data=SimpleNamespace(ptr=pointer), shape=shape, size=int(np.prod(shape)))
-
-
-def test_what_the_device_asks_of_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeCupy(monkeypatch)
-    device = cuda.CupyDevice()
-    assert device.free_memory() == 750
-    launch = device.kernels((("NY", 4),))
-    launch("prepare", 257, True, 2.5, 3)
-    assert device.kernels((("NY", 4),)) is launch
-    wave = fake_array(1, 5, 2, 4, 6)
-    device.transform(wave, wave, inverse=True)
-    device.transform(wave, wave, inverse=False)
-    arguments = (np.uint32(257), np.int32(1), np.float32(2.5), np.int32(3))
-    assert fake.log == [
-        "compile ('-DNY=4',)",
-        f"prepare (2,) (256,) {arguments}",
-        "plan (4, 6) × 10",
-        "fft 1",
-        "fft -1",
-    ]
-
-
-def test_a_sequence_that_comes_again_is_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeCupy(monkeypatch)
-    device = cuda.CupyDevice()
-    recorded = ["enter", "begin", "launch", "end", "leave", "replay"]
-
-    def twice(array: Any) -> None:
-        fake.log.clear()
-        for _ in range(2):
-            device.replay("key", [array], lambda: fake.log.append("launch"))
-
-    twice(fake_array(1, 4))
-    assert fake.log == ["launch", *recorded]
-    twice(fake_array(1, 4))
-    assert fake.log == ["replay", "replay"]
-    twice(fake_array(2, 4))  # the same in other memory is another sequence
-    assert fake.log == ["launch", *recorded]
-    device.forget()
-    fake.refuse = True
-    twice(fake_array(1, 4))  # what cannot be recorded is launched
-    assert fake.log == ["launch", *recorded[:-1], "launch"]
-    twice(fake_array(1, 4))
-    assert fake.log == ["launch", "launch"]
-
-
-def test_without_cupy_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(GpuFailedError, match="CuPy or a CUDA library it needs cannot be loaded"):
-        GpuBackend()
-
-
-def test_importing_it_touches_no_cuda() -> None:
-    code = "import sys, agent.reconstruction.gpu; sys.exit('cupy' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize(
     ("architecture", "modes", "apertures"),
     [("sm_80", 1, 1), ("sm_90", 1, 1), ("sm_90", 6, 6), ("sm_90", 12, 12), ("sm_90", 1, 5)],
@@ -429,10 +351,11 @@ def test_kernels_compile_and_keep_to_their_registers(
 ) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc: the kernels cannot be compiled for a GPU")
-    layout = Layout(128, 128, modes, apertures, 1, 500, 500, False, 1300)
+    layout = Layout(128, 128, modes, apertures, 1, 500, 500, False, 1300, True)
     macros = [f"-D{name}={value}" for name, value in layout.sizes]
     options = ["-cubin", f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v"]
-    command = ["nvcc", *options, *macros, str(SOURCE), "-o", str(tmp_path / "kernels.cubin")]
+    command = ["nvcc", *options, *macros, str(tmp_path / "kernels.cu"), "-o", str(tmp_path / "kernels.cubin")]
+    (tmp_path / "kernels.cu").write_text(cuda.source())
     report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     spills = {line.strip() for line in report.splitlines() if "spill" in line}
     assert spills == {"0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"}
