@@ -15,7 +15,7 @@ def main() -> None:
         places = np.stack([3.0 * rows, 3.0 * columns], axis=-1)
         data = DiffractionData(patterns, places, voltage=80e3, semiangle=20.0, angular_pixel=1.0, defocus=100.0)
         for slices in (1, 2):
-            reconstruct(data, ReconstructionSettings(slices=slices, slice_spacing=5.0, max_passes=6, device="gpu"))
+            reconstruct(data, ReconstructionSettings(slices=slices, slice_spacing=5.0, max_passes=12, device="gpu"))
 
 
 if __name__ == "__main__":
