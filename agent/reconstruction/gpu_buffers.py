@@ -18,7 +18,7 @@ THREADS = 2**19
 """Threads that keep a device busy; a small object's pixels are fewer, so the patterns that see one are shared out."""
 IN_SHARED = (32, 64, 96, 128)
 """Detector pixels along an axis for which a wave's transforms may happen in shared memory (`kernels_waves.cu`)."""
-SHARE = 16
+PER_THREAD = 16
 """Pixels of such a wave per thread: 1024 threads for 128²; half as many take 10 % longer."""
 
 
@@ -81,7 +81,7 @@ class Layout:
     def block(self) -> tuple[int, int]:
         """Threads of a block that holds a wave, and its bytes of shared memory: see `ROW` in `kernels_waves.cu`."""
         row = (9 * (self.n_x // 8) + 7) // 16 * 16 + 8
-        return self.plane // SHARE, 8 * (self.n_y * row + self.n_y // 8 + self.n_x // 8)
+        return self.plane // PER_THREAD, 8 * (self.n_y * row + self.n_y // 8 + self.n_x // 8)
 
     @property
     def sizes(self) -> Sizes:
@@ -97,7 +97,7 @@ class Layout:
             ("TILE_Y", TILE_Y),
             ("TILE_X", TILE_X),
             ("IN_SHARED", int(self.in_shared)),
-            ("SHARE", SHARE),
+            ("PER_THREAD", PER_THREAD),
         )
 
     def bytes_for(self, patterns: int) -> int:

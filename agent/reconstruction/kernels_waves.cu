@@ -19,7 +19,7 @@
 #define QY (NY / 8)
 #define QX (NX / 8)
 #define ROW ((9 * QX + 7) / 16 * 16 + 8)
-#define WAVE_THREADS (PLANE / SHARE)
+#define WAVE_THREADS (PLANE / PER_THREAD)
 
 #ifdef __CUDACC__
 #define WAVE_KERNEL extern "C" __global__ void __launch_bounds__(WAVE_THREADS)

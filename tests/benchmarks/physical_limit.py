@@ -7,7 +7,7 @@ multiplied its waves by: see `seen`). Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the 
 Both without and with regularisation. How near an experiment with these settings can come is in `information.py`. Peers come from
 the results of `make bench-peers`.
 
-    python tests/benchmarks/physical_limit.py [--seeds 4] [--no-information] [--figure limit.png] [--peers .peers/results/….jsonl]
+    python tests/benchmarks/physical_limit.py [--seeds 4] [--doses 3e2 …] [--objects thin] [--no-information] [--figure limit.png]
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ class Row:
     def text(self) -> str:
         """A line of the table."""
         bands = " ".join(f"{value:7.2f}" for value in np.mean(self.bands, axis=0))
+        if len(self.bands) > 4:  # their errors, where there are enough to tell
+            bands += " ±" + " ".join(f"{v:5.2f}" for v in np.std(self.bands, axis=0, ddof=1) / np.sqrt(len(self.bands)))
         scale = f"{np.mean(self.scales):.3f} ± {np.std(self.scales) / np.sqrt(max(len(self.scales), 1)):.3f}"
         return f"{self.name:<35} {self.dose:6.0e} {bands}   {scale}   {np.mean(self.passes):.0f}"
 
@@ -283,6 +285,7 @@ def main() -> None:
     root = HERE.parents[1]
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
+    parser.add_argument("--objects", nargs="+", choices=("thin", "bilayer"), default=["thin", "bilayer"])
     parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
     parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
     parser.add_argument("--no-information", action="store_true", help="leave out the Cramér–Rao bound (two minutes)")
@@ -294,9 +297,10 @@ def main() -> None:
         information(chosen.seeds)
     rows = []
     for regularise in (False, True):
-        rows += ours_thin(doses, chosen.seeds, regularise) + ours_bilayer(
-            doses, chosen.seeds, chosen.folder, regularise
-        )
+        if "thin" in chosen.objects:
+            rows += ours_thin(doses, chosen.seeds, regularise)
+        if "bilayer" in chosen.objects:
+            rows += ours_bilayer(doses, chosen.seeds, chosen.folder, regularise)
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []
