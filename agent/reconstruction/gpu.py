@@ -1,4 +1,4 @@
-"""The GPU backend: the order in which the kernels of `kernels_gpu.cu` and the transforms of cuFFT follow each other.
+"""The GPU backend: in which order kernels (`kernels_gpu.cu`, `kernels_waves.cu`) and the transforms of cuFFT follow.
 
 A chunk of patterns is held at once, as many as there is memory for:
 
@@ -34,7 +34,7 @@ from agent.reconstruction.patterns import counts_type
 WAVES = 2048
 """Waves of 128² at once, where memory allows: twice as many gain 3 %."""
 GRAPH_CHUNKS = 256
-"""Batches of more chunks are launched one by one: a graph takes memory for each."""
+"""Batches of more chunks keep the device busy without a graph."""
 SHARE = 0.8
 """Part of the free memory that buffers may take."""
 
@@ -201,13 +201,15 @@ class GpuBackend:
                 return job, self._buffers
 
     def _lit_pixels(self, problem: Problem, layout: Layout) -> tuple[Any, Any]:
-        """Flat indices of the support, and for each row whether it has any, on the device; uploaded when it changes."""
-        if self._lit is None or self._lit[0] is not problem.support or self._lit[1].size != layout.lit:
+        """Flat indices of the support, and for each row whether it has any, on the device; uploaded when it is another array."""
+        held, sizes = self._lit, (layout.lit, layout.n_y)
+        if held is None or held[0] is not problem.support or (held[1].size, held[2].size) != sizes:
             shape, xp = (layout.n_y, layout.n_x), self.xp
             lit = np.ones(shape, bool) if problem.support is None else problem.support
             pixels, rows = np.flatnonzero(lit), lit.any(axis=1)
-            self._lit = problem.support, xp.asarray(pixels, np.int32), xp.asarray(rows, np.int32)
-        return self._lit[1:]
+            held = problem.support, xp.asarray(pixels, np.int32), xp.asarray(rows, np.int32)
+            self._lit = held
+        return held[1:]
 
     def _drop(self) -> None:
         """Give the buffers back, and what was recorded with them."""

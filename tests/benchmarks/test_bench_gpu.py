@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import physical_limit
 import pytest
 
-from agent.reconstruction import backend, forward
+from agent.reconstruction import ReconstructionSettings, backend, forward, reconstruct
 from agent.reconstruction.cpu import CpuBackend
 from agent.reconstruction.cuda import CupyDevice
 from agent.reconstruction.gpu import WAVES, GpuBackend
+from agent.reconstruction.gpu_buffers import IN_SHARED
 
 pytestmark = pytest.mark.gpu
 N = 128
@@ -141,13 +144,27 @@ def test_transforms_in_shared_memory_and_by_cufft(capsys: pytest.CaptureFixture[
     with capsys.disabled():
         for size in (64, 96, 128, 192, 256):
             figures = []
-            for shared in (None, 0):
-                device = CupyDevice(shared)
-                engine = GpuBackend(device)
+            for shared in (None, 0) if size in IN_SHARED else (0,):
+                engine = GpuBackend(CupyDevice(shared))
                 whole, _ = milliseconds(engine, *case(engine, 40, 1, 1, size), 1)
-                figures.append(f"{whole:.2f} ms" + (", by cuFFT" if shared == 0 else ""))
-            print(f"\n1600 patterns of {size}²: {'; '.join(figures)}", end="")
+                figures.append(f"{whole:.2f} ms" + (" by cuFFT" if shared == 0 else ""))
+            print(f"\n1600 patterns of {size}²: {', '.join(figures)}", end="")
         print()
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_seconds_of_a_reconstruction(slices: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The thin object of `make limit` at 1e3 e/Å², 441 positions, with all that the defaults do."""
+    data, _, expected = physical_limit.thin_object()
+    data = replace(data, patterns=np.random.default_rng(0).poisson(1e3 * expected).astype(np.uint16))
+    figures = {}
+    for device in ("gpu", "cpu"):
+        settings = ReconstructionSettings(slices=slices, device=device)
+        assert reconstruct(data, settings).device == device  # kernels compiled
+        figures[device] = min(reconstruct(data, settings).seconds for _ in range(3))
+    with capsys.disabled():
+        print(f"\n441 positions, {slices} slices: {figures['gpu']:.2f} s on the GPU, {figures['cpu']:.2f} s on the CPU")
+    assert figures["gpu"] < figures["cpu"]
 
 
 @pytest.mark.parametrize(("modes", "slices"), [(1, 1), (3, 3)])
