@@ -36,14 +36,15 @@ class Ascent:
 
     Args:
         xp: array module.
+        resolved: (y, x) frequencies that the detector resolves, relative to the largest of the object's pixels.
     """
 
-    def __init__(self, xp: Any) -> None:
+    def __init__(self, xp: Any, resolved: tuple[float, float]) -> None:
         self.reached: Reached | None = None
         """None: no full pass was made since the start, or since the extrapolated point was left."""
         self.kappa = xp.zeros(())
         """Amplitudes are exp(−κφ)."""
-        self.prior = Prior(xp)
+        self.prior = Prior(xp, resolved)
         self.window: Any = None
         """(y, x), corner-centred, 0 to 1: how far a change of the probe stands out of the noise in real space."""
 

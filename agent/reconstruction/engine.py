@@ -126,13 +126,18 @@ class Reconstructor:
         self.seconds = 0.0
         self.noise_scale = 1.0
         """By what noise has weakened the phases, once `run` has found it."""
-        self.ascent = Ascent(xp)
+        self.ascent = self._from_rest()
         self._random = np.random.default_rng(settings.seed)
 
     def _located(self, data: DiffractionData) -> geometry.Geometry:
         """The object grid, with room for positions that are refined."""
         spare = padding(self.settings.refine_positions, data.positions, data.pixel_size)
         return geometry.locate(data, spare, self.shape)
+
+    def _from_rest(self) -> Ascent:
+        """No step made yet."""
+        detector = self.data.patterns.shape[1:]
+        return Ascent(self.backend.xp, (detector[0] / self.shape[0], detector[1] / self.shape[1]))
 
     def _load(self, patterns: Any, binned: bool = False) -> Any:
         """Patterns (n, ky, kx), or their bins, in the backend's layout."""
@@ -384,7 +389,7 @@ class Reconstructor:
         twin.start_probe = twin.unknowns.apertures.copy()
         twin.per_pattern = PatternUnknowns(self.settings, geo, data.positions, self.totals)
         twin._binned, twin._can_bin = None, binning.possible(modes, self._seen, data.patterns.shape)
-        twin.ascent = Ascent(xp)
+        twin.ascent = self._from_rest()
         twin._deviance, twin._random = [], np.random.default_rng(self.settings.seed)
         return twin
 
@@ -407,7 +412,7 @@ class Reconstructor:
             apertures=unknowns.apertures.copy(),
             background=unknowns.background.copy(),
         )
-        twin.ascent = Ascent(xp)
+        twin.ascent = self._from_rest()
         twin._deviance, twin.passes = [], 0
         twin._random = np.random.default_rng(self.settings.seed)
         for step in twin.steps():

@@ -7,6 +7,10 @@ then has the mean x and the variance PB/(P + B), and P is the mean over a patch 
 posterior is found with the proximal step of the accelerated gradient method (Beck & Teboulle, SIAM J. Imaging Sci. 2 (2009)
 183), which here is a Wiener filter. At a reflection of a crystal, and wherever else there is signal, the prior tells nothing.
 
+Nor does it beyond the frequencies that the detector resolves, where it has been extended. How sharp atoms are shows there only in
+what they leave of the lower ones. It is found slowly, would be taken for nothing, and what is left would be too weak: 0.5 % on
+bilayer MoS₂, which at 1e5 e/Å² is 0.2 of the limit.
+
 It is used in two ways.
 
 - Always, for what slices differ by, each of which has its share of the summed phase's power. Which slice a phase belongs to is
@@ -44,10 +48,11 @@ class Prior:
 
     Args:
         xp: array module.
+        resolved: (y, x) frequencies that the detector resolves, relative to the largest of the object's pixels.
     """
 
-    def __init__(self, xp: Any) -> None:
-        self.xp = xp
+    def __init__(self, xp: Any, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
+        self.xp, self.resolved = xp, resolved
         self.power: Any = np.inf
         """(1 or 2, y, x) P of the phase, and of log amplitude, summed over slices, in pixels; infinite: not known yet."""
 
@@ -73,7 +78,7 @@ class Prior:
         else:
             power = power - noise
             parts -= total[:, None] / len(obj)
-        self.power = xp.maximum(power, 1e-3 * noise)
+        self.power = self._where_resolved(xp.maximum(power, 1e-3 * noise))
         gain = self._gain(size, noise)[:, None]
         change = xp.fft.ifft2(xp.fft.fft2(parts) * gain).real - parts
         change[0] *= xp.abs(phase).max() < WRAPPED
@@ -82,6 +87,15 @@ class Prior:
     def _gain(self, size: float, noise: Any) -> Any:
         """What a step leaves of each frequency: half of the preconditioner's curvature is there, half the information is lost."""
         return 1 / (1 + 0.5 * size * noise / self.power)
+
+    def _where_resolved(self, power: Any) -> Any:
+        """`power` (…, y, x), infinite beyond the frequencies that the detector resolves."""
+        xp = self.xp
+        for axis, part in zip((-2, -1), self.resolved, strict=True):
+            if part < 1:
+                beyond = xp.abs(xp.fft.fftfreq(power.shape[axis])) > 0.5 * part
+                power = xp.where(beyond[:, None] if axis == -2 else beyond, np.float32(np.inf), power)
+        return power
 
     def _seen(self, images: Any, light: Any) -> Any:
         """Power spectra of images (…, y, x), means over patches of frequencies."""

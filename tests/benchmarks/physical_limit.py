@@ -2,8 +2,8 @@
 
 A measurement in the diffraction plane leaves a phase error of at least 1/(2 dose) rad²Å² at every spatial frequency. Here the
 error spectrum of reconstructions is divided by it: a thin object (random atoms, one slice, simulated by the engine's own
-forward model) and bilayer MoS₂ (abTEM; counts thinned from one recording at 1e6 e/Å²; its truth is the phase of what abTEM
-multiplied its waves by: see `seen`). Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the engine starts from a defocus that is 3 % wrong.
+forward model) and bilayer MoS₂ (abTEM; its truth is the phase of what abTEM multiplied its waves by: see `seen`). Every seed has
+counts of its own. Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the engine starts from a defocus that is 3 % wrong.
 Both without and with regularisation. How near an experiment with these settings can come is in `information.py`. Peers come from
 the results of `make bench-peers`.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,6 @@ sys.path.insert(0, str(HERE / "peers"))
 import data as recordings  # noqa: E402
 import score  # noqa: E402
 from information import Information  # noqa: E402
-from recording import read  # noqa: E402
 
 from agent.reconstruction import (  # noqa: E402
     DiffractionData,
@@ -41,7 +39,7 @@ from agent.reconstruction import (  # noqa: E402
     reconstruct,
     start,
 )
-from agent.reconstruction.thinning import thin  # noqa: E402
+from instrument import optics  # noqa: E402
 
 DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 FINE = tuple((k, k + 0.125) for k in np.arange(0.0, 1.5, 0.125))
@@ -146,6 +144,17 @@ def ours_thin(doses: tuple[float, ...], seeds: int, regularise: bool) -> list[Ro
     return rows
 
 
+def potential() -> Any:
+    """The simulated bilayer's."""
+    import abtem
+
+    abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
+    static = abtem.Potential(
+        recordings.bilayer(), gpts=GRID, slice_thickness=SLICES, parametrization="lobato", projection="infinite"
+    )
+    return static.build(lazy=False)
+
+
 def seen() -> NDArray[np.float64]:
     """(2, DETECTOR, DETECTOR) rad, what the bilayer's electrons saw of each layer: Σ over slices of their transmission's angle.
 
@@ -153,24 +162,34 @@ def seen() -> NDArray[np.float64]:
     a radian, so that what is left absorbs, and its phase is not that of the projected potential: a layer's is 0.4 % weaker over
     0.25–1.0 1/Å, 2 % in 0.75–1.0 1/Å.
     """
-    import abtem
     from abtem.core.energy import energy2sigma
 
-    abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
-    atoms = recordings.bilayer()
-    potential = abtem.Potential(
-        atoms, gpts=GRID, slice_thickness=SLICES, parametrization="lobato", projection="infinite"
-    ).build(lazy=False)
     k = np.fft.fftfreq(GRID)
     kept = np.hypot(k[:, None], k[None, :]) < np.abs(k).max() * 2 / 3
-    transmission = np.exp(1j * energy2sigma(VOLTAGE) * potential.array.astype(np.float64))
+    transmission = np.exp(1j * energy2sigma(VOLTAGE) * potential().array.astype(np.float64))
     phase = np.angle(np.fft.ifft2(np.fft.fft2(transmission) * kept))
+    atoms = recordings.bilayer()
     heights = atoms.positions[:, 2]
     between = round(len(phase) * (heights.min() + heights.max()) / 2 / atoms.cell[2, 2])
     layers = np.stack([phase[:between].sum(axis=0), phase[between:].sum(axis=0)])
     spectra = np.fft.fftshift(np.fft.fft2(layers), axes=(1, 2))
     spectra = recordings.central(spectra) * (recordings.DETECTOR / GRID) ** 2
     return np.fft.ifft2(np.fft.ifftshift(spectra, axes=(1, 2))).real
+
+
+def bilayer(folder: Path) -> tuple[DiffractionData, NDArray[np.float32], float]:
+    """As `thin_object`, of the bilayer, and Å from the cell's corner to the first position; patterns are kept in `folder`."""
+    kept = folder / f"bilayer_{GRID}_{SLICES:g}.npy"
+    if not kept.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(kept, recordings.diffraction(potential(), STEP, DEFOCUS)[0])
+    expected = np.maximum(np.load(kept), 0) * STEP**2
+    edge = np.arange(len(expected)) * STEP
+    positions = np.stack(np.meshgrid(edge, edge, indexing="ij"), axis=-1).reshape(-1, 2)
+    expected = expected.reshape(-1, *expected.shape[2:])
+    angular_pixel = 1e3 * optics.wavelength(VOLTAGE) / recordings.CELL
+    data = DiffractionData(np.zeros(expected.shape, np.uint16), positions, VOLTAGE, SEMIANGLE, angular_pixel, -DEFOCUS)
+    return data, expected, (recordings.CELL - len(edge) * STEP) / 2
 
 
 def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -181,33 +200,25 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
 
 def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path, regularise: bool) -> list[Row]:
     """Bilayer MoS₂ in two slices at every dose."""
-    what = ["--steps", "1.5", "--doses", "1e6", "--slices", str(SLICES), "--grid", str(GRID)]
-    subprocess.run([sys.executable, str(HERE / "peers" / "data.py"), str(folder), *what], check=True)
-    recording = read(folder / "s1.5_c200_d1e+06.h5")
+    data, expected, first_position = bilayer(folder)
     phase = seen().sum(axis=0)
     rows = []
     for dose in doses:
         row = Row("bilayer MoS2, 2 slices" + REGULARISED * regularise, dose)
-        for seed in range(seeds if dose < recording.dose else 1):
-            data = DiffractionData(
-                thin(recording.flat_patterns, dose / recording.dose, 100 + seed),
-                recording.positions,
-                recording.voltage,
-                recording.semiangle,
-                recording.angular_pixel,
-                -WRONG * recording.c10,
-            )
+        for seed in range(seeds):
+            counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose)
+            told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * data.defocus)
             settings = ReconstructionSettings(
                 device="cpu", seed=seed, slices=2, slice_spacing=SPACING, regularise=regularise
             )
-            result = reconstruct(data, settings)
+            result = reconstruct(told, settings)
             pixel = result.pixel_size[0]
-            edge = recording.n * recording.step
+            edge = round(np.sqrt(len(data.positions))) * STEP
             first = [round(((edge - SCORED) / 2 - o) / pixel) for o in result.origin]
             n = round(SCORED / pixel)
             picture = np.asarray(result.phase[first[0] : first[0] + n, first[1] : first[1] + n], np.float64)
-            corner = [(recording.scan_start + o) / pixel + f for o, f in zip(result.origin, first, strict=True)]
-            truth = score._sample(on_grid(phase, round(len(phase) * recording.pixel_size / pixel)), np.array(corner), n)
+            corner = [(first_position + o) / pixel + f for o, f in zip(result.origin, first, strict=True)]
+            truth = score._sample(on_grid(phase, round(recordings.CELL / pixel)), np.array(corner), n)
             row.add(picture, aligned(picture, truth), pixel, result.passes)
         rows.append(row)
         print(row.text(), flush=True)

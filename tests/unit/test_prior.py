@@ -80,6 +80,19 @@ def test_slices_differ_where_there_is_signal_and_nowhere_else() -> None:
     assert np.std(difference - upper) < 0.3 * np.std(2 * noise)
 
 
+def test_frequencies_beyond_the_detector_are_left_alone() -> None:
+    noise = white(NOISE / REAL, seed=6)
+    obj = np.exp(1j * noise)[None].astype(np.complex64)
+    prior = Prior(np, resolved=(0.5, 0.75))
+    for _ in range(20):
+        obj = prior.imposed(obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=True)
+    left = np.abs(np.fft.fft2(np.angle(obj[0]))) / np.abs(np.fft.fft2(noise)).clip(1e-6)
+    k = np.abs(np.fft.fftfreq(N))
+    resolved = (k[:, None] <= 0.25) & (k[None, :] <= 0.375)
+    assert left[~resolved] == pytest.approx(1, abs=1e-3)
+    assert np.median(left[resolved]) < 0.3
+
+
 def test_phases_that_may_have_wrapped_are_left_alone() -> None:
     obj = np.exp(1j * (reflection(3.0) + white(NOISE, seed=5)))[None].astype(np.complex64)
     after = Prior(np).imposed(obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=True)
