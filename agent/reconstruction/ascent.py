@@ -36,7 +36,7 @@ class Ascent:
 
     Args:
         xp: array module.
-        resolved: (y, x) frequencies that the detector resolves, relative to the largest of the object's pixels.
+        resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
     """
 
     def __init__(self, xp: Any, resolved: tuple[float, float]) -> None:

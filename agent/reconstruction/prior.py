@@ -48,7 +48,7 @@ class Prior:
 
     Args:
         xp: array module.
-        resolved: (y, x) frequencies that the detector resolves, relative to the largest of the object's pixels.
+        resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
     """
 
     def __init__(self, xp: Any, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
@@ -89,12 +89,11 @@ class Prior:
         return 1 / (1 + 0.5 * size * noise / self.power)
 
     def _where_resolved(self, power: Any) -> Any:
-        """`power` (…, y, x), infinite beyond the frequencies that the detector resolves."""
-        xp = self.xp
+        """`power` (…, y, x), made infinite beyond the frequencies that the detector resolves."""
         for axis, part in zip((-2, -1), self.resolved, strict=True):
-            if part < 1:
-                beyond = xp.abs(xp.fft.fftfreq(power.shape[axis])) > 0.5 * part
-                power = xp.where(beyond[:, None] if axis == -2 else beyond, np.float32(np.inf), power)
+            n = power.shape[axis]
+            last = int(part * n / 2)
+            self.xp.moveaxis(power, axis, -1)[..., last + 1 : n - last] = np.inf
         return power
 
     def _seen(self, images: Any, light: Any) -> Any:

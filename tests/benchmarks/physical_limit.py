@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from information import Information  # noqa: E402
 
 from agent.reconstruction import (  # noqa: E402
     DiffractionData,
+    Reconstruction,
     ReconstructionSettings,
     backend,
     forward,
@@ -74,11 +77,16 @@ def thin_object() -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.floa
     return data, phase, np.fft.fftshift(model, axes=(1, 2)) * STEP**2
 
 
+def first_pixel(origin: tuple[float, float], pixel: tuple[float, float]) -> list[int]:
+    """(row, column) where the scored square begins in an image whose first pixel lies at `origin`, Å from the scan's corner."""
+    return [round(((FIELD - SCORED) / 2 - o) / p) for o, p in zip(origin, pixel, strict=True)]
+
+
 def middle(image: NDArray[np.floating], origin: tuple[float, float], pixel: tuple[float, float]) -> NDArray[np.float64]:
     """The scored square of an image whose first pixel lies at `origin`."""
     n = round(SCORED / pixel[0])
-    first = [round(((FIELD - SCORED) / 2 - o) / p) for o, p in zip(origin, pixel, strict=True)]
-    return np.asarray(image[first[0] : first[0] + n, first[1] : first[1] + n], np.float64)
+    row, column = first_pixel(origin, pixel)
+    return np.asarray(image[row : row + n, column : column + n], np.float64)
 
 
 def aligned(picture: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -125,34 +133,43 @@ class Row:
         return f"{self.name:<35} {self.dose:6.0e} {bands}   {scale}   {np.mean(self.passes):.0f}"
 
 
-def ours_thin(doses: tuple[float, ...], seeds: int, regularise: bool) -> list[Row]:
-    """The thin object at every dose."""
-    data, phase, expected = thin_object()
-    geo = geometry.locate(data)
-    truth = middle(phase, geo.origin, geo.pixel_size)
+def averaged(
+    name: str,
+    data: DiffractionData,
+    expected: NDArray[np.floating],
+    truth: Callable[[Reconstruction], NDArray[np.float64]],
+    settings: ReconstructionSettings,
+    doses: Sequence[float],
+    seeds: int,
+) -> list[Row]:
+    """One object at every dose.
+
+    Args:
+        data: the experiment, without counts.
+        expected: (n, ky, kx) electrons per e/Å² of dose.
+        truth: the true phase on the scored square of a reconstruction.
+    """
     rows = []
     for dose in doses:
-        row = Row("thin object, 1 slice" + REGULARISED * regularise, dose)
+        row = Row(name + REGULARISED * settings.regularise, dose)
         for seed in range(seeds):
             counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose)
-            told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * DEFOCUS)
-            result = reconstruct(told, ReconstructionSettings(device="cpu", seed=seed, regularise=regularise))
+            told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * data.defocus)
+            result = reconstruct(told, replace(settings, seed=seed))
             picture = middle(result.phase, result.origin, result.pixel_size)
-            row.add(picture, aligned(picture, truth), result.pixel_size[0], result.passes)
+            row.add(picture, aligned(picture, truth(result)), result.pixel_size[0], result.passes)
         rows.append(row)
         print(row.text(), flush=True)
     return rows
 
 
-def potential() -> Any:
-    """The simulated bilayer's."""
-    import abtem
-
-    abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
-    static = abtem.Potential(
-        recordings.bilayer(), gpts=GRID, slice_thickness=SLICES, parametrization="lobato", projection="infinite"
-    )
-    return static.build(lazy=False)
+def ours_thin(doses: Sequence[float], seeds: int, regularise: bool) -> list[Row]:
+    """The thin object in one slice."""
+    data, phase, expected = thin_object()
+    geo = geometry.locate(data)
+    truth = middle(phase, geo.origin, geo.pixel_size)
+    settings = ReconstructionSettings(device="cpu", regularise=regularise)
+    return averaged("thin object, 1 slice", data, expected, lambda _: truth, settings, doses, seeds)
 
 
 def seen() -> NDArray[np.float64]:
@@ -166,7 +183,7 @@ def seen() -> NDArray[np.float64]:
 
     k = np.fft.fftfreq(GRID)
     kept = np.hypot(k[:, None], k[None, :]) < np.abs(k).max() * 2 / 3
-    transmission = np.exp(1j * energy2sigma(VOLTAGE) * potential().array.astype(np.float64))
+    transmission = np.exp(1j * energy2sigma(VOLTAGE) * recordings.potential(SLICES, GRID).array.astype(np.float64))
     phase = np.angle(np.fft.ifft2(np.fft.fft2(transmission) * kept))
     atoms = recordings.bilayer()
     heights = atoms.positions[:, 2]
@@ -177,19 +194,17 @@ def seen() -> NDArray[np.float64]:
     return np.fft.ifft2(np.fft.ifftshift(spectra, axes=(1, 2))).real
 
 
-def bilayer(folder: Path) -> tuple[DiffractionData, NDArray[np.float32], float]:
-    """As `thin_object`, of the bilayer, and Å from the cell's corner to the first position; patterns are kept in `folder`."""
-    kept = folder / f"bilayer_{GRID}_{SLICES:g}.npy"
-    if not kept.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(kept, recordings.diffraction(potential(), STEP, DEFOCUS)[0])
-    expected = np.maximum(np.load(kept), 0) * STEP**2
-    edge = np.arange(len(expected)) * STEP
-    positions = np.stack(np.meshgrid(edge, edge, indexing="ij"), axis=-1).reshape(-1, 2)
-    expected = expected.reshape(-1, *expected.shape[2:])
+@cache
+def bilayer() -> tuple[DiffractionData, NDArray[np.float32], float]:
+    """(experiment without counts, expected electrons per e/Å² of dose, Å from the cell's corner to the first position)."""
+    intensity, start = recordings.diffraction(recordings.potential(SLICES, GRID), STEP, DEFOCUS)
+    axis = np.arange(len(intensity)) * STEP
+    positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    expected = np.maximum(intensity, 0).reshape(-1, *intensity.shape[2:]) * np.float32(STEP**2)
     angular_pixel = 1e3 * optics.wavelength(VOLTAGE) / recordings.CELL
-    data = DiffractionData(np.zeros(expected.shape, np.uint16), positions, VOLTAGE, SEMIANGLE, angular_pixel, -DEFOCUS)
-    return data, expected, (recordings.CELL - len(edge) * STEP) / 2
+    # abTEM's positive C10 is overfocus
+    data = DiffractionData(np.zeros(expected.shape, np.uint8), positions, VOLTAGE, SEMIANGLE, angular_pixel, -DEFOCUS)
+    return data, expected, start
 
 
 def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -198,31 +213,19 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.fft.ifft2(np.fft.ifftshift(np.pad(spectrum, rim))).real * (n / len(image)) ** 2
 
 
-def ours_bilayer(doses: tuple[float, ...], seeds: int, folder: Path, regularise: bool) -> list[Row]:
-    """Bilayer MoS₂ in two slices at every dose."""
-    data, expected, first_position = bilayer(folder)
+def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[Row]:
+    """Bilayer MoS₂ in two slices."""
+    data, expected, first_position = bilayer()
     phase = seen().sum(axis=0)
-    rows = []
-    for dose in doses:
-        row = Row("bilayer MoS2, 2 slices" + REGULARISED * regularise, dose)
-        for seed in range(seeds):
-            counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose)
-            told = replace(data, patterns=counts.astype(np.uint32), defocus=WRONG * data.defocus)
-            settings = ReconstructionSettings(
-                device="cpu", seed=seed, slices=2, slice_spacing=SPACING, regularise=regularise
-            )
-            result = reconstruct(told, settings)
-            pixel = result.pixel_size[0]
-            edge = round(np.sqrt(len(data.positions))) * STEP
-            first = [round(((edge - SCORED) / 2 - o) / pixel) for o in result.origin]
-            n = round(SCORED / pixel)
-            picture = np.asarray(result.phase[first[0] : first[0] + n, first[1] : first[1] + n], np.float64)
-            corner = [(first_position + o) / pixel + f for o, f in zip(result.origin, first, strict=True)]
-            truth = score._sample(on_grid(phase, round(recordings.CELL / pixel)), np.array(corner), n)
-            row.add(picture, aligned(picture, truth), pixel, result.passes)
-        rows.append(row)
-        print(row.text(), flush=True)
-    return rows
+
+    def truth(result: Reconstruction) -> NDArray[np.float64]:
+        pixel = result.pixel_size[0]
+        n, corner = round(SCORED / pixel), np.array(first_pixel(result.origin, result.pixel_size))
+        corner = corner + [(first_position + o) / pixel for o in result.origin]
+        return score._sample(on_grid(phase, round(recordings.CELL / pixel)), corner, n)
+
+    settings = ReconstructionSettings(device="cpu", slices=2, slice_spacing=SPACING, regularise=regularise)
+    return averaged("bilayer MoS2, 2 slices", data, expected, truth, settings, doses, seeds)
 
 
 def information(seeds: int) -> None:
@@ -300,7 +303,6 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
     parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
     parser.add_argument("--no-information", action="store_true", help="leave out the Cramér–Rao bound (two minutes)")
-    parser.add_argument("--folder", type=Path, default=root / ".peers" / "limit")
     chosen = parser.parse_args()
     print(f"{'error power / limit':<42} {'.25-.50':>7} {'.50-.75':>7} {'.75-1.0':>7}   phase scale     passes")
     doses = tuple(chosen.doses)
@@ -311,7 +313,7 @@ def main() -> None:
         if "thin" in chosen.objects:
             rows += ours_thin(doses, chosen.seeds, regularise)
         if "bilayer" in chosen.objects:
-            rows += ours_bilayer(doses, chosen.seeds, chosen.folder, regularise)
+            rows += ours_bilayer(doses, chosen.seeds, regularise)
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []

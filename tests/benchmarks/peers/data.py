@@ -3,7 +3,7 @@
 2H bilayer with 14 S vacancies in a periodic cell 38.1 Å wide, 80 kV, 21.4 mrad, infinite projection in 1 Å slices, 128 × 128
 detector pixels of 1.096 mrad. The cell is the probe's window, so the true phase is known on the reconstruction's own grid.
 
-    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200] [--slices 1] [--grid 192]
+    python data.py FOLDER [--steps 1.5 0.8] [--doses 1e3 1e4 1e6] [--c10 200]
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ def bilayer() -> Any:
     return atoms
 
 
+def potential(slices: float = 1.0, grid: int = GRID) -> Any:
+    """The bilayer's, in slices of so many Å on grid × grid pixels, as a built abtem.Potential of atoms that stand still."""
+    import abtem
+
+    abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
+    atoms = bilayer()
+    planned = abtem.Potential(atoms, gpts=grid, slice_thickness=slices, parametrization="lobato", projection="infinite")
+    return planned.build(lazy=False)
+
+
 def true_phase(potential: Any) -> NDArray[np.float32]:
     """(DETECTOR, DETECTOR) rad: Σ σ V dz, limited to the detector's band."""
     from abtem.core.energy import energy2sigma
@@ -75,6 +85,7 @@ def central(pattern: NDArray[Any]) -> NDArray[Any]:
 def diffraction(potential: Any, step: float, c10: float) -> tuple[NDArray[np.float32], float]:
     """(n, n, ky, kx) intensities of a probe of unit intensity, and the first position in Å."""
     import abtem
+    import dask
 
     n = round(FIELD / step)
     start = (CELL - n * step) / 2
@@ -88,36 +99,29 @@ def diffraction(potential: Any, step: float, c10: float) -> tuple[NDArray[np.flo
         extent=potential.extent,
     )
     exit_waves = probe.multislice(potential, scan=scan, max_batch=64, lazy=True)
-    patterns = exit_waves.diffraction_patterns(max_angle=None).compute(progress_bar=False)
+    with dask.config.set(scheduler="threads", num_workers=2):
+        patterns = exit_waves.diffraction_patterns(max_angle=None).compute(progress_bar=False)
     return central(np.asarray(patterns.array)), start
 
 
-def make(
-    folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float, slices: float, grid: int = GRID
-) -> list[Path]:
+def make(folder: Path, steps: Sequence[float], doses: Sequence[float], c10: float) -> list[Path]:
     """Write the recordings that are not there yet; returns all of them."""
     wanted = {(step, dose): folder / f"s{step:g}_c{c10:g}_d{dose:g}.h5" for step in steps for dose in doses}
     missing = {key: path for key, path in wanted.items() if not path.exists()}
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        _simulate(missing, c10, slices, grid)
+        _simulate(missing, c10)
     return list(wanted.values())
 
 
-def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: float, grid: int) -> None:
-    import abtem
-    import dask
+def _simulate(missing: dict[tuple[float, float], Path], c10: float) -> None:
     import h5py
     from abtem.core.energy import energy2wavelength
 
-    abtem.config.set({"precision": "float32", "diagnostics.progress_bar": False})
-    potential = abtem.Potential(
-        bilayer(), gpts=grid, slice_thickness=slices, parametrization="lobato", projection="infinite"
-    ).build(lazy=False)
+    specimen = potential()
     wavelength = float(energy2wavelength(VOLTAGE))
     for step in sorted({step for step, _ in missing}):
-        with dask.config.set(scheduler="threads", num_workers=2):
-            intensity, start = diffraction(potential, step, c10)
+        intensity, start = diffraction(specimen, step, c10)
         for dose in (dose for other, dose in missing if other == step):
             # seeded by what the file is, so that adding a file to the family changes no other
             random = np.random.default_rng([SEED, round(1e3 * step), round(c10), round(dose)])
@@ -126,7 +130,7 @@ def _simulate(missing: dict[tuple[float, float], Path], c10: float, slices: floa
             part = path.with_suffix(".part")
             with h5py.File(part, "w") as file:
                 file.create_dataset("patterns", data=counts, compression="lzf", chunks=(1, *counts.shape[1:]))
-                file["true_phase"] = true_phase(potential)
+                file["true_phase"] = true_phase(specimen)
                 file.attrs.update(
                     voltage=VOLTAGE,
                     semiangle=SEMIANGLE,
@@ -149,9 +153,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=float, nargs="+", default=[1.5, 0.8])
     parser.add_argument("--doses", type=float, nargs="+", default=[1e3, 1e4, 1e6])
     parser.add_argument("--c10", type=float, default=200.0)
-    parser.add_argument("--slices", type=float, default=1.0, help="of the simulation, Å; the files' names do not tell")
-    parser.add_argument(
-        "--grid", type=int, default=GRID, help="pixels along the cell's edge; the files' names do not tell"
-    )
     chosen = parser.parse_args()
-    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10, chosen.slices, chosen.grid)
+    make(chosen.folder, chosen.steps, chosen.doses, chosen.c10)
