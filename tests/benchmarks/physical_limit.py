@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "peers"))
+sys.path[:0] = [str(HERE / "peers"), str(HERE.parent / "physics")]
 
 import data as recordings  # noqa: E402
+import phantom  # noqa: E402
 import score  # noqa: E402
 from information import Information  # noqa: E402
 
@@ -59,22 +60,7 @@ SCORED = 22.0
 
 def thin_object() -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]]:
     """(experiment without counts, true phase on its object grid, expected electrons per e/Å² of dose and position)."""
-    axis = (np.arange(int(FIELD / STEP)) + 0.5) * STEP
-    positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    data = DiffractionData(
-        np.zeros((len(positions), N, N), np.uint16), positions, VOLTAGE, SEMIANGLE, ANGULAR_PIXEL, DEFOCUS
-    )
-    geo = geometry.locate(data)
-    rng = np.random.default_rng(0)
-    places = rng.uniform(-20, FIELD + 20, (1800, 2))
-    heights = 0.5 * rng.uniform(0.4, 1.2, 1800)
-    y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
-    rows, columns = (np.exp(-((axis[:, None] - places[:, i]) ** 2) / 0.5) for i, axis in ((0, y), (1, x)))
-    phase = (rows * heights) @ columns.T
-    wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
-    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
-    model = forward.expected(problem, unknowns, np.arange(len(positions)), np)
-    return data, phase, np.fft.fftshift(model, axes=(1, 2)) * STEP**2
+    return phantom.thin_object((N, N), ANGULAR_PIXEL, step=STEP, field=FIELD, defocus=DEFOCUS, rim=20, count=1800)
 
 
 def first_pixel(origin: tuple[float, float], pixel: tuple[float, float]) -> list[int]:

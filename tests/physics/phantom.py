@@ -125,6 +125,33 @@ def experiment(
     return replace(data, patterns=patterns, positions=believed)
 
 
+def thin_object(
+    shape: tuple[int, int], angular_pixel: float, *, step: float, field: float, defocus: float, rim: float, count: int
+) -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]]:
+    """(experiment without counts, true phase on its object grid, expected electrons per e/Å² of dose and position).
+
+    Args:
+        shape: of the detector, pixels.
+        step, field: of the scan, Å.
+        rim: Å beyond the field in which there are atoms, too.
+        count: atoms, at random places, in one slice.
+    """
+    positions = raster(step, field)
+    data = DiffractionData(
+        np.zeros((len(positions), *shape), np.uint16), positions, VOLTAGE, SEMIANGLE, angular_pixel, defocus
+    )
+    geo = geometry.locate(data)
+    rng = np.random.default_rng(0)
+    where, heights = rng.uniform(-rim, field + rim, (count, 2)), 0.5 * rng.uniform(0.4, 1.2, count)
+    y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
+    rows, columns = (np.exp(-((axis[:, None] - where[:, i]) ** 2) / 0.5) for i, axis in ((0, y), (1, x)))
+    phase = (rows * heights) @ columns.T
+    wave = probe.aperture_wave(shape, angular_pixel, VOLTAGE, SEMIANGLE, {"C10": -defocus})
+    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
+    model = forward.expected(problem, unknowns, np.arange(len(positions)), np)
+    return data, phase, np.fft.fftshift(model, axes=(1, 2)) * step**2
+
+
 def defocused(
     wave: NDArray[np.complex64], change: float, angular_pixel: float = ANGULAR_PIXEL
 ) -> NDArray[np.complex64]:

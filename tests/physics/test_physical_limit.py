@@ -20,21 +20,7 @@ BANDS = ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 @pytest.fixture(scope="module")
 def thin() -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]]:
     """(experiment without counts, true phase on its grid, expected electrons per e/Å²) of random atoms in one slice."""
-    axis = (np.arange(int(FIELD / STEP)) + 0.5) * STEP
-    positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
-    data = DiffractionData(
-        np.zeros((len(positions), N, N), np.uint16), positions, VOLTAGE, SEMIANGLE, ANGULAR_PIXEL, DEFOCUS
-    )
-    geo = geometry.locate(data)
-    rng = np.random.default_rng(0)
-    places, heights = rng.uniform(-15, FIELD + 15, (1400, 2)), 0.5 * rng.uniform(0.4, 1.2, 1400)
-    y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
-    rows, columns = (np.exp(-((a[:, None] - places[:, i]) ** 2) / 0.5) for i, a in ((0, y), (1, x)))
-    phase = (rows * heights) @ columns.T
-    wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
-    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
-    model = forward.expected(problem, unknowns, np.arange(len(positions)), np)
-    return data, phase, np.fft.fftshift(model, axes=(1, 2)) * STEP**2
+    return phantom.thin_object((N, N), ANGULAR_PIXEL, step=STEP, field=FIELD, defocus=DEFOCUS, rim=15, count=1400)
 
 
 def picture(
