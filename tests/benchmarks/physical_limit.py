@@ -47,7 +47,8 @@ from instrument import optics  # noqa: E402
 
 DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 FINE = tuple((k, k + 0.125) for k in np.arange(0.0, 1.5, 0.125))
-VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 80e3, 21.4, 128, 1.096, 1.5, 32.0, 200.0
+VOLTAGE, SEMIANGLE = phantom.VOLTAGE, phantom.SEMIANGLE
+N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 128, 1.096, 1.5, 32.0, 200.0
 SLICES, GRID, SPACING = 0.205, 384, 6.15
 """Å and pixels of the simulated bilayer, and Å from layer to layer. abTEM moves atoms to the next slice: with slices of 0.5 Å its
 layers come to lie 5.9 Å apart. On fewer pixels nothing is scattered beyond the detector, as it is in a microscope."""
@@ -208,7 +209,7 @@ def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[R
         pixel = result.pixel_size[0]
         n, corner = round(SCORED / pixel), np.array(first_pixel(result.origin, result.pixel_size))
         corner = corner + [(first_position + o) / pixel for o in result.origin]
-        return score._sample(on_grid(phase, round(recordings.CELL / pixel)), corner, n)
+        return score.sample(on_grid(phase, round(recordings.CELL / pixel)), corner, n)
 
     settings = ReconstructionSettings(device="cpu", slices=2, slice_spacing=SPACING, regularise=regularise)
     return averaged("bilayer MoS2, 2 slices", data, expected, truth, settings, doses, seeds)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct, start
 
-VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 80e3, 21.4, 64, 2.0, 1.5, 30.0, 200.0
+VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = phantom.VOLTAGE, phantom.SEMIANGLE, phantom.N, phantom.ANGULAR_PIXEL
+STEP, FIELD, DEFOCUS = 1.5, 30.0, 200.0
 WRONG = 1.03
 """The engine is told a defocus that is 3 % wrong, as on a microscope."""
 BANDS = ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0))

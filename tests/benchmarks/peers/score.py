@@ -57,7 +57,7 @@ def evaluate(phase: NDArray[np.floating], first: tuple[float, float], recording:
     start = (recording.scan_start + margin) / pixel + (whole - corner)
 
     def moved(shift: NDArray[np.float64]) -> NDArray[np.float64]:
-        truth = _sample(recording.truth, start + shift - _PADDING, n + 2 * _PADDING)
+        truth = sample(recording.truth, start + shift - _PADDING, n + 2 * _PADDING)
         truth = truth[_PADDING:-_PADDING, _PADDING:-_PADDING]
         return truth - truth.mean()
 
@@ -106,7 +106,7 @@ def phase_scale(picture: NDArray[np.float64], truth: NDArray[np.float64], pixel_
     return float((R * T.conj()).real.sum() / (np.abs(T) ** 2).sum())
 
 
-def _sample(periodic: NDArray[np.float64], corner: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+def sample(periodic: NDArray[np.float64], corner: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     """n × n pixels of a periodic image from a fractional corner on."""
     whole = np.floor(corner).astype(int)
     ky, kx = (np.fft.fftfreq(size) * part for size, part in zip(periodic.shape, corner - whole, strict=True))
