@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agent.reconstruction import forward, transmission
+from agent.reconstruction.depth import DAMPING, Depths
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.prior import Prior
 from agent.reconstruction.schedule import Step
@@ -24,10 +25,11 @@ PROBE_FREEDOM = 0.1
 
 @dataclass
 class Reached:
-    """Object and apertures that the last full pass reached, and how long the momentum has built up; all on the device."""
+    """What the last full pass reached, and how long the momentum has built up; all on the device."""
 
     object: Any
     apertures: Any
+    kappa: Any
     age: Any = 1.0
 
 
@@ -37,14 +39,16 @@ class Ascent:
     Args:
         xp: array module.
         resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
+        depths: what is seen of which slice a phase belongs to.
     """
 
-    def __init__(self, xp: Any, resolved: tuple[float, float]) -> None:
+    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths) -> None:
         self.reached: Reached | None = None
         """None: no full pass was made since the start, or since the extrapolated point was left."""
         self.kappa = xp.zeros(())
-        """Amplitudes are exp(−κφ)."""
-        self.prior = Prior(xp, resolved)
+        """How much slices absorb (`transmission`)."""
+        self.depths = depths
+        self.prior = Prior(xp, depths, resolved)
         self.window: Any = None
         """(y, x), corner-centred, 0 to 1: how far a change of the probe stands out of the noise in real space."""
 
@@ -65,11 +69,12 @@ class Ascent:
         xp, found, modes = worker.backend.xp, worker.unknowns, worker.n_modes
         if self.reached is None:
             self.window = _window(worker)
-        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()))
+        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), self.kappa, xp.ones(()))
         before = found.object.copy()
-        if worker.absorbing:
-            self.kappa = self.kappa + step.size * transmission.absorption_step(found.object, sums, xp)
-        self._update_object(worker, sums, step.size, worker.phase_only)
+        if worker.phase_only and len(found.object) > 1:
+            self._turn_in_depth(worker, sums, step.size)
+        else:
+            self._update_object(worker, sums, step.size, worker.phase_only)
         self._expect(worker, sums, step.size)
         self._absorb(worker, sums)
         uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
@@ -84,7 +89,8 @@ class Ascent:
             found.object[...] = _moved(worker, found.object, displacement)
             self._absorb(worker, sums)
             last.object = _moved(worker, last.object, displacement)
-        self.reached = Reached(found.object.copy(), found.apertures.copy(), age)
+        self.reached = Reached(found.object.copy(), found.apertures.copy(), self.kappa, age)
+        self.kappa = self.kappa + reach * (self.kappa - last.kappa)
         reach = reach.astype(np.float32)
         if worker.phase_only:
             half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
@@ -102,11 +108,27 @@ class Ascent:
         xp, obj, positive = worker.backend.xp, worker.unknowns.object, worker.settings.positivity
         floor = ILLUMINATION_FLOOR * sums.illumination.max()
         if phase_only:
-            worker.backend.turn(obj, sums, size / len(obj), floor, self.kappa, positive)
+            worker.backend.turn(obj, sums, size / len(obj), floor, positive)
         else:
             obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
             if positive:
                 obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+
+    def _turn_in_depth(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
+        """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of κ."""
+        xp, obj, law = worker.backend.xp, worker.unknowns.object, worker.absorption_law
+        light = sums.illumination
+        slope = obj.conj() * sums.object_numerator
+        uphill = slope.imag
+        if worker.absorbing:
+            absorbed = transmission.absorption(transmission.phases(obj, light, xp), law, xp)
+            uphill = uphill - self.kappa.astype(np.float32) * transmission.absorption(slope.real, law, xp)
+            self.kappa = self.kappa + size * transmission.absorption_step(absorbed, slope.real, light)
+        change = uphill / (light + ILLUMINATION_FLOOR * light.max())
+        change = self.depths.filtered(change, lambda seen: size / (seen + DAMPING))
+        if worker.settings.positivity:
+            change = xp.maximum(change, -xp.angle(obj))
+        obj *= xp.exp(1j * change)
 
     def _expect(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
         """Let slices differ, or all be what they are, as far as the counts tell."""
@@ -118,7 +140,8 @@ class Ascent:
         """Give every slice the amplitude that goes with its phase."""
         if worker.absorbing:
             obj = worker.unknowns.object
-            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, worker.backend.xp)
+            law = worker.absorption_law
+            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, law, worker.backend.xp)
 
 
 def _window(worker: Reconstructor) -> Any:

@@ -56,7 +56,7 @@ class Backend(Protocol):
         """Modelled counts of the patterns `index`, float32, in the layout that `load` gives."""
         ...
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
         """See `forward.turn`."""
         ...
 
@@ -105,9 +105,9 @@ class ArrayBackend:
         ]
         return added(parts, self.xp)
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
         """See `forward.turn`."""
-        turn(obj, sums, size, floor, kappa, positive, self.xp)
+        turn(obj, sums, size, floor, positive, self.xp)
 
 
 def drawn(model: Any, random: Any) -> Any:

@@ -208,10 +208,10 @@ class CpuBackend:
         """See `Backend.drawn`."""
         return np.asarray(drawn(model, np.random.default_rng(seed)))
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
         """See `forward.turn`."""
         lit = sums.illumination.reshape(-1)
-        how = packed(float(size), float(floor), float(kappa), int(positive))
+        how = packed(float(size), float(floor), int(positive))
         _turn(packed(_flat(obj), _flat(sums.object_numerator), lit), how)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
@@ -421,4 +421,4 @@ def warm_up() -> None:
             guard=0.1,
         )
         sums = worker.accumulate(problem, unknowns, np.arange(2), Wanted())
-        worker.turn(unknowns.object, sums, 0.5, 1.0, 0.0, False)
+        worker.turn(unknowns.object, sums, 0.5, 1.0, False)

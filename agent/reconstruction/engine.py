@@ -28,14 +28,17 @@ from agent.reconstruction import (
     probe,
     start,
     stopping,
+    transmission,
 )
 from agent.reconstruction.ascent import Ascent, Reached
 from agent.reconstruction.checks import check_data
+from agent.reconstruction.depth import Depths
 from agent.reconstruction.displacement import padding
 from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
+from instrument import optics
 
 Progress = Callable[[int, int], None]
 """Called with (passes done, passes in all)."""
@@ -116,7 +119,7 @@ class Reconstructor:
             guard=0.0,
         )
         self._telling = start.counts_per_pixel(data, float(self.totals.sum())) >= start.TELLING
-        self._padded = padding > 1
+        self._padded, self._thin = padding > 1, start.thin(data, settings)
         self._counting = float(seen.sum())
         self.guard = float(GUARD * np.sqrt(self.electrons / self._counting))
         self.start_probe = self.unknowns.apertures[: self.n_modes].copy()
@@ -136,8 +139,10 @@ class Reconstructor:
 
     def _from_rest(self) -> Ascent:
         """No step made yet."""
-        detector = self.data.patterns.shape[1:]
-        return Ascent(self.backend.xp, (detector[0] / self.shape[0], detector[1] / self.shape[1]))
+        xp, detector = self.backend.xp, self.data.patterns.shape[1:]
+        wavelength = optics.wavelength(self.data.voltage)
+        depths = Depths(xp, self.settings.depths, wavelength, self.geometry.pixel_size)
+        return Ascent(xp, (detector[0] / self.shape[0], detector[1] / self.shape[1]), depths)
 
     def _load(self, patterns: Any, binned: bool = False) -> Any:
         """Patterns (n, ky, kx), or their bins, in the backend's layout."""
@@ -198,9 +203,23 @@ class Reconstructor:
 
     @property
     def absorbing(self) -> bool:
-        """Whether several slices absorb in proportion to their phase."""
+        """Whether several slices absorb what goes with their phases (`transmission`)."""
         several = self.settings.object_type is None and self.settings.slices > 1
-        return several and self._telling and not self._padded
+        return several and self._telling and (self._thin or not self._padded)
+
+    @property
+    def absorption_law(self) -> Any:
+        """See `transmission.absorption`: k² where the detector is extended; elsewhere what absorbs is the phase itself."""
+        if not self._padded:
+            return None
+        return transmission.frequency_squared(self.geometry.object_shape, self.geometry.pixel_size, self.backend.xp)
+
+    def absorption(self, phase: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(S, y, x) Log amplitudes that slices with such phases lose, on the host."""
+        if not self.absorbing:
+            return np.zeros_like(phase)
+        kappa = self.backend.to_host(self.reached().kappa)
+        return np.asarray(kappa * transmission.absorption(phase, self.absorption_law, np), np.float64)
 
     @property
     def deviance(self) -> tuple[float, ...]:
@@ -276,13 +295,14 @@ class Reconstructor:
 
     def reached(self) -> Reached:
         """Object and apertures as they are, without the extrapolation of the momentum."""
-        return self.ascent.reached or Reached(self.unknowns.object, self.unknowns.apertures)
+        return self.ascent.reached or Reached(self.unknowns.object, self.unknowns.apertures, self.ascent.kappa)
 
     def settle(self) -> None:
         """Leave the extrapolated point for the last one that was reached."""
         last = self.ascent.reached
         if last is not None:
             self.unknowns.object[...], self.unknowns.apertures[...] = last.object, last.apertures
+            self.ascent.kappa = last.kappa
             self.ascent.reached = None
 
     def scale_counts(self, factor: float) -> None:

@@ -254,14 +254,13 @@ def _adjoint(
     sums.slopes[:, 1] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
 
 
-def turn(obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool, xp: Any) -> None:
-    """Turn the phases of obj (S, y, x), in place, by `size` of the preconditioned gradient (Im − κ Re)(conj(O) N)/(L + floor).
+def turn(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any) -> None:
+    """Turn the phases of obj (S, y, x), in place, by `size` of the preconditioned gradient Im(conj(O) N)/(L + floor).
 
-    κ is the absorption that goes with the phase (`transmission`). Of an angle φ it is 2 arctan(φ/2), which needs no sine:
+    Of an angle φ it is 2 arctan(φ/2), which needs no sine:
     exp(2i arctan a) = (1 + ia)²/(1 + a²). `positive`: none below 0.
     """
-    slope = obj.conj() * sums.object_numerator
-    a = (slope.imag - kappa.astype(np.float32) * slope.real) * (np.float32(0.5 * size) / (sums.illumination + floor))
+    a = (obj.conj() * sums.object_numerator).imag * (np.float32(0.5 * size) / (sums.illumination + floor))
     if positive:
         a = xp.maximum(a, -half_tangent(obj, xp))
     obj *= turned(a, xp)

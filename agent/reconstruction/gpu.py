@@ -112,10 +112,10 @@ class GpuBackend:
             assert out is not None
             return out
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, kappa: Any, positive: bool) -> None:
+    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
         """See `forward.turn`."""
         with failures():
-            turn(obj, sums, size, floor, kappa, positive, self.xp)
+            turn(obj, sums, size, floor, positive, self.xp)
 
     def thin(self, counts: Any, fraction: float, seed: int) -> Any:
         """As `thinning.thin` of counts that `load` has made, by another random sequence than on the CPU."""

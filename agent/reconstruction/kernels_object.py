@@ -29,13 +29,13 @@ def gather(re: Any, im: Any, light: Any, scale: float, more: int, numerator: Any
 
 
 @njit(**OPTIONS)
-def turn(z: Any, numerator: Any, illumination: Any, size: float, floor: float, kappa: float, positive: int) -> None:
+def turn(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
     """`forward.turn` on floats z (2 n)."""
-    half, least, absorbed = np.float32(0.5 * size), np.float32(floor), np.float32(kappa)
+    half, least = np.float32(0.5 * size), np.float32(floor)
     for i in range(len(illumination)):
         re, im = z[2 * i], z[2 * i + 1]
         x, y = numerator[2 * i], numerator[2 * i + 1]
-        a = half * (re * y - im * x - absorbed * (re * x + im * y)) / (illumination[i] + least)
+        a = half * (re * y - im * x) / (illumination[i] + least)
         if positive:
             a = max(a, -im / max(np.sqrt(re * re + im * im) + re, np.float32(1e-6)))
         d = np.float32(1) / (np.float32(1) + a * a)

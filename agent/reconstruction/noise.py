@@ -123,7 +123,7 @@ def _again(
     apertures[: worker.n_modes] = worker.start_probe
     truth = replace(
         worker.unknowns,
-        object=xp.asarray(np.exp((1j - float(worker.ascent.kappa)) * phase).astype(np.complex64)),
+        object=xp.asarray(np.exp(1j * phase - worker.absorption(phase)).astype(np.complex64)),
         apertures=apertures,
         corners=worker.unknowns.corners[index],
         fractions=worker.unknowns.fractions[index],

@@ -63,8 +63,8 @@ def _corrected(
     before = np.angle(obj * mean.conj())
     after = before
     if len(obj) > 1:
-        slab = transmission.within_slab(
-            lit.shape, worker.geometry.pixel_size, worker.settings.slice_spacing, worker.data.voltage
-        )
+        k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(lit.shape, worker.geometry.pixel_size, strict=True))
+        thick = worker.settings.thicknesses[:, None, None]
+        slab = transmission.of_slab(k_y[:, None] ** 2 + k_x**2, thick, worker.data.voltage)
         after = np.fft.ifft2(np.fft.fft2(before) / slab).real
     return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale

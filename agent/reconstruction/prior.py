@@ -13,10 +13,10 @@ bilayer MoS₂, which at 1e5 e/Å² is 0.2 of the limit.
 
 It is used in two ways.
 
-- Always, for what slices differ by, each of which has its share of the summed phase's power. Which slice a phase belongs to is
-  seen by far fewer electrons than the phase itself: at 1 1/Å and 6 Å from slice to slice the difference of two has ten times the
-  noise of their sum, below 0.5 1/Å a hundred times, and that of free slices enters their sum (Cramér–Rao bounds with and without
-  the difference known: `tests/benchmarks/information.py`, printed by `make limit`).
+- Always, for what slices differ by, each of which has its share of the summed phase's power. Which slice a phase
+  belongs to is seen by far fewer electrons than the phase itself: at 1 1/Å and 6 Å from slice to slice the difference of two has
+  ten times the noise of their sum, below 0.5 1/Å a hundred times, and that of free slices enters their sum (Cramér–Rao bounds
+  with and without the difference known: `tests/benchmarks/information.py`, printed by `make limit`).
 - On request (`regularise`), for the phases themselves. Noise in a reconstruction scatters electrons of its own, among which
   those that the specimen scatters to high angles are lost. A filter comes too late for them.
 
@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from agent.reconstruction import transmission
+from agent.reconstruction.depth import DAMPING, Depths
 
 LIT = 0.5
 """Part of the largest illumination above which the object counts in full."""
@@ -37,6 +38,8 @@ PATCH = 5
 """Edge in pixels of a patch of frequencies."""
 REAL = 1.3
 """Error power of a reconstruction that has no prior, relative to the diffraction-plane limit; 1.1–1.4, see `make limit`."""
+ALIKE = 4.0
+"""Å from slice to slice below which they are expected to differ less: atoms and columns of them reach from one to the next."""
 FAINT = 1e-3
 """Smallest amplitude whose logarithm is looked at."""
 WRAPPED = 0.9 * np.pi
@@ -48,11 +51,15 @@ class Prior:
 
     Args:
         xp: array module.
+        depths: what is seen of which slice a phase belongs to.
         resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
     """
 
-    def __init__(self, xp: Any, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
-        self.xp, self.resolved = xp, resolved
+    def __init__(self, xp: Any, depths: Depths, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
+        self.xp, self.depths, self.resolved = xp, depths, resolved
+        apart = float(np.diff(depths.depths).min(initial=ALIKE))
+        self.differing = max((apart / ALIKE) ** 2, 1e-3)
+        """Power that what slices differ by is expected to have, relative to what independent slices would."""
         self.power: Any = np.inf
         """(1 or 2, y, x) P of the phase, and of log amplitude, summed over slices, in pixels; infinite: not known yet."""
 
@@ -70,23 +77,40 @@ class Prior:
         phase = transmission.phases(obj, light, xp)
         parts = phase[None] if phase_only else xp.stack([phase, xp.log(xp.maximum(xp.abs(obj), FAINT))])
         parts = parts.astype(np.float32)
-        total, noise = parts.sum(axis=1), REAL / (2 * light[0].max())
+        slices, total, noise = len(obj), parts.sum(axis=1), REAL / (2 * light[0].max())
         power = self._seen(total, light[0])
+        # of the preconditioner's curvature half is there, half the information is lost
+        half = 0.5 * size * noise * (slices / (slices + DAMPING) if phase_only and slices > 1 else 1)
         if regularise:  # where P = |x|² + PB/(P + B) stays; the last step left so much of the sum
-            power = power * self._gain(size, noise) ** 2
+            power = power / (1 + half / self.power) ** 2
             power = (power + xp.sqrt(power * (power + 4 * noise))) / 2
         else:
             power = power - noise
-            parts -= total[:, None] / len(obj)
         self.power = self._where_resolved(xp.maximum(power, 1e-3 * noise))
-        gain = self._gain(size, noise)[:, None]
-        change = xp.fft.ifft2(xp.fft.fft2(parts) * gain).real - parts
+        change = xp.zeros_like(parts)
+        if slices > 1:
+            change += self._towards_each_other(parts - total[:, None] / slices, size * noise, phase_only)
+        if regularise:
+            gain = 1 / (1 + half / self.power[..., : obj.shape[-1] // 2 + 1])
+            change += (self._filtered(total, gain) - total)[:, None] / slices
         change[0] *= xp.abs(phase).max() < WRAPPED
         return obj * xp.exp(1j * change[0] if phase_only else change[1] + 1j * change[0]).astype(np.complex64)
 
-    def _gain(self, size: float, noise: Any) -> Any:
-        """What a step leaves of each frequency: half of the preconditioner's curvature is there, half the information is lost."""
-        return 1 / (1 + 0.5 * size * noise / self.power)
+    def _towards_each_other(self, differences: Any, noise: Any, phase_only: bool) -> Any:
+        """By how much (…, S, y, x) what slices differ by changes; they add up to nothing."""
+        slices, columns = differences.shape[1], differences.shape[-1] // 2 + 1
+        pull = 0.5 * noise * slices / (self.differing * self.power[..., :columns])
+        if phase_only:
+            left = self.depths.filtered(differences[0], lambda seen: (seen + DAMPING) / (seen + DAMPING + pull[0]))[
+                None
+            ]
+        else:
+            left = self._filtered(differences, slices / (slices + pull[:, None]))
+        change = left - differences
+        return change - change.sum(axis=1, keepdims=True) / slices
+
+    def _filtered(self, images: Any, gain: Any) -> Any:
+        return self.xp.fft.irfft2(self.xp.fft.rfft2(images) * gain.astype(np.float32), s=images.shape[-2:])
 
     def _where_resolved(self, power: Any) -> Any:
         """`power` (…, y, x), made infinite beyond the frequencies that the detector resolves."""

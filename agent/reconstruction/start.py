@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import backend, probe
+from agent.reconstruction import backend, probe, transmission
 from agent.reconstruction.geometry import Geometry
 from agent.reconstruction.patterns import chunks
 from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 from instrument import optics
 
-PADDING = 1.5
-"""Extension of the detector where several slices and enough counts ask for one; twice as far gained nothing more."""
+PADDING, PADDING_THIN = 1.5, 1.125
+"""Extension of the detector where several slices, or several thin ones, and enough counts ask for one. From thin slices what is
+scattered further is absorbed, and the further the detector reaches, the more noise enters by frequencies that are hardly seen."""
+THIN = 0.95
+"""What a slab must show, by its thickness, of the frequencies at the detector's edge to count as thin."""
 TELLING = 300.0
 """Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, is found beside
 the phase; with fewer it is mostly noise, which takes counts from the phase."""
@@ -33,7 +36,19 @@ def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
     if settings.slices == 1:
         return 1.0
     total = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks(data.patterns, data.mask))
-    return PADDING if counts_per_pixel(data, total) >= TELLING else 1.0
+    if counts_per_pixel(data, total) < TELLING:
+        return 1.0
+    return PADDING_THIN if thin(data, settings) else PADDING
+
+
+def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
+    """Whether every slice is so thin that the detector sees nothing of its thickness.
+
+    Only then is what atoms scatter further than the detector reaches the largest error of the model (`transmission`). Of thick
+    slices the thickness is another, of the opposite sign.
+    """
+    edge = min(optics.spatial_frequency(data.angular_pixel * n / 2, data.voltage) for n in data.patterns.shape[1:])
+    return bool(transmission.of_slab(edge**2, settings.thicknesses.max(), data.voltage) > THIN)
 
 
 def model_probe(
@@ -56,14 +71,12 @@ def propagators(
     data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
     """(S − 1, ky, kx) exp(−iπλΔz k²) from slice to slice. The place for a specimen tilt is here."""
-    if settings.slices == 1:
-        return np.zeros((0, *shape), np.complex64)
     ky, kx = probe.frequencies(shape, data.angular_pixel, data.voltage)
     dk = optics.spatial_frequency(data.angular_pixel, data.voltage)
     row, column = geo.centre_offset
     k2 = (ky - row * dk) ** 2 + (kx - column * dk) ** 2
-    phase = np.exp(-1j * np.pi * optics.wavelength(data.voltage) * settings.slice_spacing * k2)
-    return np.repeat(phase[None], settings.slices - 1, axis=0).astype(np.complex64)
+    gaps = np.diff(settings.depths)[:, None, None]
+    return np.exp(-1j * np.pi * optics.wavelength(data.voltage) * gaps * k2).astype(np.complex64)
 
 
 def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float32] | None:

@@ -1,9 +1,13 @@
-"""What slices do to a wave: they shift its phase, and absorb in proportion to it, with one number for the whole specimen.
+"""What slices do to a wave: they shift its phase, and absorb what goes with it, with one number κ for the whole specimen.
 
-What atoms scatter beyond the detector is missing behind them, however thin the specimen. A pure phase object cannot say so and
-comes out too weak instead; an amplitude of its own for every pixel of every slice is mostly noise. In between lies the
-absorptive potential V' = κV (Hashimoto, Howie & Whelan, Proc. R. Soc. Lond. A 269 (1962) 80): transmission exp((i − κ)φ),
-with κ found from the counts like every other unknown.
+A pure phase object comes out too weak where electrons are missing; an amplitude of its own for every pixel of every slice is
+mostly noise. In between lie amplitudes that follow from the phases φ, with κ found from the counts like every other unknown.
+
+- What atoms scatter further than the object's grid reaches is missing behind them, however thin they are. For a layer of MoS₂ cut
+  off at 2.5 1/Å the logarithm of the amplitude that is left follows k²φ(k), ring by ring from 0.35 1/Å on, by 0.93 to 0.98
+  (correlation; the Laplacian of a potential is the charge that makes it, which sits on the nuclei). So amplitudes are
+  exp(−κ k²φ) from slices that are thin (`start.thin`) where the detector is extended.
+- Where it is not, exp(−κφ): an absorptive potential V' = κV (Hashimoto, Howie & Whelan, Proc. R. Soc. Lond. A 269 (1962) 80).
 
 Runs on NumPy and CuPy arrays alike and never waits for the device.
 """
@@ -13,9 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.reconstruction.forward import Sums
 from instrument import optics
 
 
@@ -25,28 +27,42 @@ def phases(obj: Any, light: Any, xp: Any) -> Any:
     return angle - (angle * light).sum(axis=(1, 2), keepdims=True) / light.sum(axis=(1, 2), keepdims=True)
 
 
-def absorption_step(obj: Any, sums: Sums, xp: Any) -> Any:
-    """What the likelihood adds to κ: a Gauss–Newton step along −φO in every slice at once, divided by their number."""
-    phase = phases(obj, sums.illumination, xp)
-    gradient = -(phase * (obj.conj() * sums.object_numerator).real).sum(dtype=np.float64)
-    curvature = (phase**2 * sums.illumination).sum(dtype=np.float64)
-    return gradient / (len(obj) * xp.maximum(curvature, 1e-30))
+def frequency_squared(shape: tuple[int, ...], pixel_size: tuple[float, float], xp: Any) -> Any:
+    """k² (y, x//2 + 1), 1/Å², of images of `shape`, in the layout of `rfft2`."""
+    k_y, k_x = xp.fft.fftfreq(shape[-2], pixel_size[0]), xp.fft.rfftfreq(shape[-1], pixel_size[1])
+    return (k_y[:, None] ** 2 + k_x**2).astype(np.float32)
 
 
-def absorbing(obj: Any, kappa: Any, light: Any, xp: Any) -> Any:
-    """The slices with their phases as they are and the amplitudes exp(−κφ) that these have."""
-    return obj * (xp.exp(-kappa.astype(np.float32) * phases(obj, light, xp)) / xp.abs(obj)).astype(np.float32)
+def absorption(phase: Any, law: Any, xp: Any) -> Any:
+    """(S, y, x) The images φ (S, y, x) with each spatial frequency times `law` (y, x//2 + 1), or φ itself where that is None.
+
+    Its own adjoint.
+    """
+    return phase if law is None else xp.fft.irfft2(xp.fft.rfft2(phase) * law, s=phase.shape[-2:])
 
 
-def within_slab(
-    shape: tuple[int, ...], pixel_size: tuple[float, float], thickness: float, voltage: float
-) -> NDArray[np.float64]:
-    """What is left of a phase's spatial frequencies (y, x), when a slab of so many Å stands for one thin slice: sin(x)/x.
+def absorption_step(absorbed: Any, slope: Any, light: Any) -> Any:
+    """What the likelihood adds to κ: a Gauss–Newton step in every slice at once.
+
+    Args:
+        absorbed: (S, y, x), the `absorption` of κ = 1.
+        slope: (S, y, x) Re conj(O) N, by which the likelihood grows with log |O|.
+        light: (S, y, x) Σ|ψ incident|².
+    """
+    curvature = (absorbed**2 * light).sum(dtype=np.float64)
+    return -(absorbed * slope).sum(dtype=np.float64) / (curvature + 1e-30)
+
+
+def absorbing(obj: Any, kappa: Any, light: Any, law: Any, xp: Any) -> Any:
+    """The slices (S, y, x) with their phases as they are and the amplitudes exp(−κ absorption) that these have."""
+    amount = kappa.astype(np.float32) * absorption(phases(obj, light, xp), law, xp)
+    return obj * (xp.exp(-amount) / xp.abs(obj))
+
+
+def of_slab(k2: Any, thickness: Any, voltage: float) -> Any:
+    """What is left of a phase at spatial frequencies k (k² in 1/Å²), when one thin slice stands for a slab: sin(x)/x.
 
     Atoms z Å above or below the middle of the slab scatter by cos(πλzk²) into the phase seen there. The mean over a slab that
     is filled evenly is sin(x)/x with x = πλk²t/2. Frequencies beyond x = π/2, which the slab hardly shows, are left at 2/π.
     """
-    k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel_size, strict=True))
-    k2 = k_y[:, None] ** 2 + k_x[None, :] ** 2
-    x = np.pi * optics.wavelength(voltage) * thickness * k2 / 2
-    return np.sinc(np.minimum(x / np.pi, 0.5))
+    return np.sinc(np.minimum(optics.wavelength(voltage) * thickness * k2 / 2, 0.5))

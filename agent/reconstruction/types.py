@@ -21,7 +21,9 @@ _WHOLE = {
     "batch_size": (1, 10**9),
     "seed": (0, 2**63 - 1),
 }
-_REAL = {"slice_spacing": 1e4, "step_size": 2.0, "source_size": 1e3, "focal_spread": 1e5}
+_REAL = {"step_size": 2.0, "source_size": 1e3, "focal_spread": 1e5}
+MOST_APART = 1e4
+"""Å from slice to slice."""
 _WORDS = {
     "object_type": ("complex", "phase", None),
     "refine_positions": ("free", "lines", "linear", None),
@@ -82,14 +84,16 @@ class ReconstructionSettings:
     Attributes:
         probe_modes: number of mutually incoherent probe states.
         slices: number of object slices.
-        slice_spacing: Å from slice to slice; each stands for a slab of this thickness that atoms fill evenly.
+        slice_spacing: Å from slice to slice, or a tuple of such distances, one less than slices. Each stands for a slab that
+            atoms fill evenly, as thick as the smaller of its distances. Layers of a crystal that are thinner than the space
+            between them are best taken for two slices each: (1.25, 4.9, 1.25) for four slices of bilayer MoS₂.
         padding: by what factor, 1 … 4, the detector is extended with pixels that do not count, and the object's pixels made
-            smaller: what a specimen scatters beyond the detector's edge is missing there, not absorbed. None: 1.5 for several
-            slices and at least 300 counts per object pixel, where it tells; 1 otherwise.
+            smaller: what a specimen scatters beyond the detector's edge is missing there, not absorbed. None: for several
+            slices and at least 300 counts per object pixel, where it tells, 1.5, or 1.125 where they are thin; 1 otherwise.
         object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: phase only below 300 counts
-            per object pixel, where amplitudes would be noise; above, one slice is complex, and several stay phases where the
-            detector is extended. Where it is not they absorb in proportion to their phase (`transmission`): amplitudes of their
-            own could hardly be told from their neighbours' phases.
+            per object pixel, where amplitudes would be noise; above, one slice is complex, and several absorb what goes with
+            their phase (`transmission`), unless they are thick and the detector is extended: amplitudes of their own could hardly
+            be told from their neighbours' phases.
         positivity: whether phases below that of vacuum are set to it.
         variable_modes: number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation).
         refine_intensity: whether each pattern has an intensity of its own.
@@ -119,7 +123,7 @@ class ReconstructionSettings:
 
     probe_modes: int = 1
     slices: int = 1
-    slice_spacing: float = 10.0
+    slice_spacing: float | tuple[float, ...] = 10.0
     padding: float | None = None
     object_type: Literal["complex", "phase"] | None = None
     positivity: bool = False
@@ -155,6 +159,10 @@ class ReconstructionSettings:
         padding: Any = self.padding
         if padding is not None and not (isinstance(padding, Real) and 1 <= float(padding) <= 4):
             _refuse("padding", padding, "1 … 4, or None")
+        if not self._spaced():
+            _refuse(
+                "slice_spacing", self.slice_spacing, f"0 … {MOST_APART:g}, or a tuple of one less than slices of them"
+            )
         if self.step_size == 0:
             _refuse("step_size", 0, "above 0")
         for name, words in _WORDS.items():
@@ -166,6 +174,25 @@ class ReconstructionSettings:
         names: Any = self.refine_optics
         if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             _refuse("refine_optics", names, "a tuple of names, such as ('defocus', 'C12')")
+
+    def _spaced(self) -> bool:
+        """Whether every slice but the last has a distance to the next."""
+        spacing: Any = self.slice_spacing
+        apart = spacing if isinstance(spacing, tuple | list) else (spacing,)
+        legal = all(isinstance(gap, Real) and 0 <= float(gap) <= MOST_APART for gap in apart)
+        return legal and (apart is not spacing or len(apart) == self.slices - 1)
+
+    @property
+    def depths(self) -> NDArray[np.float64]:
+        """(S,) Å of the slices below the first."""
+        gaps = np.broadcast_to(np.asarray(self.slice_spacing, float), self.slices - 1)
+        return np.concatenate([[0.0], np.cumsum(gaps)])
+
+    @property
+    def thicknesses(self) -> NDArray[np.float64]:
+        """(S,) Å of the slab that a slice stands for: as thick as the smaller distance to a neighbour; 0 of a single slice."""
+        gaps = np.diff(self.depths)
+        return np.minimum(np.append(gaps, gaps[-1:]), np.append(gaps[:1], gaps)) if len(gaps) else np.zeros(1)
 
 
 def _refuse(name: str, value: object, legal: str) -> None:

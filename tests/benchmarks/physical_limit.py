@@ -49,9 +49,10 @@ DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
 FINE = tuple((k, k + 0.125) for k in np.arange(0.0, 1.5, 0.125))
 VOLTAGE, SEMIANGLE = phantom.VOLTAGE, phantom.SEMIANGLE
 N, ANGULAR_PIXEL, STEP, FIELD, DEFOCUS = 128, 1.096, 1.5, 32.0, 200.0
-SLICES, GRID, SPACING = 0.205, 384, 6.15
+SLICES, GRID, SPACING, APART = 0.205, 384, 6.15, 1.25
 """Å and pixels of the simulated bilayer, and Å from layer to layer. abTEM moves atoms to the next slice: with slices of 0.5 Å its
-layers come to lie 5.9 Å apart. On fewer pixels nothing is scattered beyond the detector, as it is in a microscope."""
+layers come to lie 5.9 Å apart. On fewer pixels nothing is scattered beyond the detector, as it is in a microscope. The
+engine takes each layer, 3.1 Å from S to S, for two planes that lie APART Å."""
 WRONG = 1.03
 """Factor of the defocus that the engine is told: a microscope's calibration is good to a few per cent."""
 REGULARISED = ", regularised"
@@ -201,7 +202,7 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
 
 
 def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[Row]:
-    """Bilayer MoS₂ in two slices."""
+    """Bilayer MoS₂ in four slices, two for each layer."""
     data, expected, first_position = bilayer()
     phase = seen().sum(axis=0)
 
@@ -211,8 +212,9 @@ def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[R
         corner = corner + [(first_position + o) / pixel for o in result.origin]
         return score.sample(on_grid(phase, round(recordings.CELL / pixel)), corner, n)
 
-    settings = ReconstructionSettings(device="cpu", slices=2, slice_spacing=SPACING, regularise=regularise)
-    return averaged("bilayer MoS2, 2 slices", data, expected, truth, settings, doses, seeds)
+    gaps = (APART, SPACING - APART, APART)
+    settings = ReconstructionSettings(device="cpu", slices=4, slice_spacing=gaps, regularise=regularise)
+    return averaged("bilayer MoS2, 4 slices", data, expected, truth, settings, doses, seeds)
 
 
 def information(seeds: int) -> None:

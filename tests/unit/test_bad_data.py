@@ -191,6 +191,11 @@ def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.Monkey
         ({"batch_size": 0}, "batch_size of 0 is not possible; legal: whole numbers from 1"),
         ({"seed": -1}, "seed of -1 is not possible; legal: whole numbers from 0"),
         ({"slice_spacing": -5.0}, "slice_spacing of -5.0 is not possible; legal: 0 … 10000"),
+        (
+            {"slices": 4, "slice_spacing": (1.0, 5.0)},
+            "slice_spacing of (1.0, 5.0) is not possible; legal: 0 … 10000, or a tuple",
+        ),
+        ({"slices": 2, "slice_spacing": (float("nan"),)}, "slice_spacing of (nan,) is not possible; legal: 0 … 10000"),
         ({"padding": 0.5}, "padding of 0.5 is not possible; legal: 1 … 4, or None"),
         ({"step_size": 0.0}, "step_size of 0 is not possible; legal: above 0"),
         ({"focal_spread": float("nan")}, "focal_spread of nan is not possible; legal: 0 … 100000"),

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from agent.reconstruction.depth import Depths
 from agent.reconstruction.prior import REAL, Prior
 
 N, LIGHT = 128, 500.0
 NOISE = REAL / (2 * LIGHT)
 """Variance per pixel that the prior takes for noise."""
+
+
+def depths(slices: int) -> Depths:
+    """Of slices 6 Å apart."""
+    return Depths(np, 6.0 * np.arange(slices), 0.04, (0.3, 0.3))
 
 
 def white(variance: float, seed: int) -> NDArray[np.float64]:
@@ -27,7 +33,7 @@ def posterior(
     measured: NDArray[np.float64], regularise: bool, steps: int, amplitudes: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(phases, log amplitudes) (S, y, x) after gradient steps towards `measured` phases, each followed by the prior's."""
-    prior, size, light = Prior(np), 1.0, np.full(measured.shape, LIGHT, np.float32)
+    prior, size, light = Prior(np, depths(len(measured))), 1.0, np.full(measured.shape, LIGHT, np.float32)
     goal = np.exp((1j + amplitudes) * measured)
     obj = np.ones(measured.shape, np.complex64)
     for _ in range(steps):
@@ -59,7 +65,7 @@ def test_amplitudes_have_a_power_of_their_own() -> None:
     phases, amplitudes = posterior((reflection(0.2) + noise)[None], regularise=True, steps=60, amplitudes=True)
     assert amplitudes[0] == pytest.approx(phases[0], abs=1e-3)
     quiet = np.exp(1j * reflection(0.2) + noise)[None].astype(np.complex64)
-    prior = Prior(np)
+    prior = Prior(np, depths(1))
     for _ in range(20):
         quiet = prior.imposed(quiet, np.full(quiet.shape, LIGHT, np.float32), 1.0, phase_only=False, regularise=True)
     assert np.std(np.log(np.abs(quiet))) < 0.2 * noise.std()
@@ -70,7 +76,7 @@ def test_slices_differ_where_there_is_signal_and_nowhere_else() -> None:
     upper, noise = reflection(0.2), white(NOISE / REAL, seed=3)
     slices = np.stack([upper + noise, -noise + white(NOISE / REAL, seed=4)])
     obj = np.exp(1j * slices).astype(np.complex64)
-    prior = Prior(np)
+    prior = Prior(np, depths(2))
     for _ in range(60):
         obj = prior.imposed(obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=False)
     phases = np.angle(obj).astype(np.float64)
@@ -83,7 +89,7 @@ def test_slices_differ_where_there_is_signal_and_nowhere_else() -> None:
 def test_frequencies_beyond_the_detector_are_left_alone() -> None:
     noise = white(NOISE / REAL, seed=6)
     obj = np.exp(1j * noise)[None].astype(np.complex64)
-    prior = Prior(np, resolved=(0.5, 0.75))
+    prior = Prior(np, depths(1), resolved=(0.5, 0.75))
     for _ in range(20):
         obj = prior.imposed(obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=True)
     left = np.abs(np.fft.fft2(np.angle(obj[0]))) / np.abs(np.fft.fft2(noise)).clip(1e-6)
@@ -95,5 +101,7 @@ def test_frequencies_beyond_the_detector_are_left_alone() -> None:
 
 def test_phases_that_may_have_wrapped_are_left_alone() -> None:
     obj = np.exp(1j * (reflection(3.0) + white(NOISE, seed=5)))[None].astype(np.complex64)
-    after = Prior(np).imposed(obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=True)
+    after = Prior(np, depths(1)).imposed(
+        obj, np.full(obj.shape, LIGHT, np.float32), 1.0, phase_only=True, regularise=True
+    )
     np.testing.assert_allclose(after, obj, rtol=1e-5)
