@@ -116,11 +116,11 @@ class Ascent:
 
     def _turn_in_depth(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
         """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of κ."""
-        xp, obj, law = worker.backend.xp, worker.unknowns.object, worker.absorption_law
-        light = sums.illumination
+        xp, obj, light = worker.backend.xp, worker.unknowns.object, sums.illumination
         slope = obj.conj() * sums.object_numerator
         uphill = slope.imag
         if worker.absorbing:
+            law = worker.absorption_law(xp)
             absorbed = transmission.absorption(transmission.phases(obj, light, xp), law, xp)
             uphill = uphill - self.kappa.astype(np.float32) * transmission.absorption(slope.real, law, xp)
             self.kappa = self.kappa + size * transmission.absorption_step(absorbed, slope.real, light)
@@ -140,8 +140,8 @@ class Ascent:
         """Give every slice the amplitude that goes with its phase."""
         if worker.absorbing:
             obj = worker.unknowns.object
-            law = worker.absorption_law
-            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, law, worker.backend.xp)
+            xp = worker.backend.xp
+            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, worker.absorption_law(xp), xp)
 
 
 def _window(worker: Reconstructor) -> Any:

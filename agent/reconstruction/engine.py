@@ -207,19 +207,18 @@ class Reconstructor:
         several = self.settings.object_type is None and self.settings.slices > 1
         return several and self._telling and (self._thin or not self._padded)
 
-    @property
-    def absorption_law(self) -> Any:
+    def absorption_law(self, xp: Any) -> Any:
         """See `transmission.absorption`: k² where the detector is extended; elsewhere what absorbs is the phase itself."""
         if not self._padded:
             return None
-        return transmission.frequency_squared(self.geometry.object_shape, self.geometry.pixel_size, self.backend.xp)
+        return transmission.frequency_squared(self.geometry.object_shape, self.geometry.pixel_size, xp)
 
     def absorption(self, phase: NDArray[np.float64]) -> NDArray[np.float64]:
         """(S, y, x) Log amplitudes that slices with such phases lose, on the host."""
         if not self.absorbing:
             return np.zeros_like(phase)
         kappa = self.backend.to_host(self.reached().kappa)
-        return np.asarray(kappa * transmission.absorption(phase, self.absorption_law, np), np.float64)
+        return np.asarray(kappa * transmission.absorption(phase, self.absorption_law(np), np), np.float64)
 
     @property
     def deviance(self) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from agent.reconstruction import ReconstructionSettings, backend, forward, recon
 WAYS: list[dict[str, Any]] = [
     {},
     {"slices": 2, "slice_spacing": 5.0, "probe_modes": 2, "padding": 1.0},
+    {"slices": 3, "slice_spacing": (1.0, 2.0)},
     {"object_type": "complex", "regularise": True},
     {"refine_intensity": True, "variable_modes": 1},
     {"refine_positions": "free"},
@@ -25,7 +26,7 @@ WAYS: list[dict[str, Any]] = [
 
 def _both(other: backend.Backend, way: dict[str, Any]) -> float:
     """Relative L2 difference of the objects, over the illuminated field, of the fused CPU form and another backend."""
-    data = experiment(dose=3e3, step=2.0)
+    data = experiment(dose=1e5 if "slices" in way else 3e3, step=2.0)  # so many counts tell what slices absorb
     # not scaled: the simulated counts would be others where the model differs in its last digit
     settings = ReconstructionSettings(max_passes=20, stop_early=False, quantitative=False, device="cpu", **way)
     first = reconstruct(data, settings)

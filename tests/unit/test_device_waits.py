@@ -118,6 +118,7 @@ CASES = [
     {},
     {"object_type": "complex", "background": True, "positivity": True},
     {"slices": 2, "slice_spacing": 5.0, "probe_modes": 2},
+    {"slices": 3, "slice_spacing": (1.0, 2.0), "padding": 1.25},
     {"refine_intensity": True, "variable_modes": 2},
     {"object_type": "complex", "regularise": True},
 ]
@@ -127,7 +128,7 @@ BINNED = 100.0
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    data = phantom.experiment(step=3.0, defocus=BINNED)
+    data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=9, stop_early=False, **case)
     strict = StrictBackend()
     objects, deviances = [], []
@@ -167,7 +168,7 @@ def test_graphs_find_their_arrays_where_they_were(
         pytest.skip("no g++: the kernels cannot be compiled for the CPU")
     device = RecordingDevice(tmp_path)
     monkeypatch.setattr(backend, "choose", lambda _: GpuBackend(device))
-    data = phantom.experiment(step=3.0, defocus=BINNED)
+    data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=12, stop_early=False, **case)
     worker = Reconstructor(data, settings)
     for step in schedule(settings, len(data.positions)):
