@@ -123,9 +123,21 @@ class Prior:
     def _seen(self, images: Any, light: Any) -> Any:
         """Power spectra of images (…, y, x), means over patches of frequencies."""
         xp = self.xp
-        weight = xp.minimum(light / (LIT * light.max()), 1)
+        weight = self._window(light)
         mean = (images * weight).sum(axis=(-2, -1), keepdims=True) / weight.sum()
         power = xp.abs(xp.fft.fft2((images - mean) * weight)) ** 2 / (weight**2).sum()
         for axis in (-2, -1):
             power = sum(xp.roll(power, shift, axis=axis) for shift in range(-(PATCH // 2), PATCH // 2 + 1)) / PATCH
         return power
+
+    def _window(self, light: Any) -> Any:
+        """(y, x) 0 … 1, a half-wave of a sine along either axis of what is lit.
+
+        A picture that ends abruptly has power along both axes of every reflection, in which noise would be taken for signal.
+        """
+        xp = self.xp
+        weight = xp.minimum(light / (LIT * light.max()), 1)
+        for axis in (0, 1):
+            share = xp.cumsum(light.sum(axis=1 - axis))
+            weight = weight * xp.expand_dims(xp.sin(np.pi * share / share[-1]), 1 - axis)
+        return weight.astype(np.float32)

@@ -60,6 +60,21 @@ def test_a_reflection_is_kept_and_the_noise_beside_it_goes() -> None:
     assert ((found[0] - signal) ** 2).mean() < 0.15 * (noise**2).mean()
 
 
+def test_the_rim_of_what_is_lit_does_not_hide_noise_beside_a_reflection() -> None:
+    inside = np.abs(np.arange(N) - N / 2) < N / 3
+    light = (LIGHT * np.outer(inside, inside))[None].astype(np.float32)
+    signal = 0.2 * np.cos(2 * np.pi * (19.3 * np.arange(N)[None, :] + 7.6 * np.arange(N)[:, None]) / N)
+    measured = (signal + white(NOISE / REAL, seed=7)) * light[0] / LIGHT
+    obj, prior = np.exp(1j * measured)[None].astype(np.complex64), Prior(np, depths(1))
+    for _ in range(20):
+        obj = prior.imposed(obj, light, 1.0, phase_only=True, regularise=True)
+    taper, k = np.outer(np.hanning(N), np.hanning(N)), np.abs(np.fft.fftfreq(N, 1 / N))
+    in_its_row = (np.abs(k - 19.3) > 10)[None, :] & (np.abs(k - 7.6) < 2)[:, None]
+    before, after = (np.abs(np.fft.fft2(image * taper)) ** 2 for image in (measured, np.angle(obj[0])))
+    # a thirtieth where the spectrum is looked at without a taper
+    assert after[in_its_row].mean() < 1e-3 * before[in_its_row].mean()
+
+
 def test_amplitudes_have_a_power_of_their_own() -> None:
     noise = white(NOISE / REAL, seed=2)
     phases, amplitudes = posterior((reflection(0.2) + noise)[None], regularise=True, steps=60, amplitudes=True)
