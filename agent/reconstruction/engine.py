@@ -31,7 +31,7 @@ from agent.reconstruction import (
     transmission,
 )
 from agent.reconstruction.ascent import Ascent, Reached
-from agent.reconstruction.checks import check_data
+from agent.reconstruction.checks import check_data, check_memory
 from agent.reconstruction.depth import Depths
 from agent.reconstruction.displacement import padding
 from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
@@ -70,6 +70,9 @@ class Reconstructor:
         padding = start.padding(data, settings)
         self.shape = geometry.extended(data.patterns.shape, padding)
         self.geometry = geo = self._located(data)
+        check_memory(
+            geo.object_shape, settings.slices
+        )  # finer than the detector's pixels, where that has been extended
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
@@ -325,9 +328,10 @@ class Reconstructor:
         """
         more = replace(self.data, patterns=patterns, positions=positions)
         check_data(more, self.settings.slices, self.data)
-        self.settle()
         everything = replace(self.data, positions=np.concatenate([self.data.positions, positions]))
         old, new = self.geometry, self._located(everything)
+        check_memory(new.object_shape, self.settings.slices)
+        self.settle()
         xp, found = self.backend.xp, self.unknowns
         grown = xp.ones((len(found.object), *new.object_shape), found.object.dtype)
         row, column = (round((o - n) / p) for o, n, p in zip(old.origin, new.origin, new.pixel_size, strict=True))

@@ -180,6 +180,8 @@ def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.Monkey
         BadInputError, match=r"in 200 slices takes .* GB of memory, 0.01 GB are free; take fewer slices"
     ):
         check_data(good(), slices=200)
+    with pytest.raises(BadInputError, match=r"pixels in 2 slices takes .* GB of memory"):
+        Reconstructor(good(), ReconstructionSettings(slices=2, padding=4.0))
 
 
 @pytest.mark.parametrize(
