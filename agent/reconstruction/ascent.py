@@ -76,6 +76,8 @@ class Ascent:
         else:
             self._update_object(worker, sums, step.size, worker.phase_only)
         self._expect(worker, sums, step.size)
+        if worker.settings.positivity:
+            found.object *= xp.exp(-1j * xp.minimum(xp.angle(found.object), 0))
         self._absorb(worker, sums)
         uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
         age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
@@ -105,14 +107,11 @@ class Ascent:
 
     def _update_object(self, worker: Reconstructor, sums: forward.Sums, size: float, phase_only: bool) -> None:
         """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
-        xp, obj, positive = worker.backend.xp, worker.unknowns.object, worker.settings.positivity
-        floor = ILLUMINATION_FLOOR * sums.illumination.max()
+        obj, floor = worker.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
         if phase_only:
-            worker.backend.turn(obj, sums, size / len(obj), floor, positive)
+            worker.backend.turn(obj, sums, size / len(obj), floor, worker.settings.positivity)
         else:
             obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
-            if positive:
-                obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
 
     def _turn_in_depth(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
         """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of κ."""
@@ -126,8 +125,6 @@ class Ascent:
             self.kappa = self.kappa + size * transmission.absorption_step(absorbed, slope.real, light)
         change = uphill / (light + ILLUMINATION_FLOOR * light.max())
         change = self.depths.filtered(change, lambda seen: size / (seen + DAMPING))
-        if worker.settings.positivity:
-            change = xp.maximum(change, -xp.angle(obj))
         obj *= xp.exp(1j * change)
 
     def _expect(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:

@@ -100,6 +100,21 @@ def test_a_phase_object_has_no_amplitude_and_positivity_no_negative_phase() -> N
     assert error(positive) < error(phase) < error(free)
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+def test_neither_slices_nor_a_prior_make_phases_negative_again(slices: int) -> None:
+    data = phantom.experiment(dose=1e4, layers=(5, 6)[:slices], spacing=6.0)
+    settings = replace(
+        SETTINGS, slices=slices, slice_spacing=6.0, object_type="phase", regularise=True, quantitative=False
+    )
+    phases = {
+        positive: np.angle(result.object[:, result.illuminated > 0.3])
+        for positive in (False, True)
+        for result in [reconstruct(data, replace(settings, positivity=positive))]
+    }
+    assert phases[False].min() < -0.1
+    assert phases[True].min() > -1e-5
+
+
 def test_absorption_is_found() -> None:
     data = phantom.experiment(dose=1e5, amplitude=0.2)
     result = reconstruct(data, replace(SETTINGS, object_type="complex"))
