@@ -76,9 +76,7 @@ class Ascent:
         else:
             self._update_object(worker, sums, step.size, worker.phase_only)
         self._expect(worker, sums, step.size)
-        if worker.settings.positivity:
-            found.object *= xp.exp(-1j * xp.minimum(xp.angle(found.object), 0))
-        self._absorb(worker, sums)
+        self._constrain(worker, sums)
         uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
         age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
         reach = xp.where(uphill, 0.0, (last.age - 1) / age)
@@ -89,7 +87,7 @@ class Ascent:
         displacement = worker.per_pattern.update(found, sums, worker.problem, worker.backend, reach)
         if displacement is not None:
             found.object[...] = _moved(worker, found.object, displacement)
-            self._absorb(worker, sums)
+            self._constrain(worker, sums)
             last.object = _moved(worker, last.object, displacement)
         self.reached = Reached(found.object.copy(), found.apertures.copy(), self.kappa, age)
         self.kappa = self.kappa + reach * (self.kappa - last.kappa)
@@ -98,7 +96,7 @@ class Ascent:
             half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
             # rounding of the modulus would grow threefold with every pass
             found.object *= forward.turned(half, xp) / xp.abs(found.object)
-            self._absorb(worker, sums)
+            self._constrain(worker, sums)
         else:
             found.object += reach * (found.object - last.object)
         if step.probe > 0:
@@ -133,11 +131,12 @@ class Ascent:
         if regularise or len(obj) > 1:
             obj[...] = self.prior.imposed(obj, sums.illumination, size, worker.phase_only, regularise)
 
-    def _absorb(self, worker: Reconstructor, sums: forward.Sums) -> None:
-        """Give every slice the amplitude that goes with its phase."""
+    def _constrain(self, worker: Reconstructor, sums: forward.Sums) -> None:
+        """Let no phase be below that of vacuum where that is asked for, and give every slice the amplitude of its phase."""
+        obj, xp = worker.unknowns.object, worker.backend.xp
+        if worker.settings.positivity:
+            obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
         if worker.absorbing:
-            obj = worker.unknowns.object
-            xp = worker.backend.xp
             obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, worker.absorption_law(xp), xp)
 
 

@@ -70,9 +70,8 @@ class Reconstructor:
         padding = start.padding(data, settings)
         self.shape = geometry.extended(data.patterns.shape, padding)
         self.geometry = geo = self._located(data)
-        check_memory(
-            geo.object_shape, settings.slices
-        )  # finer than the detector's pixels, where that has been extended
+        # pixels are finer than `check_data` knew where the detector has been extended
+        check_memory(geo.object_shape, settings.slices)
         self.backend = backend.choose(settings.device)
         xp, n = self.backend.xp, len(data.patterns)
         seen = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)

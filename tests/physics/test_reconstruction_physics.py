@@ -100,11 +100,11 @@ def test_a_phase_object_has_no_amplitude_and_positivity_no_negative_phase() -> N
     assert error(positive) < error(phase) < error(free)
 
 
-@pytest.mark.parametrize("slices", [1, 2])
-def test_neither_slices_nor_a_prior_make_phases_negative_again(slices: int) -> None:
+@pytest.mark.parametrize(("slices", "refine"), [(1, None), (2, None), (1, "free")])
+def test_slices_a_prior_and_moved_positions_leave_no_phase_negative(slices: int, refine: str | None) -> None:
     data = phantom.experiment(dose=1e4, layers=(5, 6)[:slices], spacing=6.0)
     settings = replace(
-        SETTINGS, slices=slices, slice_spacing=6.0, object_type="phase", regularise=True, quantitative=False
+        SETTINGS, slices=slices, slice_spacing=6.0, object_type="phase", regularise=True, refine_positions=refine
     )
     phases = {
         positive: np.angle(result.object[:, result.illuminated > 0.3])
