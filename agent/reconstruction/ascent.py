@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.reconstruction import forward, transmission
+from agent.reconstruction import forward
 from agent.reconstruction.depth import DAMPING, Depths
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.prior import Prior
 from agent.reconstruction.schedule import Step
+from agent.reconstruction.transmission import Law
 
 if TYPE_CHECKING:
     from agent.reconstruction.engine import Reconstructor
@@ -29,8 +30,9 @@ class Reached:
 
     object: Any
     apertures: Any
-    kappa: Any
     age: Any = 1.0
+    numbers: Any = None
+    """Of the slices' law, where they have one."""
 
 
 class Ascent:
@@ -40,14 +42,13 @@ class Ascent:
         xp: array module.
         resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
         depths: what is seen of which slice a phase belongs to.
+        law: what goes with the phases of slices; None: nothing.
     """
 
-    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths) -> None:
+    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths, law: Law | None) -> None:
         self.reached: Reached | None = None
         """None: no full pass was made since the start, or since the extrapolated point was left."""
-        self.kappa = xp.zeros(())
-        """How much slices absorb (`transmission`)."""
-        self.depths = depths
+        self.depths, self.law = depths, law
         self.prior = Prior(xp, depths, resolved)
         self.window: Any = None
         """(y, x), corner-centred, 0 to 1: how far a change of the probe stands out of the noise in real space."""
@@ -69,7 +70,7 @@ class Ascent:
         xp, found, modes = worker.backend.xp, worker.unknowns, worker.n_modes
         if self.reached is None:
             self.window = _window(worker)
-        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), self.kappa, xp.ones(()))
+        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()), self.numbers)
         before = found.object.copy()
         if worker.phase_only and len(found.object) > 1:
             self._turn_in_depth(worker, sums, step.size)
@@ -89,8 +90,9 @@ class Ascent:
             found.object[...] = _moved(worker, found.object, displacement)
             self._constrain(worker, sums)
             last.object = _moved(worker, last.object, displacement)
-        self.reached = Reached(found.object.copy(), found.apertures.copy(), self.kappa, age)
-        self.kappa = self.kappa + reach * (self.kappa - last.kappa)
+        self.reached = Reached(found.object.copy(), found.apertures.copy(), age, self.numbers)
+        if self.law is not None:
+            self.law.numbers = self.law.numbers + reach * (self.law.numbers - last.numbers)
         reach = reach.astype(np.float32)
         if worker.phase_only:
             half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
@@ -103,6 +105,11 @@ class Ascent:
             # variations go without: their weights would have to be extrapolated with them
             found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
 
+    @property
+    def numbers(self) -> Any:
+        """Of the slices' law."""
+        return None if self.law is None else self.law.numbers
+
     def _update_object(self, worker: Reconstructor, sums: forward.Sums, size: float, phase_only: bool) -> None:
         """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
         obj, floor = worker.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
@@ -112,15 +119,10 @@ class Ascent:
             obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
 
     def _turn_in_depth(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
-        """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of κ."""
+        """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of their law."""
         xp, obj, light = worker.backend.xp, worker.unknowns.object, sums.illumination
         slope = obj.conj() * sums.object_numerator
-        uphill = slope.imag
-        if worker.absorbing:
-            law = worker.absorption_law(xp)
-            absorbed = transmission.absorption(transmission.phases(obj, light, xp), law, xp)
-            uphill = uphill - self.kappa.astype(np.float32) * transmission.absorption(slope.real, law, xp)
-            self.kappa = self.kappa + size * transmission.absorption_step(absorbed, slope.real, light)
+        uphill = slope.imag if self.law is None else self.law.climb(obj, slope, light, size)
         change = uphill / (light + ILLUMINATION_FLOOR * light.max())
         change = self.depths.filtered(change, lambda seen: size / (seen + DAMPING))
         obj *= xp.exp(1j * change)
@@ -132,12 +134,12 @@ class Ascent:
             obj[...] = self.prior.imposed(obj, sums.illumination, size, worker.phase_only, regularise)
 
     def _constrain(self, worker: Reconstructor, sums: forward.Sums) -> None:
-        """Let no phase be below that of vacuum where that is asked for, and give every slice the amplitude of its phase."""
+        """Let slices be what follows from their phases, and no phase below that of vacuum where that is asked for."""
         obj, xp = worker.unknowns.object, worker.backend.xp
+        if self.law is not None:
+            obj[...] = self.law.imposed(obj)
         if worker.settings.positivity:
             obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
-        if worker.absorbing:
-            obj[...] = transmission.absorbing(obj, self.kappa, sums.illumination, worker.absorption_law(xp), xp)
 
 
 def _window(worker: Reconstructor) -> Any:

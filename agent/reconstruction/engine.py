@@ -28,7 +28,6 @@ from agent.reconstruction import (
     probe,
     start,
     stopping,
-    transmission,
 )
 from agent.reconstruction.ascent import Ascent, Reached
 from agent.reconstruction.checks import check_data, check_memory
@@ -37,6 +36,7 @@ from agent.reconstruction.displacement import padding
 from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
+from agent.reconstruction.transmission import Law
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
 
@@ -143,8 +143,9 @@ class Reconstructor:
         """No step made yet."""
         xp, detector = self.backend.xp, self.data.patterns.shape[1:]
         wavelength = optics.wavelength(self.data.voltage)
-        depths = Depths(xp, self.settings.depths, wavelength, self.geometry.pixel_size)
-        return Ascent(xp, (detector[0] / self.shape[0], detector[1] / self.shape[1]), depths)
+        pixel_size, resolved = self.geometry.pixel_size, (detector[0] / self.shape[0], detector[1] / self.shape[1])
+        law = Law(xp, pixel_size, resolved if self._padded else (1, 1)) if self.lawful else None
+        return Ascent(xp, resolved, Depths(xp, self.settings.depths, wavelength, pixel_size), law)
 
     def _load(self, patterns: Any, binned: bool = False) -> Any:
         """Patterns (n, ky, kx), or their bins, in the backend's layout."""
@@ -204,23 +205,10 @@ class Reconstructor:
         return self.settings.slices > 1 or not self._telling
 
     @property
-    def absorbing(self) -> bool:
-        """Whether several slices absorb what goes with their phases (`transmission`)."""
+    def lawful(self) -> bool:
+        """Whether several slices are what follows from their phases (`transmission`)."""
         several = self.settings.object_type is None and self.settings.slices > 1
         return several and self._telling and (self._thin or not self._padded)
-
-    def absorption_law(self, xp: Any) -> Any:
-        """See `transmission.absorption`: k² where the detector is extended; elsewhere what absorbs is the phase itself."""
-        if not self._padded:
-            return None
-        return transmission.frequency_squared(self.geometry.object_shape, self.geometry.pixel_size, xp)
-
-    def absorption(self, phase: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(S, y, x) Log amplitudes that slices with such phases lose, on the host."""
-        if not self.absorbing:
-            return np.zeros_like(phase)
-        kappa = self.backend.to_host(self.reached().kappa)
-        return np.asarray(kappa * transmission.absorption(phase, self.absorption_law(np), np), np.float64)
 
     @property
     def deviance(self) -> tuple[float, ...]:
@@ -296,14 +284,15 @@ class Reconstructor:
 
     def reached(self) -> Reached:
         """Object and apertures as they are, without the extrapolation of the momentum."""
-        return self.ascent.reached or Reached(self.unknowns.object, self.unknowns.apertures, self.ascent.kappa)
+        return self.ascent.reached or Reached(self.unknowns.object, self.unknowns.apertures)
 
     def settle(self) -> None:
         """Leave the extrapolated point for the last one that was reached."""
         last = self.ascent.reached
         if last is not None:
             self.unknowns.object[...], self.unknowns.apertures[...] = last.object, last.apertures
-            self.ascent.kappa = last.kappa
+            if self.ascent.law is not None:
+                self.ascent.law.numbers = last.numbers
             self.ascent.reached = None
 
     def scale_counts(self, factor: float) -> None:

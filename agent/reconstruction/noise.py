@@ -121,9 +121,10 @@ def _again(
     # noise in the probe that was found would count twice: as the truth's and as the replica's own
     apertures = worker.reached().apertures.copy()
     apertures[: worker.n_modes] = worker.start_probe
+    law = worker.ascent.law
     truth = replace(
         worker.unknowns,
-        object=xp.asarray(np.exp(1j * phase - worker.absorption(phase)).astype(np.complex64)),
+        object=xp.asarray(np.exp(1j * phase).astype(np.complex64)) if law is None else law.of(xp.asarray(phase)),
         apertures=apertures,
         corners=worker.unknowns.corners[index],
         fractions=worker.unknowns.fractions[index],

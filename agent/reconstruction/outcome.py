@@ -27,9 +27,12 @@ def of(worker: Reconstructor) -> Reconstruction:
     margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
     lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
     lit = np.clip(lit, 0, None)
-    turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
+    turned, shown = (
+        [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in layers]
+        for layers in (obj, _seen(worker, obj, illumination))
+    )
     phase = np.zeros(lit.shape, np.float32)
-    for layer in turned:
+    for layer in shown:
         phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
     haze = np.fft.fftshift(host(worker.unknowns.background)) if worker.settings.background else None
     return Reconstruction(
@@ -50,6 +53,16 @@ def of(worker: Reconstructor) -> Reconstruction:
         seconds=worker.seconds,
         notes=worker.notes,
     )
+
+
+def _seen(worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> NDArray[np.complex64]:
+    """The slices (S, y, x) without what only follows from their resolved frequencies (`transmission`)."""
+    law = worker.ascent.law
+    if law is None:
+        return obj
+    mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
+    phase = law.seen(worker.backend.xp.asarray(np.angle(obj * mean.conj())))
+    return np.asarray(np.exp(1j * worker.backend.to_host(phase)), np.complex64)
 
 
 def _corrected(

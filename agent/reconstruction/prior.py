@@ -38,12 +38,8 @@ PATCH = 5
 """Edge in pixels of a patch of frequencies."""
 REAL = 1.3
 """Error power of a reconstruction that has no prior, relative to the diffraction-plane limit; 1.1–1.4, see `make limit`."""
-ALIKE = 4.0
-"""Å from slice to slice below which they are expected to differ less: atoms and columns of them reach from one to the next."""
 FAINT = 1e-3
 """Smallest amplitude whose logarithm is looked at."""
-WRAPPED = 0.9 * np.pi
-"""Phase of a slice beyond which it may have wrapped round, so that its spectrum means nothing; nothing is done then."""
 
 
 class Prior:
@@ -57,9 +53,6 @@ class Prior:
 
     def __init__(self, xp: Any, depths: Depths, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
         self.xp, self.depths, self.resolved = xp, depths, resolved
-        apart = float(np.diff(depths.depths).min(initial=ALIKE))
-        self.differing = max((apart / ALIKE) ** 2, 1e-3)
-        """Power that what slices differ by is expected to have, relative to what independent slices would."""
         self.power: Any = np.inf
         """(1 or 2, y, x) P of the phase, and of log amplitude, summed over slices, in pixels; infinite: not known yet."""
 
@@ -93,13 +86,14 @@ class Prior:
         if regularise:
             gain = 1 / (1 + half / self.power[..., : obj.shape[-1] // 2 + 1])
             change += (self._filtered(total, gain) - total)[:, None] / slices
-        change[0] *= xp.abs(phase).max() < WRAPPED
+        # which phase of a slice is called 0 is not seen: it would drift with the momentum until phases wrap round
+        change[0] = transmission.without_mean(change[0], light) * (xp.abs(phase).max() < transmission.WRAPPED)
         return obj * xp.exp(1j * change[0] if phase_only else change[1] + 1j * change[0]).astype(np.complex64)
 
     def _towards_each_other(self, differences: Any, noise: Any, phase_only: bool) -> Any:
         """By how much (…, S, y, x) what slices differ by changes; they add up to nothing."""
         slices, columns = differences.shape[1], differences.shape[-1] // 2 + 1
-        pull = 0.5 * noise * slices / (self.differing * self.power[..., :columns])
+        pull = 0.5 * noise * slices / self.power[..., :columns]
         if phase_only:
             left = self.depths.filtered(differences[0], lambda seen: (seen + DAMPING) / (seen + DAMPING + pull[0]))[
                 None

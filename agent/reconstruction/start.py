@@ -11,9 +11,10 @@ from agent.reconstruction.patterns import chunks
 from agent.reconstruction.types import DiffractionData, ReconstructionSettings
 from instrument import optics
 
-PADDING, PADDING_THIN = 1.5, 1.125
-"""Extension of the detector where several slices, or several thin ones, and enough counts ask for one. From thin slices what is
-scattered further is absorbed, and the further the detector reaches, the more noise enters by frequencies that are hardly seen."""
+PADDING = 1.5
+"""Extension of the detector where several slices, and enough counts, ask for one. Waves that leave a grid at one side enter it at
+the other: with 1.125 those of bilayer MoS₂, from known slices, differ from the truth by three times as much, and a common factor
+of its phases is found in 400 passes instead of 60."""
 THIN = 0.95
 """What a slab must show, by its thickness, of the frequencies at the detector's edge to count as thin."""
 TELLING = 300.0
@@ -38,14 +39,14 @@ def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
     total = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks(data.patterns, data.mask))
     if counts_per_pixel(data, total) < TELLING:
         return 1.0
-    return PADDING_THIN if thin(data, settings) else PADDING
+    return PADDING
 
 
 def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
     """Whether every slice is so thin that the detector sees nothing of its thickness.
 
     Only then is what atoms scatter further than the detector reaches the largest error of the model (`transmission`). Of thick
-    slices the thickness is another, of the opposite sign.
+    slices the thickness is another, of the opposite sign; the atoms of a slab in one picture are not what a square makes sharper.
     """
     edge = min(optics.spatial_frequency(data.angular_pixel * n / 2, data.voltage) for n in data.patterns.shape[1:])
     return bool(transmission.of_slab(edge**2, settings.thicknesses.max(), data.voltage) > THIN)

@@ -86,12 +86,12 @@ class ReconstructionSettings:
         slices: number of object slices.
         slice_spacing: Å from slice to slice, or a tuple of such distances, one less than slices. Each stands for a slab that
             atoms fill evenly, as thick as the smaller of its distances. Layers of a crystal that are thinner than the space
-            between them are best taken for two slices each: (1.25, 4.9, 1.25) for four slices of bilayer MoS₂.
+            between them are best taken for two slices each: (1.0, 5.15, 1.0) for four slices of bilayer MoS₂.
         padding: by what factor, 1 … 4, the detector is extended with pixels that do not count, and the object's pixels made
-            smaller: what a specimen scatters beyond the detector's edge is missing there, not absorbed. None: for several
-            slices and at least 300 counts per object pixel, where it tells, 1.5, or 1.125 where they are thin; 1 otherwise.
+            smaller: what a specimen scatters beyond the detector's edge is missing there, not absorbed, and is not folded back
+            into the pattern. None: for several slices and at least 300 counts per object pixel, where it tells, 1.5; 1 otherwise.
         object_type: whether slices may absorb (`complex`) or only shift the phase (`phase`). None: phase only below 300 counts
-            per object pixel, where amplitudes would be noise; above, one slice is complex, and several absorb what goes with
+            per object pixel, where amplitudes would be noise; above, one slice is complex, and several are what follows from
             their phase (`transmission`), unless they are thick and the detector is extended: amplitudes of their own could hardly
             be told from their neighbours' phases.
         positivity: whether phases below that of vacuum are set to it.
@@ -205,8 +205,9 @@ class Reconstruction:
     """What the patterns say.
 
     Attributes:
-        object: (slices, y, x) complex transmission.
-        phase: (y, x), rad, summed over the slices, constant offset removed.
+        object: (slices, y, x) complex transmission. Of thin slices, what lies beyond the frequencies that the detector resolves
+            is not measured but follows from the rest (`transmission`).
+        phase: (y, x), rad, summed over the slices, constant offset removed; without what only follows.
         pixel_size: (y, x), Å.
         origin: (y, x), Å, coordinate of the first pixel in the frame of `positions`.
         probe: (modes, ky, kx) complex, real space, centred at N//2, Σ|probe|² = mean counts per pattern.

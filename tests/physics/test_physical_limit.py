@@ -195,7 +195,9 @@ def test_what_is_scattered_beyond_the_detector_does_not_weaken_the_phase(gap: fl
         got, truth = spectra
         scales.append(float((got * truth.conj()).real.sum() / (abs(truth) ** 2).sum()))
         errors.append(float(np.linalg.norm(got - truth) / np.linalg.norm(truth)))
-    assert errors[2] < 0.5 * errors[0]  # 0.036 and 0.014 of thick slices, 0.078 and 0.020 of thin ones
-    assert scales[2] == pytest.approx(1.0, abs=0.01)
-    if gap < 2:  # 0.981 of slices that shift the phase only, 0.993
-        assert 1 - scales[2] < 0.6 * (1 - scales[1])
+    assert errors[2] < 0.5 * errors[0]  # 0.036 and 0.014 of thick slices, 0.061 and 0.019 of thin ones
+    # of thin ones 0.989: atoms of up to 2.2 rad that the counts leave between two slices, where each lies in one
+    assert scales[2] == pytest.approx(1.0, abs=0.012)
+    if gap < 2:  # 0.982 of slices that shift the phase only, which are free beyond the detector's edge
+        assert 1 - scales[2] < 0.7 * (1 - scales[1])
+        assert errors[2] < 0.9 * errors[1]  # 0.019, 0.023
