@@ -30,6 +30,9 @@ from instrument import optics
 WRAPPED = 0.9 * np.pi
 """Phase of a slice beyond which it may have wrapped round, so that its spectrum means nothing."""
 
+MOST_LOST = 2.0
+"""Log amplitude beyond which a slice is not believed: positions in another unit make phases whose absorption overflows."""
+
 
 def phases(obj: Any, light: Any, xp: Any) -> Any:
     """(S, y, x) rad of the slices (S, y, x), less each slice's mean where `light` (S, y, x) falls."""
@@ -70,7 +73,8 @@ class Law:
         if self.extended:
             phase = self.seen(phase)
             phase = phase + sigma * self._unseen(phase**2)
-        return self.xp.exp(1j * phase - kappa * self._absorbed(phase)).astype(np.complex64)
+        lost = self.xp.clip(kappa * self._absorbed(phase), -MOST_LOST, MOST_LOST)
+        return self.xp.exp(1j * phase - lost).astype(np.complex64)
 
     def imposed(self, obj: Any) -> Any:
         """The slices (S, y, x) that follow from the phases of `obj`; `obj` itself where a phase may have wrapped round."""

@@ -90,3 +90,7 @@ def test_phases_that_may_have_wrapped_are_left_alone() -> None:
     np.testing.assert_array_equal(known.imposed(wrapped), wrapped)
     known.climb(wrapped, wrapped * 0.1j, np.ones(wrapped.shape, np.float32), size=1.0)
     np.testing.assert_array_equal(known.numbers, [0.01, 0.5])
+
+
+def test_no_number_makes_a_slice_overflow() -> None:
+    assert np.isfinite(law(1e6, 0.5).of(atoms(8, seed=6))).all()
