@@ -12,7 +12,7 @@ from agent.reconstruction.depth import DAMPING, Depths
 from agent.reconstruction.displacement import moved
 from agent.reconstruction.prior import Prior
 from agent.reconstruction.schedule import Step
-from agent.reconstruction.transmission import Law
+from agent.reconstruction.transmission import TransmissionLaw
 
 if TYPE_CHECKING:
     from agent.reconstruction.engine import Reconstructor
@@ -45,7 +45,7 @@ class Ascent:
         law: what goes with the phases of slices; None: nothing.
     """
 
-    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths, law: Law | None) -> None:
+    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths, law: TransmissionLaw | None) -> None:
         self.reached: Reached | None = None
         """None: no full pass was made since the start, or since the extrapolated point was left."""
         self.depths, self.law = depths, law
@@ -137,7 +137,7 @@ class Ascent:
         """Let slices be what follows from their phases, and no phase below that of vacuum where that is asked for."""
         obj, xp = worker.unknowns.object, worker.backend.xp
         if self.law is not None:
-            obj[...] = self.law.imposed(obj)
+            obj[...] = self.law.imposed(obj, sums.illumination)
         if worker.settings.positivity:
             obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
 

@@ -36,7 +36,7 @@ from agent.reconstruction.displacement import padding
 from agent.reconstruction.patterns import chunks, in_bins, joined, kept_on_disk
 from agent.reconstruction.refine import PatternUnknowns
 from agent.reconstruction.schedule import Step, schedule
-from agent.reconstruction.transmission import Law
+from agent.reconstruction.transmission import TransmissionLaw
 from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
 from instrument import optics
 
@@ -144,7 +144,7 @@ class Reconstructor:
         xp, detector = self.backend.xp, self.data.patterns.shape[1:]
         wavelength = optics.wavelength(self.data.voltage)
         pixel_size, resolved = self.geometry.pixel_size, (detector[0] / self.shape[0], detector[1] / self.shape[1])
-        law = Law(xp, pixel_size, resolved if self._padded else (1, 1)) if self.lawful else None
+        law = TransmissionLaw(xp, pixel_size, resolved if self._padded else (1, 1)) if self.follows_law else None
         return Ascent(xp, resolved, Depths(xp, self.settings.depths, wavelength, pixel_size), law)
 
     def _load(self, patterns: Any, binned: bool = False) -> Any:
@@ -205,7 +205,7 @@ class Reconstructor:
         return self.settings.slices > 1 or not self._telling
 
     @property
-    def lawful(self) -> bool:
+    def follows_law(self) -> bool:
         """Whether several slices are what follows from their phases (`transmission`)."""
         several = self.settings.object_type is None and self.settings.slices > 1
         return several and self._telling and (self._thin or not self._padded)

@@ -27,10 +27,9 @@ def of(worker: Reconstructor) -> Reconstruction:
     margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
     lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
     lit = np.clip(lit, 0, None)
-    turned, shown = (
-        [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in layers]
-        for layers in (obj, _seen(worker, obj, illumination))
-    )
+    turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
+    seen = _seen(worker, obj, illumination)
+    shown = turned if seen is obj else [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in seen]
     phase = np.zeros(lit.shape, np.float32)
     for layer in shown:
         phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
@@ -58,7 +57,7 @@ def of(worker: Reconstructor) -> Reconstruction:
 def _seen(worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> NDArray[np.complex64]:
     """The slices (S, y, x) without what only follows from their resolved frequencies (`transmission`)."""
     law = worker.ascent.law
-    if law is None:
+    if law is None or not law.extended:
         return obj
     mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
     phase = law.seen(worker.backend.xp.asarray(np.angle(obj * mean.conj())))

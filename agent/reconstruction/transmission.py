@@ -44,7 +44,7 @@ def without_mean(images: Any, light: Any) -> Any:
     return images - (images * light).sum(axis=(1, 2), keepdims=True) / light.sum(axis=(1, 2), keepdims=True)
 
 
-class Law:
+class TransmissionLaw:
     """How slices follow from the resolved frequencies of their phases.
 
     Args:
@@ -76,10 +76,13 @@ class Law:
         lost = self.xp.clip(kappa * self._absorbed(phase), -MOST_LOST, MOST_LOST)
         return self.xp.exp(1j * phase - lost).astype(np.complex64)
 
-    def imposed(self, obj: Any) -> Any:
-        """The slices (S, y, x) that follow from the phases of `obj`; `obj` itself where a phase may have wrapped round."""
-        phase = self.xp.angle(obj)
-        return self.xp.where(_told(phase, self.xp), self.of(phase), obj)
+    def imposed(self, obj: Any, light: Any) -> Any:
+        """The slices (S, y, x) that follow from the phases of `obj`; `obj` itself where a phase may have wrapped round.
+
+        What a slice loses does not depend on which of its phases is called 0, here the mean where `light` (S, y, x) falls.
+        """
+        angle, phase = self.xp.angle(obj), phases(obj, light, self.xp)
+        return self.xp.where(_told(angle, self.xp), self.of(phase) * self.xp.exp(1j * (angle - phase)), obj)
 
     def climb(self, obj: Any, slope: Any, light: Any, size: float) -> Any:
         """A step of both numbers; returns by what the likelihood grows with phases (S, y, x) that the rest follows.
@@ -98,9 +101,8 @@ class Law:
             phase = self.seen(phase)
             steps[1] = _step(self._unseen(phase**2), uphill, light)
             uphill = uphill + 2 * sigma * phase * self._unseen(uphill)
-        self.numbers = self.xp.maximum(
-            self.numbers + size * self.xp.stack(steps), 0
-        )  # nothing emits, no atom is blunter
+        # nothing emits, no atom is blunter than it is seen
+        self.numbers = self.xp.maximum(self.numbers + size * self.xp.stack(steps), 0)
         return uphill
 
     def _absorbed(self, phase: Any) -> Any:

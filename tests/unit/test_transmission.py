@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction.transmission import WRAPPED, Law
+from agent.reconstruction.transmission import WRAPPED, TransmissionLaw
 
 PIXEL, SHAPE = (0.2, 0.25), (60, 48)
 RESOLVED = (0.6, 0.7)
@@ -22,8 +22,8 @@ def atoms(n: int, seed: int) -> NDArray[np.float32]:
     return phase.astype(np.float32)
 
 
-def law(kappa: float, sigma: float, resolved: tuple[float, float] = RESOLVED) -> Law:
-    found = Law(np, PIXEL, resolved)
+def law(kappa: float, sigma: float, resolved: tuple[float, float] = RESOLVED) -> TransmissionLaw:
+    found = TransmissionLaw(np, PIXEL, resolved)
     found.numbers = np.array([kappa, sigma])
     return found
 
@@ -78,18 +78,26 @@ def test_atoms_are_as_much_sharper_as_their_square() -> None:
 
 def test_what_is_resolved_stays_as_it_is() -> None:
     phase = law(0, 0).seen(atoms(8, seed=4))
-    once = law(0.01, 0.5).imposed(np.exp(1j * phase))
+    light = np.ones(phase.shape, np.float32)
+    once = law(0.01, 0.5).imposed(np.exp(1j * phase), light)
     np.testing.assert_allclose(law(0, 0).seen(np.angle(once)), phase, atol=1e-5)
-    np.testing.assert_allclose(law(0.01, 0.5).imposed(once), once, atol=1e-5)
+    np.testing.assert_allclose(law(0.01, 0.5).imposed(once, light), once, atol=1e-5)
 
 
 def test_phases_that_may_have_wrapped_are_left_alone() -> None:
     phase = atoms(3, seed=5)
     wrapped = np.exp(1j * phase * (WRAPPED + 0.1) / phase.max()).astype(np.complex64)
-    known = law(0.01, 0.5)
-    np.testing.assert_array_equal(known.imposed(wrapped), wrapped)
-    known.climb(wrapped, wrapped * 0.1j, np.ones(wrapped.shape, np.float32), size=1.0)
+    known, light = law(0.01, 0.5), np.ones(phase.shape, np.float32)
+    np.testing.assert_array_equal(known.imposed(wrapped, light), wrapped)
+    known.climb(wrapped, wrapped * 0.1j, light, size=1.0)
     np.testing.assert_array_equal(known.numbers, [0.01, 0.5])
+
+
+@pytest.mark.parametrize("resolved", [RESOLVED, (1.0, 1.0)], ids=["extended detector", "as it is"])
+def test_what_a_slice_loses_does_not_depend_on_what_phase_is_called_0(resolved: tuple[float, float]) -> None:
+    phase, light = atoms(8, seed=7), np.random.default_rng(1).uniform(1, 2, (2, *SHAPE)).astype(np.float32)
+    here, there = (law(0.05, 0.5, resolved).imposed(np.exp(1j * (phase + zero)), light) for zero in (0.0, 0.7))
+    np.testing.assert_allclose(there, here * np.exp(0.7j), atol=1e-5)
 
 
 def test_no_number_makes_a_slice_overflow() -> None:
