@@ -10,11 +10,11 @@ from agent.reconstruction import noise
 ERROR = 0.01
 
 
-@pytest.mark.parametrize(("bias", "raw"), [(0.0, 0.75), (0.5 * ERROR, 0.9), (-20 * ERROR, 1.03)])
-def test_what_is_believed_of_a_bias_is_nearer_to_it_than_what_was_found(bias: float, raw: float) -> None:
+@pytest.mark.parametrize(("bias", "most"), [(0.0, 0.75), (0.5 * ERROR, 0.9), (-20 * ERROR, 1.03)])
+def test_what_is_believed_of_a_bias_is_nearer_to_it_than_what_was_found(bias: float, most: float) -> None:
     found = bias + ERROR * np.random.default_rng(1).standard_normal(4000)
     believed = np.array([noise.believed(value, ERROR**2) for value in found])
-    assert np.sqrt(np.mean((believed - bias) ** 2)) < raw * np.sqrt(np.mean((found - bias) ** 2))
+    assert np.sqrt(np.mean((believed - bias) ** 2)) < most * np.sqrt(np.mean((found - bias) ** 2))
     assert (believed * found >= 0).all()
     assert (np.abs(believed) <= np.abs(found)).all()
 
