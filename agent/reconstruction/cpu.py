@@ -30,7 +30,7 @@ _SMALL = 8
 
 @lru_cache(maxsize=8)
 def _plan(n: int) -> transform.Plan:
-    return transform.plan(n)
+    return transform.plan(n, eights=transform.registers()[1] > 16)
 
 
 @lru_cache(maxsize=8)

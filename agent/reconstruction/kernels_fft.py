@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numba import njit
@@ -12,8 +13,33 @@ from agent.reconstruction.transform import LANES, RADICES
 OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
 """How the kernels are compiled."""
 
-_f2, _f3, _f4, _f5, _f8 = (butterfly(radix, inverse=False) for radix in RADICES)
-_i2, _i3, _i4, _i5, _i8 = (butterfly(radix, inverse=True) for radix in RADICES)
+
+def _stage(inverse: bool, twiddled: bool) -> Callable[..., None]:
+    """One pass of a transform over the group of n × 16 from `start` on."""
+    by_2, by_3, by_4, by_5, by_8 = (butterfly(radix, inverse, twiddled) for radix in RADICES)
+
+    @njit(**OPTIONS)
+    def stage(re: Any, im: Any, start: int, n: int, radix: int, stride: int, place: int, twiddles: Any) -> None:
+        step, count = stride * LANES, 2 * (radix - 1)
+        for block in range(start, start + n * LANES, radix * step):
+            for p in range(stride):
+                first, table = block + p * LANES, place + p * count
+                if radix == 8:
+                    by_8(re, im, first, step, twiddles, table)
+                elif radix == 4:
+                    by_4(re, im, first, step, twiddles, table)
+                elif radix == 2:
+                    by_2(re, im, first, step, twiddles, table)
+                elif radix == 3:
+                    by_3(re, im, first, step, twiddles, table)
+                else:
+                    by_5(re, im, first, step, twiddles, table)
+
+    return stage
+
+
+_forward, _forward_last = (_stage(inverse=False, twiddled=twiddled) for twiddled in (True, False))
+_inverse, _inverse_first = (_stage(inverse=True, twiddled=twiddled) for twiddled in (True, False))
 
 
 @njit(**OPTIONS)
@@ -21,20 +47,10 @@ def forward(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) ->
     """In place, unnormalised: the group of n × 16 from `start` on, natural to permuted order."""
     for i in range(len(passes)):
         radix, stride, place = passes[i, 0], passes[i, 1], passes[i, 2]
-        step, count = stride * LANES, 2 * (radix - 1)
-        for block in range(start, start + n * LANES, radix * step):
-            for p in range(stride):
-                first, table = block + p * LANES, place + p * count
-                if radix == 8:
-                    _f8(re, im, first, step, twiddles, table)
-                elif radix == 4:
-                    _f4(re, im, first, step, twiddles, table)
-                elif radix == 2:
-                    _f2(re, im, first, step, twiddles, table)
-                elif radix == 3:
-                    _f3(re, im, first, step, twiddles, table)
-                else:
-                    _f5(re, im, first, step, twiddles, table)
+        if stride > 1:
+            _forward(re, im, start, n, radix, stride, place, twiddles)
+        else:
+            _forward_last(re, im, start, n, radix, stride, place, twiddles)
 
 
 @njit(**OPTIONS)
@@ -42,17 +58,7 @@ def inverse(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) ->
     """In place, unnormalised: the group of n × 16 from `start` on, permuted to natural order."""
     for i in range(len(passes) - 1, -1, -1):
         radix, stride, place = passes[i, 0], passes[i, 1], passes[i, 2]
-        step, count = stride * LANES, 2 * (radix - 1)
-        for block in range(start, start + n * LANES, radix * step):
-            for p in range(stride):
-                first, table = block + p * LANES, place + p * count
-                if radix == 8:
-                    _i8(re, im, first, step, twiddles, table)
-                elif radix == 4:
-                    _i4(re, im, first, step, twiddles, table)
-                elif radix == 2:
-                    _i2(re, im, first, step, twiddles, table)
-                elif radix == 3:
-                    _i3(re, im, first, step, twiddles, table)
-                else:
-                    _i5(re, im, first, step, twiddles, table)
+        if stride > 1:
+            _inverse(re, im, start, n, radix, stride, place, twiddles)
+        else:
+            _inverse_first(re, im, start, n, radix, stride, place, twiddles)

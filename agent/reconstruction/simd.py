@@ -1,7 +1,8 @@
 """Sixteen floats as one numba value, and the steps of an FFT across sixteen columns at once.
 
 LLVM vectorises what is written with these whatever the machine has: one AVX-512 register, two of AVX2, four of SSE or
-NEON. No compiler, no extension and no particular instruction set is needed.
+NEON. Steps that work on many vectors at once take as many lanes at a time as a register has. No compiler, no extension
+and no particular instruction set is needed.
 
 An FFT across columns transforms sixteen columns together, lane by lane, so no data move between lanes; a group of
 n × 16 numbers (16 KiB at n = 128) stays in the first-level cache. It works in place: decimation in frequency forwards,
@@ -23,11 +24,13 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from agent.reconstruction.transform import LANES
+from agent.reconstruction.transform import LANES, registers
 
 _FAST = ("fast",)
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
+REGISTER = registers()[0]
+"""Lanes that butterflies and transpositions work on at a time: with more, not all numbers of a step find a register."""
 
 
 class VectorType(types.Type):
@@ -46,8 +49,8 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _VECTOR)
 
 
-def _constant(value: float) -> Any:
-    return ir.Constant(_VECTOR, [value] * LANES)
+def _constant(value: float, lanes: int = LANES) -> Any:
+    return ir.Constant(ir.VectorType(_FLOAT, lanes), [value] * lanes)
 
 
 def _define_operator(symbol: Any, instruction: str) -> None:
@@ -74,20 +77,20 @@ def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
 
-def _read(builder: Any, base: Any, index: Any) -> Any:
-    value = builder.load(builder.bitcast(builder.gep(base, [index]), _VECTOR.as_pointer()))
+def _read(builder: Any, base: Any, index: Any, lanes: int = LANES) -> Any:
+    value = builder.load(builder.bitcast(builder.gep(base, [index]), ir.VectorType(_FLOAT, lanes).as_pointer()))
     value.align = 4
     return value
 
 
 def _write(builder: Any, base: Any, index: Any, value: Any) -> None:
-    builder.store(value, builder.bitcast(builder.gep(base, [index]), _VECTOR.as_pointer())).align = 4
+    builder.store(value, builder.bitcast(builder.gep(base, [index]), value.type.as_pointer())).align = 4
 
 
-def _broadcast(builder: Any, scalar: Any) -> Any:
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
+def _broadcast(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
+    undefined = ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * LANES))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
 
 
 @intrinsic
@@ -253,11 +256,32 @@ def sqrt(typingctx: Any, value: Any) -> Any:
     return vector(vector), codegen
 
 
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """The columns of as many vectors as each has lanes."""
+    n = len(rows)
+    rows, half = list(rows), n // 2
+    while half:
+        masks = (
+            [j + n - half if j & half else j for j in range(n)],
+            [j + n if j & half else j + half for j in range(n)],
+        )
+        for i in (i for i in range(n) if not i & half):
+            pair = rows[i], rows[i + half]
+            rows[i], rows[i + half] = (
+                builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_INT, n), mask)) for mask in masks
+            )
+        half //= 2
+    return rows
+
+
 @intrinsic
 def transpose(
     typingctx: Any, source: Any, start: Any, step: Any, target: Any, target_start: Any, target_step: Any
 ) -> Any:
-    """Transpose a 16 × 16 block: row i from start + i·step, written as column i of the rows at target_start + j·target_step."""
+    """Transpose a 16 × 16 block: row i from start + i·step, written as column i of the rows at target_start + j·target_step.
+
+    The two may not overlap.
+    """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = [_data(context, builder, sig.args[i], args[i]) for i in (0, 3)]
@@ -265,19 +289,13 @@ def transpose(
         def place(start: Any, step: Any, i: int) -> Any:
             return builder.add(start, builder.mul(step, ir.Constant(step.type, i)))
 
-        rows = [_read(builder, data[0], place(args[1], args[2], i)) for i in range(LANES)]
-        half = LANES // 2
-        while half:
-            upper = [j + LANES - half if j & half else j for j in range(LANES)]
-            lower = [j + LANES if j & half else j + half for j in range(LANES)]
-            for i in (i for i in range(LANES) if not i & half):
-                pair = rows[i], rows[i + half]
-                rows[i], rows[i + half] = (
-                    builder.shuffle_vector(*pair, ir.Constant(_INTS, mask)) for mask in (upper, lower)
-                )
-            half //= 2
-        for i, row in enumerate(rows):
-            _write(builder, data[1], place(args[4], args[5], i), row)
+        for i in range(0, LANES, REGISTER):
+            for j in range(0, LANES, REGISTER):
+                part = builder.add(args[1], ir.Constant(args[1].type, j))
+                rows = [_read(builder, data[0], place(part, args[2], i + q), REGISTER) for q in range(REGISTER)]
+                part = builder.add(args[4], ir.Constant(args[4].type, i))
+                for q, row in enumerate(_transposed(builder, rows)):
+                    _write(builder, data[1], place(part, args[5], j + q), row)
         return context.get_dummy_value()
 
     places = (types.intp, types.intp)
@@ -300,7 +318,7 @@ class _Complex:
 
     def scaled(self, factor: float) -> _Complex:
         """Times a real constant."""
-        b, c = self.builder, _constant(factor)
+        b, c = self.builder, _constant(factor, self.re.type.count)
         return _Complex(b, b.fmul(self.re, c, flags=_FAST), b.fmul(self.im, c, flags=_FAST))
 
     def times(self, re: Any, im: Any) -> _Complex:
@@ -345,12 +363,19 @@ def _dft(x: list[_Complex]) -> list[_Complex]:
     return [a + b for a, b in zip(even, odd, strict=True)] + [a - b for a, b in zip(even, odd, strict=True)]
 
 
-def butterfly(radix: int, inverse: bool) -> Callable[..., None]:
+def _twiddle(builder: Any, table: Any, start: Any, q: int, inverse: bool) -> tuple[Any, Any]:
+    """(re, im) of the q-th twiddle factor from `start` on, for an inverse transform its conjugate, in all lanes of a register."""
+    places = (builder.add(start, ir.Constant(start.type, 2 * (q - 1) + part)) for part in (0, 1))
+    re, im = (_broadcast(builder, builder.load(builder.gep(table, [place])), REGISTER) for place in places)
+    return re, builder.fneg(im) if inverse else im
+
+
+def butterfly(radix: int, inverse: bool, twiddled: bool = True) -> Callable[..., None]:
     """The step of an in-place FFT: f(re, im, start, stride, twiddles, twiddle_start).
 
     Loads `radix` groups of sixteen at start + q·stride, transforms them across the groups, and writes them back.
     Forwards the results are multiplied by the twiddle factors (re, im of q = 1, 2, … one after another), backwards the
-    inputs by their conjugates.
+    inputs by their conjugates; where not `twiddled`, all of these are 1 and left out.
     """
 
     @intrinsic
@@ -358,24 +383,25 @@ def butterfly(radix: int, inverse: bool) -> Callable[..., None]:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             planes = [_data(context, builder, sig.args[i], args[i]) for i in (0, 1)]
             table = _data(context, builder, sig.args[4], args[4])
-            places = [builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, q))) for q in range(radix)]
+            factors = [_twiddle(builder, table, args[5], q, inverse) for q in range(1, radix)] if twiddled else []
 
-            def factor(q: int) -> tuple[Any, Any]:
-                first = builder.add(args[5], ir.Constant(args[5].type, 2 * (q - 1)))
-                second = builder.add(first, ir.Constant(first.type, 1))
-                parts = [_broadcast(builder, builder.load(builder.gep(table, [i]))) for i in (first, second)]
-                return parts[0], builder.fneg(parts[1]) if inverse else parts[1]
+            def turned(values: list[_Complex]) -> list[_Complex]:
+                rest = (v.times(*f) for v, f in zip(values[1:], factors, strict=True)) if twiddled else values[1:]
+                return [values[0], *rest]
 
-            values = [_Complex(builder, *(_read(builder, plane, place) for plane in planes)) for place in places]
-            if inverse:
-                values = [v if q == 0 else v.times(*factor(q)) for q, v in enumerate(values)]
+            def swapped(values: list[_Complex]) -> list[_Complex]:
+                return [_Complex(builder, v.im, v.re) for v in values]
+
+            for lane in range(0, LANES, REGISTER):
+                first = builder.add(args[2], ir.Constant(args[2].type, lane))
+                places = [builder.add(first, builder.mul(args[3], ir.Constant(args[3].type, q))) for q in range(radix)]
+                pairs = [[_read(builder, plane, at, REGISTER) for plane in planes] for at in places]
+                values = [_Complex(builder, *pair) for pair in pairs]
                 # the inverse transform is the forward one with real and imaginary parts exchanged
-                done = [_Complex(builder, v.im, v.re) for v in _dft([_Complex(builder, v.im, v.re) for v in values])]
-            else:
-                done = [v if q == 0 else v.times(*factor(q)) for q, v in enumerate(_dft(values))]
-            for place, value in zip(places, done, strict=True):
-                _write(builder, planes[0], place, value.re)
-                _write(builder, planes[1], place, value.im)
+                done = swapped(_dft(swapped(turned(values)))) if inverse else turned(_dft(values))
+                for at, value in zip(places, done, strict=True):
+                    _write(builder, planes[0], at, value.re)
+                    _write(builder, planes[1], at, value.im)
             return context.get_dummy_value()
 
         index = types.intp

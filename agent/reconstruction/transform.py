@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 LANES = 16
 """Columns that are transformed together."""
 RADICES = (2, 3, 4, 5, 8)
-"""Butterflies there are. Sixteen would need more registers than most machines have."""
+"""Butterflies there are. Sixteen would need more registers than any machine has, eight needs more than sixteen."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,24 @@ class Plan:
     order: NDArray[np.int64]
 
 
-def factors(n: int) -> list[int] | None:
-    """The butterflies that make up a transform of length n, small ones first; None where there are none."""
+@lru_cache(maxsize=1)
+def registers() -> tuple[int, int]:
+    """(floats that a vector register of this processor holds, how many of these there are)."""
+    import llvmlite.binding as llvm
+
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 16, 32
+    if features.get("avx"):
+        return 8, 16
+    return 4, 32 if platform.machine().lower() in ("arm64", "aarch64") else 16
+
+
+def factors(n: int, eights: bool) -> list[int] | None:
+    """The butterflies that make up a transform of length n, small ones first; None where there are none.
+
+    The last one, which needs no twiddle factors, is the largest.
+    """
     found, rest = [], n
     for radix in (5, 3):
         while rest % radix == 0:
@@ -40,15 +58,21 @@ def factors(n: int) -> list[int] | None:
     twos = rest.bit_length() - 1
     if rest != 1 << twos:
         return None
-    # as many eights as leave fours, not twos
-    found += {0: [], 1: [2] if twos == 1 else [4, 4], 2: [4]}[twos % 3]
-    found += [8] * ((twos - {0: 0, 1: 1 if twos == 1 else 4, 2: 2}[twos % 3]) // 3)
+    if eights:  # as many as leave fours, not twos
+        small = {0: [], 1: [2] if twos == 1 else [4, 4], 2: [4]}[twos % 3]
+        found += small + [8] * ((twos - sum(radix // 2 for radix in small)) // 3)
+    else:
+        found += [2] * (twos % 2) + [4] * (twos // 2)
     return sorted(found)
 
 
-def plan(n: int) -> Plan:
-    """The plan for length n. Raises ValueError where n has factors other than 2, 3 and 5."""
-    radices = factors(n)
+def plan(n: int, eights: bool) -> Plan:
+    """The plan for length n, with butterflies of eight or without; these need more than sixteen registers.
+
+    Raises:
+        ValueError: n has factors other than 2, 3 and 5.
+    """
+    radices = factors(n, eights)
     if radices is None:
         msg = f"no transform of length {n}; legal: products of 2, 3 and 5"
         raise ValueError(msg)
