@@ -7,7 +7,7 @@ from typing import Any
 
 from numba import njit
 
-from agent.reconstruction.simd import butterfly
+from agent.reconstruction.simd import REGISTER, butterfly
 from agent.reconstruction.transform import LANES, RADICES
 
 OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
@@ -23,23 +23,24 @@ def _stage(inverse: bool, twiddled: bool) -> Callable[..., None]:
         step, count = stride * LANES, 2 * (radix - 1)
         for block in range(start, start + n * LANES, radix * step):
             for p in range(stride):
-                first, table = block + p * LANES, place + p * count
-                if radix == 8:
-                    by_8(re, im, first, step, twiddles, table)
-                elif radix == 4:
-                    by_4(re, im, first, step, twiddles, table)
-                elif radix == 2:
-                    by_2(re, im, first, step, twiddles, table)
-                elif radix == 3:
-                    by_3(re, im, first, step, twiddles, table)
-                else:
-                    by_5(re, im, first, step, twiddles, table)
+                table = place + p * count
+                for first in range(block + p * LANES, block + (p + 1) * LANES, REGISTER):
+                    if radix == 8:
+                        by_8(re, im, first, step, twiddles, table)
+                    elif radix == 4:
+                        by_4(re, im, first, step, twiddles, table)
+                    elif radix == 2:
+                        by_2(re, im, first, step, twiddles, table)
+                    elif radix == 3:
+                        by_3(re, im, first, step, twiddles, table)
+                    else:
+                        by_5(re, im, first, step, twiddles, table)
 
     return stage
 
 
-_forward, _forward_last = (_stage(inverse=False, twiddled=twiddled) for twiddled in (True, False))
-_inverse, _inverse_first = (_stage(inverse=True, twiddled=twiddled) for twiddled in (True, False))
+_forward, _inverse = (_stage(inverse=inverse, twiddled=True) for inverse in (False, True))
+_plain = _stage(inverse=False, twiddled=False)
 
 
 @njit(**OPTIONS)
@@ -50,7 +51,7 @@ def forward(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) ->
         if stride > 1:
             _forward(re, im, start, n, radix, stride, place, twiddles)
         else:
-            _forward_last(re, im, start, n, radix, stride, place, twiddles)
+            _plain(re, im, start, n, radix, stride, place, twiddles)
 
 
 @njit(**OPTIONS)
@@ -61,4 +62,4 @@ def inverse(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) ->
         if stride > 1:
             _inverse(re, im, start, n, radix, stride, place, twiddles)
         else:
-            _inverse_first(re, im, start, n, radix, stride, place, twiddles)
+            _plain(im, re, start, n, radix, stride, place, twiddles)  # real and imaginary parts exchanged: backwards

@@ -373,7 +373,7 @@ def _twiddle(builder: Any, table: Any, start: Any, q: int, inverse: bool) -> tup
 def butterfly(radix: int, inverse: bool, twiddled: bool = True) -> Callable[..., None]:
     """The step of an in-place FFT: f(re, im, start, stride, twiddles, twiddle_start).
 
-    Loads `radix` groups of sixteen at start + q·stride, transforms them across the groups, and writes them back.
+    Loads REGISTER numbers from each start + q·stride on, q < radix, transforms them across the q, and writes them back.
     Forwards the results are multiplied by the twiddle factors (re, im of q = 1, 2, … one after another), backwards the
     inputs by their conjugates; where not `twiddled`, all of these are 1 and left out.
     """
@@ -392,16 +392,14 @@ def butterfly(radix: int, inverse: bool, twiddled: bool = True) -> Callable[...,
             def swapped(values: list[_Complex]) -> list[_Complex]:
                 return [_Complex(builder, v.im, v.re) for v in values]
 
-            for lane in range(0, LANES, REGISTER):
-                first = builder.add(args[2], ir.Constant(args[2].type, lane))
-                places = [builder.add(first, builder.mul(args[3], ir.Constant(args[3].type, q))) for q in range(radix)]
-                pairs = [[_read(builder, plane, at, REGISTER) for plane in planes] for at in places]
-                values = [_Complex(builder, *pair) for pair in pairs]
-                # the inverse transform is the forward one with real and imaginary parts exchanged
-                done = swapped(_dft(swapped(turned(values)))) if inverse else turned(_dft(values))
-                for at, value in zip(places, done, strict=True):
-                    _write(builder, planes[0], at, value.re)
-                    _write(builder, planes[1], at, value.im)
+            places = [builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, q))) for q in range(radix)]
+            pairs = [[_read(builder, plane, at, REGISTER) for plane in planes] for at in places]
+            values = [_Complex(builder, *pair) for pair in pairs]
+            # the inverse transform is the forward one with real and imaginary parts exchanged
+            done = swapped(_dft(swapped(turned(values)))) if inverse else turned(_dft(values))
+            for at, value in zip(places, done, strict=True):
+                _write(builder, planes[0], at, value.re)
+                _write(builder, planes[1], at, value.im)
             return context.get_dummy_value()
 
         index = types.intp
