@@ -370,7 +370,7 @@ def _twiddle(builder: Any, table: Any, start: Any, q: int, inverse: bool) -> tup
     return re, builder.fneg(im) if inverse else im
 
 
-def butterfly(radix: int, inverse: bool, twiddled: bool = True) -> Callable[..., None]:
+def butterfly(radix: int, inverse: bool, twiddled: bool) -> Callable[..., None]:
     """The step of an in-place FFT: f(re, im, start, stride, twiddles, twiddle_start).
 
     Loads REGISTER numbers from each start + q·stride on, q < radix, transforms them across the q, and writes them back.
