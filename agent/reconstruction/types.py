@@ -108,9 +108,9 @@ class ReconstructionSettings:
         stop_early: whether held-out counts choose the number of passes; the result is made from all counts.
         quantitative: whether phases are divided by what noise is found to have weakened them by (`noise`), and those of several
             slices by what a slab shows of each frequency (`transmission`).
-        regularise: whether phases (and amplitudes, where there are any) are expected to have no power where only noise is seen
-            (`prior`): a picture with less error the fewer counts there are. It acts from the fourth pass on. Not for halves
-            that are compared.
+        regularise: whether phases (and amplitudes, where there are any) are expected to have no power where only noise is seen,
+            at spatial frequencies and in places (`prior`): a picture with less error the fewer counts there are. It acts from
+            the fourth pass on. Not for halves that are compared.
         batch_size: patterns per update in the first pass, doubled in each further one; None: a sixth of them, at least 16.
         step_size: fraction of the preconditioned gradient taken in the first pass; it falls with the passes. Beyond 2 nothing
             converges.

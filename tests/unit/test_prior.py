@@ -49,7 +49,8 @@ def test_power_above_the_noise_is_filtered_as_wiener_says(ratio: float) -> None:
     measured = white(ratio * NOISE, seed=0)
     found, _ = posterior(measured[None], regularise=True, steps=60)
     gain = (found[0] * measured).sum() / (measured**2).sum()
-    assert gain == pytest.approx(1 - 1 / ratio, abs=0.02)
+    # places whose noise is large by chance are believed to have more power: 0.03 too much where it is three times the noise
+    assert gain == pytest.approx(1 - 1 / ratio, abs=0.04)
 
 
 def test_a_reflection_is_kept_and_the_noise_beside_it_goes() -> None:
@@ -58,6 +59,23 @@ def test_a_reflection_is_kept_and_the_noise_beside_it_goes() -> None:
     assert (found[0] * signal).sum() / (signal**2).sum() == pytest.approx(1, abs=0.01)
     # a patch of 5 × 5 frequencies round it keeps its noise
     assert ((found[0] - signal) ** 2).mean() < 0.15 * (noise**2).mean()
+
+
+def test_noise_beside_what_is_in_few_places_goes() -> None:
+    y, x = np.mgrid[:N, :N]
+    places = np.random.default_rng(9).uniform(10, N - 10, (8, 2))
+    vacancies = sum(np.exp(-((y - row) ** 2 + (x - column) ** 2) / 2) for row, column in places)
+    crystal, vacancies = reflection(0.2), -0.8 * (vacancies - vacancies.mean())
+    noise = white(NOISE / REAL, seed=10)
+    found, _ = posterior((crystal + vacancies + noise)[None], regularise=True, steps=60)
+    # the best that one and the same filter for all places can do, knowing the power of each frequency
+    k2 = np.fft.fftfreq(N)[:, None] ** 2 + np.fft.fftfreq(N) ** 2
+    power = len(places) * (0.8 * 2 * np.pi * np.exp(-2 * np.pi**2 * k2)) ** 2 / N**2
+    filtered = np.fft.ifft2(np.fft.fft2(vacancies + noise) * power / (power + NOISE / REAL)).real
+    error, of_a_filter = (float((image**2).mean()) for image in (found[0] - crystal - vacancies, filtered - vacancies))
+    assert error < 0.6 * of_a_filter
+    lost = 1 - ((found[0] - crystal) * vacancies).sum() / (vacancies**2).sum()
+    assert abs(lost) < 0.05
 
 
 def test_the_rim_of_what_is_lit_does_not_hide_noise_beside_a_reflection() -> None:
