@@ -47,8 +47,8 @@ PATCH = 5
 NEAR = 2.0
 """Standard deviation of the weights of neighbouring places, in pixels that the detector resolves.
 
-Of fewer, noise alone looks like something in places (thin object of `make limit` at 1e2 e/Å²); of more, bilayer MoS₂ has 0.05 more
-from 1e3 to 1e5.
+Of fewer, noise alone looks like something in places (thin object of `make limit` at 1e2 e/Å²); of more, bilayer MoS₂ has 0.05
+more from 1e3 to 1e5.
 """
 NOTED = 0.8
 """Part of a place's |x|² that counts.
