@@ -127,7 +127,9 @@ class Prior:
             noise: B.
         """
         xp, columns = self.xp, total.shape[-1] // 2 + 1
-        if self.places is None:
+        if (
+            self.places is None or self.places.shape != total.shape
+        ):  # at first, and where patterns that came later need more room
             self.power = self._kept(self._seen(total, light) - noise, 100 * noise)
             self.places = xp.zeros_like(total) + PLACES * noise
             self.local = self._filtered(total, PLACES * noise / (PLACES * noise + half + self.power[..., :columns]))

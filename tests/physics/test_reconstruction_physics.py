@@ -212,17 +212,18 @@ def some(data: DiffractionData, index: NDArray[np.int64]) -> DiffractionData:
     return replace(data, patterns=data.patterns[index], positions=data.positions[index])
 
 
-@pytest.mark.parametrize("order", ["halves", "interleaved"])
-def test_patterns_that_come_later_are_as_good(order: str) -> None:
+@pytest.mark.parametrize(("order", "regularise"), [("halves", False), ("interleaved", False), ("halves", True)])
+def test_patterns_that_come_later_are_as_good(order: str, regularise: bool) -> None:
+    settings = replace(SETTINGS, regularise=regularise)
     data = phantom.experiment(dose=1e4)
     index = np.arange(len(data.positions))
     first, rest = np.array_split(index, 2) if order == "halves" else (index[::2], index[1::2])
-    worker = Reconstructor(some(data, first), SETTINGS)
+    worker = Reconstructor(some(data, first), settings)
     worker.run()
     half = worker.result()
     worker.append(data.patterns[rest], data.positions[rest])
     worker.run()
-    whole, together = worker.result(), reconstruct(data, SETTINGS)
+    whole, together = worker.result(), reconstruct(data, settings)
     assert error(whole) < 1.03 * error(together) < 0.7 * error(half)
     assert np.allclose(whole.positions, data.positions[np.concatenate([first, rest])], atol=1e-4)
 
