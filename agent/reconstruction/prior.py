@@ -53,11 +53,11 @@ more from 1e3 to 1e5.
 NOTED = 0.8
 """Part of a place's |x|² that counts.
 
-So few independent numbers are near a place that noise alone is 1.3 B here, 0.7 B there. Where all of it counts one seed in three
-at 1e2 e/Å² has 1.4 times the error that it has without a prior.
+So few independent numbers are near a place that noise alone is 1.3 B here, 0.7 B there. Where all of it counts one of six
+seeds at 1e2 e/Å² has 1.4 times the error that it has without a prior.
 """
-PLACES = 10.0
-"""Power of each place at first, relative to B."""
+PLACES, UNSEEN = 10.0, 0.1
+"""Power of each place, and least power of a frequency, at first, relative to B."""
 CONJUGATE = 3
 """Steps of conjugate gradients in each pass towards what is of few places; it goes on from where it was in the last pass."""
 REAL = 1.3
@@ -85,6 +85,7 @@ class Prior:
         """(1 or 2, y, x) V of the same; None: nothing is expected of single places, or not yet."""
         self.local: Any = None
         """(1 or 2, y, x) what of the sums over slices is of single places."""
+        self._weights: dict[tuple[int, ...], Any] = {}
 
     def imposed(self, obj: Any, light: Any, size: float, phase_only: bool, regularise: bool) -> Any:
         """The slices (S, y, x) after the proximal step that follows a preconditioned gradient step.
@@ -107,7 +108,7 @@ class Prior:
             half = 0.5 * size * noise * (slices / (slices + DAMPING) if phase_only and slices > 1 else 1)
             change -= self._unexpected(total, light[0], half, noise)[:, None] / slices
         else:
-            self.power = self._kept(self._seen(total, light[0]) - noise, noise)
+            self.power = self._kept(self._seen(total, light[0]) - noise, LEAST * noise)
         if slices > 1:
             change += self._towards_each_other(parts - total[:, None] / slices, size * noise, light[0], phase_only)
         # which phase of a slice is called 0 is not seen: it would drift with the momentum until phases wrap round
@@ -126,16 +127,37 @@ class Prior:
             half: h, power of the noise relative to what a step is to a whole one.
             noise: B.
         """
-        xp, columns = self.xp, total.shape[-1] // 2 + 1
-        if (
-            self.places is None or self.places.shape != total.shape
-        ):  # at first, and where patterns that came later need more room
-            self.power = self._kept(self._seen(total, light) - noise, 100 * noise)
-            self.places = xp.zeros_like(total) + PLACES * noise
-            self.local = self._filtered(total, PLACES * noise / (PLACES * noise + half + self.power[..., :columns]))
-        stiff, inverse = 1 / self.places, 1 / (self.power[..., :columns] + half)
+        xp = self.xp
+        # at first, and where patterns that came later need more room
+        if self.places is None or self.places.shape != total.shape:
+            self._begin(total, light, half, noise)
+        inverse = 1 / (self.power[..., : total.shape[-1] // 2 + 1] + half)
+        self.local = self._of_places(total, inverse)
+        less = half * self._filtered(total - self.local, inverse)
+        beside_places = light.sum() / _sum(light / (self.places + noise))
+        beside_power = 1 / (1 / (self.power + noise)).mean(axis=(-2, -1), keepdims=True)
+        seen = self._seen(total - less - self.local, light)
+        self.power = self._kept(_that_stays(seen, beside_places, xp), LEAST * noise)
+        near = _that_stays(NOTED * self._near(self.local**2), beside_power, xp)
+        self.places = xp.maximum(near, LEAST * noise).astype(np.float32)
+        return less
+
+    def _begin(self, total: Any, light: Any, half: Any, noise: Any) -> None:
+        """All places have the same power, and every frequency what stands out of the noise."""
+        power = self.power = self._kept(self._seen(total, light) - noise, UNSEEN * noise)
+        same = PLACES * noise
+        self.places = self.xp.zeros_like(total) + same
+        self.local = self._filtered(total, same / (same + half + power[..., : total.shape[-1] // 2 + 1]))
+
+    def _of_places(self, total: Any, inverse: Any) -> Any:
+        """v (…, y, x), by conjugate gradients from where it was.
+
+        Args:
+            total: (…, y, x) x.
+            inverse: (…, y, x//2 + 1) 1/(P + h).
+        """
+        stiff, v = 1 / self.places, self.local
         scale = 1 / (stiff + inverse.mean(axis=(-2, -1), keepdims=True))
-        v = self.local
         rest = self._filtered(total - v, inverse) - stiff * v
         step = direction = scale * rest
         length = _sum(rest * step)
@@ -146,14 +168,7 @@ class Prior:
             step = scale * rest
             length, before = _sum(rest * step), length
             direction = step + length / (before + 1e-30) * direction
-        self.local = v.astype(np.float32)
-        less = half * self._filtered(total - v, inverse)
-        beside_places = light.sum() / _sum(light / (self.places + noise))
-        beside_power = 1 / (1 / (self.power + noise)).mean(axis=(-2, -1), keepdims=True)
-        self.power = self._kept(_that_stays(self._seen(total - less - v, light), beside_places, xp), noise)
-        near = _that_stays(NOTED * self._near(v**2), beside_power, xp)
-        self.places = xp.maximum(near, LEAST * noise).astype(np.float32)
-        return less
+        return v.astype(np.float32)
 
     def _towards_each_other(self, differences: Any, noise: Any, light: Any, phase_only: bool) -> Any:
         """By how much (…, S, y, x) what slices differ by changes; they add up to nothing."""
@@ -174,13 +189,15 @@ class Prior:
     def _near(self, images: Any) -> Any:
         """Means of images (…, y, x) over neighbouring places."""
         xp, shape = self.xp, images.shape[-2:]
-        k = xp.fft.fftfreq(shape[0])[:, None], xp.fft.rfftfreq(shape[1])
-        width = sum((along / part) ** 2 for along, part in zip(k, self.resolved, strict=True))
-        return xp.maximum(self._filtered(images, xp.exp(-2 * (np.pi * NEAR) ** 2 * width)), 0)
+        if shape not in self._weights:
+            k = xp.fft.fftfreq(shape[0])[:, None], xp.fft.rfftfreq(shape[1])
+            width = sum((along / part) ** 2 for along, part in zip(k, self.resolved, strict=True))
+            self._weights = {shape: xp.exp(-2 * (np.pi * NEAR) ** 2 * width).astype(np.float32)}
+        return xp.maximum(self._filtered(images, self._weights[shape]), 0)
 
-    def _kept(self, power: Any, noise: Any) -> Any:
-        """`power` (…, y, x), not less than a part of the noise, and infinite beyond the frequencies that are resolved."""
-        return self._where_resolved(self.xp.maximum(power, LEAST * noise))
+    def _kept(self, power: Any, least: Any) -> Any:
+        """`power` (…, y, x), at least so much, and infinite beyond the frequencies that the detector resolves."""
+        return self._where_resolved(self.xp.maximum(power, least))
 
     def _filtered(self, images: Any, gain: Any) -> Any:
         return self.xp.fft.irfft2(self.xp.fft.rfft2(images) * gain.astype(np.float32), s=images.shape[-2:])

@@ -117,7 +117,7 @@ class StrictBackend(backend.ArrayBackend):
 CASES = [
     {},
     {"object_type": "complex", "background": True, "positivity": True},
-    {"slices": 2, "slice_spacing": 5.0, "probe_modes": 2},
+    {"slices": 2, "slice_spacing": 5.0, "probe_modes": 2, "regularise": True},
     {"slices": 3, "slice_spacing": (1.0, 2.0), "padding": 1.25},
     {"refine_intensity": True, "variable_modes": 2},
     {"object_type": "complex", "regularise": True},
