@@ -5,9 +5,11 @@ explain are missing in the signal. On thin specimens the phase comes out 5 % too
 bias depends on dose, specimen and optics, but a reconstruction knows all three: counts simulated from it and
 reconstructed in the same way come out too weak by the same factor (Efron & Tibshirani, An Introduction to the Bootstrap,
 ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise; the difference between what was
-simulated and what came out is the noise, ring by ring. One simulation's factor has an error of its own, which that noise tells
-as well: at high dose it is larger than the bias. So the factor is believed as far as it stands out of its error, with the gain
-of a Wiener filter.
+simulated and what came out is the noise, ring by ring. Regularisation has freed the picture of most of it, but weakens every
+ring by a factor of its own: there the picture is simulated as it is, and then with each ring's loss made good.
+
+One simulation's factor has an error of its own, which that noise tells as well: at high dose it is larger than the bias. So the
+factor is believed as far as it stands out of its error, with the gain of a Wiener filter.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ SMALLEST = 32
 """Edge in pixels of the smallest field that tells something."""
 NEGLIGIBLE = 0.015
 """Bias below which a second simulation would change nothing."""
+UNLIKE = 2.0
+"""Factor by which rings may differ from all of them together in how much weaker they have become; few pixels tell little."""
 
 
 def scale(worker: Reconstructor) -> float:
@@ -42,27 +46,34 @@ def scale(worker: Reconstructor) -> float:
     window, frequency = _window(worker, index)
     if np.count_nonzero(window) < SMALLEST**2:
         return 1.0
-    noise = np.full(frequency.shape, (window**2).sum() / np.prod(worker.geometry.pixel_size) / (2 * _dose(worker)))
+    limit = (window**2).sum() / np.prod(worker.geometry.pixel_size) / (2 * _dose(worker))
+    noise = np.full(frequency.shape, 0.0 if worker.settings.regularise else limit)
     aperture = optics.spatial_frequency(worker.data.semiangle, worker.data.voltage)
     band = (frequency >= 0.5 * aperture) & (frequency <= 2 * aperture)
     power = _ring_mean(np.abs(_spectrum(phase.sum(axis=0), window)) ** 2, frequency)
-    found = 1.0
+    found, weaker = 1.0, np.ones_like(power)
     for attempt in range(2):
-        shrink = np.sqrt(np.clip(1 - noise / np.maximum(power, 1e-30), 0, 1))
-        truth = _filtered(phase, np.where(frequency < 0.5 / max(worker.geometry.pixel_size), shrink, 0.0)) / found
+        gain = np.sqrt(np.clip(1 - noise / np.maximum(power, 1e-30), 0, 1)) / weaker
+        truth = _filtered(phase, np.where(frequency < 0.5 / max(worker.geometry.pixel_size), gain, 0.0))
         again = _phases(worker, _again(worker, truth, index, attempt))
         expected, got = (_spectrum(image.sum(axis=0), window) for image in (truth, again))
-        energy = float((np.abs(expected) ** 2)[band].sum())
-        ratio = float((got * expected.conj())[band].real.sum()) / energy if energy > 0 else 0.0
+        simulated, common = np.abs(expected) ** 2, (got * expected.conj()).real
+        energy = float(simulated[band].sum())
+        ratio = float(common[band].sum()) / energy if energy > 0 else 0.0
         if not 0.2 < ratio < 2:  # nothing but noise in the band
             return 1.0
         noise = _ring_mean(np.abs(got - ratio * expected) ** 2, frequency)
         # a taper lets neighbouring frequencies scatter together
         together = window.size * (window**4).sum() / (window**2).sum() ** 2
-        variance = float((noise * np.abs(expected) ** 2)[band].sum()) * together / energy**2
+        variance = float((noise * simulated)[band].sum()) * together / energy**2
         found = 1 + believed(ratio - 1, variance)
         if abs(found - 1) < NEGLIGIBLE:
             break
+        weaker = np.full_like(power, found)
+        if worker.settings.regularise:
+            rings = _ring_mean(common, frequency) / np.maximum(_ring_mean(simulated, frequency), 1e-30)
+            weaker = np.clip(rings, ratio / UNLIKE, ratio * UNLIKE)
+            noise = _ring_mean(np.abs(got - weaker * expected) ** 2, frequency)
     return found
 
 

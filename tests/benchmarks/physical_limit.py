@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,12 +152,12 @@ def averaged(
     return rows
 
 
-def ours_thin(doses: Sequence[float], seeds: int, regularise: bool) -> list[Row]:
+def ours_thin(doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"] = "cpu") -> list[Row]:
     """The thin object in one slice."""
     data, phase, expected = thin_object()
     geo = geometry.locate(data)
     truth = middle(phase, geo.origin, geo.pixel_size)
-    settings = ReconstructionSettings(device="cpu", regularise=regularise)
+    settings = ReconstructionSettings(device=device, regularise=regularise)
     return averaged("thin object, 1 slice", data, expected, lambda _: truth, settings, doses, seeds)
 
 
@@ -202,7 +202,9 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.fft.ifft2(np.fft.ifftshift(np.pad(spectrum, rim))).real * (n / len(image)) ** 2
 
 
-def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[Row]:
+def ours_bilayer(
+    doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"] = "cpu"
+) -> list[Row]:
     """Bilayer MoS₂ in four slices, two for each layer."""
     data, expected, first_position = bilayer()
     phase = seen().sum(axis=0)
@@ -214,7 +216,7 @@ def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool) -> list[R
         return score.sample(on_grid(phase, round(recordings.CELL / pixel)), corner, n)
 
     gaps = (APART, SPACING - APART, APART)
-    settings = ReconstructionSettings(device="cpu", slices=4, slice_spacing=gaps, regularise=regularise)
+    settings = ReconstructionSettings(device=device, slices=4, slice_spacing=gaps, regularise=regularise)
     return averaged("bilayer MoS2, 4 slices", data, expected, truth, settings, doses, seeds)
 
 
