@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,9 @@ class _Support:
         mask: (ky, kx) bool it was made for.
         places_y, places_x: places of the supported frequencies in the permuted order.
         frequencies_y, frequencies_x: their integer frequencies, the first padded with zeros to whole groups.
-        index: FFT indices, to cut (m_y, m_x) out of an aperture.
-        sign: (m_x, m_y) (−1)^(ky + kx) puts the probe into the middle of the window.
+        index: (m_x, m_y) flat FFT indices, to cut the supported frequencies out of an aperture.
+        factor: (m_x, m_y) of apertures on their way in and of their sums on the way out: (−1)^(ky + kx), which puts the probe
+            into the middle of the window, over the number of pixels.
         packed: places and frequencies as kernels take them.
     """
 
@@ -77,8 +78,8 @@ class _Support:
     places_x: NDArray[np.int64]
     frequencies_y: NDArray[np.float32]
     frequencies_x: NDArray[np.float32]
-    index: tuple[NDArray[np.int64], NDArray[np.int64]]
-    sign: NDArray[np.float32]
+    index: NDArray[np.int64]
+    factor: NDArray[np.float32]
     packed: Packed
 
 
@@ -94,6 +95,7 @@ def _support(inside: NDArray[np.bool_]) -> _Support:
     padded = np.zeros(-(-len(places[0]) // LANES) * LANES, np.float32)
     padded[: len(places[0])] = frequencies[0]
     sign = 1.0 - 2.0 * ((frequencies[1][:, None] + frequencies[0][None, :]) % 2)
+    index = indices[0][None, :] * inside.shape[1] + indices[1][:, None]
     places_y, places_x, frequencies_x = places[0], places[1], frequencies[1].astype(np.float32)
     return _Support(
         inside,
@@ -101,16 +103,35 @@ def _support(inside: NDArray[np.bool_]) -> _Support:
         places_x,
         padded,
         frequencies_x,
-        (indices[0], indices[1]),
-        sign.astype(np.float32),
+        index,
+        (sign / inside.size).astype(np.float32),
         packed(places_y, places_x, padded, frequencies_x),
     )
 
 
-class _Scratch:
-    """What one thread works in; kept between batches, because fresh memory costs page faults."""
+class _Unknown:
+    """Object and apertures as kernels take them, planar; kept between batches, because fresh memory costs page faults."""
 
     def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+        _, _, modes, slices, pad_y, m_x, apertures, area, _ = key
+        planes = [_floats(slices * area[0] * area[1]) for _ in range(2)]
+        self.apertures = [_floats(apertures, m_x, pad_y) for _ in range(2)]
+        self._object = packed(*planes)
+        self.packed = packed(*planes, slices, area[1], *(a.reshape(-1) for a in self.apertures), modes)
+
+    def take(self, unknowns: Unknowns, support: _Support) -> None:
+        """Copy what `unknowns` holds now."""
+        _split(packed(_flat(unknowns.object)), self._object)
+        cut = unknowns.apertures.reshape(len(unknowns.apertures), -1)[:, support.index]
+        for part, target in zip((cut.real, cut.imag), self.apertures, strict=True):
+            np.multiply(part, support.factor, out=target[:, :, : len(support.places_y)])
+
+
+class _Scratch:
+    """What one thread works in, kept likewise. `number`: which of the threads, from 0 on."""
+
+    def __init__(self, key: tuple[Any, ...], number: int) -> None:
         self.key = key
         n_y, n_x, modes, slices, pad_y, m_x, apertures, area, blurred = key
         plane = n_y * n_x
@@ -128,6 +149,7 @@ class _Scratch:
         self.apertures = [_floats(apertures, m_x, pad_y) for _ in range(2)]
         self.ratio = _floats(plane)
         self.packed = packed(*(a.reshape(-1) for a in (*self.object, *self.apertures)), self.ratio, *work)
+        self.collected = packed(*(a.reshape(-1) for a in self.object), float(plane), number)
 
     def clear(self) -> None:
         """Zero the accumulators."""
@@ -144,6 +166,7 @@ class CpuBackend:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
         self._scratch: list[_Scratch] = []
+        self._unknown: _Unknown | None = None
         self._busy = threading.Lock()  # reconstructions that share the scratch memory take turns, batch by batch
         self._support: _Support | None = None
         self._constant: _Constant | None = None
@@ -243,26 +266,27 @@ class CpuBackend:
             obj.shape[1:],
             problem.transfer is not None,
         )
-        while len(self._scratch) < n_threads:
-            self._scratch.append(_Scratch(key))
-        for i, scratch in enumerate(self._scratch):
-            if scratch.key != key:
-                self._scratch[i] = _Scratch(key)
-        compact = np.zeros((len(apertures), m_x, pad_y), np.complex64)
-        cut = apertures[:, support.index[0][:, None], support.index[1][None, :]].transpose(0, 2, 1)
-        compact[:, :, : len(support.places_y)] = cut * (support.sign / (n_y * n_x))
+        for number in range(max(n_threads, len(self._scratch))):
+            if number == len(self._scratch):
+                self._scratch.append(_Scratch(key, number))
+            elif self._scratch[number].key != key:
+                self._scratch[number] = _Scratch(key, number)
+        if self._unknown is None or self._unknown.key != key:
+            self._unknown = _Unknown(key)
+        self._unknown.take(unknowns, support)
         slopes = np.zeros((len(unknowns.corners), 2 + len(apertures)), np.float32)
         modelled = np.zeros(len(unknowns.corners), np.float32)
         constant = self._find_constant(problem, unknowns)
         fixed = (
-            constant.packed, support.packed,
+            constant.packed, support.packed, self._unknown.packed,
             packed(
-                *_planar(obj), len(obj), obj.shape[2], *_planar(compact), problem.n_modes,
                 self._plane(unknowns.background), float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss),
                 wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected, slopes, modelled,
             ),
         )  # fmt: skip
-        parts, used = np.array_split(np.sort(index), n_threads), self._scratch[:n_threads]
+        ordered, used = np.sort(index), self._scratch[:n_threads]
+        bounds = [len(index) * number // n_threads for number in range(n_threads + 1)]
+        parts = [ordered[first:stop] for first, stop in pairwise(bounds)]
         counts = problem.counts.reshape(-1)  # not among what is kept: they would outlive their reconstruction
 
         def work(part: NDArray[np.int64], scratch: _Scratch) -> float:
@@ -291,15 +315,15 @@ class CpuBackend:
         if wanted.adjoint:
             sums.object_numerator, sums.illumination = np.empty_like(obj), np.empty(obj.shape, np.float32)
             out = packed(_flat(sums.object_numerator), sums.illumination.reshape(-1))
-            for number, scratch in enumerate(used):
-                accumulated = packed(*(a.reshape(-1) for a in scratch.object), float(n_y * n_x), number)
-                _gather(accumulated, out)
+            for scratch in used:
+                _gather(scratch.collected, out)
             if wanted.probe:
-                compact = _total([s.apertures[0] for s in used]) + 1j * _total([s.apertures[1] for s in used])
-                compact = compact[:, :, : len(support.places_y)] * (support.sign / (n_y * n_x))
-                rows, columns = support.index
+                compact = np.empty((len(apertures), *support.index.shape), np.complex64)
+                for part, target in enumerate((compact.real, compact.imag)):
+                    whole = _total([s.apertures[part][:, :, : len(support.places_y)] for s in used])
+                    np.multiply(whole, support.factor, out=target)
                 sums.aperture_numerator = np.zeros_like(apertures)
-                sums.aperture_numerator[:, rows[:, None], columns[None, :]] = compact.transpose(0, 2, 1)
+                sums.aperture_numerator.reshape(len(apertures), -1)[:, support.index] = compact
                 sums.slopes = slopes[index]
         if wanted.ratio:
             sums.ratio = self._image(_total([s.ratio for s in used]), (n_y, n_x))
@@ -307,9 +331,10 @@ class CpuBackend:
 
     def _find_support(self, problem: Problem, apertures: NDArray[np.complex64]) -> _Support:
         inside = (apertures != 0).any(axis=0) if problem.support is None else problem.support
-        if self._support is None or not np.array_equal(self._support.mask, inside):
-            self._support = _support(inside)
-        return self._support
+        known = self._support
+        if known is None or not (known.mask is inside or np.array_equal(known.mask, inside)):
+            known = self._support = _support(inside)
+        return known
 
     def _find_constant(self, problem: Problem, unknowns: Unknowns) -> _Constant:
         located = (unknowns.corners, unknowns.fractions, unknowns.weights)

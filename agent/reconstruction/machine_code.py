@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import importlib
 import os
+import struct
 import tempfile
 import threading
 from collections.abc import Callable
@@ -22,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_ABSENT = ctypes.c_int64(0)
 _FOLDER = Path(__file__).parent
 _SOURCES = (
     "kernels_cpu.py",
@@ -42,10 +42,10 @@ _Native = Callable[..., int]
 
 
 class Packed(NamedTuple):
-    """Arguments of a kernel as its machine code takes them; `owners` keeps the arrays alive."""
+    """Arguments of a kernel as its machine code takes them, eight bytes a number; `owners` keeps the arrays alive."""
 
     kinds: tuple[Kind, ...]
-    values: tuple[Any, ...]
+    values: bytes
     owners: tuple[Any, ...]
 
 
@@ -56,8 +56,7 @@ def packed(*arguments: Any) -> Packed:
         TypeError: any other argument.
     """
     kinds: list[Kind] = []
-    values: list[Any] = []
-    integer = ctypes.c_int64
+    values: list[bytes] = []
     for argument in arguments:
         if isinstance(argument, np.ndarray):
             if not argument.flags.c_contiguous or not argument.dtype.isnative:
@@ -65,24 +64,18 @@ def packed(*arguments: Any) -> Packed:
                 raise TypeError(msg)
             kinds.append((argument.dtype.char, argument.ndim))
             # numba's array: owner, parent, items, bytes per item, address, shape, strides
-            values += (
-                _ABSENT,
-                _ABSENT,
-                integer(argument.size),
-                integer(argument.itemsize),
-                integer(argument.ctypes.data),
-            )
-            values += map(integer, argument.shape + argument.strides)
+            sizes = 0, 0, argument.size, argument.itemsize, argument.ctypes.data, *argument.shape, *argument.strides
+            values.append(struct.pack(f"{len(sizes)}q", *sizes))
         elif isinstance(argument, (int, np.integer)):
             kinds.append(("int", 0))
-            values.append(integer(int(argument)))
+            values.append(struct.pack("q", argument))
         elif isinstance(argument, float):
             kinds.append(("float", 0))
-            values.append(ctypes.c_double(argument))
+            values.append(struct.pack("d", argument))
         else:
             msg = f"kernels take arrays, int and float, not {type(argument)}"
             raise TypeError(msg)
-    return Packed(tuple(kinds), tuple(values), arguments)
+    return Packed(tuple(kinds), b"".join(values), arguments)
 
 
 class Kernel:
@@ -107,8 +100,7 @@ class Kernel:
             with self._lock:
                 native = self._native.setdefault(kinds, self._native.get(kinds) or self._load(kinds))
         result, error = ctypes.c_double(0.0), ctypes.c_void_p()
-        values = chain.from_iterable(part.values for part in parts)
-        if native(ctypes.byref(result), ctypes.byref(error), *values):
+        if native(ctypes.byref(result), ctypes.byref(error), b"".join(part.values for part in parts)):
             msg = f"the kernel {self.name} failed on arguments of types {kinds}"
             raise RuntimeError(msg)
         return result.value
@@ -135,10 +127,10 @@ class Kernel:
         function.compile(signature)
         module = llvm.parse_assembly(function.inspect_llvm(signature))
         wanted = function.overloads[signature].fndesc.llvm_func_name
+        module.link_in(llvm.parse_assembly(_unpacking(module.get_function(wanted), symbol)))
         for defined in module.functions:
             if not defined.is_declaration:
-                defined.linkage = "external" if defined.name == wanted else "internal"
-        module.get_function(wanted).name = symbol
+                defined.linkage = "external" if defined.name == symbol else "internal"
         machine = _machine()
         passes = llvm.create_new_module_pass_manager()
         passes.add_global_dead_code_eliminate_pass()
@@ -148,6 +140,31 @@ class Kernel:
                 msg = f"the kernel {self.name} needs {used.name}, which only numba has: it may not raise or allocate"
                 raise RuntimeError(msg)
         return bytes(machine.emit_object(module))
+
+
+def _unpacking(function: Any, symbol: str) -> str:
+    """LLVM's assembly of `symbol`, which calls `function` with its result, its error and what a block of bytes holds.
+
+    One argument instead of hundreds: Python takes longer to hand over each of these than a kernel to read it.
+    """
+    result, error, *taken = (str(argument.type) for argument in function.arguments)
+    lines = [
+        line
+        for i, kind in enumerate(taken)
+        for line in (f"%p{i} = getelementptr i64, ptr %block, i64 {i}", f"%v{i} = load {kind}, ptr %p{i}")
+    ]
+    values = ", ".join([f"{result} %result", f"{error} %error", *(f"{kind} %v{i}" for i, kind in enumerate(taken))])
+    name = f'@"{function.name}"'
+    return "\n".join(
+        (
+            f"declare i32 {name}({', '.join((result, error, *taken))})",
+            f"define i32 @{symbol}({result} %result, {error} %error, ptr %block) {{",
+            *lines,
+            f"%failed = call i32 {name}({values})",
+            "ret i32 %failed",
+            "}",
+        )
+    )
 
 
 def _digest(kinds: tuple[Kind, ...]) -> str:
