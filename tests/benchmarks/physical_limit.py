@@ -7,7 +7,7 @@ counts of its own. Step 1.5 Å, 80 kV, 21.4 mrad, 20 nm; the engine starts from 
 Both without and with regularisation. How near an experiment with these settings can come is in `information.py`. Peers come from
 the results of `make bench-peers`.
 
-    python tests/benchmarks/physical_limit.py [--seeds 4] [--doses 3e2 …] [--objects thin] [--no-information] [--figure limit.png]
+    python tests/benchmarks/physical_limit.py [--seeds 4] [--doses 3e2 …] [--objects thin] [--device gpu] [--no-information] …
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def averaged(
     return rows
 
 
-def ours_thin(doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"] = "cpu") -> list[Row]:
+def ours_thin(doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"]) -> list[Row]:
     """The thin object in one slice."""
     data, phase, expected = thin_object()
     geo = geometry.locate(data)
@@ -202,9 +202,7 @@ def on_grid(image: NDArray[np.float64], n: int) -> NDArray[np.float64]:
     return np.fft.ifft2(np.fft.ifftshift(np.pad(spectrum, rim))).real * (n / len(image)) ** 2
 
 
-def ours_bilayer(
-    doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"] = "cpu"
-) -> list[Row]:
+def ours_bilayer(doses: Sequence[float], seeds: int, regularise: bool, device: Literal["cpu", "gpu"]) -> list[Row]:
     """Bilayer MoS₂ in four slices, two for each layer."""
     data, expected, first_position = bilayer()
     phase = seen().sum(axis=0)
@@ -292,6 +290,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--doses", type=float, nargs="+", default=list(DOSES))
     parser.add_argument("--objects", nargs="+", choices=("thin", "bilayer"), default=["thin", "bilayer"])
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--figure", type=Path, default=root / ".peers" / "limit.png")
     parser.add_argument("--peers", type=Path, help="results of make bench-peers; default: the newest")
     parser.add_argument("--no-information", action="store_true", help="leave out the Cramér–Rao bound (two minutes)")
@@ -303,9 +302,9 @@ def main() -> None:
     rows = []
     for regularise in (False, True):
         if "thin" in chosen.objects:
-            rows += ours_thin(doses, chosen.seeds, regularise)
+            rows += ours_thin(doses, chosen.seeds, regularise, chosen.device)
         if "bilayer" in chosen.objects:
-            rows += ours_bilayer(doses, chosen.seeds, regularise)
+            rows += ours_bilayer(doses, chosen.seeds, regularise, chosen.device)
     made = sorted((root / ".peers" / "results").glob("*.jsonl"))
     results = chosen.peers or (made[-1] if made else None)
     lines = [json.loads(line) for line in results.read_text().splitlines()] if results else []
