@@ -109,8 +109,12 @@ def _support(inside: NDArray[np.bool_]) -> _Support:
     )
 
 
-class _Unknown:
-    """Object and apertures as kernels take them, planar; kept between batches, because fresh memory costs page faults."""
+class _Planes:
+    """Object and apertures as kernels take them, planar; kept between batches, because making them anew costs time.
+
+    Args:
+        key: sizes of all that is kept, as `_accumulate` finds them.
+    """
 
     def __init__(self, key: tuple[Any, ...]) -> None:
         self.key = key
@@ -126,13 +130,13 @@ class _Unknown:
         cut = unknowns.apertures.reshape(len(unknowns.apertures), -1)[:, support.index]
         for part, target in zip((cut.real, cut.imag), self.apertures, strict=True):
             np.multiply(part, support.factor, out=target[:, :, : len(support.places_y)])
+            target[:, :, len(support.places_y) :] = 0  # a support before may have reached further
 
 
 class _Scratch:
     """What one thread works in, kept likewise. `number`: which of the threads, from 0 on."""
 
     def __init__(self, key: tuple[Any, ...], number: int) -> None:
-        self.key = key
         n_y, n_x, modes, slices, pad_y, m_x, apertures, area, blurred = key
         plane = n_y * n_x
         work = (
@@ -165,8 +169,8 @@ class CpuBackend:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
+        self._planes: _Planes | None = None
         self._scratch: list[_Scratch] = []
-        self._unknown: _Unknown | None = None
         self._busy = threading.Lock()  # reconstructions that share the scratch memory take turns, batch by batch
         self._support: _Support | None = None
         self._constant: _Constant | None = None
@@ -266,19 +270,18 @@ class CpuBackend:
             obj.shape[1:],
             problem.transfer is not None,
         )
-        for number in range(max(n_threads, len(self._scratch))):
-            if number == len(self._scratch):
-                self._scratch.append(_Scratch(key, number))
-            elif self._scratch[number].key != key:
-                self._scratch[number] = _Scratch(key, number)
-        if self._unknown is None or self._unknown.key != key:
-            self._unknown = _Unknown(key)
-        self._unknown.take(unknowns, support)
+        planes = self._planes
+        if planes is None or planes.key != key:
+            planes = self._planes = _Planes(key)
+            self._scratch = []
+        while len(self._scratch) < n_threads:
+            self._scratch.append(_Scratch(key, len(self._scratch)))
+        planes.take(unknowns, support)
         slopes = np.zeros((len(unknowns.corners), 2 + len(apertures)), np.float32)
         modelled = np.zeros(len(unknowns.corners), np.float32)
         constant = self._find_constant(problem, unknowns)
         fixed = (
-            constant.packed, support.packed, self._unknown.packed,
+            constant.packed, support.packed, planes.packed,
             packed(
                 self._plane(unknowns.background), float(unknowns.guard), float(problem.variance), LOSSES.index(problem.loss),
                 wanted.adjoint, wanted.probe, wanted.ratio, wanted.deviance, expected, slopes, modelled,

@@ -310,6 +310,23 @@ def test_fused_kernels_agree_with_the_plain_form(case: dict[str, object]) -> Non
     assert fused.deviance == pytest.approx(plain.deviance, rel=1e-5)
 
 
+def test_a_wider_aperture_before_leaves_nothing_behind() -> None:
+    problem, unknowns, index = _problem()
+    n, *shape = problem.counts.shape
+    used, fresh = CpuBackend(1), CpuBackend(1)
+    problem = replace(problem, counts=used.load([problem.counts], n, (0, 0), (shape[0], shape[1])))
+    ky = np.fft.fftfreq(shape[0], 1 / shape[0])[:, None] * np.ones(shape[1])
+    unknowns.apertures = np.ones_like(unknowns.apertures)
+    for rows in (7.5, 5.5):  # 15 and 11 lit rows, both of which take sixteen lanes
+        inside = np.abs(ky) < rows
+        unknowns.apertures *= inside
+        known = replace(problem, support=inside)
+        after = used.accumulate(known, unknowns, index, forward.Wanted())
+    alone = fresh.accumulate(known, unknowns, index, forward.Wanted())
+    for name, value in vars(alone).items():
+        assert np.array_equal(getattr(after, name), value), name
+
+
 @pytest.mark.parametrize("eights", [True, False])
 @pytest.mark.parametrize("n", [16, 32, 48, 64, 80, 96, 128, 160, 192, 240, 256])
 def test_transforms_agree_with_numpy(n: int, eights: bool) -> None:
