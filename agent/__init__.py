@@ -6,7 +6,7 @@
     >>> load_campaign("out").trial("final").score.value  # doctest: +SKIP
 
 A policy, a reconstruction or a score of your own is named in the campaign file: `policy: my_module:MyPolicy`
-(agent.policy.base.Policy), `reconstruction.function` and `score.function` (agent.half_counts).
+(agent.policy.base.Policy), `reconstruction.function` and `score.function` (agent.scoring.halves).
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.campaign import dry_run, resume_campaign, run_campaign
+    from agent.campaign.run import dry_run, resume_campaign, run_campaign
     from agent.config import CampaignConfig, load_config
-    from agent.journal import load_campaign
     from agent.records import CampaignRecord
-    from agent.store import read_acquisition, read_reconstruction
+    from agent.storage.files import read_acquisition, read_reconstruction
+    from agent.storage.journal import load_campaign
 
 _HOMES = {
     "CampaignConfig": "agent.config",
     "CampaignRecord": "agent.records",
-    "dry_run": "agent.campaign",
-    "load_campaign": "agent.journal",
+    "dry_run": "agent.campaign.run",
+    "load_campaign": "agent.storage.journal",
     "load_config": "agent.config",
-    "read_acquisition": "agent.store",
-    "read_reconstruction": "agent.store",
-    "resume_campaign": "agent.campaign",
-    "run_campaign": "agent.campaign",
+    "read_acquisition": "agent.storage.files",
+    "read_reconstruction": "agent.storage.files",
+    "resume_campaign": "agent.campaign.run",
+    "run_campaign": "agent.campaign.run",
 }
 __all__ = [
     "CampaignConfig",

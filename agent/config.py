@@ -100,7 +100,7 @@ class ReconstructionChoice(Record):
 
 
 Split = Literal["counts", "positions"]
-"""How an acquisition is halved for the score, see agent.splitting."""
+"""How an acquisition is halved for the score, see agent.scoring.splitting."""
 
 
 class ScoreChoice(Record):

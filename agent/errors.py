@@ -1,33 +1,19 @@
-"""The agent's own errors. Each carries the exit code of the command line."""
+"""The agent's own errors, beside `BadInputError`, which the instrument's side shares. Exit codes belong to `agent.cli.errors`."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from instrument.errors import BadInputError
+
+__all__ = ["AgentError", "BadInputError", "InstrumentUnavailableError", "StoppedError"]
 
 
 class AgentError(Exception):
-    """Base: an error a person can do something about. `exit_code` 1 is an internal error."""
-
-    exit_code: ClassVar[int] = 1
-
-
-class BadInputError(AgentError):
-    """A file, a value or an option is wrong."""
-
-    exit_code = 2
+    """Base: an error a person can do something about."""
 
 
 class InstrumentUnavailableError(AgentError):
     """The instrument cannot be reached or refuses."""
 
-    exit_code = 3
-
 
 class StoppedError(AgentError):
     """An operator, a limit of time or a full disk stopped the campaign; it can be resumed."""
-
-    exit_code = 4
-
-
-class GpuFailedError(AgentError):
-    """The GPU has too little memory or failed; the CPU can do the same work."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from agent.config import CampaignConfig
-from instrument.models import AcquisitionPlan, Description, Record
+from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
 class Settings(Record):
@@ -98,6 +98,15 @@ class Recommendation(Record):
     predicted: float | None = None
     predicted_sd: float | None = None
     reason: str = ""
+
+
+class CampaignLayout(Record):
+    """The regions of one campaign, specimen frame, Å."""
+
+    final: Rectangle = Field(description="the area of interest")
+    expert: Rectangle | None = Field(description="a region of the same size for the expert's comparison, if wanted")
+    exploration: tuple[Rectangle, ...] = Field(description="one field per trial")
+    margin: float = Field(ge=0, description="width of the rim around a field that the widest probe illuminates, Å")
 
 
 class ModelView(Record):

@@ -9,6 +9,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 
+class BadInputError(Exception):
+    """A file, a value or an option is wrong: one sentence says what, with which value, what is legal and what to do.
+
+    Raised before anything is computed or exposed. It never travels on the wire; an instrument answers `InstrumentError`.
+    """
+
+
 class InstrumentError(Exception):
     """Base of everything an instrument may answer instead of a result.
 

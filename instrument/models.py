@@ -232,6 +232,11 @@ class Description(Record):
         """e/Å², or counts/Å² where counts per electron are not known."""
         return "e/Å²" if self.detector.counts_per_electron is not None else "counts/Å²"
 
+    @property
+    def full_dose(self) -> float:
+        """Dose, at the finest step, of everything a recording holds, in `dose_unit`."""
+        return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
+
 
 class PlanCheck(Record):
     """What an accepted plan will cost."""

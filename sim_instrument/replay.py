@@ -36,7 +36,7 @@ from instrument import (
     Rectangle,
 )
 from instrument.limits import check_limits
-from instrument.recording import NUMBERS, RecordingError, open_recording
+from instrument.recordings.hdf5 import NUMBERS, RecordingError, open_recording
 from sim_instrument.recorded_counts import RecordedCounts
 
 FRAME_TIME = 1e-3

@@ -127,7 +127,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
     from agent.cli.reconstruct import parse_shape, reconstruct_file
-    from agent.reconstruction.raw_arrays import ArrayLayout
+    from instrument.recordings.raw_arrays import ArrayLayout
 
     given = {
         "voltage": None if voltage is None else voltage * 1e3,

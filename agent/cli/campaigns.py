@@ -15,18 +15,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.campaign import dry_run as plan_only
-from agent.campaign import resume_campaign, run_campaign
+from agent.campaign.run import dry_run as plan_only
+from agent.campaign.run import resume_campaign, run_campaign
 from agent.cli.results import RESULT, results, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command
 from agent.config import CampaignConfig, load_config
 from agent.errors import AgentError, BadInputError
 from agent.events import Observer
-from agent.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
 from agent.records import CampaignRecord
 from agent.report import write_report
 from agent.status.console import ConsoleProgress
 from agent.status.mqtt import publishing
+from agent.storage.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
 
 Start = Callable[[list[Observer]], Awaitable[CampaignRecord]]
 

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.doctor import examine
+from agent.cli.doctor import examine
+from agent.cli.errors import EXIT_CODES
 from agent.errors import InstrumentUnavailableError
 
 MARKS = {True: ("yes", "green"), False: ("no", "red"), None: ("–", "dim")}
@@ -23,5 +24,5 @@ def show_checks(instrument: str | None, broker: str | None, patience: float) -> 
     Console().print(table, soft_wrap=True)
     wrong = {finding.subject for finding in findings if finding.good is False}
     if "instrument" in wrong:
-        return InstrumentUnavailableError.exit_code
+        return EXIT_CODES[InstrumentUnavailableError]
     return 1 if "installation" in wrong else 0

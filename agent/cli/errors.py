@@ -11,6 +11,8 @@ import typer
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
 
 INTERNAL = 1
+EXIT_CODES: dict[type[Exception], int] = {BadInputError: 2, InstrumentUnavailableError: 3, StoppedError: 4}
+"""Of the errors that a user can act on; any other is internal."""
 
 
 def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -42,16 +44,21 @@ def describe(error: BaseException) -> tuple[int, str]:
             error.exit_code,
             f"{message}; `ptychopilot --help` lists the verbs, VERB --help explains one" if message else "",
         )
-    if isinstance(error, AgentError):
-        return error.exit_code, str(error)
+    if isinstance(error, AgentError | BadInputError):
+        return exit_code(error), str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return StoppedError.exit_code, "stopped"
+        return EXIT_CODES[StoppedError], "stopped"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" of {error.filename}" if error.filename else ""
-        return StoppedError.exit_code, f"the disk{where} is full; free some space and resume"
+        return EXIT_CODES[StoppedError], f"the disk{where} is full; free some space and resume"
     if isinstance(error, OSError) and error.filename is not None:
-        return BadInputError.exit_code, f"{error.filename}: {error.strerror}"
+        return EXIT_CODES[BadInputError], f"{error.filename}: {error.strerror}"
     return _instrument_error(error)
+
+
+def exit_code(error: Exception) -> int:
+    """The exit code of an error of the agent's."""
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), INTERNAL)
 
 
 def print_error(message: str) -> None:
@@ -66,5 +73,5 @@ def _instrument_error(error: BaseException) -> tuple[int, str]:
     from instrument.errors import InstrumentError
 
     if isinstance(error, InstrumentError):
-        return InstrumentUnavailableError.exit_code, f"the instrument refuses: {error}"
+        return EXIT_CODES[InstrumentUnavailableError], f"the instrument refuses: {error}"
     return INTERNAL, f"internal error, {type(error).__name__}: {error} (run it again with --debug to see where)"

@@ -15,17 +15,17 @@ from rich.console import Console
 from agent.cli.results import write_json
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
-from agent.processing import ProcessingJob, process_acquisition
-from agent.quantities import signed_length, uncertain
-from agent.reconstruction.checks import MOST_COUNTS, SMALLEST_DETECTOR
-from agent.reconstruction.patterns import as_type, chunks
-from agent.reconstruction.raw_arrays import ArrayLayout
-from agent.reconstruction.readers import PatternFile, is_acquisition, read_patterns
+from agent.formatting import signed_length, uncertain
+from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
+from agent.processing.process import ProcessingJob, process_acquisition
+from agent.reconstruction.counts.patterns import as_type, chunks
+from agent.reconstruction.model.checks import MOST_COUNTS, SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
-from agent.splitting import SEVERAL_COUNTS, excess_variance
-from agent.store import Acquisition, read_acquisition, read_reconstruction
+from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
+from agent.storage.files import Acquisition, read_acquisition, read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
+from instrument.recordings.raw_arrays import ArrayLayout
 
 SCORED = 0.8
 """Part of the scan's shorter edge that is scored; towards the rim the overlap thins out."""

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from agent.campaign.planning import DryRun
 from agent.errors import BadInputError
-from agent.planning import DryRun
-from agent.quantities import duration, electrons, power_of, signed_length, times_power, uncertain
+from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
 

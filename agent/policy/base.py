@@ -21,7 +21,9 @@ class Observation(Record):
     state: Literal["pending", "done", "failed"]
     score: float | None = None
     variance: float | None = None
-    knee: float | None = Field(default=None, description="e/Å², see agent.quality.dose_knee; None: not known")
+    knee: float | None = Field(
+        default=None, description="e/Å², see agent.scoring.ring_correlation.dose_knee; None: not known"
+    )
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
         default="exploration", description="only exploration counts as a trial and against exploration.share"

@@ -41,7 +41,7 @@ class DoseCurve:
     def fit(cls, dose: Array, score: Array, variance: Array, knees: Array | None = None) -> DoseCurve:
         """Most probable curve for scores (n,) with known variances at doses (n,).
 
-        Priors: ln knee normal about the mean of what the trials' own spectra say (`knees`, agent.quality.dose_knee) with
+        Priors: ln knee normal about the mean of what the trials' own spectra say (`knees`, ring_correlation.dose_knee) with
         sd 0.3; without any, about the geometric mean of the doses with sd 1.5 (a curve between linear and logarithmic over
         the doses tried). ln(spread/gain) normal about ln 0.5 with sd 0.7. Evaluated on a grid: never fails.
         """

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, backend, reconstruct
-from agent.reconstruction.cpu import warm_up
+from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
+from agent.reconstruction.backends import choice
+from agent.reconstruction.backends.cpu import warm_up
 
 
 def main() -> None:
     """On the CPU all of them; on a GPU, where there is one, those of the usual reconstructions of 128² pixels."""
     warm_up()
-    if backend.gpu_reason() is None:
+    if choice.gpu_reason() is None:
         rows, columns = np.indices((7, 7)).reshape(2, -1)
         patterns = np.random.default_rng(0).poisson(1.0, (49, 128, 128)).astype(np.uint16)
         places = np.stack([3.0 * rows, 3.0 * columns], axis=-1)

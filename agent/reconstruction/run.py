@@ -8,12 +8,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError, GpuFailedError
-from agent.reconstruction import cuda, geometry, probe, start
-from agent.reconstruction.checks import check_data
-from agent.reconstruction.engine import Progress, Reconstructor
-from agent.reconstruction.types import DiffractionData, Reconstruction, ReconstructionSettings
+from agent.reconstruction.kernels import cuda
+from agent.reconstruction.kernels.cuda import GpuFailedError
+from agent.reconstruction.model import geometry, probe, start
+from agent.reconstruction.model.checks import check_data
+from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.solver.reconstructor import Progress, Reconstructor
+from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
+from instrument.errors import BadInputError
 
 
 def reconstruct(
@@ -58,7 +62,7 @@ def reconstruct(
         data = replace(data, aberrations=warm_start.aberrations)
     optics_sd: Mapping[str, float] = {}
     if chosen.refine_optics:
-        from agent.reconstruction.tune import measure
+        from agent.reconstruction.calibration.likelihood import measure
 
         tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
         data, optics_sd = tuned.data, tuned.uncertainty

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agent.planning import full_dose
-from agent.quantities import electrons, length, power_of, signed_length, uncertain
+from agent.formatting import electrons, length, power_of, signed_length, uncertain
 from agent.records import CampaignRecord, Settings, Trial
 
 SCORE_UNIT = "bit/Å²"
@@ -140,7 +139,7 @@ def _saving(record: CampaignRecord) -> str:
         )
         parts.append(f"It scored {score_text(best, power)}{margin}.")
         if record.description.repeatable:
-            share = best.settings.dose / full_dose(record.description)
+            share = best.settings.dose / record.description.full_dose
             parts.append(f"It needs {share:.1%} of the recording's dose: {1 - share:.1%} is saved.")
     final = record.trial("final")
     if final is not None and final.score is not None and (best is None or final.number != best.number):

@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from agent.quantities import duration, electrons, length, signed_length, uncertain
+from agent.formatting import duration, electrons, length, signed_length, uncertain
 from agent.records import CampaignRecord, Score, Trial
 from agent.report import plots
 from agent.report.headline import (
@@ -20,7 +20,7 @@ from agent.report.headline import (
     shared_power,
 )
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
-from agent.store import read_reconstruction
+from agent.storage.files import read_reconstruction
 
 REPORT_NAME = "report.html"
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.quality import figure_of_merit, flattened, tukey
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
-from agent.store import StoredReconstruction
+from agent.scoring.ring_correlation import figure_of_merit, flattened, tukey
+from agent.storage.files import StoredReconstruction
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Picture:
 
     Attributes:
         phase: (y, x), rad.
-        weighted: (y, x), rad, the same weighted by what both halves see (agent.quality.figure_of_merit).
+        weighted: (y, x), rad, the same weighted by what both halves see (ring_correlation.figure_of_merit).
         pixel_size: (y, x), Å.
         probe: (y, x) intensity of the probe, all modes, relative to its maximum; same pixel size.
     """

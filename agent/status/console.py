@@ -26,7 +26,7 @@ from agent.events import (
     TimeLeft,
     TrialChanged,
 )
-from agent.quantities import duration, electrons, length, signed_length, uncertain
+from agent.formatting import duration, electrons, length, signed_length, uncertain
 from agent.records import Trial
 
 BAR_WIDTH = 34

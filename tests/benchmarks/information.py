@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import forward
+from agent.reconstruction.model import forward
 
 CHUNK = 21
 """Patterns at a time."""

@@ -36,13 +36,10 @@ from agent.reconstruction import (  # noqa: E402
     DiffractionData,
     Reconstruction,
     ReconstructionSettings,
-    backend,
-    forward,
-    geometry,
-    probe,
     reconstruct,
-    start,
 )
+from agent.reconstruction.counts.layout import framed  # noqa: E402
+from agent.reconstruction.model import forward, geometry, probe, start  # noqa: E402
 from instrument import optics  # noqa: E402
 
 DOSES = (1e2, 3e2, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
@@ -239,7 +236,7 @@ def information(seeds: int) -> None:
         problem, unknowns = forward.known(np.exp(1j * slices), wave[None], geo.corners, geo.fractions)
         settings = ReconstructionSettings(slices=len(slices), slice_spacing=SPACING)
         problem.propagators = start.propagators(told, settings, geo, shape)
-        problem.mask = backend.framed(np.ones((1, N, N), np.float32), (-N // 2, -N // 2), shape)[0]
+        problem.mask = framed(np.ones((1, N, N), np.float32), (-N // 2, -N // 2), shape)[0]
         experiment = Information(problem, unknowns)
         errors = [middle(experiment.drawn(seed, alike), geo.origin, geo.pixel_size) for seed in range(seeds)]
         bands = np.mean([score.error_over_limit(e, 0 * e, geo.pixel_size[0], 1.0) for e in errors], axis=0)

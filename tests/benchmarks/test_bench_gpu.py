@@ -1,7 +1,7 @@
 """Milliseconds per pass on a GPU, and its agreement with the CPU. `pytest tests/benchmarks -s -k gpu`.
 
 A pass is all patterns through the model and back, exact sub-pixel shifts, object and probe updated. Counts are random: the
-time does not depend on them. Bytes are what the design moves (see `agent.reconstruction.gpu`); divided by the time they say
+time does not depend on them. Bytes are what the design moves (see `backends.gpu`); divided by the time they say
 how far from the memory's speed it is.
 """
 
@@ -16,11 +16,14 @@ import numpy as np
 import physical_limit
 import pytest
 
-from agent.reconstruction import ReconstructionSettings, backend, forward, reconstruct
-from agent.reconstruction.cpu import CpuBackend
-from agent.reconstruction.cuda import CupyDevice
-from agent.reconstruction.gpu import WAVES, GpuBackend
-from agent.reconstruction.gpu_buffers import IN_SHARED
+from agent.reconstruction import ReconstructionSettings, reconstruct
+from agent.reconstruction.backends import choice
+from agent.reconstruction.backends.cpu import CpuBackend
+from agent.reconstruction.backends.gpu import WAVES, GpuBackend
+from agent.reconstruction.backends.gpu_buffers import IN_SHARED
+from agent.reconstruction.backends.protocol import Backend
+from agent.reconstruction.kernels.cuda import CupyDevice
+from agent.reconstruction.model import forward
 
 pytestmark = pytest.mark.gpu
 N = 128
@@ -30,11 +33,11 @@ STEP = 2.8
 
 @pytest.fixture(autouse=True)
 def _needs_a_gpu() -> None:
-    if (reason := backend.gpu_reason()) is not None:
+    if (reason := choice.gpu_reason()) is not None:
         pytest.skip(reason)
 
 
-def case(engine: backend.Backend, side: int, modes: int, slices: int, size: int = N) -> Any:
+def case(engine: Backend, side: int, modes: int, slices: int, size: int = N) -> Any:
     """side² patterns of size² round a disc of 20 pixels, as a problem and unknowns of the backend."""
     rng = np.random.default_rng(0)
     k = np.fft.fftfreq(size, 1 / size)
@@ -74,7 +77,7 @@ def case(engine: backend.Backend, side: int, modes: int, slices: int, size: int 
     return problem, unknowns
 
 
-def one_pass(engine: backend.Backend, problem: Any, unknowns: Any, batches: int, rng: np.random.Generator) -> Any:
+def one_pass(engine: Backend, problem: Any, unknowns: Any, batches: int, rng: np.random.Generator) -> Any:
     """All patterns once, in random batches; the deviance, left where it is."""
     wanted = forward.Wanted()
     support = engine.xp.asarray(problem.support)

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from agent.config import ScoreChoice
-from agent.half_counts import score_halves
-from agent.quality import crop
-from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, forward, geometry, probe
-from agent.reconstruction.schedule import Step, schedule
-from agent.reconstruction.thinning import halves
+from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
+from agent.reconstruction.counts.thinning import halves
+from agent.reconstruction.model import forward, geometry, probe
+from agent.reconstruction.solver.schedule import Step, schedule
+from agent.scoring.halves import score_halves
+from agent.scoring.ring_correlation import crop
 from instrument.models import Rectangle
 
 ANGULAR_PIXEL, SEMIANGLE = 1.096, 21.4
@@ -144,7 +145,7 @@ import re, sys, tempfile
 import numpy as np
 from pathlib import Path
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
-from agent.reconstruction.schedule import Step
+from agent.reconstruction.solver.schedule import Step
 import time
 n_side, n, on_disk = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "disk"
 axis = np.arange(n_side) * 0.85

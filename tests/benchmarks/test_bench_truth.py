@@ -16,11 +16,11 @@ from scipy.ndimage import shift as shifted
 from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
-from agent.column import ColumnState, bad_pixels, measure_column
 from agent.config import ScoreChoice
-from agent.half_counts import judge
-from agent.quality import crop, flattened, ring_correlation, tukey
+from agent.processing.column import ColumnState, bad_pixels, measure_column
 from agent.reconstruction import DiffractionData, ReconstructionSettings
+from agent.scoring.halves import judge
+from agent.scoring.ring_correlation import crop, flattened, ring_correlation, tukey
 from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
 from sim_instrument import Column, build_specimen, simulate, true_phase
 

@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 
 from agent import resume_campaign, run_campaign
+from agent.cli.errors import exit_code
 from agent.config import CampaignConfig
-from agent.errors import AgentError
+from agent.errors import AgentError, BadInputError
 from agent.events import Event, FramesReceived, TrialChanged
 
 
@@ -51,5 +52,5 @@ def main(verb: str, folder: Path, endpoint: str, config: Path, moment: str = "")
 if __name__ == "__main__":
     try:
         main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])
-    except AgentError as error:
-        sys.exit(error.exit_code)
+    except (AgentError, BadInputError) as error:
+        sys.exit(exit_code(error))

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from agent.processing import ProcessingJob, ProcessingResult, Progress
-from agent.quality import Spectrum, score_spectrum
-from agent.reconstruction.types import Reconstruction
-from agent.store import read_acquisition, write_reconstruction
+from agent.processing.process import ProcessingJob, ProcessingResult, Progress
+from agent.reconstruction.solver.result import Reconstruction
+from agent.scoring.ring_correlation import Spectrum, score_spectrum
+from agent.storage.files import read_acquisition, write_reconstruction
 from instrument import (
     AcquisitionPlan,
     BlankedError,

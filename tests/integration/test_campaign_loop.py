@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign, run_campaign
-from agent.campaign import dry_run
+from agent.campaign.run import dry_run
+from agent.campaign.stop import Control
+from agent.cli.errors import EXIT_CODES
 from agent.config import CampaignConfig
-from agent.control import Control
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
 from agent.events import Event, FramesReceived, TrialChanged
-from agent.journal import load_history
 from agent.records import CampaignRecord
+from agent.storage.journal import load_history
 from instrument import InstrumentClient
 from instrument.status import Exposure
 
@@ -404,7 +405,7 @@ async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
     folder, file = tmp_path / "campaign", tmp_path / "config.json"
     file.write_text(config(expert=None).model_dump_json())
     with serving(tmp_path, interval=0.004) as server:
-        assert await agent_process("run", folder, server.endpoint, file, "interrupt:2") == StoppedError.exit_code
+        assert await agent_process("run", folder, server.endpoint, file, "interrupt:2") == EXIT_CODES[StoppedError]
         stopped = load_campaign(folder)
         async with InstrumentClient(server.endpoint, timeout=5) as client:
             status = await client.status()

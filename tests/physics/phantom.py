@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, forward, geometry, probe, start
-from agent.reconstruction.types import Reconstruction, ReconstructionSettings
+from agent.reconstruction import DiffractionData
+from agent.reconstruction.model import forward, geometry, probe, start
+from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
 
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = 80e3, 21.4, 64, 2.0

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from phantom import experiment
 
-from agent.errors import GpuFailedError
-from agent.reconstruction import ReconstructionSettings, backend, forward, reconstruct
+from agent.reconstruction import ReconstructionSettings, reconstruct
+from agent.reconstruction.backends import choice
+from agent.reconstruction.backends.arrays import ArrayBackend
+from agent.reconstruction.backends.protocol import Backend
+from agent.reconstruction.kernels.cuda import GpuFailedError
+from agent.reconstruction.model import forward
 
 WAYS: list[dict[str, Any]] = [
     {},
@@ -24,14 +28,14 @@ WAYS: list[dict[str, Any]] = [
 ]
 
 
-def _both(other: backend.Backend, way: dict[str, Any]) -> float:
+def _both(other: Backend, way: dict[str, Any]) -> float:
     """Relative L2 difference of the objects, over the illuminated field, of the fused CPU form and another backend."""
     data = experiment(dose=1e5 if "slices" in way else 3e3, step=2.0)  # so many counts tell what slices absorb
     # not scaled: the simulated counts would be others where the model differs in its last digit
     settings = ReconstructionSettings(max_passes=20, stop_early=False, quantitative=False, device="cpu", **way)
     first = reconstruct(data, settings)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "choose", lambda device: other)
+        patch.setattr(choice, "choose", lambda device: other)
         second = reconstruct(data, settings)
     assert second.device == other.name
     lit = first.illuminated > 0.3
@@ -42,18 +46,18 @@ def _both(other: backend.Backend, way: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_whole_reconstruction_agrees_between_fused_and_plain(way: dict[str, Any]) -> None:
-    assert _both(backend.ArrayBackend(np, "numpy"), way) < 1e-4
+    assert _both(ArrayBackend(np, "numpy"), way) < 1e-4
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_cpu_and_gpu_agree(way: dict[str, Any]) -> None:
-    if reason := backend.gpu_reason():
+    if reason := choice.gpu_reason():
         pytest.skip(reason)
-    assert _both(backend.choose("gpu"), way) < 1e-4
+    assert _both(choice.choose("gpu"), way) < 1e-4
 
 
-class _FailingGpu(backend.ArrayBackend):
+class _FailingGpu(ArrayBackend):
     """A device that is lost in the third batch."""
 
     def __init__(self) -> None:
@@ -69,9 +73,9 @@ class _FailingGpu(backend.ArrayBackend):
 
 
 def test_a_gpu_that_fails_on_the_way_is_replaced_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, choose = experiment(dose=3e3, step=3.0), backend.choose
+    data, choose = experiment(dose=3e3, step=3.0), choice.choose
     settings = ReconstructionSettings(max_passes=3, stop_early=False, quantitative=False)
-    monkeypatch.setattr(backend, "choose", lambda device: choose("cpu") if device == "cpu" else _FailingGpu())
+    monkeypatch.setattr(choice, "choose", lambda device: choose("cpu") if device == "cpu" else _FailingGpu())
     result = reconstruct(data, settings)
     assert result.device == "cpu"
     assert result.notes == (

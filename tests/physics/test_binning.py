@@ -11,11 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import Reconstructor, binning, forward, reconstruct
-from agent.reconstruction.backend import ArrayBackend, framed
-from agent.reconstruction.cpu import CpuBackend
-from agent.reconstruction.patterns import in_bins
-from agent.reconstruction.types import ReconstructionSettings
+from agent.reconstruction import Reconstructor, reconstruct
+from agent.reconstruction.backends.arrays import ArrayBackend
+from agent.reconstruction.backends.cpu import CpuBackend
+from agent.reconstruction.counts.layout import framed
+from agent.reconstruction.counts.patterns import in_bins
+from agent.reconstruction.model import binning, forward
+from agent.reconstruction.model.settings import ReconstructionSettings
 
 SETTINGS = ReconstructionSettings(max_passes=12, stop_early=False, background=False, quantitative=False, device="cpu")
 NARROW = 100.0
@@ -133,7 +135,7 @@ class Watched(CpuBackend):
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     worker = Watched()
-    monkeypatch.setattr("agent.reconstruction.backend.choose", lambda device: worker)
+    monkeypatch.setattr("agent.reconstruction.backends.choice.choose", lambda device: worker)
     return worker
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction.bright_field import fit_disc
-from agent.reconstruction.calibration import Calibration, calibrate
+from agent.reconstruction.calibration.bright_field import fit_disc
+from agent.reconstruction.calibration.calibrate import Calibration, calibrate
 from instrument import optics
 
 VOLTAGE, SEMIANGLE, STEP, SCAN, CELL = 80e3, 21.4, 1.5, 26, 72.0

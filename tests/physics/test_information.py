@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from information import Information
 
-from agent.reconstruction import forward
+from agent.reconstruction.model import forward
 
 N, SIDE = 16, 28
 

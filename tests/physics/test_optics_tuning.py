@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import DiffractionData, ReconstructionSettings, parameters, probe, reconstruct
-from agent.reconstruction.tune import Tuned, tune
+from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
+from agent.reconstruction.calibration import parameters
+from agent.reconstruction.calibration.likelihood import Tuned, tune
+from agent.reconstruction.model import probe
 from instrument import optics
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -10,15 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import (
-    DiffractionData,
-    ReconstructionSettings,
-    Reconstructor,
-    displacement,
-    forward,
-    reconstruct,
-)
-from agent.reconstruction.types import Reconstruction
+from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, reconstruct
+from agent.reconstruction.model import forward
+from agent.reconstruction.solver import positions as displacement
+from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
 
 NOMINAL = phantom.raster()

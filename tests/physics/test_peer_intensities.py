@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.reconstruction import forward
+from agent.reconstruction.model import forward
 
 GOLDEN = Path(__file__).parent / "golden" / "peer_intensities.npz"
 PARAXIAL = {"ptyrad": False, "ptychi": False, "quantem": True, "phaser": True}

@@ -9,7 +9,8 @@ import phantom
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, forward, geometry, probe, reconstruct, start
+from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
+from agent.reconstruction.model import forward, geometry, probe, start
 
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = phantom.VOLTAGE, phantom.SEMIANGLE, phantom.N, phantom.ANGULAR_PIXEL
 STEP, FIELD, DEFOCUS = 1.5, 30.0, 200.0

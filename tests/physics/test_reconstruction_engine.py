@@ -12,19 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import (
-    DiffractionData,
-    ReconstructionSettings,
-    Reconstructor,
-    backend,
-    forward,
-    geometry,
-    kernels_fft,
-    probe,
-    reconstruct,
-    transform,
-)
-from agent.reconstruction.cpu import CpuBackend
+from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, reconstruct
+from agent.reconstruction.backends import choice
+from agent.reconstruction.backends.cpu import CpuBackend
+from agent.reconstruction.kernels import fft as kernels_fft
+from agent.reconstruction.kernels import transform
+from agent.reconstruction.model import forward, geometry, probe
 from instrument import optics
 
 VOLTAGE, SEMIANGLE, N, ANGULAR_PIXEL = 80e3, 21.4, 64, 2.0
@@ -345,7 +338,7 @@ def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monk
     data = experiment(dose=3e3, step=3.0)
     settings = ReconstructionSettings(max_passes=12, device="cpu")
     first = reconstruct(data, settings)
-    monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda: 500_000)
+    monkeypatch.setattr("instrument.memory.free_memory", lambda: 500_000)
     second = reconstruct(data, settings)
     assert np.array_equal(first.object, second.object)
     assert first.notes == ()
@@ -399,6 +392,6 @@ def test_bad_counts_are_refused() -> None:
     ):
         with pytest.raises(BadInputError, match=words):
             reconstruct(replace(data, patterns=patterns))
-    if backend.gpu_reason():
+    if choice.gpu_reason():
         with pytest.raises(BadInputError, match="device gpu"):
             reconstruct(data, ReconstructionSettings(device="gpu"))

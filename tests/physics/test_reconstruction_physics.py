@@ -10,8 +10,9 @@ import phantom
 import pytest
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, probe, reconstruct, start
-from agent.reconstruction.types import Reconstruction
+from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, reconstruct
+from agent.reconstruction.model import probe, start
+from agent.reconstruction.solver.result import Reconstruction
 
 SETTINGS = ReconstructionSettings(max_passes=20, stop_early=False, background=False, quantitative=False, device="cpu")
 
@@ -233,7 +234,7 @@ def test_patterns_that_come_later_stay_on_disk_where_memory_is_short(monkeypatch
     index = np.arange(len(data.positions))
     results = []
     for free in (10**12, 1):
-        monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda free=free: free)
+        monkeypatch.setattr("instrument.memory.free_memory", lambda free=free: free)
         worker = Reconstructor(some(data, index[::2]), replace(SETTINGS, max_passes=2))
         worker.append(data.patterns[1::2], data.positions[1::2])
         worker.run()

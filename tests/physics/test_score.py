@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from agent.config import ScoreChoice
-from agent.half_counts import expected_deviance, judge, relative_deviance
-from agent.quality import (
+from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, reconstruct
+from agent.reconstruction.counts.thinning import halves
+from agent.reconstruction.model import probe
+from agent.scoring.halves import expected_deviance, judge, relative_deviance
+from agent.scoring.ring_correlation import (
     Spectrum,
     crop,
     dose_knee,
@@ -20,9 +23,7 @@ from agent.quality import (
     score_spectrum,
     tiles,
 )
-from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, probe, reconstruct
-from agent.reconstruction.thinning import halves
-from agent.splitting import alternate, excess_variance, split
+from agent.scoring.splitting import alternate, excess_variance, split
 from instrument.models import Rectangle
 
 PIXEL = (0.3, 0.3)
@@ -151,8 +152,8 @@ def test_halves_of_counts_that_memory_cannot_hold_are_the_same_and_stay_on_disk(
     counts = np.random.default_rng(1).poisson(3.0, (20, 16, 16)).astype(">u2")
     np.save(tmp_path / "counts.npy", counts)
     expected = halves(counts, seed=3)
-    monkeypatch.setattr("agent.reconstruction.patterns.free_memory", lambda: 1)
-    monkeypatch.setattr("agent.reconstruction.patterns._CHUNK", 7)
+    monkeypatch.setattr("instrument.memory.free_memory", lambda: 1)
+    monkeypatch.setattr("agent.reconstruction.counts.patterns._CHUNK", 7)
     found = halves(np.load(tmp_path / "counts.npy", mmap_mode="r"), seed=3)
     assert all(isinstance(half, np.memmap) for half in found)
     assert np.array_equal(found, expected)
@@ -170,7 +171,7 @@ def test_deviance_of_true_model_is_its_expectation() -> None:
 
 def specimen(phase_peak: float, dose: float, seed: int) -> DiffractionData:
     """A crystal-free field of atoms (or nothing, peak 0), 24 Å wide, step 1.5 Å, 200 Å underfocus, 64² pixels."""
-    from agent.reconstruction import forward, geometry
+    from agent.reconstruction.model import forward, geometry
 
     axis = (np.arange(16) + 0.5) * 1.5
     positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -284,7 +285,7 @@ def test_several_splits_are_averaged_and_scatter_less() -> None:
 
 
 def test_own_reconstruction_and_own_score() -> None:
-    from agent.half_counts import score_halves
+    from agent.scoring.halves import score_halves
 
     data = specimen(0.4, 2e3, 1)
     calls = []

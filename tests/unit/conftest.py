@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from agent.config import CampaignConfig, Metadata, parse_config
-from agent.journal import InstrumentLink, Journal
-from agent.reconstruction.types import Reconstruction
+from agent.reconstruction.solver.result import Reconstruction
 from agent.records import ModelView, Recommendation, Score, Settings, Suggestion, Trial
-from agent.store import Acquisition, write_reconstruction
+from agent.storage.files import Acquisition, write_reconstruction
+from agent.storage.journal import InstrumentLink, Journal
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 
 PIXEL = 0.33

@@ -127,7 +127,7 @@ def reference(case: dict[str, NDArray[Any]], propagator: Propagator) -> NDArray[
 
 def engine(case: dict[str, NDArray[Any]], propagator: Propagator) -> NDArray[np.float32]:
     """The same by the engine's own forward model in single precision."""
-    from agent.reconstruction import forward
+    from agent.reconstruction.model import forward
 
     n, modes, slices = case["probe"].shape[-1], len(case["probe"]), len(case["object"])
     apertures = np.fft.fft2(np.fft.ifftshift(case["probe"], axes=(-2, -1)), norm="ortho")

@@ -1,0 +1,217 @@
+"""One acquisition: on a fresh region, reserved, exposed, on disk; and what became of one that was interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+
+from agent.campaign.layout import fresh_field
+from agent.campaign.stop import Control
+from agent.campaign.trials import TrialBook
+from agent.config import CampaignConfig
+from agent.errors import AgentError, InstrumentUnavailableError, StoppedError
+from agent.events import Audience, FramesReceived, Phase, PhaseChanged
+from agent.records import CampaignLayout, Role, Trial
+from agent.storage.files import AcquisitionWriter, require_space
+from agent.storage.nexus import part_of
+from instrument import (
+    AcquisitionPlan,
+    BudgetError,
+    ConflictError,
+    Description,
+    ExhaustedError,
+    InstrumentClient,
+    InstrumentError,
+    Outcome,
+    OutOfLimitsError,
+    Rectangle,
+    SafeStateError,
+    StreamError,
+)
+from instrument.background import Background
+
+logger = logging.getLogger(__name__)
+
+LARGEST_GAP = 0.05
+"""Part of the frames that may be missing before an acquisition counts as failed."""
+_ABORT_INTERVAL_S = 0.1
+
+
+class FreshAreaError(AgentError):
+    """No fresh region of the size wanted is left on the specimen."""
+
+
+class Acquirer:
+    """Carries out the acquisitions of one campaign, one at a time.
+
+    Args:
+        client: holds the lease.
+        campaign: id in the instrument's ledger; the expert's comparison is booked as `<id>-expert`.
+        folder: of the campaign.
+    """
+
+    def __init__(
+        self,
+        client: InstrumentClient,
+        campaign: str,
+        folder: Path,
+        config: CampaignConfig,
+        layout: CampaignLayout,
+        book: TrialBook,
+        audience: Audience,
+        control: Control,
+    ) -> None:
+        self._client = client
+        self._campaign = campaign
+        self._folder = folder
+        self._config = config
+        self._layout = layout
+        self._book = book
+        self._audience = audience
+        self._control = control
+
+    def account(self, role: Role) -> str:
+        """The account in the instrument's ledger that pays for a role."""
+        return f"{self._campaign}-expert" if role == "expert" else self._campaign
+
+    def plan(self, trial: Trial, field: Rectangle) -> AcquisitionPlan:
+        """The plan of a trial. Its id depends on nothing but campaign and number: asked for twice, exposed once."""
+        return AcquisitionPlan(
+            id=f"{self._campaign}-{trial.number:03d}",
+            campaign=self.account(trial.role),
+            region=f"{trial.role}-{trial.number:03d}",
+            field=field,
+            step=trial.settings.step,
+            defocus=trial.settings.defocus,
+            dose=trial.settings.dose,
+        )
+
+    def path(self, trial: Trial) -> Path:
+        """Where the acquisition file of a trial lies."""
+        return self._folder / "acquisitions" / f"{trial.number:03d}-{trial.role}.h5"
+
+    async def place(self, trial: Trial, description: Description) -> Rectangle:
+        """The field of a trial: as laid out at the start, or another one where that was exposed meanwhile.
+
+        Raises FreshAreaError.
+        """
+        layout = self._layout
+        planned = {"final": layout.final, "expert": layout.expert}.get(trial.role)
+        if trial.role in ("exploration", "reference"):
+            used = sum(t.plan is not None for t in self._book if t.role in ("exploration", "reference"))
+            planned = layout.exploration[used] if used < len(layout.exploration) else None
+        if description.repeatable:
+            return planned or layout.exploration[0]
+        exposed = [line.illuminated for line in await self._client.exposures() if line.dose > 0]
+        if planned is not None and not any(planned.grown(layout.margin).overlaps(r, 1e-4) for r in exposed):
+            return planned
+        size = layout.final if trial.role in ("final", "expert") else layout.exploration[0]
+        reserved = [layout.final, *([layout.expert] if layout.expert is not None else [])]
+        taken = [*exposed, *(r.grown(layout.margin) for r in reserved if r != planned)]
+        found = fresh_field(description.area, size.height, size.width, layout.margin, taken, beside=layout.final)
+        if found is None:
+            msg = (
+                f"fresh area has run out: no region of {size.height:g} × {size.width:g} Å with a rim of "
+                f"{layout.margin:.0f} Å is left beside the {len(exposed)} that are exposed"
+            )
+            raise FreshAreaError(msg)
+        return found
+
+    async def acquire(self, trial: Trial, description: Description) -> Trial:
+        """Reserve, expose and store a trial that has its plan; the trial comes back `acquired` or `failed`.
+
+        Raises:
+            StoppedError: an operator, the disk or the instrument in SAFE; what was exposed is booked.
+            InstrumentError: the instrument is gone or taken by somebody else; the trial stays open.
+        """
+        assert trial.plan is not None
+        plan, started = trial.plan, time.monotonic()
+        self._tell("preparing", trial)
+        pixels = int(np.prod(description.detector.shape)) * np.dtype(description.detector.dtype).itemsize
+        require_space(self._folder, plan.n_positions * pixels)
+        try:
+            reservation = await self._client.prepare(plan)
+        except (OutOfLimitsError, BudgetError, ExhaustedError) as error:
+            return self._book.update(trial, state="failed", reason=f"refused by the instrument: {error}")
+        except ConflictError as error:
+            msg = f"the instrument refuses {plan.id}: {error}"
+            raise InstrumentUnavailableError(msg) from error
+        trial = self._book.update(trial, state="reserved", seconds={"prepare": time.monotonic() - started})
+        self._control.check()
+        trial = self._book.update(trial, state="acquiring")
+        self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
+        started = time.monotonic()
+        with AcquisitionWriter(self.path(trial), plan, description, self._config.metadata) as writer:
+            outcome = await self._expose(trial, writer)
+            trial = self._book.update(trial, electrons=outcome.electrons)
+            gap = 1 - writer.received.mean()
+            if outcome.state != "done" or gap > LARGEST_GAP:
+                reason = outcome.reason or f"{gap:.0%} of the frames are missing"
+                return self._book.update(trial, state="failed", reason=f"acquisition {outcome.state}: {reason}")
+            await asyncio.to_thread(writer.finish, outcome)
+        return self._acquired(trial, time.monotonic() - started)
+
+    def _acquired(self, trial: Trial, seconds: float) -> Trial:
+        file = str(self.path(trial).relative_to(self._folder))
+        return self._book.update(trial, state="acquired", acquisition_file=file, seconds={"acquire": seconds})
+
+    async def _expose(self, trial: Trial, writer: AcquisitionWriter) -> Outcome:
+        plan = writer.plan
+
+        def on_frames(received: int, total: int) -> None:
+            self._audience.tell(FramesReceived(trial=trial.number, received=received, total=total))
+
+        try:
+            async with Background() as tasks:
+                tasks.create_task(self._abort_on_stop(plan.id))
+                return await self._client.acquire(plan.id, writer, on_frames)
+        except StreamError as error:
+            logger.warning("%s: %s", plan.id, error)
+            return await self._booked(plan.id, str(error))
+        except SafeStateError as error:
+            raise StoppedError(str(error)) from error
+        except StoppedError as error:  # the disk is full
+            outcome = await self._booked(plan.id, str(error))
+            self._book.update(trial, state="failed", electrons=outcome.electrons, reason=str(error))
+            raise
+
+    async def _booked(self, plan_id: str, reason: str) -> Outcome:
+        """What the instrument has booked for an exposure that went wrong on this side."""
+        outcome = await self._client.abort(plan_id)
+        return outcome if outcome.reason else outcome.model_copy(update={"reason": reason})
+
+    async def _abort_on_stop(self, plan_id: str) -> None:
+        await self._control.wait_now()
+        while True:  # the stop may have come before the start
+            try:
+                await self._client.abort(plan_id)
+            except InstrumentError as error:
+                logger.info("abort of %s: %s", plan_id, error)
+            await asyncio.sleep(_ABORT_INTERVAL_S)
+
+    async def reconcile(self, trial: Trial) -> Trial:
+        """Find out from the instrument what became of a trial whose acquisition was interrupted.
+
+        Exposed and on disk: acquired. Never exposed: open again, under the same id. Exposed and lost: failed, its
+        electrons counted and its region left alone.
+        """
+        assert trial.plan is not None
+        path = self.path(trial)
+        part_of(path).unlink(missing_ok=True)
+        outcome = await self._client.outcome(trial.plan.id)
+        if outcome is not None and outcome.state == "running":
+            outcome = await self._client.abort(trial.plan.id)
+        if path.exists():
+            trial = self._book.update(trial, electrons=trial.plan.electrons if outcome is None else outcome.electrons)
+            return self._acquired(trial, 0.0)
+        if outcome is None or outcome.state == "reserved":
+            return self._book.update(trial, state="suggested")
+        reason = f"interrupted, the frames are lost ({outcome.reason or outcome.state})"
+        return self._book.update(trial, state="failed", electrons=outcome.electrons, reason=reason)
+
+    def _tell(self, phase: Phase, trial: Trial, message: str = "") -> None:
+        self._audience.tell(PhaseChanged(phase=phase, trial=trial.number, role=trial.role, message=message))

@@ -1,0 +1,296 @@
+"""The loop: describe → (suggest → prepare → acquire → reconstruct → score → ingest)* → recommend → final → done.
+
+The loop reads where it stands from the journal, so beginning, going on after a lost connection and resuming after a
+kill are the same thing. Acquiring the next data set overlaps reconstructing the last one; nevertheless the settings of
+trial n depend only on the scores up to n − 2 and on the settings of n − 1 (TrialBook.observations).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from agent.campaign.acquisition import Acquirer, FreshAreaError
+from agent.campaign.pipeline import Pipeline
+from agent.campaign.planning import (
+    expert_settings,
+    final_suggestion,
+    make_problem,
+    needs_reference,
+    ration,
+    reference_part,
+    reference_settings,
+)
+from agent.campaign.stop import Control
+from agent.campaign.trials import ACQUIRED, ENDED, TrialBook
+from agent.config import CampaignConfig
+from agent.errors import AgentError, BadInputError
+from agent.events import Audience, ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
+from agent.policy import make_policy
+from agent.policy.base import Policy
+from agent.processing.worker import ReconstructionWorker
+from agent.records import CampaignLayout, ModelView, Recommendation, Role, Suggestion, Trial
+from agent.scoring.ring_correlation import scale_score
+from agent.storage.journal import Journal
+from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
+from instrument.background import Background
+
+MAX_FAILURES = 3
+"""Failures in a row after which the campaign stops: something is wrong that another trial will not mend."""
+_ROUNDING = 1e-9
+"""Relative; kept back of the electrons left, because sums of them are rounded on both sides."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Session:
+    """What stays the same while one agent runs one campaign, over however many connections."""
+
+    journal: Journal
+    audience: Audience
+    control: Control
+    worker: ReconstructionWorker
+    book: TrialBook
+    failures_after: int
+    """Trials up to this number belong to an earlier session; their failures have had their say."""
+
+
+class Loop:
+    """One connection's part of a campaign: goes on from where the journal says it stands, to its end."""
+
+    def __init__(self, session: Session, client: InstrumentClient, tasks: Background) -> None:
+        self._journal = session.journal
+        self._audience = session.audience
+        self._control = session.control
+        self._client = client
+        self._book = book = session.book
+        self.config: CampaignConfig = session.journal.read("config")
+        self.layout: CampaignLayout = session.journal.read("layout")
+        folder = session.journal.folder
+        self._acquirer = Acquirer(
+            client,
+            session.journal.read("campaign"),
+            folder,
+            self.config,
+            self.layout,
+            book,
+            session.audience,
+            session.control,
+        )
+        self._pipeline = Pipeline(session.worker, tasks, folder, self.config, book, session.audience, session.control)
+        self._failures_after = session.failures_after
+
+    async def run(self) -> None:
+        """Everything that is still to do."""
+        await self._client.open_campaign(self._acquirer.account("exploration"), self.config.electrons)
+        await self._take_stock()
+        if needs_reference(self.config) and self._journal.read("target") is None:
+            await self._measure_target()
+        await self._explore()
+        await self._pipeline.finished()
+        await self._finish()
+        await self._pipeline.finished()
+        self._require_final()
+
+    # -- what an earlier session or connection left behind ---------------------------------------------------------
+
+    async def _take_stock(self) -> None:
+        """Settle interrupted acquisitions with the instrument, and queue what is not reconstructed yet."""
+        for trial in self._book:
+            if trial.state in ("suggested", "reserved", "acquiring") and trial.plan is not None:
+                await self._acquirer.reconcile(trial)
+        for trial in self._book:
+            # What cannot be taken again is reconstructed again.
+            irreplaceable = trial.role != "exploration" and trial.acquisition_file is not None
+            if trial.state in ACQUIRED or (trial.state == "failed" and irreplaceable):
+                self._pipeline.start(trial)
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    async def _explore(self) -> None:
+        while not self._book.of_role("final"):
+            open_trial = self._open("exploration")
+            if open_trial is None:
+                self._control.check()
+                number = self._book.next_number
+                await self._pipeline.finished(t.number for t in self._book if t.number <= number - 2)
+                self._check_failures()
+                if len(self._book.of_role("exploration")) >= self.config.exploration.trials:
+                    return
+                open_trial = await self._suggest(number)
+                if open_trial is None:
+                    return
+            try:
+                await self._acquire(open_trial)
+            except FreshAreaError as error:
+                self._book.update(open_trial, state="failed", reason=str(error))
+                self._journal.note("exploration ends", reason=str(error))
+                return
+
+    async def _suggest(self, number: int) -> Trial | None:
+        """The next trial, or None where the policy finds that exploration has had its share."""
+        self._phase("suggesting", number, "exploration")
+        started = time.monotonic()
+        description = await self._client.describe()
+        observations = self._book.observations(number)
+
+        def suggest(policy: Policy) -> list[Suggestion]:
+            policy.ingest(observations)
+            return policy.suggest(1)
+
+        try:
+            suggestions = await self._ask_policy(description, suggest, final=False)
+        except BadInputError as error:
+            # Checked before the campaign began; what is legal has shrunk since (a recording gets used up).
+            suggestions, reason = [], str(error)
+        else:
+            reason = "the policy suggests no further trial"
+        if not suggestions:
+            self._journal.note("exploration ends", reason=reason)
+            return None
+        return self._book.add("exploration", suggestions[0], time.monotonic() - started)
+
+    async def _ask_policy(self, description: Description, question: Callable[[Policy], T], *, final: bool) -> T:
+        """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
+        references = self._book.of_role("reference")
+        problem = make_problem(
+            self._rationed(description, final=final),
+            self.config,
+            self.layout,
+            self._journal.read("target"),
+            spent_before=sum(trial.electrons for trial in references),
+        )
+        seed = self.config.seed
+        return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))
+
+    def _rationed(self, description: Description, *, final: bool) -> Description:
+        """What may be taken now of a recording that is used up, so that later acquisitions find counts as well."""
+        if not description.consumable:
+            return description
+        return ration(description, self._journal.read("description"), self._book, self.config, final=final)
+
+    async def _acquire(self, trial: Trial) -> Trial:
+        """Acquire an open trial and queue its reconstruction."""
+        self._control.check()
+        description = await self._client.describe()
+        if trial.plan is None:
+            trial = await self._make_plan(trial, description)
+        trial = await self._acquirer.acquire(trial, description)
+        if trial.state == "acquired":
+            self._pipeline.start(trial)
+        return trial
+
+    async def _measure_target(self) -> None:
+        """Goal `cheapest` without a score: find out what the instrument can give at best."""
+        while (reference := self._book.latest("reference")) is None or reference.state != "done":
+            self._check_failures()
+            if reference is None:
+                suggestion = reference_settings(await self._client.describe(), self.config)
+                reference = self._book.add("reference", suggestion, 0.0)
+            if reference.state in ("suggested", "reserved"):
+                await self._acquire(reference)
+            await self._pipeline.finished()
+        assert reference.score is not None
+        part = reference_part(self._journal.read("description"))
+        full = scale_score(reference.score, 1 / part).value
+        target = self.config.goal.fraction * full
+        if target <= 0:
+            msg = f"the reference acquisition carries no information ({full:.3g} bit/Å²); is there a specimen in it?"
+            raise AgentError(msg)
+        self._journal.write(target=target)
+        carries = "carries" if part == 1 else "is expected to carry"
+        reason = f"{self.config.goal.fraction:.0%} of the {full:.4g} bit/Å² that the full recording {carries}"
+        self._audience.tell(TargetSet(target=target, reason=reason))
+
+    async def _finish(self) -> None:
+        """Recommend, acquire the final picture and, beside it, the expert's."""
+        while (final := self._book.latest("final")) is None or final.state in ("suggested", "reserved"):
+            self._check_failures()
+            await self._acquire(final if final is not None else await self._recommend())
+        if self.config.expert is None:
+            return
+        expert = self._open("expert")
+        if expert is None and not self._book.of_role("expert"):
+            assert final.plan is not None
+            expert = self._book.add("expert", expert_settings(self.config, final.plan, self.layout.final), 0.0)
+        if expert is None:
+            return
+        try:
+            await self._acquire(expert)
+        except FreshAreaError as error:
+            self._book.update(expert, state="failed", reason=str(error))
+
+    async def _recommend(self) -> Trial:
+        number = self._book.next_number
+        self._phase("recommending", number, "final")
+        started = time.monotonic()
+        description = await self._client.describe()
+        observations = self._book.observations(number + 1)
+        left = self._book.left
+
+        def recommend(policy: Policy) -> tuple[Recommendation, ModelView | None, str]:
+            policy.ingest(observations)
+            return policy.recommend(left), policy.view(left), policy.name
+
+        recommendation, view, name = await self._ask_policy(description, recommend, final=True)
+        self._journal.write(recommended=recommendation)
+        self._audience.tell(Recommended(recommendation=recommendation))
+        if view is not None:
+            self._journal.write(model_view=view)
+            self._audience.tell(ModelChanged(view=view))
+        return self._book.add("final", final_suggestion(recommendation, name), time.monotonic() - started)
+
+    async def _make_plan(self, trial: Trial, description: Description) -> Trial:
+        plan = self._acquirer.plan(trial, await self._acquirer.place(trial, description))
+        if trial.role == "final":
+            dose = self._affordable_dose(plan, await self._cost(plan))
+            settings = trial.settings.model_copy(update={"dose": dose})
+            trial = self._book.update(trial, suggestion=trial.suggestion.model_copy(update={"settings": settings}))
+            plan = plan.model_copy(update={"dose": dose})
+        elif trial.role == "expert":
+            await self._client.open_campaign(plan.campaign, await self._cost(plan))
+        return self._book.update(trial, plan=plan)
+
+    async def _cost(self, plan: AcquisitionPlan) -> float:
+        """Electrons of a plan with margins and flyback; of an impossible one what it asks for, `prepare` will refuse it."""
+        try:
+            return max((await self._client.check(plan)).electrons, plan.electrons)
+        except (OutOfLimitsError, ExhaustedError):
+            return plan.electrons
+
+    def _affordable_dose(self, plan: AcquisitionPlan, cost: float) -> float:
+        """The plan's dose, less what flyback and margins of the scan cost where the policy has spent every electron."""
+        affordable = self._book.left * (1 - _ROUNDING)
+        if cost <= affordable:
+            return plan.dose
+        dose = plan.dose * (affordable - (cost - plan.electrons)) / plan.electrons
+        if dose <= 0:
+            msg = f"the {affordable:.4g} electrons that are left do not pay for the final acquisition: it costs {cost:.4g}"
+            raise AgentError(msg)
+        return dose
+
+    # -- small things ----------------------------------------------------------------------------------------------
+
+    def _open(self, role: Role) -> Trial | None:
+        """The trial of a role that has been suggested and not acquired, if any."""
+        latest = self._book.latest(role)
+        return latest if latest is not None and latest.state in ("suggested", "reserved") else None
+
+    def _check_failures(self) -> None:
+        failed = self._book.failures_in_a_row(self._failures_after)
+        if len(failed) >= MAX_FAILURES:
+            msg = f"{len(failed)} trials in a row have failed, the last one because: {failed[-1].reason}"
+            raise AgentError(msg)
+
+    def _require_final(self) -> None:
+        final = self._book.of_role("final")[-1]
+        if final.state not in ENDED or final.state == "failed":
+            msg = f"the final acquisition has no score: {final.reason}; `ptychopilot resume` tries again"
+            raise AgentError(msg)
+
+    def _phase(self, phase: Phase, number: int, role: Role) -> None:
+        self._audience.tell(PhaseChanged(phase=phase, trial=number, role=role))

@@ -1,0 +1,120 @@
+"""Acquired trials through the reconstruction process, one after another, while the next acquisition runs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.campaign.layout import scored_edge, scored_rectangle
+from agent.campaign.stop import Control
+from agent.campaign.trials import TrialBook
+from agent.config import CampaignConfig
+from agent.events import Audience, PhaseChanged, ReconstructionProgress
+from agent.processing.process import ProcessingJob, ProcessingResult
+from agent.processing.worker import ProcessingError, ReconstructionWorker
+from agent.records import Trial
+from instrument.background import Background
+
+ATTEMPTS = 2
+"""A reconstruction that fails is tried once more in a fresh process."""
+COMPARED_SPLITS = 2
+"""Random splits of the counts of the acquisitions that are compared in the end: final, expert, reference."""
+_TIMEOUT_S = 300.0
+_TIMEOUT_PER_POSITION_S = 0.5
+
+
+class Pipeline:
+    """Reconstructs and scores in the order of acquisition: each job starts from what the ones before taught."""
+
+    def __init__(
+        self,
+        worker: ReconstructionWorker,
+        tasks: Background,
+        folder: Path,
+        config: CampaignConfig,
+        book: TrialBook,
+        audience: Audience,
+        control: Control,
+    ) -> None:
+        self._worker = worker
+        self._tasks = tasks
+        self._folder = folder
+        self._config = config
+        self._book = book
+        self._audience = audience
+        self._control = control
+        self._jobs: dict[int, asyncio.Task[None]] = {}
+
+    def start(self, trial: Trial) -> None:
+        """Queue an acquired trial."""
+        before = next(reversed(self._jobs.values())) if self._jobs else None
+        self._jobs[trial.number] = self._tasks.create_task(self._process(trial, before))
+
+    async def finished(self, numbers: Iterable[int] | None = None) -> None:
+        """Wait until the trials of these numbers (None: all) are scored or have failed. Raises StoppedError."""
+        wanted = list(self._jobs) if numbers is None else [n for n in numbers if n in self._jobs]
+        waiting = [job for n in wanted if not (job := self._jobs[n]).done()]
+        if waiting:
+            await self._control.unless_stopped(asyncio.wait(waiting))
+
+    async def _process(self, trial: Trial, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        trial = self._book.update(trial, state="reconstructing")
+        self._audience.tell(PhaseChanged(phase="reconstructing", trial=trial.number, role=trial.role))
+        started = time.monotonic()
+        try:
+            result = await self._attempt(trial)
+        except ProcessingError as error:
+            self._book.update(trial, state="failed", reason=f"reconstruction: {error}")
+            return
+        self._book.update(
+            trial,
+            state="done",
+            score=result.score,
+            defocus_measured=result.defocus_measured,
+            reconstruction_file=str(self._output(trial).relative_to(self._folder)),
+            seconds={**result.seconds, "process": time.monotonic() - started},
+        )
+
+    async def _attempt(self, trial: Trial) -> ProcessingResult:
+        assert trial.plan is not None
+        timeout = _TIMEOUT_S + _TIMEOUT_PER_POSITION_S * trial.plan.n_positions
+
+        def on_progress(phase: str, fraction: float) -> None:
+            self._audience.tell(ReconstructionProgress(trial=trial.number, phase=phase, fraction=fraction))
+
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await self._worker.run(self._job(trial), on_progress, timeout)
+            except ProcessingError:
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError
+
+    def _job(self, trial: Trial) -> ProcessingJob:
+        assert trial.plan is not None
+        assert trial.acquisition_file is not None
+        config, folder = self._config, self._folder.resolve()
+        earlier = [self._column(t) for t in self._book if t.number < trial.number and t.state == "done"]
+        known = [path for path in earlier if path.exists()]
+        return ProcessingJob(
+            acquisition=folder / trial.acquisition_file,
+            output=self._output(trial),
+            column=known[-1] if known else None,
+            column_output=self._column(trial),
+            scored=scored_rectangle(trial.plan.field, config),
+            reconstruction=config.reconstruction,
+            # The edge belongs to the score: larger fields are judged by tiles of the same size.
+            score=config.score.model_copy(update={"field": scored_edge(config)}),
+            splits=1 if trial.role == "exploration" else COMPARED_SPLITS,
+            seed=config.seed + trial.number,
+        )
+
+    def _output(self, trial: Trial) -> Path:
+        return self._folder.resolve() / "reconstructions" / f"{trial.number:03d}-{trial.role}.h5"
+
+    def _column(self, trial: Trial) -> Path:
+        return self._folder.resolve() / "columns" / f"{trial.number:03d}.json"

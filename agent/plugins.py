@@ -1,0 +1,18 @@
+"""Code of the user's own: the one loader of `module:attribute` references."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from agent.errors import BadInputError
+
+
+def load_attribute(reference: str) -> Any:
+    """The object that `module:attribute` names. Raises BadInputError."""
+    module_name, _, attribute = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{reference!r} cannot be loaded as module:attribute ({error})"
+        raise BadInputError(msg) from error

@@ -1,0 +1,217 @@
+"""What a campaign learns of its column and carries from one acquisition to the next.
+
+The first acquisition measures disc centre, rotation, handedness, defocus and low-order aberrations; every further one
+only corrects its defocus, which the lens sets a little differently each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import BadInputError
+from agent.reconstruction.model.data import DiffractionData
+from instrument import optics
+from instrument.models import Description
+
+HOT = 8.0
+"""A pixel is called bad where its mean count differs by this many robust standard deviations from its neighbours'."""
+
+
+@dataclass(frozen=True)
+class ColumnState:
+    """What is known of the column.
+
+    Attributes:
+        centre: (row, column) of the zero beam, pixels.
+        matrix: (2, 2) detector_to_scan.
+        defocus_offset: measured minus nominal, Å, of the last acquisition.
+        aberrations: besides defocus, Krivanek polar, Å and rad.
+        aperture: whether a round, even disc or the measured one explains the counts better.
+    """
+
+    centre: tuple[float, float]
+    matrix: NDArray[np.float64]
+    defocus_offset: float
+    aberrations: dict[str, float] = field(default_factory=dict)
+    aperture: Literal["round", "measured"] = "round"
+
+    def save(self, path: Path) -> None:
+        """Write as JSON, atomically."""
+        content = {
+            "centre": list(self.centre),
+            "detector_to_scan": self.matrix.tolist(),
+            "defocus_offset_A": self.defocus_offset,
+            "aberrations": self.aberrations,
+            "aperture": self.aperture,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(path.suffix + ".part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> ColumnState:
+        """Read what `save` wrote. Raises BadInputError."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                centre=(float(content["centre"][0]), float(content["centre"][1])),
+                matrix=np.asarray(content["detector_to_scan"], dtype=np.float64),
+                defocus_offset=float(content["defocus_offset_A"]),
+                aberrations={str(k): float(v) for k, v in content["aberrations"].items()},
+                aperture="measured" if content["aperture"] == "measured" else "round",
+            )
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            msg = f"{path}: not a column state file ({error})"
+            raise BadInputError(msg) from error
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An acquisition with its optics measured, the state to carry on, and what a person should be told."""
+
+    data: DiffractionData
+    state: ColumnState
+    notes: tuple[str, ...]
+
+
+def bad_pixels(patterns: NDArray[Any], known: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
+    """(ky, kx), True where a pixel is known or seen to be dead or hot.
+
+    Seen: its mean count lies far outside the spread of its eight neighbours, beyond what counting noise allows. Pixels
+    on the steep rim of the disc have spread-out neighbours and are left alone.
+    """
+    mean = patterns.mean(axis=0, dtype=np.float64)
+    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    neighbours = np.sort(np.stack([np.roll(mean, shift, axis=(0, 1)) for shift in shifts]), axis=0)
+    median = (neighbours[3] + neighbours[4]) / 2
+    spread = neighbours[6] - neighbours[1] + np.sqrt(np.maximum(median, 1.0 / len(patterns)) / len(patterns))
+    bad: NDArray[np.bool_] = np.abs(mean - median) > HOT * spread
+    for row, column in known:
+        bad[row, column] = True
+    return bad
+
+
+def measure_column(
+    data: DiffractionData,
+    description: Description,
+    *,
+    shape: tuple[int, int] | None,
+    known: ColumnState | None,
+    enabled: bool,
+    on_progress: Callable[[float], None],
+) -> Measured:
+    """Give `data` the optics that it was taken with.
+
+    Args:
+        data: with nominal defocus and no calibration.
+        description: what the instrument advertises.
+        shape: (scan_y, scan_x) where the patterns are a complete raster; None otherwise.
+        known: from an earlier acquisition of the same column.
+        enabled: False takes the advertised geometry and the nominal defocus as they are.
+    """
+    from agent.reconstruction.calibration.bright_field import fit_disc
+    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, deviance_of_part, tune
+    from agent.reconstruction.calibration.parameters import widths
+
+    nominal = data.defocus
+    fixed = description.defocus.kind == "fixed"
+    notes: list[str] = []
+    if known is not None:
+        data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
+        data = _with_defocus(data, nominal + known.defocus_offset)
+        if known.aperture == "measured":
+            data = replace(data, aperture=measured_aperture(data))
+        if enabled and not fixed:
+            data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
+        state = replace(known, defocus_offset=data.defocus - nominal)
+        return Measured(data, state, ())
+
+    disc = fit_disc(data.patterns.mean(axis=0, dtype=np.float64), data.mask)
+    data = replace(data, centre=disc.centre)
+    if not enabled or (description.scan_rotation is not None and description.mirrored is not None):
+        matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
+        data = replace(data, detector_to_scan=matrix)
+        if enabled:
+            tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
+            data = tuned.data
+            turn = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
+            notes.append(
+                f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
+                f"(set-point {nominal:g} Å), detector rotation {turn:.2f}°, "
+                f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
+            )
+    else:
+        data, note = _from_parallax(data, shape)
+        notes.append(note)
+    aperture: Literal["round", "measured"] = "round"
+    if enabled:
+        uneven = replace(data, aperture=measured_aperture(data))
+        if deviance_of_part(uneven) < deviance_of_part(data):
+            data, aperture = uneven, "measured"
+            notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
+    state = ColumnState(
+        centre=disc.centre,
+        matrix=np.asarray(data.detector_to_scan),
+        defocus_offset=data.defocus - nominal,
+        aberrations=dict(data.aberrations),
+        aperture=aperture,
+    )
+    return Measured(data, state, tuple(notes))
+
+
+def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
+    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern (the engine cuts it outside the disc)."""
+    mean = data.patterns.mean(axis=0, dtype=np.float64)
+    return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
+
+
+def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:
+    """The defocus, kept inside the window that the probe must fit."""
+    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
+    return replace(data, defocus=float(np.clip(defocus, -limit, limit)))
+
+
+def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, str]:
+    """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
+    from agent.reconstruction.calibration.calibrate import calibrate
+
+    if shape is None or min(shape) < 8:
+        msg = (
+            "the instrument does not say how its detector is turned, and the first acquisition is no complete raster of "
+            "at least 8 × 8 patterns to find out; enlarge exploration.height and width or lower search.step"
+        )
+        raise BadInputError(msg)
+    step = float(np.abs(data.positions[1] - data.positions[0]).max())
+    found = calibrate(
+        data.patterns.reshape(*shape, *data.patterns.shape[1:]),
+        step,
+        data.voltage,
+        data.semiangle,
+        data.angular_pixel,
+        nominal_defocus=data.defocus or None,
+        mask=data.mask,
+    )
+    if not found.found:
+        reason = "; ".join(found.notes) or f"the defocus is {found.defocus:.3g} ± {found.defocus_sd:.2g} Å"
+        msg = f"the first acquisition does not tell how the detector is turned: {reason}; raise its dose"
+        raise BadInputError(msg)
+    data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
+    note = (
+        f"parallax: defocus {found.defocus:.4g} ± {found.defocus_sd:.2g} Å, detector rotation "
+        f"{np.degrees(found.rotation):.1f} ± {np.degrees(found.rotation_sd):.1g}°"
+        f"{', mirrored' if found.mirrored else ''}"
+        f"{''.join(f'; {told}' for told in found.notes)}"
+    )
+    return _with_defocus(data, found.defocus), note

@@ -1,0 +1,226 @@
+"""Reconstruction in a child process, so that a crash, a lack of memory or a hang costs one trial and never the campaign.
+
+The child is a plain interpreter, `python -m agent.processing.worker MODULE:FUNCTION`, that imports the processing once and then
+takes one job after another: JSON lines in on stdin, JSON lines out on a pipe of its own (stdout goes to stderr, so that a
+library's chatter cannot break the protocol). It ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import IO, Any, Self
+
+from agent.errors import AgentError, BadInputError, StoppedError
+from agent.plugins import load_attribute
+from agent.processing.process import ProcessingJob, ProcessingResult, Progress
+from agent.storage.nexus import part_of
+
+logger = logging.getLogger(__name__)
+
+PROCESSING = "agent.processing:process"
+"""The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_MAX_LINE = 16 * 2**20
+"""Bytes of one message; a score with its rings is some ten thousand."""
+
+
+class ProcessingError(AgentError):
+    """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
+
+
+class ReconstructionWorker:
+    """The child process and the conversation with it.
+
+    >>> async with ReconstructionWorker() as worker:                    # doctest: +SKIP
+    ...     result = await worker.run(job, on_progress=print)
+
+    Jobs run one at a time, in the order in which `run` was called. A child that died is replaced for the next job.
+    """
+
+    def __init__(self, processing: str = PROCESSING) -> None:
+        self._processing = processing
+        self._process: asyncio.subprocess.Process | None = None
+        self._replies: asyncio.StreamReader | None = None
+        self._transport: asyncio.ReadTransport | None = None
+        self._chatter: IO[bytes] | None = None
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def run(
+        self, job: ProcessingJob, on_progress: Progress | None = None, timeout_s: float | None = None
+    ) -> ProcessingResult:
+        """Process a job.
+
+        Args:
+            on_progress: called from the event loop with a phase's name and the fraction done.
+            timeout_s: the child is killed after this time.
+
+        Raises:
+            ProcessingError: the processing raised, hung or died; the message says why.
+            StoppedError: the disk is full.
+        """
+        async with self._turn:
+            if self._process is None or self._process.returncode is not None:
+                await self._stop()
+                await self._start()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await self._converse(job, on_progress)
+            except (TimeoutError, asyncio.CancelledError) as error:
+                await self._stop()
+                if isinstance(error, asyncio.CancelledError):
+                    raise
+                msg = f"the reconstruction took longer than {timeout_s:g} s and was stopped"
+                raise ProcessingError(msg) from error
+            finally:
+                # Where the child was ended in the middle of writing, nothing half-written stays behind.
+                part_of(job.output).unlink(missing_ok=True)
+
+    async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        assert self._replies is not None
+        try:
+            self._process.stdin.write(job.model_dump_json().encode() + b"\n")
+            await self._process.stdin.drain()
+        except ConnectionError as error:
+            raise await self._death() from error
+        while line := await self._replies.readline():
+            message = json.loads(line)
+            if "progress" in message:
+                if on_progress is not None:
+                    on_progress(*message["progress"])
+            elif "stopped" in message:
+                raise StoppedError(message["stopped"])
+            elif "error" in message:
+                raise ProcessingError(message["error"])
+            else:
+                return ProcessingResult.model_validate(message["result"])
+        raise await self._death()
+
+    async def _death(self) -> ProcessingError:
+        assert self._process is not None
+        code = await self._process.wait()
+        last = self._last_words()
+        await self._stop()
+        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return ProcessingError(f"the reconstruction process {how}" + (f": {last}" if last else ""))
+
+    def _last_words(self) -> str:
+        assert self._chatter is not None
+        self._chatter.seek(0)
+        lines = self._chatter.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+    async def _start(self) -> None:
+        self._chatter = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        read_end, write_end = os.pipe()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "agent.processing.worker",
+                self._processing,
+                str(write_end),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=self._chatter,
+                pass_fds=(write_end,),
+                env=_child_environment(),
+                start_new_session=True,  # Ctrl-C in the terminal is the campaign's to handle
+            )
+        finally:
+            os.close(write_end)
+        replies = asyncio.StreamReader(limit=_MAX_LINE)
+        self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(replies), os.fdopen(read_end, "rb")
+        )
+        self._replies = replies
+
+    async def _stop(self) -> None:
+        if self._process is not None:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+            await self._process.wait()
+        if self._transport is not None:
+            self._transport.close()
+        if self._chatter is not None:
+            self._chatter.close()
+        self._process = self._replies = self._transport = self._chatter = None
+
+
+def _child_environment() -> dict[str, str]:
+    """The environment, with as many threads as there are cores for this process unless the user has said otherwise.
+
+    Threads wait passively: the next acquisition, perhaps a simulated one, runs meanwhile.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    defaults = {name: str(min(cores, 16)) for name in _THREAD_VARIABLES}
+    defaults["OMP_WAIT_POLICY"] = "PASSIVE"
+    path = os.pathsep.join(p for p in sys.path if p)  # a policy or processing of one's own stays importable
+    return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def main(processing: str, reply_descriptor: int) -> None:
+    """The child's life: import once, then one job after another until the parent closes stdin."""
+    replies = os.fdopen(reply_descriptor, "w", encoding="utf-8", buffering=1)
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+
+    def say(**message: Any) -> None:
+        replies.write(json.dumps(message) + "\n")
+
+    def on_progress(phase: str, fraction: float) -> None:
+        say(progress=[phase, fraction])
+
+    process: Callable[[ProcessingJob, Progress], ProcessingResult] | None = None
+    failure = ""
+    try:
+        process = load_attribute(processing)
+    except Exception as error:
+        failure = f"{type(error).__name__}: {error}"
+    while True:
+        line = jobs.get()
+        if process is None:
+            say(error=failure)
+            continue
+        try:
+            result = process(ProcessingJob.model_validate_json(line), on_progress)
+        except StoppedError as error:
+            say(stopped=str(error))
+        except Exception as error:
+            logger.exception("processing failed")
+            say(
+                error=str(error)
+                if isinstance(error, AgentError | BadInputError)
+                else f"{type(error).__name__}: {error}"
+            )
+        else:
+            say(result=result.model_dump(mode="json"))
+
+
+def _read_jobs(jobs: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        jobs.put(line)
+    os._exit(0)  # the parent is gone or done; whatever is being computed has no reader
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Where the arithmetic happens: plain arrays, fused CPU kernels, a GPU."""

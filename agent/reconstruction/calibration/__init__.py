@@ -1,0 +1,1 @@
+"""The geometry and optics of a scan, found from its patterns."""

@@ -1,0 +1,53 @@
+"""Which sign of the defocus is right, where shifts cannot tell.
+
+A detector turned by 180° with the opposite defocus (all even aberrations negated) gives exactly the same patterns for
+the complex conjugate object. Only what is known of matter decides: it advances the wave's phase (φ > 0, mean inner
+potential > 0), and where there is more of it, more electrons leave the bright-field disc. Two independent readings:
+
+- scattering: integrating the patterns' centre of mass over the scan gives φ blurred by the probe's intensity (Lazić,
+  Bosch & Lazar, Ultramicroscopy 160 (2016) 265), whose sign follows the rotation's; it must go with the electrons that
+  are missing from the disc, a contrast that is quadratic in φ and therefore knows no sign.
+- compactness: atoms, beads and particles stand out of their surroundings, so the phase has a longer tail upwards.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction.calibration.centre_of_mass import Moments
+
+
+def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64]) -> float:
+    """Correlation of the integrated centre of mass with the loss from the disc, in its standard deviations; positive: right sign.
+
+    `moments` are those of the raster's patterns; `detector_to_scan` the hypothesis to judge.
+    """
+    from scipy.signal.windows import tukey
+
+    n_y, n_x = moments.within.shape
+    com = moments.centre @ detector_to_scan.T
+    taper = np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3))
+
+    def spectrum(image: NDArray[np.float64]) -> NDArray[np.complex128]:
+        return np.fft.fft2((image - image.mean()) * taper)
+
+    g_y, g_x = np.fft.fftfreq(n_y)[:, None], np.fft.fftfreq(n_x)[None, :]
+    g = np.hypot(g_y, g_x)
+    band = (g > 1.5 / min(n_y, n_x)) & (g < 0.5)
+    gradient = (g_y * spectrum(com[..., 0]) + g_x * spectrum(com[..., 1])) / (1j * np.maximum(g, 1e-9))
+    loss = -spectrum(moments.within)
+    # The integral's 1/g is common to signal and noise, hence left out; the loss is weighted by its excess over shot noise.
+    noise = np.abs(loss[g > 0.4]) ** 2
+    signal = np.maximum(np.abs(loss) ** 2 - noise.mean(), 0) if noise.size else np.abs(loss) ** 2
+    weight = band * signal / np.maximum(np.abs(loss) ** 2, 1e-30)
+    cross = weight * np.real(np.conj(gradient) * loss) / np.sqrt(np.maximum(np.abs(gradient) * np.abs(loss), 1e-30))
+    # Each frequency occurs twice (real images).
+    return float(cross.sum() / np.sqrt(np.maximum(2 * (cross**2).sum(), 1e-30)))
+
+
+def compactness_evidence(phase: NDArray[np.float64]) -> float:
+    """Skewness of a (y, x) phase image in standard deviations of that of a Gaussian image with as many pixels."""
+    centred = phase - phase.mean()
+    skewness = (centred**3).mean() / np.maximum((centred**2).mean(), 1e-30) ** 1.5
+    return float(skewness / np.sqrt(6 / phase.size))

@@ -1,0 +1,1 @@
+"""Counted patterns in memory or on disk: read in parts, laid out, thinned."""

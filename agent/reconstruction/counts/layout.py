@@ -1,0 +1,41 @@
+"""How images of counts are laid out for a reconstruction: rolled, framed, in bins, added up, drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+
+def framed(patterns: NDArray[Any], roll: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
+    """Patterns (b, ky, kx) with the zero beam rolled to pixel (0, 0) and a rim of zeros up to `shape`."""
+    size = patterns.shape[1:]
+    if size == shape:
+        return np.roll(patterns, roll, axis=(1, 2))
+    out = np.zeros((len(patterns), *shape), patterns.dtype)
+    rows, columns = ((np.arange(n) + r) % m for n, r, m in zip(size, roll, shape, strict=True))
+    out[:, rows[:, None], columns[None, :]] = patterns
+    return out
+
+
+def two_by_two(images: Any, kind: DTypeLike | None = None) -> Any:
+    """Images (…, y, x) with 2 × 2 pixels added up, in the type `kind`."""
+    *rest, n_y, n_x = images.shape
+    return images.reshape(*rest, n_y // 2, 2, n_x // 2, 2).sum(axis=(-3, -1), dtype=kind)
+
+
+def bins_of(counts: Any) -> Any:
+    """`Backend.binned` of counts (n, ky, kx)."""
+    return two_by_two(counts, np.uint16 if counts.dtype == np.uint8 else np.float32)
+
+
+def sums_of(counts: Any) -> tuple[Any, Any]:
+    """`Backend.summed` of counts (n, ky, kx)."""
+    return counts.sum(axis=(1, 2), dtype=np.float64), counts.sum(axis=0, dtype=np.float64)
+
+
+def drawn(model: Any, random: Any) -> Any:
+    """Poisson counts of what is expected, in 16 bits where these can hold them."""
+    counts = random.poisson(model.clip(0))
+    return counts.astype(np.float32 if model.max() > 5e4 else np.uint16)

@@ -1,0 +1,100 @@
+"""The caller's patterns, in memory or on disk, looked at a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels.threads import cores, share
+from instrument.memory import room
+
+_pair_up = Kernel("detector", "pair_up")
+
+_CHUNK = 512
+"""Patterns at a time."""
+
+
+def kept_on_disk(counts: Any) -> tuple[str, ...]:
+    """A sentence for the user where `counts` are in a file."""
+    if not isinstance(counts, np.memmap):
+        return ()
+    return (f"the counts take {counts.nbytes / 1e9:.3g} GB, more than half of the free memory: they are kept on disk",)
+
+
+def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
+    """The patterns of (n, ky, kx) that `which` (n,) names; all of them are not copied."""
+    if which.all():
+        return patterns
+    out = room((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
+    for to, index in enumerate(np.flatnonzero(which)):
+        out[to] = patterns[index]
+    return out
+
+
+def as_type(counts: NDArray[Any], kind: DTypeLike) -> NDArray[Any]:
+    """`counts` in another type."""
+    out = room(counts.shape, kind)
+    out[...] = counts
+    return out
+
+
+def joined(first: Any, second: Any, xp: Any) -> Any:
+    """Counts (n, …) and (m, …) of the array module `xp` as (n + m, …)."""
+    if xp is not np:
+        return xp.concatenate([first, second])
+    out = room((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
+    out[: len(first)], out[len(first) :] = first, second
+    return out
+
+
+def counts_type(patterns: NDArray[Any]) -> np.dtype[Any]:
+    """The type in which a reconstruction keeps counts: the smallest of uint8, uint16 and float32 that holds them."""
+    if patterns.dtype.kind not in "bui":
+        return np.dtype(np.float32)
+    largest = int(patterns.max()) if patterns.size else 0
+    return np.dtype(np.uint8 if largest < 2**8 else np.uint16 if largest < 2**16 else np.float32)
+
+
+def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
+    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
+    for first in range(0, len(patterns), _CHUNK):
+        chunk = np.asarray(patterns[first : first + _CHUNK])
+        kind = (
+            chunk.dtype.newbyteorder("=") if chunk.dtype.kind != "f" or chunk.dtype.itemsize in (4, 8) else np.float32
+        )
+        chunk = chunk.astype(kind, copy=False)
+        yield chunk if seen is None else np.where(seen, chunk, chunk.dtype.type(0))
+
+
+def in_bins(patterns: NDArray[Any]) -> NDArray[Any]:
+    """Patterns (b, ky, kx) with 2 × 2 pixels added up; kx is a multiple of 32."""
+    n, height, width = patterns.shape
+    kind = patterns.dtype if patterns.dtype in (np.uint8, np.uint16) else counts_type(patterns)
+    flat = np.ascontiguousarray(patterns, kind).reshape(n, -1)
+
+    def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
+        _pair_up(packed(flat[first:stop].reshape(-1), width, out[first:stop].reshape(-1), largest))
+
+    return narrow(work, (n, height // 2, width // 2), kind, cores())
+
+
+def narrow(
+    work: Callable[[int, int, NDArray[Any], NDArray[np.float32]], None],
+    shape: tuple[int, ...],
+    kind: np.dtype[Any],
+    workers: int,
+) -> NDArray[Any]:
+    """What `work(first, stop, out, largest)` makes of counts of a type, shared out between threads.
+
+    16 bits, or floats where the largest numbers it tells do not fit.
+    """
+    out, largest = room(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
+    number = iter(largest)
+    share(lambda first, stop: work(first, stop, out, next(number)), shape[0], workers)
+    if out.dtype == np.uint16 and largest.max() >= 2**16:
+        return narrow(work, shape, np.dtype(np.float32), workers)
+    return out

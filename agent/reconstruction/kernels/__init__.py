@@ -1,0 +1,1 @@
+"""Compiled code: numba kernels kept as machine code, and CUDA sources."""

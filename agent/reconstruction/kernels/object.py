@@ -1,0 +1,43 @@
+"""Arithmetic on the object between batches, in one sweep each: NumPy's ten take as long as the patterns of a small batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from agent.reconstruction.kernels.fft import OPTIONS
+
+
+@njit(**OPTIONS)
+def split(z: Any, re: Any, im: Any) -> None:
+    """Complex numbers, as floats (2 n), to real and imaginary parts (n)."""
+    for i in range(len(re)):
+        re[i], im[i] = z[2 * i], z[2 * i + 1]
+
+
+@njit(**OPTIONS)
+def gather(re: Any, im: Any, light: Any, scale: float, more: int, numerator: Any, illumination: Any) -> None:
+    """One thread's accumulators (n) become numerator (2 n floats) and scaled illumination (n), or `more` of them."""
+    factor = np.float32(scale)
+    for i in range(len(re)):
+        x, y, lit = re[i], im[i], light[i] * factor
+        if more:
+            x, y, lit = x + numerator[2 * i], y + numerator[2 * i + 1], lit + illumination[i]
+        numerator[2 * i], numerator[2 * i + 1], illumination[i] = x, y, lit
+
+
+@njit(**OPTIONS)
+def turn(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
+    """`forward.turn` on floats z (2 n)."""
+    half, least = np.float32(0.5 * size), np.float32(floor)
+    for i in range(len(illumination)):
+        re, im = z[2 * i], z[2 * i + 1]
+        x, y = numerator[2 * i], numerator[2 * i + 1]
+        a = half * (re * y - im * x) / (illumination[i] + least)
+        if positive:
+            a = max(a, -im / max(np.sqrt(re * re + im * im) + re, np.float32(1e-6)))
+        d = np.float32(1) / (np.float32(1) + a * a)
+        cosine, sine = (np.float32(1) - a * a) * d, np.float32(2) * a * d
+        z[2 * i], z[2 * i + 1] = re * cosine - im * sine, re * sine + im * cosine

@@ -1,0 +1,56 @@
+"""What a reconstruction is made from: the patterns and everything known of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument import optics
+
+
+@dataclass(frozen=True)
+class DiffractionData:
+    """Diffraction patterns and everything that is known of how they came about.
+
+    Attributes:
+        patterns: (n, ky, kx) counts, unsigned integers (floats are accepted), zero beam at `centre`.
+        positions: (n, 2), (y, x), Å, of the probe in the scan's frame.
+        voltage: eV.
+        semiangle: convergence semi-angle, mrad.
+        angular_pixel: reciprocal-space sampling, mrad per detector pixel.
+        defocus: Å, positive for underfocus, at the entrance surface.
+        centre: (row, column) of the zero beam in pixels; None: N//2.
+        detector_to_scan: orthogonal 2 × 2 matrix, (row, column) direction on the detector to the scan's frame.
+        mask: (ky, kx) bool, True where the detector counts; None: everywhere.
+        aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
+        aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
+        point_spread: standard deviation of the detector's point spread, detector pixels.
+        area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
+    """
+
+    patterns: NDArray[Any]
+    positions: NDArray[np.float64]
+    voltage: float
+    semiangle: float
+    angular_pixel: float
+    defocus: float = 0.0
+    centre: tuple[float, float] | None = None
+    detector_to_scan: NDArray[np.float64] | None = None
+    mask: NDArray[np.bool_] | None = None
+    aberrations: Mapping[str, float] = field(default_factory=dict)
+    aperture: NDArray[np.floating] | None = None
+    point_spread: float = 0.0
+    area_integration: bool = False
+
+    @property
+    def pixel_size(self) -> tuple[float, float]:
+        """(y, x) sampling of the object, Å: 1/(N Δk)."""
+        n_y, n_x = self.patterns.shape[-2:]
+        return (
+            optics.pixel_size(self.angular_pixel, n_y, self.voltage),
+            optics.pixel_size(self.angular_pixel, n_x, self.voltage),
+        )

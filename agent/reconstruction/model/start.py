@@ -1,0 +1,162 @@
+"""What a reconstruction starts from: the probe of the nominal optics, propagators, the detector's transfer function."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction.counts.layout import framed
+from agent.reconstruction.counts.patterns import chunks
+from agent.reconstruction.model import probe, transmission
+from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.geometry import Geometry
+from agent.reconstruction.model.settings import ReconstructionSettings
+from instrument import optics
+
+PADDING = 1.5
+"""Extension of the detector where several slices, and enough counts, ask for one. Waves that leave a grid at one side enter it at
+the other: with 1.125 those of bilayer MoS₂, from known slices, differ from the truth by three times as much, and a common factor
+of its phases is found in 400 passes instead of 60."""
+THIN = 0.95
+"""What a slab must show, by its thickness, of the frequencies at the detector's edge to count as thin."""
+TELLING = 300.0
+"""Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, is found beside
+the phase; with fewer it is mostly noise, which takes counts from the phase."""
+VARIATION = 1e-3
+"""Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
+
+
+def counts_per_pixel(data: DiffractionData, total: float) -> float:
+    """Of `total` counts, those that fall on an object pixel as large as the detector resolves."""
+    pixel = np.asarray(data.pixel_size)
+    return float(total * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
+
+
+def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
+    """`ReconstructionSettings.padding`, chosen where it is left to the counts; those of several slices are read for it."""
+    if settings.padding is not None:
+        return float(settings.padding)
+    if settings.slices == 1:
+        return 1.0
+    total = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks(data.patterns, data.mask))
+    if counts_per_pixel(data, total) < TELLING:
+        return 1.0
+    return PADDING
+
+
+def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
+    """Whether every slice is so thin that the detector sees nothing of its thickness.
+
+    Only then is what atoms scatter further than the detector reaches the largest error of the model (`transmission`). Of thick
+    slices the thickness is another, of the opposite sign; the atoms of a slab in one picture are not what a square makes sharper.
+    """
+    edge = min(optics.spatial_frequency(data.angular_pixel * n / 2, data.voltage) for n in data.patterns.shape[1:])
+    return bool(transmission.of_slab(edge**2, settings.thicknesses.max(), data.voltage) > THIN)
+
+
+def model_probe(
+    data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(modes, ky, kx) from aperture, aberrations, source size and focal spread, not yet scaled to the counts."""
+    measured = None
+    if data.aperture is not None:
+        measured = framed(np.asarray(data.aperture)[None], geo.roll, shape)[0]
+    aberrations = {**data.aberrations, "C10": -data.defocus}
+    wave = probe.aperture_wave(
+        shape, data.angular_pixel, data.voltage, data.semiangle, aberrations, geo.centre_offset, measured
+    )
+    return probe.partially_coherent(
+        wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size, settings.focal_spread
+    )
+
+
+def propagators(
+    data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
+) -> NDArray[np.complex64]:
+    """(S − 1, ky, kx) exp(−iπλΔz k²) from slice to slice. The place for a specimen tilt is here."""
+    ky, kx = probe.frequencies(shape, data.angular_pixel, data.voltage)
+    dk = optics.spatial_frequency(data.angular_pixel, data.voltage)
+    row, column = geo.centre_offset
+    k2 = (ky - row * dk) ** 2 + (kx - column * dk) ** 2
+    gaps = np.diff(settings.depths)[:, None, None]
+    return np.exp(-1j * np.pi * optics.wavelength(data.voltage) * gaps * k2).astype(np.complex64)
+
+
+def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    """Transfer function (ky, kx), corner-centred, of the detector; None for a perfect one.
+
+    A Gaussian point spread of s pixels has exp(−2π²s²f²), with f in cycles per pixel, and a pixel that integrates over its area
+    sinc f along each axis. On a grid of pixels both have negative lobes where they are narrow, so that a model could expect fewer
+    than no counts. Point spreads without such lobes and of the same variance stand for them: a Gaussian taken at the pixels, and
+    (1/24, 22/24, 1/24), whose variance is 1/12.
+    """
+    if data.point_spread == 0 and not data.area_integration:
+        return None
+    along = []
+    for n in shape:
+        line = np.ones(n)
+        if data.point_spread > 0:
+            spread = _at_pixels(data.point_spread, n)
+            line *= np.fft.fft(spread / spread.sum()).real
+        if data.area_integration:
+            line *= 1 - np.sin(np.pi * np.fft.fftfreq(n)) ** 2 / 6
+        along.append(line)
+    return np.outer(*along).astype(np.float32)
+
+
+def _at_pixels(s: float, n: int) -> NDArray[np.float64]:
+    """exp(−j²/2w²) at n pixels j, corner-centred; w gives it the standard deviation s, which beyond a pixel is w."""
+    from scipy.optimize import brentq
+
+    j2 = np.fft.fftfreq(n, 1 / n) ** 2
+
+    def excess(w: float) -> float:
+        spread = np.exp(-j2 / (2 * w**2))
+        return float((j2 * spread).sum() / spread.sum()) - s**2
+
+    # narrower than 1/50 pixel, nothing is left of a neighbour's share, 2 exp(−1/2w²)
+    width = s if s > 1 else brentq(excess, 0.05, 1.01) if s > 0.02 else 0.05
+    return np.exp(-j2 / (2 * width**2))
+
+
+def overlap(probe_k: NDArray[np.complex64], geo: Geometry) -> float:
+    """Patterns whose probe (modes, ky, kx) lights a place of the scan: their number times (Σ|p|²)²/Σ|p|⁴ over the scan's area."""
+    light = (np.abs(probe.to_real_space(probe_k)) ** 2).sum(axis=0, dtype=np.float64)
+    scanned = (np.ptp(geo.corners, axis=0) + 1).prod()
+    return float(len(geo.corners) * light.sum() ** 2 / (light**2).sum() / scanned)
+
+
+def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.complex64]:
+    """n small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow.
+
+    The first mode times polynomials of up to fourth order: what makes a probe vary, defocus, tilt, drift, is smooth in the
+    aperture, and noise is not. They are random, but begin with defocus and astigmatism: phases are found slowly, amplitudes at
+    once.
+    """
+    rng = np.random.default_rng(seed)
+    first = modes[0]
+    ky, kx = np.meshgrid(*(np.fft.fftfreq(size, 1 / size) for size in first.shape), indexing="ij")
+    inside = np.abs(first) > 0.1 * np.abs(first).max()
+    middle, radius = [k[inside].mean() for k in (ky, kx)], np.sqrt(inside.sum() / np.pi)
+    y, x = (ky - middle[0]) / radius, (kx - middle[1]) / radius
+    terms = np.stack([y**i * x**j for i in range(5) for j in range(5 - i) if i + j > 0])
+    numbers = rng.normal(size=(2, n, len(terms)))
+    shapes = np.tensordot(0.1 * (numbers[0] + 1j * numbers[1]), terms, axes=1)
+    for shape, phase in zip(shapes, (y**2 + x**2, y**2 - x**2, 2 * y * x), strict=False):
+        shape += 1j * phase
+    wave = first * shapes
+    overlap = (first.conj() * wave).sum(axis=(1, 2), keepdims=True) / (np.abs(first) ** 2).sum()
+    wave = wave - overlap * first
+    size = np.sqrt((np.abs(first) ** 2).sum() / np.maximum((np.abs(wave) ** 2).sum(axis=(1, 2), keepdims=True), 1e-30))
+    return np.asarray(VARIATION * size * wave, np.complex64)
+
+
+def support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Where the aperture may pass electrons: the disc of the start, one pixel wider, (ky, kx)."""
+    disc = (np.abs(probe_k) ** 2).sum(axis=0)
+    inside = disc > 1e-3 * disc.max()
+    grown = inside.copy()
+    for axis in (0, 1):
+        for shift in (-1, 1):
+            grown |= np.roll(inside, shift, axis=axis)
+    return grown.astype(np.float32)

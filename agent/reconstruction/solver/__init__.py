@@ -1,0 +1,1 @@
+"""From counts to the most likely object: passes, steps, priors, when to stop."""

@@ -1,0 +1,55 @@
+"""Room for arrays that memory may not hold."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from instrument.errors import BadInputError
+
+
+def free_memory() -> int:
+    """Bytes."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
+    """An empty array for counts: in memory, or in a file without a name where it would take more than half of what is free.
+
+    Raises BadInputError where the disk has no room either.
+    """
+    size, free = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize, free_memory()
+    if size < free / 2:
+        return np.empty(shape, kind)
+    folder = tempfile.gettempdir()
+    left = shutil.disk_usage(folder).free
+    if size > left:
+        msg = (
+            f"the counts take {size / 1e9:.3g} GB, more than half of the free memory ({free / 1e9:.3g} GB), and {folder} has "
+            f"only {left / 1e9:.3g} GB left to keep them; free some, or set TMPDIR to a folder of a larger disk"
+        )
+        raise BadInputError(msg)
+    return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)
+
+
+def stored(dataset: Any) -> NDArray[Any]:
+    """The numbers of an h5py data set: mapped where the file has them in one piece, otherwise read into `room`.
+
+    Raises OSError or ValueError where the file is damaged.
+    """
+    import h5py
+
+    size, offset = dataset.size * dataset.dtype.itemsize, dataset.id.get_offset()
+    as_in_memory = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
+    if size and offset is not None and as_in_memory and dataset.id.get_storage_size() == size:
+        return np.memmap(dataset.file.filename, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    out = room(dataset.shape, dataset.dtype)
+    if size:
+        dataset.read_direct(out)  # chunk by chunk
+    return out

@@ -1,0 +1,1 @@
+"""Recorded 4D data sets: one module a format."""

@@ -1,0 +1,222 @@
+"""Merlin MIB files of Quantum Detectors (Medipix3): frames one after the other, each behind a header of text.
+
+A frame's header is a comma-separated line that starts with `MQ1,` and is padded to the length it states:
+
+    MQ1, sequence number, length of the header in bytes, number of chips, width, height, type, layout, chips in use, time,
+    exposure, …
+
+The type is U08, U16 or U32, big-endian, or R64: the chips' own 64-bit words, in which the least significant bits are the
+first pixel. How many bits a pixel has in R64 (1, 6 or 12; 24 is sent as two images, the upper 12 bits first) is the counter
+depth, the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2 assembly have their four chips side by
+side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many frames one trigger, a scan line,
+brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered files, NAME000001.mib and so on,
+beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and ScanX: LiberTEM's documentation.)
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument.errors import BadInputError
+from instrument.memory import room
+from instrument.recordings.raw_arrays import ArrayLayout, as_raster
+
+_TYPES = {"U08": "u1", "U16": ">u2", "U32": ">u4"}
+_RAW_BITS = {1: 1, 6: 8, 12: 16, 24: 32}
+"""Counter depth -> bits a pixel takes in an R64 frame."""
+_NUMBERED = re.compile(r"(.*?)(\d+)\.mib", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MibHeader:
+    """Header of one frame.
+
+    Attributes:
+        number: of the frame in its acquisition.
+        length: of the header, bytes.
+        shape: (height, width) as stored, pixels.
+        kind: U08, U16, U32 or R64.
+        layout: arrangement of the chips, such as 1x1 or 2x2.
+        depth: counter depth in bits where the header says it.
+    """
+
+    number: int
+    length: int
+    shape: tuple[int, int]
+    kind: str
+    layout: str
+    depth: int | None
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame without its header."""
+        bits = _RAW_BITS[self.depth or 0] if self.kind == "R64" else 8 * np.dtype(_TYPES[self.kind]).itemsize
+        return math.prod(self.shape) * bits // 8
+
+
+def map_mib(path: Path, layout: ArrayLayout) -> NDArray[Any]:
+    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked, and of a series, which is joined.
+
+    The scan's shape is `layout.scan_shape`, or what the .hdr file beside it says. Where `path` holds fewer frames than the scan
+    has, all numbered files of its series are read.
+
+    Raises:
+        BadInputError: not a MIB file, an unknown header, truncated, or another number of frames than the scan has.
+    """
+    layout.allow_only(path, "scan_shape")
+    frames, series, stated = _frames(path), _series(path), _stated(path)
+    expected = math.prod(layout.scan_shape) if layout.scan_shape else stated.get("Frames in Acquisition", 0)
+    others = f"{len(series) - 1} other file{'s' if len(series) > 2 else ''} of its series"
+    if len(series) > 1 and len(frames) < expected:
+        frames = _joined([_header(part) for part in series], [_frames(part) for part in series], path)
+        if len(frames) != expected:
+            msg = (
+                f"{path}: has with {others} beside it {len(frames)} frames, its scan {expected}; copy all of them into one "
+                f"folder, or give the --scan-shape of what is there"
+            )
+            raise BadInputError(msg)
+    scan_shape = layout.scan_shape or _scanned(stated, len(frames))
+    if scan_shape is None and len(series) > 1:
+        msg = (
+            f"{path}: does not say how it was scanned, and {others} lie{'s' if len(series) == 2 else ''} beside it; give the "
+            f"--scan-shape of this file ({len(frames)} frames) or of all together"
+        )
+        raise BadInputError(msg)
+    return as_raster(path, frames, scan_shape)
+
+
+def _header(path: Path) -> MibHeader:
+    with path.open("rb") as file:
+        return parse_header(path, file.read(4096))
+
+
+def _frames(path: Path) -> NDArray[Any]:
+    """(frames, ky, kx) of one file."""
+    header = _header(path)
+    size, one = path.stat().st_size, header.length + header.frame_bytes
+    frames, rest = divmod(size, one)
+    if frames == 0 or rest:
+        msg = (
+            f"{path}: is truncated: {size} bytes are {frames} frames of {one} bytes and {rest} bytes of another; "
+            f"copy the file again"
+        )
+        raise BadInputError(msg)
+    if header.kind == "R64":
+        return _unpack(path, header, frames)
+    record = np.dtype([("header", f"V{header.length}"), ("counts", _TYPES[header.kind], header.shape)])
+    counts: NDArray[Any] = np.memmap(path, dtype=record, mode="r", shape=(frames,))["counts"]
+    return counts
+
+
+def _series(path: Path) -> list[Path]:
+    """The numbered files to which `path` belongs, itself among them; only itself with a .hdr of its own or without a number."""
+    name = _NUMBERED.fullmatch(path.name)
+    if name is None or path.with_suffix(".hdr").is_file():
+        return [path]
+    found = [(_NUMBERED.fullmatch(other.name), other) for other in path.parent.iterdir()]
+    alike = [(int(match[2]), other) for match, other in found if match is not None and match[1] == name[1]]
+    return [other for _, other in sorted(alike)]
+
+
+def _joined(headers: list[MibHeader], parts: list[NDArray[Any]], path: Path) -> NDArray[Any]:
+    """The frames of a series in the order of their numbers."""
+    order = sorted(range(len(parts)), key=lambda i: headers[i].number)
+    if len({(part.shape[1:], part.dtype) for part in parts}) > 1:
+        msg = f"{path}: the numbered files beside it have patterns of other sizes or types, so they are no series of one scan"
+        raise BadInputError(msg)
+    out = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    first = 0
+    for i in order:
+        out[first : first + len(parts[i])] = parts[i]
+        first += len(parts[i])
+    return out
+
+
+def parse_header(path: Path, start: bytes) -> MibHeader:
+    """Read the header with which a file starts. Raises BadInputError."""
+    if not start.startswith(b"MQ1,"):
+        msg = f"{path}: starts with {start[:4]!r} instead of b'MQ1,', so it is not a Merlin MIB file"
+        raise BadInputError(msg)
+    parts = start.split(b",", 8)
+    try:
+        number, length, width, height = int(parts[1]), int(parts[2]), int(parts[4]), int(parts[5])
+        kind, arrangement = parts[6].decode("ascii").strip().upper(), parts[7].decode("ascii").strip()
+        valid = length >= len(b"".join(parts[:8])) and width > 0 and height > 0
+    except (IndexError, ValueError) as error:
+        msg = f"{path}: has a Merlin header that cannot be understood ({start[:48]!r}…)"
+        raise BadInputError(msg) from error
+    if not valid:
+        msg = f"{path}: has a Merlin header with impossible sizes: {length} bytes long, {width} × {height} pixels"
+        raise BadInputError(msg)
+    depth = re.search(rb"MQ1A,[^,]*,[^,]*,\s*(\d+)", start[:length])
+    header = MibHeader(number, length, (height, width), kind, arrangement, None if depth is None else int(depth[1]))
+    if kind == "R64" and header.depth not in _RAW_BITS:
+        msg = f"{path}: raw frames (R64) need the counter depth in their header; it says {header.depth}, legal: 1, 6, 12, 24"
+        raise BadInputError(msg)
+    if kind == "R64" and arrangement not in ("1x1", "2x2"):
+        msg = f"{path}: raw frames (R64) of a {arrangement} assembly are not supported; legal: 1x1, 2x2; save as U08 or U16"
+        raise BadInputError(msg)
+    if kind != "R64" and kind not in _TYPES:
+        msg = (
+            f"{path}: pixels of type {kind} are not supported; legal: {', '.join(_TYPES)}, R64; save it as one of these"
+        )
+        raise BadInputError(msg)
+    return header
+
+
+def _stated(path: Path) -> dict[str, int]:
+    """Whole numbers of the .hdr file of `path` or of its series, by their names without what stands in brackets."""
+    name = _NUMBERED.fullmatch(path.name)
+    for hdr in (path.with_suffix(".hdr"), path.with_name(f"{name[1]}.hdr") if name else path.with_suffix(".hdr")):
+        if hdr.is_file():
+            lines = re.findall(
+                r"^([^(:\n]*?) *(?:\([^)\n]*\))?:[ \t]*(\d+)\s*$", hdr.read_text("latin-1"), re.MULTILINE
+            )
+            return {key: int(value) for key, value in lines}
+    return {}
+
+
+def _scanned(stated: dict[str, int], frames: int) -> tuple[int, int] | None:
+    """(lines, positions a line) from ScanY and ScanX, or from the frames per trigger."""
+    rows, columns = stated.get("ScanY", 0), stated.get("ScanX", 0)
+    if rows * columns == frames:
+        return rows, columns
+    line = stated.get("Frames per Trigger", 0)
+    if 1 < line < frames and frames % line == 0:
+        return frames // line, line
+    return None
+
+
+def _unpack(path: Path, header: MibHeader, frames: int) -> NDArray[Any]:
+    """(frames, ky, kx) of R64 frames: every 64-bit word turned round is an array of little-endian pixels."""
+    depth, (height, width) = header.depth or 0, header.shape
+    images = 2 if depth == 24 else 1
+    row = width * _RAW_BITS[depth] // 8 // images
+    record = np.dtype([("header", f"V{header.length}"), ("words", "u1", (images * height, row // 8, 8))])
+    mapped = np.memmap(path, dtype=record, mode="r", shape=(frames,))["words"]
+    quad = header.layout == "2x2" and width == 4 * height
+    shape = (2 * height, 2 * height) if quad else (height, width)
+    out = room((frames, *shape), {1: "u1", 6: "u1", 12: "u2", 24: "u4"}[depth])
+    for i in range(frames):
+        turned = np.ascontiguousarray(mapped[i, ..., ::-1]).reshape(images * height, row)
+        if depth == 1:
+            image: NDArray[Any] = np.unpackbits(turned, axis=1, bitorder="little")
+        else:
+            image = turned if depth == 6 else turned.view("<u2")
+        if images == 2:
+            image = (image[:height].astype(np.uint32) << 12) | image[height:]
+        out[i] = _assembled(image) if quad else image
+    return out
+
+
+def _assembled(strip: NDArray[Any]) -> NDArray[Any]:
+    """The (2h, 2h) picture of four (h, h) chips stored side by side: lower right and left, turned, upper right and left."""
+    lower_right, lower_left, upper_right, upper_left = np.split(strip, 4, axis=1)
+    return np.block([[upper_left, upper_right], [lower_left[::-1, ::-1], lower_right[::-1, ::-1]]])

@@ -1,0 +1,471 @@
+"""Files of other programs, written here byte by byte as their formats' documentation says."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agent.cli.reconstruct import parse_shape
+from agent.errors import BadInputError
+from agent.processing.assemble import read_patterns
+from instrument.memory import room
+from instrument.recordings.raw_arrays import ArrayLayout
+
+NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5, "angular_pixel": 2.5}
+SCAN = ArrayLayout(scan_shape=(2, 3))
+
+
+def pixels(dtype: str, shape: tuple[int, int] = (16, 64)) -> NDArray[Any]:
+    """(6, *shape) counts, every one different from its neighbours."""
+    highest = min(np.iinfo(dtype).max, 4095)
+    return np.random.default_rng(1).integers(1, highest, (6, *shape), endpoint=True).astype(dtype)
+
+
+def mib_header(number: int, width: int, height: int, kind: str, layout: str = "1x1", depth: int = 12) -> bytes:
+    """384 bytes as Merlin 0.75 writes them."""
+    text = (
+        f"MQ1,{number:06d},00384,01,{width:04d},{height:04d},{kind},   {layout},01,2024-05-18 16:51:49.971626,0.000555,0,0,0,"
+        f"1.200000E+2,5.110000E+2,3RX,175,511,MQ1A,2024-05-18T14:51:49.971626178Z,555000ns,{depth},"
+    )
+    return text.encode("ascii").ljust(384)
+
+
+def write_mib(path: Path, frames: list[bytes], *header: Any, **more: Any) -> None:
+    path.write_bytes(b"".join(mib_header(i + 1, *header, **more) + frame for i, frame in enumerate(frames)))
+
+
+def turned_words(frame: bytes) -> bytes:
+    """The 64-bit words of a frame of little-endian pixels as Medipix sends them: most significant byte first."""
+    return b"".join(frame[i : i + 8][::-1] for i in range(0, len(frame), 8))
+
+
+@pytest.mark.parametrize(("kind", "stored"), [("U08", "u1"), ("U16", ">u2"), ("U32", ">u4")])
+def test_mib_frames_are_mapped_from_behind_their_headers(tmp_path: Path, kind: str, stored: str) -> None:
+    counts = pixels(stored)
+    write_mib(tmp_path / "scan.mib", [c.astype(stored).tobytes() for c in counts], 64, 16, kind)
+    file = read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS)
+    assert (file.data.patterns == counts).all()
+    assert isinstance(file.data.patterns, np.memmap)
+    assert file.scan_shape == (2, 3)
+
+
+def test_mib_of_one_frame_spelled_out(tmp_path: Path) -> None:
+    frame = bytes([0x00, 0x01, 0x00, 0x02, 0x01, 0x00, 0xFF, 0xFF])
+    write_mib(tmp_path / "scan.mib", [frame], 2, 2, "U16")
+    file = read_patterns(tmp_path / "scan.mib", layout=ArrayLayout(scan_shape=(1, 1)), **NUMBERS)
+    assert file.data.patterns.tolist() == [[[1, 2], [256, 65535]]]
+
+
+@pytest.mark.parametrize(("depth", "dtype"), [(1, "u1"), (6, "u1"), (12, "<u2")])
+def test_raw_mib_frames_are_unpacked_from_64_bit_words(tmp_path: Path, depth: int, dtype: str) -> None:
+    counts = pixels(dtype) & (2**depth - 1)
+    little = [np.packbits(c, bitorder="little") if depth == 1 else c for c in counts]
+    write_mib(tmp_path / "scan.mib", [turned_words(c.tobytes()) for c in little], 64, 16, "R64", depth=depth)
+    assert (read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns == counts).all()
+
+
+def test_raw_mib_of_24_bits_is_two_images(tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).integers(0, 2**24, (6, 16, 64)).astype("<u4")
+    frames = [
+        turned_words((c >> 12).astype("<u2").tobytes()) + turned_words((c & 4095).astype("<u2").tobytes())
+        for c in counts
+    ]
+    write_mib(tmp_path / "scan.mib", frames, 64, 16, "R64", depth=24)
+    assert (read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns == counts).all()
+
+
+def test_raw_mib_of_four_chips_is_put_together(tmp_path: Path) -> None:
+    chips = np.arange(1, 5)[:, None, None] * 10 + np.zeros((4, 16, 16), dtype=np.uint8)
+    chips[:, 0, 0] = [1, 2, 3, 4]
+    strip = np.concatenate(list(chips), axis=1).astype(np.uint8)
+    write_mib(tmp_path / "scan.mib", [turned_words(strip.tobytes())] * 6, 64, 16, "R64", layout="2x2", depth=6)
+    pattern = read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns[5]
+    assert pattern.shape == (32, 32)
+    assert pattern[0, [0, 16]].tolist() == [4, 3], "upper left is the last chip of the strip"
+    assert pattern[31, [15, 31]].tolist() == [2, 1], "the lower ones are turned by half a turn"
+    assert pattern[8, [8, 24]].tolist() == [40, 30]
+
+
+def test_hdr_file_tells_how_a_mib_was_scanned(tmp_path: Path) -> None:
+    write_mib(tmp_path / "scan.mib", [c.tobytes() for c in pixels("u1")], 64, 16, "U08")
+    hdr = "HDR,\t\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t\r\n"
+    (tmp_path / "scan.hdr").write_bytes(hdr.encode())
+    assert read_patterns(tmp_path / "scan.mib", **NUMBERS).scan_shape == (2, 3)
+    (tmp_path / "scan.hdr").write_bytes(b"HDR,\t\r\nScanX:\t2\r\nScanY:\t3\r\nEnd\t\r\n")
+    assert read_patterns(tmp_path / "scan.mib", **NUMBERS).scan_shape == (3, 2)
+
+
+def write_series(folder: Path, counts: NDArray[Any], *, missing: int | None = None) -> Path:
+    """Three files of two frames each; the last frames come in the file that is named first. Returns the path of one."""
+    for name, first in (("scan_2.mib", 2), ("scan_10.mib", 0), ("scan_1.mib", 4)):
+        frames = (mib_header(first + i + 1, 64, 16, "U08") + counts[first + i].tobytes() for i in (0, 1))
+        if first != missing:
+            (folder / name).write_bytes(b"".join(frames))
+    return folder / "scan_10.mib"
+
+
+@pytest.mark.parametrize("told", ["hdr", "shape"])
+def test_a_scan_in_several_mib_files_is_put_together_in_the_order_of_its_frames(tmp_path: Path, told: str) -> None:
+    counts = pixels("u1")
+    path = write_series(tmp_path, counts)
+    (tmp_path / "other_1.mib").write_bytes(b"no part of it")
+    if told == "hdr":
+        text = "HDR,\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t"
+        (tmp_path / "scan_.hdr").write_text(text)
+    file = read_patterns(path, layout=SCAN if told == "shape" else ArrayLayout(), **NUMBERS)
+    assert (file.data.patterns == counts).all()
+    assert file.scan_shape == (2, 3)
+
+
+def test_one_file_of_a_mib_series_is_read_alone_where_it_is_a_scan_of_its_own(tmp_path: Path) -> None:
+    counts = pixels("u1")
+    path = write_series(tmp_path, counts)
+    with pytest.raises(
+        BadInputError, match=r"2 other files of its series lie beside it; give the --scan-shape of this file \(2"
+    ):
+        read_patterns(path, **NUMBERS)
+    alone = read_patterns(path, layout=ArrayLayout(scan_shape=(1, 2)), **NUMBERS)
+    assert (alone.data.patterns == counts[:2]).all()
+    path.with_suffix(".hdr").write_text("HDR,\r\nScanX:\t2\r\nScanY:\t1\r\nEnd\t")
+    assert read_patterns(path, **NUMBERS).scan_shape == (1, 2)
+
+
+def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
+    path = write_series(tmp_path, pixels("u1"), missing=4)
+    with pytest.raises(
+        BadInputError, match="has with 1 other file of its series beside it 4 frames, its scan 6; copy all"
+    ):
+        read_patterns(path, layout=SCAN, **NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("content", "layout", "message"),
+    [
+        (b"MPX,0000000769", SCAN, r"starts with b'MPX,' instead of b'MQ1,'"),
+        (b"MQ1,000001,no", SCAN, r"header that cannot be understood"),
+        (mib_header(1, 0, 16, "U08"), SCAN, r"impossible sizes: 384 bytes long, 0 × 16 pixels"),
+        (mib_header(1, 64, 16, "U01"), SCAN, r"type U01 are not supported; legal: U08, U16, U32, R64"),
+        (mib_header(1, 64, 16, "R64", depth=7), SCAN, r"it says 7, legal: 1, 6, 12, 24"),
+        (mib_header(1, 64, 16, "R64", layout="Nx1"), SCAN, r"Nx1 assembly are not supported; legal: 1x1, 2x2"),
+        (mib_header(1, 4, 4, "U08") + bytes(15), SCAN, r"is truncated: 399 bytes are 0 frames of 400 bytes and 399"),
+        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 4, ArrayLayout(), r"4 patterns in a row.*give --scan-shape 2,2"),
+        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 4, SCAN, r"holds 4 patterns, but a scan of 2 × 3 has 6"),
+        (
+            (mib_header(1, 4, 4, "U08") + bytes(16)) * 6,
+            ArrayLayout(dtype="u1"),
+            r"states its dtype itself; leave --dtype out",
+        ),
+        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 6, SCAN, r"holds no counts"),
+    ],
+)
+def test_unfit_mib_files_are_refused(tmp_path: Path, content: bytes, layout: ArrayLayout, message: str) -> None:
+    (tmp_path / "scan.mib").write_bytes(content)
+    with pytest.raises(BadInputError, match=message):
+        read_patterns(tmp_path / "scan.mib", layout=layout, **NUMBERS)
+
+
+def properties(**changes: Any) -> dict[str, Any]:
+    """What Nion Swift keeps of a 4D-STEM scan at 60 kV, 35 mrad, 20 nm of overfocus."""
+    scan, angle = {"offset": -1.0, "scale": 0.05, "units": "nm"}, {"offset": -0.02, "scale": 0.0025, "units": "rad"}
+    return {
+        "is_sequence": False,
+        "collection_dimension_count": 2,
+        "datum_dimension_count": 2,
+        "dimensional_calibrations": [scan, scan, angle, angle],
+        "metadata": {"instrument": {"high_tension": 60000.0, "convergence_angle": 0.035, "defocus": 20e-9}},
+        **changes,
+    }
+
+
+def check_nion(path: Path, counts: NDArray[Any]) -> None:
+    file = read_patterns(path)
+    data = file.data
+    assert (data.patterns == counts.reshape(6, 16, 64)).all()
+    assert (data.voltage, data.semiangle, data.angular_pixel) == pytest.approx((60e3, 35.0, 2.5))
+    assert file.step == pytest.approx(0.5)
+    assert data.defocus == pytest.approx(-200)
+
+
+@pytest.mark.parametrize("name", ["scan.h5", "scan.nhdf"])
+def test_nion_hdf5_brings_its_numbers_in_si_units(tmp_path: Path, name: str) -> None:
+    counts = pixels("u2").reshape(2, 3, 16, 64)
+    with h5py.File(tmp_path / name, "w") as file:
+        data = file.create_dataset("data" if name == "scan.h5" else "data/0", data=counts)
+        data.attrs["properties"] = json.dumps(properties())
+    check_nion(tmp_path / name, counts)
+    assert read_patterns(tmp_path / name, voltage=80e3).data.voltage == 80e3
+
+
+def zip_of(entries: dict[str, bytes]) -> bytes:
+    """A stored zip archive as Nion Swift writes it: local headers, directory, end record, nothing else."""
+    local, directory = b"", b""
+    for name, content in entries.items():
+        common = struct.pack("<4H3I2H", 0, 0, 0, 0x5A21, zlib.crc32(content), len(content), len(content), len(name), 0)
+        directory += struct.pack("<I2H", 0x02014B50, 10, 10) + common + struct.pack("<3H2I", 0, 0, 0, 0, len(local))
+        directory += name.encode()
+        local += struct.pack("<IH", 0x04034B50, 10) + common + name.encode() + content
+    end = struct.pack("<I4H2IH", 0x06054B50, 0, 0, len(entries), len(entries), len(directory), len(local), 0)
+    return local + directory + end
+
+
+def npy_of(counts: NDArray[Any]) -> bytes:
+    """Version 1.0 of the format: magic, length of the header, a dict in text padded with spaces, the numbers."""
+    header = f"{{'descr': '{counts.dtype.str}', 'fortran_order': False, 'shape': {counts.shape}, }}".encode()
+    header = header.ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + counts.tobytes()
+
+
+@pytest.mark.parametrize("axes", ["dimensional_calibrations", "spatial_calibrations"])
+def test_ndata_is_mapped_from_within_its_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, axes: str) -> None:
+    counts = pixels("u2").reshape(2, 3, 16, 64)
+    stated = properties()
+    stated[axes] = stated.pop("dimensional_calibrations")
+    archive = {"data.npy": npy_of(counts), "metadata.json": json.dumps(stated).encode()}
+    (tmp_path / "scan.ndata1").write_bytes(zip_of(archive))
+    check_nion(tmp_path / "scan.ndata1", counts)
+    assert isinstance(read_patterns(tmp_path / "scan.ndata1").data.patterns, np.memmap)
+    with zipfile.ZipFile(tmp_path / "packed.ndata", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in archive.items():
+            packed.writestr(name, content)
+    check_nion(tmp_path / "packed.ndata", counts)
+    monkeypatch.setattr("instrument.memory.free_memory", lambda: 1)
+    check_nion(tmp_path / "packed.ndata", counts)
+    assert isinstance(read_patterns(tmp_path / "packed.ndata").data.patterns, np.memmap)
+
+
+def calibrated(*axes: tuple[float, str]) -> dict[str, Any]:
+    return properties(dimensional_calibrations=[{"scale": scale, "units": units} for scale, units in axes])
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        (properties(is_sequence=True), "holds a sequence of 2-dimensional data at each point of a 2-dimensional scan"),
+        (
+            properties(datum_dimension_count=1, collection_dimension_count=3),
+            "holds 1-dimensional data at each point of a 3",
+        ),
+        (calibrated((0.05, "nm"), (0.1, "nm"), (1, "mrad"), (1, "mrad")), r"different step \(0.5 and 1\)"),
+        (calibrated((0.05, "nm"), (0.05, "nm"), (1, "mrad"), (2, "mrad")), r"different angular_pixel \(1 and 2\)"),
+        (calibrated((1, "s"), (1, "s"), (1, "mrad"), (1, "mrad")), r"does not say step; give --step"),
+        (properties(metadata={}), r"does not say voltage, semiangle; give --voltage, --semiangle"),
+        (properties(metadata={"instrument": {"high_tension": True}}), r"does not say voltage, semiangle"),
+        ([1, 2], r"properties are no JSON object"),
+    ],
+)
+def test_unfit_nion_files_are_refused(tmp_path: Path, stated: Any, message: str) -> None:
+    archive = {"data.npy": npy_of(pixels("u2").reshape(2, 3, 16, 64)), "metadata.json": json.dumps(stated).encode()}
+    (tmp_path / "scan.ndata").write_bytes(zip_of(archive))
+    with pytest.raises(BadInputError, match=message):
+        read_patterns(tmp_path / "scan.ndata")
+
+
+def test_damaged_ndata_is_refused(tmp_path: Path) -> None:
+    array = npy_of(pixels("u2").reshape(2, 3, 16, 64))
+    whole = zip_of({"data.npy": array, "metadata.json": b"{}"})
+    cases: dict[str, tuple[bytes, str]] = {
+        "truncated": (whole[:-200], "is damaged or truncated"),
+        "no zip": (b"hello", "is damaged or truncated"),
+        "no array": (zip_of({"metadata.json": b"{}"}), "archive without data.npy"),
+        "short array": (zip_of({"data.npy": array[:40], "metadata.json": b"{}"}), "is damaged or truncated"),
+        "no json": (zip_of({"data.npy": array, "metadata.json": b"{"}), "properties are not JSON"),
+    }
+    for name, (content, message) in cases.items():
+        path = tmp_path / f"{name}.ndata"
+        path.write_bytes(content)
+        with pytest.raises(BadInputError, match=message):
+            read_patterns(path, **NUMBERS)
+
+
+def empad_frames(n: int) -> NDArray[np.float32]:
+    """(n, 130, 128) as the EMPAD writes them: its last two rows are no pixels."""
+    frames = np.random.default_rng(2).poisson(3.0, (n, 130, 128)).astype("<f4")
+    frames[:, 128:] = 1e9
+    return frames
+
+
+def test_empad_raw_names_its_scan_and_keeps_its_pixels(tmp_path: Path) -> None:
+    frames = empad_frames(6)
+    for name, layout in (("scan_x3_y2.raw", ArrayLayout()), ("other.raw", SCAN)):
+        (tmp_path / name).write_bytes(frames.tobytes())
+        file = read_patterns(tmp_path / name, layout=layout, **NUMBERS)
+        assert file.scan_shape == (2, 3)
+        assert (file.data.patterns == frames[:, :128]).all()
+        assert isinstance(file.data.patterns, np.memmap)
+
+
+def test_analogue_signal_becomes_whole_electrons(tmp_path: Path) -> None:
+    frames = empad_frames(6)
+    signal = frames * 150 + np.random.default_rng(3).normal(0, 10, frames.shape).astype("<f4")
+    (tmp_path / "scan_x3_y2.raw").write_bytes(signal.tobytes())
+    with pytest.raises(BadInputError, match=r"negative counts \(smallest -.*give --counts-per-electron"):
+        read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS)
+    data = read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=150.0).data
+    assert data.patterns.dtype == np.uint16
+    assert (data.patterns == frames[:, :128]).all()
+    with pytest.raises(BadInputError, match=r"electrons in a pixel are not possible"):
+        read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", ">u2", "float32"])
+def test_raw_bytes_are_what_the_options_say(tmp_path: Path, dtype: str) -> None:
+    counts = (np.arange(6 * 4 * 5) % 200).reshape(6, 4, 5).astype(dtype)
+    (tmp_path / "scan.bin").write_bytes(b"header" + counts.tobytes())
+    layout = ArrayLayout(scan_shape=(2, 3), detector_shape=(4, 5), dtype=dtype, offset=6)
+    assert (read_patterns(tmp_path / "scan.bin", layout=layout, **NUMBERS).data.patterns == counts).all()
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (ArrayLayout(), r"how many positions were scanned; give --scan-shape"),
+        (SCAN, r"has 240 bytes, but 2 × 3 × 130 × 128 of float32 after 0 bytes take 399360; it is truncated"),
+        (ArrayLayout((2, 3), (4, 5)), r"does not say the type of its counts; give --dtype"),
+        (ArrayLayout((2, 3), None, "uint8"), r"how large its patterns are; give --detector-shape"),
+        (ArrayLayout((2, 3), (4, 5), "uint8"), r"take 120; it is longer, or other .* \(12 patterns of 20 bytes\)"),
+        (ArrayLayout((2, 3), (4, 5), "counts"), r"--dtype counts is not a type of numbers"),
+        (ArrayLayout((2, 3), (4, 5), "complex64"), r"--dtype complex64 cannot hold counts"),
+        (ArrayLayout((2, 3), (4, 5), "uint16", 2), r"take 242; it is truncated"),
+        (ArrayLayout((2, 3), (4, 5), "int16"), r"holds negative counts \(smallest -2\)"),
+        (ArrayLayout((2, 3), (2, 5), "float32"), r"holds values that are not numbers"),
+    ],
+)
+def test_unfit_raw_files_are_refused(tmp_path: Path, layout: ArrayLayout, message: str) -> None:
+    counts = np.ones((6, 4, 5), dtype="<i2")
+    counts[3, 2, 1] = -2
+    if layout.dtype == "float32":
+        counts[0, 0, :2] = -1  # all bits set: not a number
+    (tmp_path / "scan.raw").write_bytes(counts.tobytes())
+    with pytest.raises(BadInputError, match=message):
+        read_patterns(tmp_path / "scan.raw", layout=layout, **NUMBERS)
+
+
+def test_npy_is_mapped_and_a_row_of_patterns_divided(tmp_path: Path) -> None:
+    counts = pixels("u2")
+    (tmp_path / "row.npy").write_bytes(npy_of(counts))
+    (tmp_path / "short.npy").write_bytes(npy_of(counts)[:-10])
+    file = read_patterns(tmp_path / "row.npy", layout=SCAN, **NUMBERS)
+    assert isinstance(file.data.patterns, np.memmap)
+    assert file.scan_shape == (2, 3)
+    with pytest.raises(BadInputError, match="to its end"):
+        read_patterns(tmp_path / "short.npy", layout=SCAN, **NUMBERS)
+
+
+def test_hdf5_needs_no_layout(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file["data"] = pixels("u2").reshape(2, 3, 16, 64)
+    with pytest.raises(BadInputError, match="states its scan shape itself; leave --scan-shape out"):
+        read_patterns(tmp_path / "scan.h5", layout=SCAN, **NUMBERS)
+
+
+def write_hdf5(path: Path, counts: NDArray[Any], **storage: Any) -> None:
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file.create_dataset("data", data=counts, **storage)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "f4"])
+def test_hdf5_without_chunks_is_mapped(tmp_path: Path, dtype: str) -> None:
+    counts = pixels("u1").reshape(2, 3, 16, 64).astype(dtype)
+    write_hdf5(tmp_path / "scan.h5", counts)
+    patterns = read_patterns(tmp_path / "scan.h5", **NUMBERS).data.patterns
+    assert isinstance(patterns, np.memmap)
+    assert (patterns.reshape(counts.shape) == counts).all()
+
+
+@pytest.mark.parametrize("free", [10**12, 1])
+def test_packed_hdf5_is_read_and_kept_on_disk_where_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr("instrument.memory.free_memory", lambda: free)
+    counts = pixels("u2").reshape(2, 3, 16, 64)
+    write_hdf5(tmp_path / "scan.h5", counts, chunks=(2, 2, 16, 64), compression="gzip")
+    patterns = read_patterns(tmp_path / "scan.h5", **NUMBERS).data.patterns
+    assert isinstance(patterns, np.memmap) == (free == 1)
+    assert (patterns.reshape(counts.shape) == counts).all()
+
+
+def test_numbers_that_only_hdf5_can_convert_are_read(tmp_path: Path) -> None:
+    """12 bits in words of 16, a data set that was never written, a small one inside its own header."""
+    counts = pixels("u2").reshape(2, 3, 16, 64)
+    kind, space = h5py.h5t.STD_U16LE.copy(), h5py.h5s.create_simple(counts.shape)
+    kind.set_precision(12)
+    header = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    header.set_layout(h5py.h5d.COMPACT)
+    with h5py.File(tmp_path / "scan.h5", "w", userblock_size=512) as file:
+        h5py.Dataset(h5py.h5d.create(file.id, b"twelve", kind, space))[...] = counts
+        h5py.Dataset(h5py.h5d.create(file.id, b"small", h5py.h5t.STD_U16LE, space, header))[...] = counts
+        file.create_dataset("never", counts.shape, "u2")
+    for name in ("twelve", "small"):
+        data = read_patterns(tmp_path / "scan.h5", dataset=name, **NUMBERS).data
+        assert (data.patterns.reshape(counts.shape) == counts).all()
+    with pytest.raises(BadInputError, match="holds no counts"):
+        read_patterns(tmp_path / "scan.h5", dataset="never", **NUMBERS)
+
+
+def test_counts_that_neither_memory_nor_disk_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instrument.memory.free_memory", lambda: 8 * 10**9)
+    with pytest.raises(BadInputError, match=r"take 1e\+03 GB, more than half of the free memory \(8 GB\).*set TMPDIR"):
+        room((10**6, 10**6), "u1")
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"), [(None, None), ("256,128", (256, 128)), ("256x128", (256, 128)), (" 2, 3", (2, 3))]
+)
+def test_shapes_on_the_command_line(text: str | None, shape: tuple[int, int] | None) -> None:
+    assert parse_shape(text, "--scan-shape") == shape
+
+
+@pytest.mark.parametrize("text", ["", "5", "2,3,4", "0,5", "-1,5", "2.5,1", "a,b"])
+def test_impossible_shapes_are_refused(text: str) -> None:
+    with pytest.raises(BadInputError, match=r"--scan-shape .* legal: two positive whole numbers, ROWS,COLUMNS"):
+        parse_shape(text, "--scan-shape")
+
+
+def test_reading_a_large_file_takes_no_memory_of_its_size(tmp_path: Path, peak_memory: Callable[[str], int]) -> None:
+    """A sparse file of 1 GiB, of which a sweep reads every byte, and 128 MiB that HDF5 has packed."""
+    path, shape = tmp_path / "scan.bin", (512, 256, 64, 64)
+    with path.open("wb") as file:
+        file.write(np.full(64 * 64, 7, dtype="<u2").tobytes())
+        file.truncate(2**30)
+    for name, rows, storage in (("whole", 512, {}), ("packed", 64, {"chunks": (1, 16, 64, 64), "compression": "gzip"})):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("data", (rows, *shape[1:]), "u2", **storage)[0] = 7
+    script = f"""
+from pathlib import Path
+from instrument import memory
+from instrument.recordings.raw_arrays import ArrayLayout
+from agent.processing.assemble import read_patterns
+memory.free_memory = lambda: 2**20
+folder = Path({str(tmp_path)!r})
+kept = [
+    read_patterns(folder / "scan.bin", layout=ArrayLayout((512, 256), (64, 64), "uint16"), **{NUMBERS!r}),
+    read_patterns(folder / "whole.h5", **{NUMBERS!r}),
+    read_patterns(folder / "packed.h5", **{NUMBERS!r}),
+]
+assert [len(file.data.patterns) for file in kept] == [131072, 131072, 16384]
+"""
+    assert peak_memory(script) < 100 * 2**20
+
+
+@pytest.fixture
+def peak_memory() -> Callable[[str], int]:
+    """Memory that Python and NumPy took at most while a script ran, bytes; mapped file pages do not count."""
+    import subprocess
+    import sys
+
+    def run(script: str) -> int:
+        whole = f"import tracemalloc\ntracemalloc.start()\n{script}\nprint(tracemalloc.get_traced_memory()[1])"
+        done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    return run

@@ -1,0 +1,147 @@
+"""Whatever happens in the reconstruction process, the campaign gets an answer and the next job a working process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from agent.config import ReconstructionChoice, ScoreChoice
+from agent.errors import StoppedError
+from agent.processing.process import ProcessingJob
+from agent.processing.worker import ProcessingError, ReconstructionWorker
+from instrument.models import Rectangle
+
+BEHAVIOUR = '''
+"""What a job does is told by the name of its acquisition."""
+import os, signal, sys, time
+from agent.errors import StoppedError
+from agent.processing.process import ProcessingResult
+from agent.records import Score
+
+def process(job, on_progress):
+    name = job.acquisition.stem
+    print("chatter on stdout must not disturb the conversation")
+    if name == "die":
+        job.output.with_name(job.output.name + ".part").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "exit":
+        print("out of memory", file=sys.stderr, flush=True)
+        os._exit(3)
+    if name == "raise":
+        raise ValueError("makes no sense")
+    if name == "full":
+        raise StoppedError("the disk is full")
+    if name == "hang":
+        time.sleep(600)
+    on_progress("first", 0.5)
+    on_progress("first", 1.0)
+    score = Score(value=job.seed, sd=0.1, frequency=tuple(range(20000)))
+    return ProcessingResult(
+        score=score, defocus_measured=1.0, deviance=1.0, passes=1, device=str(os.getpid()), seconds={"all": 0.1}
+    )
+'''
+
+
+@pytest.fixture
+async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReconstructionWorker]:
+    (tmp_path / "behaviour.py").write_text(BEHAVIOUR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with ReconstructionWorker("behaviour:process") as running:
+        yield running
+
+
+def job(name: str, seed: int = 0) -> ProcessingJob:
+    return ProcessingJob(
+        acquisition=Path(f"/data/{name}.h5"),
+        output=Path("/data/out.h5"),
+        column_output=Path("/data/column.json"),
+        scored=Rectangle(y=0, x=0, height=1, width=1),
+        reconstruction=ReconstructionChoice(),
+        score=ScoreChoice(),
+        seed=seed,
+    )
+
+
+async def test_results_and_progress_come_back_and_the_process_stays_warm(worker: ReconstructionWorker) -> None:
+    progress: list[tuple[str, float]] = []
+    first = await worker.run(job("good", 1), lambda phase, part: progress.append((phase, part)))
+    second = await worker.run(job("good", 2))
+    assert (first.score.value, second.score.value) == (1, 2)
+    assert progress == [("first", 0.5), ("first", 1.0)]
+    assert first.device == second.device != str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("die", "SIGKILL"), ("exit", "exit code 3: out of memory"), ("raise", "ValueError: makes no sense")],
+)
+async def test_a_lost_job_is_a_typed_error_and_the_next_one_works(
+    worker: ReconstructionWorker, tmp_path: Path, name: str, message: str
+) -> None:
+    with pytest.raises(ProcessingError, match=message):
+        await worker.run(job(name).model_copy(update={"output": tmp_path / "out.h5"}))
+    assert "out.h5.part" not in os.listdir(tmp_path), "nothing half-written stays behind"
+    assert (await worker.run(job("good", 7))).score.value == 7
+
+
+async def test_a_full_disk_stops_the_campaign_rather_than_costing_it_trial_after_trial(
+    worker: ReconstructionWorker,
+) -> None:
+    with pytest.raises(StoppedError, match="disk is full"):
+        await worker.run(job("full"))
+
+
+async def test_a_hanging_job_is_ended(worker: ReconstructionWorker) -> None:
+    await worker.run(job("good"))
+    with pytest.raises(ProcessingError, match=r"longer than 0\.2 s"):
+        await worker.run(job("hang"), timeout_s=0.2)
+    assert (await worker.run(job("good", 7))).score.value == 7
+
+
+async def test_a_processing_that_cannot_be_loaded_is_said_by_the_job() -> None:
+    async with ReconstructionWorker("no_such_module:process") as worker:
+        with pytest.raises(ProcessingError, match="no_such_module"):
+            await worker.run(job("good"))
+
+
+ORPHAN = """
+import asyncio, os, signal, sys
+sys.path.insert(0, {path!r})
+from agent.processing.worker import ReconstructionWorker
+async def main():
+    async with ReconstructionWorker("behaviour:process") as worker:
+        print(worker._process.pid, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+
+def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "behaviour.py").write_text(BEHAVIOUR)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN.format(path=str(tmp_path))], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.wait()
+    parent.stdout.close()
+    descriptor = os.pidfd_open(pid) if _alive(pid) else None
+    if descriptor is not None:
+        import select
+
+        ended, _, _ = select.select([descriptor], [], [], 20)
+        os.close(descriptor)
+        assert ended
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

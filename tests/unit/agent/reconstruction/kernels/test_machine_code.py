@@ -1,0 +1,66 @@
+"""Kernels from their kept machine code: without numba, never out of date, and without a folder to keep them in."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.reconstruction.kernels import machine_code
+from agent.reconstruction.kernels.machine_code import Kernel, packed
+
+
+def halved(counts: np.ndarray, kernel: Kernel) -> np.ndarray:
+    out = np.empty_like(counts)
+    kernel(packed(counts, 0, 7, out))
+    return out
+
+
+COUNTS = np.random.default_rng(0).integers(0, 9, (3, 50)).astype(np.uint8)
+
+
+def test_a_second_process_reconstructs_without_numba() -> None:
+    folder = Path(machine_code.__file__).parent / "__pycache__"
+    for kept in folder.glob("*.o"):
+        if not kept.name.startswith("block"):  # takes longest to compile
+            kept.unlink()
+    subprocess.run([sys.executable, "-m", "agent.reconstruction"], check=True)
+    script = (
+        "import sys, numpy as np\n"
+        "from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct\n"
+        "axis = 2.0 * np.arange(5)\n"
+        "positions = np.stack(np.meshgrid(axis, axis, indexing='ij'), -1).reshape(-1, 2)\n"
+        "counts = np.random.default_rng(0).poisson(0.5, (25, 32, 32)).astype(np.uint16)\n"
+        "reconstruct(DiffractionData(counts, positions, 80e3, 21.4, 3.0), ReconstructionSettings(device='cpu'))\n"
+        "assert 'numba' not in sys.modules, 'numba was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_sources_are_compiled_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine_code, "_folders", lambda: (tmp_path,))
+    first = halved(COUNTS, Kernel("thinning", "halve"))
+    kept = set(tmp_path.iterdir())
+    assert np.array_equal(halved(COUNTS, Kernel("thinning", "halve")), first)
+    assert set(tmp_path.iterdir()) == kept
+    monkeypatch.setattr(machine_code, "_origin", lambda: "the kernels of tomorrow")
+    assert np.array_equal(halved(COUNTS, Kernel("thinning", "halve")), first)
+    assert len(set(tmp_path.iterdir()) - kept) == 1
+
+
+def test_folders_that_cannot_be_written_cost_time_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(machine_code, "_folders", lambda: (tmp_path / "file" / "cache",))
+    out = halved(COUNTS, Kernel("thinning", "halve"))
+    assert (out <= COUNTS).all()
+    assert 0.4 < out.sum() / COUNTS.sum() < 0.6
+
+
+@pytest.mark.parametrize("wrong", [COUNTS[:, ::2], COUNTS.astype(">u2"), [1, 2], "seven", None])
+def test_arguments_that_machine_code_cannot_take_are_refused(wrong: object) -> None:
+    with pytest.raises(TypeError, match="kernels take"):
+        packed(wrong)

@@ -1,0 +1,82 @@
+"""What a person sees of a running campaign, on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from agent.events import (
+    BudgetChanged,
+    CampaignEnded,
+    CampaignStarted,
+    Event,
+    FramesReceived,
+    PhaseChanged,
+    ReconstructionProgress,
+    TimeLeft,
+    TrialChanged,
+)
+from agent.status.console import ConsoleProgress
+from agent.storage.journal import load_campaign
+
+
+def _events(folder: Path) -> list[Event]:
+    record = load_campaign(folder)
+    done, failed = record.trials[0], record.trials[1]
+    return [
+        CampaignStarted(
+            campaign="c-1",
+            folder=str(folder),
+            config=record.config,
+            description=record.description,
+            trials_planned=6,
+            notes=("counts per electron are assumed",),
+        ),
+        PhaseChanged(phase="acquiring", trial=1, role="exploration"),
+        FramesReceived(trial=1, received=100, total=400),
+        TrialChanged(trial=done),
+        TrialChanged(trial=failed),
+        PhaseChanged(phase="acquiring", trial=3, role="exploration"),
+        FramesReceived(trial=3, received=300, total=400),
+        ReconstructionProgress(trial=2, phase="pass 3 of 6", fraction=0.5),
+        BudgetChanged(spent=3e6, budget=record.config.electrons),
+        TimeLeft(seconds=90.0),
+    ]
+
+
+def test_plain_lines_where_there_is_no_terminal(finished_campaign: Path) -> None:
+    output = io.StringIO()
+    with ConsoleProgress(Console(file=output, width=60), clock=lambda: 0.0) as progress:
+        for event in [*_events(finished_campaign), CampaignEnded(state="done")]:
+            progress.on_event(event)
+    lines = output.getvalue().splitlines()
+    assert lines[0] == "campaign made-up started on test bench: 6 acquisitions, 12 × 10⁶ electrons"
+    assert "note: counts per electron are assumed" in lines
+    assert "trial 1 (exploration): step 1.2 Å, defocus +300 Å, dose 1200 e/Å² → 2.60 ± 0.06 bit/Å², 1.02 Å" in lines
+    assert "trial 2 (exploration) failed: the reconstruction died" in lines
+    assert "\x1b" not in output.getvalue()
+
+
+def test_a_terminal_shows_phase_budget_score_and_time_left(finished_campaign: Path) -> None:
+    now = 5.0
+    console = Console(file=io.StringIO(), width=120)
+    progress = ConsoleProgress(console, clock=lambda: now)
+    for event in _events(finished_campaign):
+        progress.on_event(event)
+    now += 10.0
+    with console.capture() as capture:
+        console.print(progress.render())
+    shown = capture.get()
+    for expected in (
+        "trial 3 of 6: acquiring",
+        "300 of 400 patterns",
+        "trial 2: pass 3 of 6",
+        "50%",
+        "3 × 10⁶ of 12 × 10⁶",
+        "10.0 s elapsed",
+        "about 1 min 20 s left",
+        "best so far 2.60 ± 0.06 bit/Å² (trial 1)",
+    ):
+        assert expected in shown

@@ -1,0 +1,18 @@
+"""The examples in the docstrings of numbers and topics are true."""
+
+from __future__ import annotations
+
+import doctest
+from types import ModuleType
+
+import pytest
+
+import agent.formatting
+import agent.status.topics
+
+
+@pytest.mark.parametrize("module", [agent.formatting, agent.status.topics], ids=lambda m: m.__name__)
+def test_examples(module: ModuleType) -> None:
+    tested = doctest.testmod(module)
+    assert tested.attempted > 0
+    assert tested.failed == 0

@@ -1,0 +1,294 @@
+"""HDF5 files: whole or absent, opened by strangers on a picture, and fast enough for the detector."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from agent.config import Metadata
+from agent.errors import BadInputError, StoppedError
+from agent.reconstruction.solver.result import Reconstruction
+from agent.records import Score
+from agent.storage.files import (
+    AcquisitionWriter,
+    read_acquisition,
+    read_reconstruction,
+    require_space,
+    write_reconstruction,
+)
+from instrument import stream
+from instrument.errors import StreamError
+from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
+
+GOLDEN = Path(__file__).parent / "golden"
+METADATA = Metadata(sample="MoS2", operator="A. Tester", proposal="P-42", comment="made up")
+
+
+def description(pixels: int = 16, dtype: Any = "uint16") -> Description:
+    def between(low: float, high: float, unit: str) -> Parameter:
+        return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
+
+    return Description(
+        name="test column",
+        voltage=80e3,
+        semiangle=21.4,
+        beam_current=10.0,
+        detector=Detector(
+            shape=(pixels, pixels), angular_pixel=4.0, dtype=dtype, saturation=255, dead_pixels=((0, 1),)
+        ),
+        step=between(0.2, 5, "Å"),
+        defocus=between(-1000, 1000, "Å"),
+        dose=between(1, 1e6, "e/Å²"),
+        electrons_per_pattern=(1, 1e6),
+        area=Rectangle(y=0, x=0, height=300, width=300),
+    )
+
+
+def plan(edge: float = 3.0) -> AcquisitionPlan:
+    return AcquisitionPlan(
+        id="a-001",
+        campaign="a",
+        region="final-001",
+        field=Rectangle(y=10, x=20, height=edge, width=edge),
+        step=1.0,
+        defocus=100.0,
+        dose=500.0,
+    )
+
+
+def patterns(n: int, pixels: int = 16, dtype: Any = np.uint16) -> np.ndarray:
+    return np.random.default_rng(1).poisson(3, (n, pixels, pixels)).astype(dtype)
+
+
+def write(path: Path, frames: np.ndarray, leave_out: tuple[int, ...] = ()) -> None:
+    dtype = frames.dtype
+    with AcquisitionWriter(path, plan(), description(dtype=dtype.name), METADATA) as writer:
+        for index in reversed(range(len(frames))):  # any order
+            if index not in leave_out:
+                writer.frame(index, stream.compress(frames[index]), frames.shape[1:], dtype)
+        writer.finish(Outcome(id="a-001", state="done", frames=len(frames), electrons=4500))
+
+
+def reconstruction() -> Reconstruction:
+    phase = np.arange(30, dtype=np.float32).reshape(5, 6)
+    return Reconstruction(
+        object=np.exp(1j * phase)[None].astype(np.complex64),
+        phase=phase,
+        pixel_size=(0.5, 0.4),
+        origin=(10.0, 20.0),
+        probe=np.ones((2, 16, 16), np.complex64),
+        positions=plan().scan_positions(),
+        defocus=98.0,
+        aberrations={"C12": 12.0, "phi12": 0.3},
+        background=np.ones((16, 16), np.float32),
+        deviance=(1.5, 1.1),
+        passes=2,
+        illuminated=np.ones((5, 6), np.float32),
+        device="cpu",
+        seconds=1.25,
+    )
+
+
+def write_picture(folder: Path) -> Path:
+    write(folder / "acquisition.h5", patterns(9))
+    score = Score(value=3.5, sd=0.1, frequency=(0.2, 0.3), frc=(0.9, 0.8), pairs=(40.0, 60.0))
+    halves = np.stack([reconstruction().phase] * 2)
+    target = folder / "reconstruction.h5"
+    write_reconstruction(
+        target, reconstruction(), score, halves, plan().field, read_acquisition(folder / "acquisition.h5"), ("a note",)
+    )
+    return target
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_frames_come_back_as_they_were(tmp_path: Path, dtype: Any) -> None:
+    frames = patterns(9, dtype=dtype)
+    write(tmp_path / "a.h5", frames)
+    acquisition = read_acquisition(tmp_path / "a.h5")
+    assert acquisition.patterns.dtype == dtype
+    assert np.array_equal(acquisition.patterns, frames)
+    assert acquisition.received.all()
+    assert acquisition.plan == plan()
+    assert acquisition.metadata == METADATA
+    assert acquisition.outcome.electrons == 4500
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_missing_frames_are_marked(tmp_path: Path) -> None:
+    write(tmp_path / "a.h5", patterns(9), leave_out=(2, 5))
+    acquisition = read_acquisition(tmp_path / "a.h5")
+    assert np.flatnonzero(~acquisition.received).tolist() == [2, 5]
+    assert not acquisition.patterns[[2, 5]].any()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["entry/measurement/missing"][:].tolist() == [2, 5]
+
+
+def test_an_unfinished_acquisition_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), AcquisitionWriter(tmp_path / "a.h5", plan(), description(), METADATA):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_series_that_is_not_as_described_is_refused(tmp_path: Path) -> None:
+    header = stream.SeriesStart(1, "a-001", "uint8", 16, 16, 9)
+    with (
+        pytest.raises(StreamError, match="uint8"),
+        AcquisitionWriter(tmp_path / "a.h5", plan(), description(), METADATA) as writer,
+    ):
+        writer.start(header)
+
+
+def test_the_mean_pattern_and_the_dark_field_are_what_the_frames_say(tmp_path: Path) -> None:
+    frames = patterns(9)
+    write(tmp_path / "a.h5", frames)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert np.allclose(file["entry/mean_pattern/image"][:], frames.mean(axis=0))
+        angle = np.hypot(*np.meshgrid(*[(np.arange(16) - 8) * 4.0] * 2, indexing="ij"))
+        outside = angle > 1.1 * 21.4
+        outside[0, 1] = False
+        assert np.allclose(file["entry/dark_field/image"][:].ravel(), frames[:, outside].sum(axis=1))
+        assert file["entry/dark_field/y"][:].tolist() == [10.5, 11.5, 12.5]
+
+
+def test_a_reconstruction_comes_back_as_it_was(tmp_path: Path) -> None:
+    stored = read_reconstruction(write_picture(tmp_path))
+    expected = reconstruction()
+    for name in ("object", "phase", "probe", "positions", "background", "illuminated"):
+        assert np.array_equal(getattr(stored.reconstruction, name), getattr(expected, name)), name
+    for name in ("pixel_size", "origin", "defocus", "deviance", "passes", "device", "seconds", "aberrations"):
+        assert getattr(stored.reconstruction, name) == getattr(expected, name), name
+    assert stored.score.value == 3.5
+    assert stored.half_phases is not None
+    assert stored.half_phases.shape == (2, 5, 6)
+    assert stored.scored == plan().field
+    assert stored.notes == ("a note",)
+
+
+@pytest.mark.parametrize("name", ["acquisition", "reconstruction"])
+def test_viewers_open_on_a_picture(tmp_path: Path, name: str) -> None:
+    """The NeXus default-plot chain, followed as H5Web and silx do."""
+    write_picture(tmp_path)
+    with h5py.File(tmp_path / f"{name}.h5") as file:
+        entry = file[file.attrs["default"]]
+        data = entry[entry.attrs["default"]]
+        assert (entry.attrs["NX_class"], data.attrs["NX_class"]) == ("NXentry", "NXdata")
+        image = data[data.attrs["signal"]]
+        for axis, length in zip(data.attrs["axes"], image.shape, strict=True):
+            assert data[axis].shape == (length,)
+            assert data[axis].attrs["units"]
+    with h5py.File(tmp_path / "reconstruction.h5") as file:
+        assert file["entry/phase_image/x"][:2].tolist() == [20.0, 20.4]
+
+
+@pytest.mark.parametrize("name", ["acquisition", "reconstruction"])
+def test_the_layout_is_the_golden_one(tmp_path: Path, name: str) -> None:
+    write_picture(tmp_path)
+    golden = GOLDEN / f"{name}-layout.txt"
+    assert layout(tmp_path / f"{name}.h5") == golden.read_text(encoding="utf-8").splitlines()
+
+
+def layout(path: Path) -> list[str]:
+    """Path, kind, shape, type and attributes of everything in a file."""
+    lines = []
+
+    def visit(name: str, item: Any) -> None:
+        attributes = " ".join(f"{key}={_plain(value)}" for key, value in sorted(item.attrs.items()))
+        if isinstance(item, h5py.Dataset):
+            kind = "text" if h5py.check_string_dtype(item.dtype) else str(item.dtype)
+            lines.append(f"/{name} {kind} {item.shape} {attributes}".rstrip())
+        else:
+            lines.append(f"/{name}/ {attributes}".rstrip())
+
+    with h5py.File(path) as file:
+        visit("", file)
+        file.visititems(visit)
+    return lines
+
+
+def _plain(value: Any) -> str:
+    return str(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def test_every_number_has_its_unit(tmp_path: Path) -> None:
+    write_picture(tmp_path)
+    naked: list[str] = []
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and not h5py.check_string_dtype(item.dtype) and "units" not in item.attrs:
+            naked.append(name)
+
+    for name in ("acquisition", "reconstruction"):
+        with h5py.File(tmp_path / f"{name}.h5") as file:
+            file.visititems(visit)
+    assert naked == []
+
+
+@pytest.mark.parametrize("read", [read_acquisition, read_reconstruction])
+def test_what_is_no_such_file_is_bad_input(tmp_path: Path, read: Any) -> None:
+    target = write_picture(tmp_path)
+    (tmp_path / "text.h5").write_text("not HDF5")
+    (tmp_path / "truncated.h5").write_bytes(target.read_bytes()[:-500])
+    other = tmp_path / ("reconstruction.h5" if read is read_acquisition else "acquisition.h5")
+    for path in (tmp_path / "absent.h5", tmp_path / "text.h5", tmp_path / "truncated.h5", other):
+        with pytest.raises(BadInputError, match=path.name):
+            read(path)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+from test_store_files import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path({folder!r})
+if {what!r} == "reconstruction":
+    write(folder / "acquisition.h5", patterns(9))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+else:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+try:
+    if {what!r} == "reconstruction":
+        acquisition = read_acquisition(folder / "acquisition.h5")
+        score = Score(value=1, sd=1)
+        write_reconstruction(folder / "r.h5", reconstruction(), score, None, plan().field, acquisition)
+    else:
+        with AcquisitionWriter(folder / "a.h5", plan(40), description(64), METADATA) as writer:
+            frames = np.random.default_rng(1).integers(0, 60000, (50, 64, 64), dtype=np.uint16)
+            for index in range(50):
+                writer.frame(index, stream.compress(frames[index]), (64, 64), frames.dtype)
+except StoppedError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["acquisition", "reconstruction"])
+def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path: Path, what: str) -> None:
+    script = FULL.format(here=str(Path(__file__).parent), folder=str(tmp_path), what=what)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "the disk is full" in done.stdout, done.stderr
+    left = ["acquisition.h5"] if what == "reconstruction" else []
+    assert [p.name for p in tmp_path.iterdir()] == left
+
+
+def test_too_little_space_is_noticed_before_the_exposure(tmp_path: Path) -> None:
+    require_space(tmp_path, 1000)
+    with pytest.raises(StoppedError, match="nothing was exposed"):
+        require_space(tmp_path, 10**18)
+
+
+def test_the_writer_keeps_up_with_two_thousand_frames_a_second(tmp_path: Path) -> None:
+    frames = [stream.compress(frame) for frame in patterns(20, 128)]
+    column = description(128)
+    with AcquisitionWriter(tmp_path / "a.h5", plan(32.0), column, METADATA) as writer:
+        started = time.process_time()
+        for index in range(1024):
+            writer.frame(index, frames[index % 20], (128, 128), np.dtype(np.uint16))
+        rate = 1024 / (time.process_time() - started)
+    assert rate > 2000
