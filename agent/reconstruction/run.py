@@ -14,7 +14,8 @@ from agent.reconstruction.model import geometry, probe, start
 from agent.reconstruction.model.checks import check_data
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.settings import ReconstructionSettings
-from agent.reconstruction.solver.reconstructor import Progress, Reconstructor
+from agent.reconstruction.solver.passes import Progress
+from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
 from instrument.errors import BadInputError

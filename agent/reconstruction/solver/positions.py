@@ -14,17 +14,15 @@ arise where the object moves under a fixed probe) because it is small where ther
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.backends.protocol import Backend
 from agent.reconstruction.model.forward import Problem, Sums, Unknowns
 from agent.reconstruction.model.geometry import Geometry
 from instrument.errors import BadInputError
-
-if TYPE_CHECKING:
-    from agent.reconstruction.backends.protocol import Backend
 
 Kind = Literal["free", "lines", "linear"]
 
@@ -42,7 +40,7 @@ FLOOR = 0.05
 """Part of the largest illumination below which the object does not give way."""
 
 
-def padding(kind: Kind | None, positions: NDArray[np.float64], pixel_size: tuple[float, float]) -> int:
+def spare_pixels(kind: Kind | None, positions: NDArray[np.float64], pixel_size: tuple[float, float]) -> int:
     """Spare object pixels on each side: where positions are refined, enough for a scan with a scale wrong by 6 %."""
     span = np.ptp(positions, axis=0).max() / min(pixel_size)
     return 4 if kind is None else 6 + int(np.ceil(0.03 * span))

@@ -60,7 +60,9 @@ def some_mask(*shown: tuple[int, int]) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "i4", "f2", ">f4", "f8"])
 def test_counts_of_any_type_are_legal(dtype: str) -> None:
     check_data(good(patterns=good().patterns.astype(dtype)))
-    totals = Reconstructor(good(patterns=good().patterns.astype(dtype)), ReconstructionSettings(device="cpu")).totals
+    totals = Reconstructor(
+        good(patterns=good().patterns.astype(dtype)), ReconstructionSettings(device="cpu")
+    ).experiment.counts.totals
     assert (totals == good().patterns.sum(axis=(1, 2))).all()
 
 
