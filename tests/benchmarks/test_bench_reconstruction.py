@@ -146,6 +146,7 @@ import re, sys, tempfile
 import numpy as np
 from pathlib import Path
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
+from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import Step
 import time
 n_side, n, on_disk = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "disk"

@@ -202,7 +202,7 @@ def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.Monkey
         ),
         ({"slices": 2, "slice_spacing": (float("nan"),)}, "slice_spacing of (nan,) is not possible; legal: 0 … 10000"),
         ({"padding": 0.5}, "padding of 0.5 is not possible; legal: 1 … 4, or None"),
-        ({"step_size": 0.0}, "step_size of 0 is not possible; legal: above 0"),
+        ({"step_size": 0.0}, "step_size of 0.0 is not possible; legal: above 0"),
         ({"focal_spread": float("nan")}, "focal_spread of nan is not possible; legal: 0 … 100000"),
         ({"loss": "l2"}, "loss of 'l2' is not possible; legal: 'poisson', 'amplitude', 'gaussian'"),
         ({"device": "cuda"}, "device of 'cuda' is not possible; legal: 'auto', 'cpu', 'gpu'"),
