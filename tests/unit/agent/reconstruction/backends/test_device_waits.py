@@ -136,7 +136,7 @@ def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], mon
     data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=9, stop_early=False, **case)
     strict = StrictBackend()
-    objects, deviances = [], []
+    objects, found_deviances = [], []
     for engine in (strict, ArrayBackend(np, "plain")):
         monkeypatch.setattr(choice, "choose", lambda device, engine=engine: engine)
         worker = Reconstructor(data, settings)
@@ -148,9 +148,9 @@ def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], mon
         settle(worker.state)
         strict.passing = False
         objects.append(engine.to_host(worker.state.unknowns.object))
-        deviances.append(deviances(worker.experiment, worker.state))
+        found_deviances.append(deviances(worker.experiment, worker.state))
     assert np.abs(objects[0] - objects[1]).max() < 1e-5
-    assert deviances[0] == pytest.approx(deviances[1], rel=1e-6)
+    assert found_deviances[0] == pytest.approx(found_deviances[1], rel=1e-6)
 
 
 class RecordingDevice(HostDevice):
