@@ -20,7 +20,7 @@ from agent.reconstruction.backends.gpu import GpuBackend
 from agent.reconstruction.model import forward
 from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import schedule
-from agent.reconstruction.solver.state import settle
+from agent.reconstruction.solver.state import deviances, settle
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[4] / "physics"))
