@@ -1,12 +1,4 @@
-"""What a scan says of its own geometry: disc centre, rotation, handedness, defocus with its sign, astigmatism.
-
-The bright-field disc gives centre and angular scale; parallax (`parallax`) a linear map from
-detector angle to image shift, s = −A M α. Its polar decomposition separates the symmetric A (defocus, twofold
-astigmatism) from the orthogonal M (rotation, handedness), up to a common sign, which `polarity` settles.
-Two witnesses are heard besides: where the diffracted discs overlap (`disc_overlap`), without which a
-crystal sampled coarsely misleads the map, and the curl of the centre of mass (`centre_of_mass`),
-which knows nothing of defocus and lattice.
-"""
+"""What a scan says of its own geometry: disc centre, rotation, handedness, defocus with its sign, astigmatism (README)."""
 
 from __future__ import annotations
 

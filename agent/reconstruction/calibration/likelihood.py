@@ -1,17 +1,7 @@
 """Optics measured by likelihood: defocus, aberrations to third order, rotation, disc centre, all at once.
 
-A gradient on the probe's phase creeps, because the object adapts to a wrong defocus and hides most of it. So the object is
-eliminated: I(θ) are the counts that a short reconstruction from an empty object expects when it is made under the parameters
-θ, always with the same order of mini-batches, which makes them a smooth function. Its derivatives J = ∂I/∂θ, by finite
-differences, hold whatever the object can do; θ follows from Gauss–Newton steps in the Poisson likelihood,
-
-    (Jᵀ W J + P) Δθ = Jᵀ W (n − I) − P (θ − θ_0),   W = 1/I,   P = 1/width²,
-
-(variable projection: Golub & Pereyra, Inverse Problems 19 (2003) R1), where P is what was known before. The disc and its
-surroundings tell nearly all of it, on a grid just so fine that what scatters beyond is not folded into them. A short
-reconstruction has not converged and what it lacks looks like a wrong defocus at high dose, so the last steps take the
-residual of a long one. The inverse of the matrix on the left is the covariance: a parameter that the counts do not
-determine stays where it was, with the uncertainty it had.
+Gauss–Newton steps on counts from which the object has been eliminated (variable projection: Golub & Pereyra, Inverse Problems 19
+(2003) R1); README, "Optics by likelihood".
 """
 
 from __future__ import annotations

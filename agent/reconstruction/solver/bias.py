@@ -1,16 +1,4 @@
-"""What noise does to a reconstruction, found by reconstructing simulated counts (parametric bootstrap).
-
-The maximum of the likelihood is biased at low dose: noise in the object scatters electrons of its own, and the counts they
-explain are missing in the signal. On thin specimens the phase comes out 5 % too weak at 1e3 e/Å² and 20 % at 1e2. The
-bias depends on dose, specimen and optics, but a reconstruction knows all three: counts simulated from it and
-reconstructed in the same way come out too weak by the same factor (Efron & Tibshirani, An Introduction to the Bootstrap,
-ch. 10). What is simulated has the spectrum of the signal, not that of signal and noise; the difference between what was
-simulated and what came out is the noise, ring by ring. Regularisation has freed the picture of most of it, but weakens every
-ring by a factor of its own: there the picture is simulated as it is, and then with each ring's loss made good.
-
-One simulation's factor has an error of its own, which that noise tells as well: at high dose it is larger than the bias. So the
-factor is believed as far as it stands out of its error, with the gain of a Wiener filter.
-"""
+"""By what factor noise weakens a reconstruction's phases, found by reconstructing simulated counts (README, "A quantitative phase")."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""What each pattern has of its own: its position, its intensity, its share of the probe's variations.
-
-Every estimate that only the counts of one pattern support is drawn towards the mean of all patterns as far as its own noise
-asks for (empirical Bayes: what the estimates scatter beyond the Poisson noise is the variance of what is true).
-"""
+"""What each pattern has of its own: its position, its intensity, its share of the probe's variations."""
 
 from __future__ import annotations
 
