@@ -1,4 +1,4 @@
-"""The sign of the defocus where shifts cannot tell: matter advances the phase and scatters out of the disc (README, "Polarity")."""
+"""The sign of the defocus where shifts cannot tell: matter advances the phase and scatters electrons (README, "Polarity")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By what factor noise weakens a reconstruction's phases, found by reconstructing simulated counts (README, "A quantitative phase")."""
+"""How much noise weakens the phases, found by reconstructing simulated counts (README, "A quantitative phase")."""
 
 from __future__ import annotations
 
