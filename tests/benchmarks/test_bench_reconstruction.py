@@ -203,7 +203,7 @@ def test_time_to_score(n_side: int, step: float, capsys: pytest.CaptureFixture[s
     for number in range(settings.max_passes):
         for half in pair:
             started = time.perf_counter()
-            half.one_pass(schedule(half.settings, len(data.patterns))[number])
+            make_pass(half.experiment, half.state, schedule(half.experiment.settings, len(data.patterns))[number])
             clock += (time.perf_counter() - started) / 2
         images = [crop(r.phase, r.origin, r.pixel_size, square) for r in (half.result() for half in pair)]
         scores.append(score_halves([(images[0], images[1])], data.pixel_size, ScoreChoice()).value)

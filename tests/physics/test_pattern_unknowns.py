@@ -164,7 +164,7 @@ def test_intensities_are_found_and_noise_is_not(dose: float) -> None:
     )  # what absorbs is partly put into the object: 0.01 where noise is less
     assert found.mean() == pytest.approx(1.0, abs=1e-3)
     even = finished(phantom.experiment(dose=dose), max_passes=12, refine_intensity=True)
-    assert np.std(even.unknowns.weights[:, 0] ** 2) < 0.3 * noise
+    assert np.std(even.state.unknowns.weights[:, 0] ** 2) < 0.3 * noise
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,12 @@ def test_a_probe_that_varies_is_followed(change: str, correlation: float, part: 
     # a slow drift of the defocus is nearly what a specimen of varying height would show, hence 60 passes
     settings = {"max_passes": 60 if change == "defocus" else 20}
     followed = finished(data, variable_modes=1, **settings)
-    weights = followed.unknowns.weights[:, 1]
+    weights = followed.state.unknowns.weights[:, 1]
     assert abs(np.corrcoef(weights, drift)[0, 1]) > correlation
     ignored, steady = finished(data, **settings), finished(phantom.experiment(dose=1e5), **settings)
-    gained = (ignored.deviance[-1] - followed.deviance[-1]) / (ignored.deviance[-1] - steady.deviance[-1])
+    gained = (ignored.result().deviance[-1] - followed.result().deviance[-1]) / (
+        ignored.result().deviance[-1] - steady.result().deviance[-1]
+    )
     assert gained > part
 
 
