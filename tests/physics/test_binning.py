@@ -193,4 +193,4 @@ def test_a_dense_scan_begins_with_one_half_and_then_the_other(watched: Watched) 
     assert told == [(done, 6) for done in range(1, 7)]
     assert worker.state.passes == worker.result().passes == 5
     sparse = Reconstructor(phantom.experiment(step=1.5), replace(SETTINGS, max_passes=5))
-    assert len(sparse.steps()) == 5
+    assert len(planned(sparse.experiment, sparse.state)) == 5

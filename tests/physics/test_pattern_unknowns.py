@@ -190,9 +190,8 @@ def test_a_probe_that_varies_is_followed(change: str, correlation: float, part: 
     weights = followed.state.unknowns.weights[:, 1]
     assert abs(np.corrcoef(weights, drift)[0, 1]) > correlation
     ignored, steady = finished(data, **settings), finished(phantom.experiment(dose=1e5), **settings)
-    gained = (ignored.result().deviance[-1] - followed.result().deviance[-1]) / (
-        ignored.result().deviance[-1] - steady.result().deviance[-1]
-    )
+    without, followed_by, best = (job.result().deviance[-1] for job in (ignored, followed, steady))
+    gained = (without - followed_by) / (without - best)
     assert gained > part
 
 
