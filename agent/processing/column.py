@@ -122,7 +122,8 @@ def measure_column(
         enabled: False takes the advertised geometry and the nominal defocus as they are.
     """
     from agent.reconstruction.calibration.bright_field import fit_disc
-    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, deviance_of_part, tune
+    from agent.reconstruction.calibration.expectation import deviance_of_part
+    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, tune
     from agent.reconstruction.calibration.parameters import widths
 
     nominal = data.defocus

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
-from agent.reconstruction.counts.layout import framed
 from agent.reconstruction.model.checks import check_data
+from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.start import padding
 from agent.records import Score
 from agent.scoring.ring_correlation import crop, ring_correlation, score_spectrum
@@ -118,37 +117,16 @@ def _score_split(
     score = score_with([(a, b) for a, b in cut], one.pixel_size, choice)
     if worker is not None:
         if witness is not worker:
-            _take_over(witness, worker)
+            witness.take_over(worker)
         score = _checked(score, worker, first.patterns, empty - witness.deviance_of(second.patterns), second.patterns)
     return (one, other), score
-
-
-def _take_over(witness: Reconstructor, worker: Reconstructor) -> None:
-    """Give object, probe and background that `worker` found to one with other positions; their grids share a lattice."""
-    found, one, other = worker.reached(), witness.geometry, worker.geometry
-    _paste(found.object, other.origin, witness.unknowns.object, one.origin, one.pixel_size)
-    witness.unknowns.apertures[...] = found.apertures
-    witness.unknowns.background[...] = worker.unknowns.background
 
 
 def _on_grid(half: Reconstruction, picture: Reconstruction) -> NDArray[np.float32]:
     """The phase of a half on the grid of the picture, 0 beyond its rim: where positions are halved the rims differ."""
     phase = np.zeros_like(picture.phase)
-    _paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
+    paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
     return phase
-
-
-def _paste(
-    source: Any, from_origin: tuple[float, float], target: Any, origin: tuple[float, float], pixel: tuple[float, float]
-) -> None:
-    """Copy what two images (…, y, x) on one lattice of pixels share; origins of their first pixels in Å."""
-    here, there = [], []
-    for axis in (0, 1):
-        offset = round((from_origin[axis] - origin[axis]) / pixel[axis])
-        low, high = max(0, offset), min(target.shape[axis - 2], offset + source.shape[axis - 2])
-        here.append(slice(low, high))
-        there.append(slice(low - offset, high - offset))
-    target[..., here[0], here[1]] = source[..., there[0], there[1]]
 
 
 def _averaged(scores: Sequence[Score]) -> Score:
@@ -179,8 +157,7 @@ def _checked(
     """
     gain = 0.5 * gained * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
     index = np.linspace(0, len(fitted) - 1, min(64, len(fitted))).astype(np.int64)
-    rolled = framed(fitted[index], worker.geometry.roll, worker.shape)
-    misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.problem.mask))
+    misfit = relative_deviance(*worker.compared(index))
     veto = None
     if misfit > MISFIT:
         veto = f"the model does not describe the data: deviance {misfit:.1f} times what counting noise explains"
@@ -192,7 +169,7 @@ def _checked(
 
 
 def relative_deviance(
-    counts: NDArray[np.unsignedinteger], model: NDArray[np.float32], mask: NDArray[np.float32]
+    counts: NDArray[np.unsignedinteger], model: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> float:
     """Poisson deviance over its expectation if `model` were the truth, for (b, ky, kx) counts; 1 is perfect."""
     seen = np.broadcast_to(mask > 0, counts.shape)
