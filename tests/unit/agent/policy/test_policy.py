@@ -193,7 +193,7 @@ def scored_policy(task, seed=0, count=6, landscape=None):
 def test_trials_under_way_are_not_repeated():
     policy = scored_policy(problem(trials=14))
     together = policy.suggest(4)
-    unit = policy.space.to_unit(as_points(s.settings for s in together))
+    unit = policy.space.normalize(as_points(s.settings for s in together))
     distances = np.linalg.norm(unit[:, None] - unit[None], axis=-1)[np.triu_indices(4, 1)]
     assert distances.min() > 0.02
     one_by_one = []
@@ -236,7 +236,7 @@ def test_failed_trials_cost_what_was_booked_and_are_not_tried_again():
     policy.ingest([Observation(trial=7, settings=wanted, state="failed")])
     assert policy.budget.spent(policy.book) == pytest.approx(before)
     following = policy.suggest()[0].settings
-    unit = policy.space.to_unit(as_points([wanted, following]))
+    unit = policy.space.normalize(as_points([wanted, following]))
     assert np.linalg.norm(unit[0] - unit[1]) > 0.02
     policy.ingest([Observation(trial=7, settings=wanted, state="failed", electrons=1e5)])
     assert policy.budget.spent(policy.book) == pytest.approx(before + 1e5)

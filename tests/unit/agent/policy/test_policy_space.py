@@ -206,13 +206,13 @@ def test_a_fixed_defocus_is_no_variable_and_discrete_steps_are_kept():
     assert space.variables == ("step", "dose")
     assert set(points[:, 0]) == set(steps)
     assert set(points[:, 1]) == {300.0}
-    assert space.to_unit(points).shape == (100, 2)
+    assert space.normalize(points).shape == (100, 2)
 
 
 def test_model_coordinates_know_the_dose():
     space = SearchSpace(description(), campaign())
     points = space.draw(np.random.default_rng(2).random((50, 3)))
-    np.testing.assert_allclose(space.dose_of(space.to_unit(points)), points[:, 2], rtol=1e-12)
+    np.testing.assert_allclose(space.dose_of(space.normalize(points)), points[:, 2], rtol=1e-12)
 
 
 def test_a_defocus_that_is_too_small_for_the_smallest_step_is_never_drawn():
