@@ -13,23 +13,9 @@ from agent.policy import SearchSpace
 from agent.policy.space import as_settings
 from agent.records import Settings
 from instrument import OutOfLimitsError, optics
-from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Parameter, Rectangle
 
-
-def description(**changes):
-    values = {
-        "name": "test",
-        "voltage": 80e3,
-        "semiangle": 21.4,
-        "beam_current": 10.0,
-        "detector": Detector(shape=(128, 128), angular_pixel=0.82, dtype="uint16", saturation=65535),
-        "step": Parameter(kind="continuous", unit="Å", minimum=0.2, maximum=5.0),
-        "defocus": Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-        "dose": Parameter(kind="continuous", unit="e/Å²", minimum=50.0, maximum=1e6),
-        "electrons_per_pattern": (10.0, 2e5),
-        "area": Rectangle(y=0, x=0, height=400, width=400),
-    }
-    return Description(**(values | changes))
+from .landscapes import description
 
 
 def campaign(*, trials=8, field=30.0, **changes):
