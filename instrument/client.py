@@ -19,7 +19,7 @@ from instrument.errors import InstrumentError, StaleLeaseError, StreamError, Unr
 from instrument.keys import ClientKeys
 from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
-from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
 
 HELLO_TIMEOUT = 2.0
 OUTCOME_WAIT = 2.0
@@ -205,7 +205,7 @@ class InstrumentClient:
         found = await self._request("exposures", id=plan_id)
         if not found or found[0]["state"] != "reserved":
             return Outcome.model_validate(await self._request("start", id=plan_id))
-        n_positions = Exposure.model_validate(found[0]).plan.n_positions
+        n_positions = LedgerEntry.model_validate(found[0]).plan.n_positions
         receiver = FrameReceiver(
             self._context,
             self._data_endpoint,
@@ -300,9 +300,9 @@ class InstrumentClient:
         """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be."""
         return Outcome.model_validate(await self._request("abort", id=plan_id))
 
-    async def exposures(self, campaign_id: str | None = None) -> list[Exposure]:
+    async def exposures(self, campaign_id: str | None = None) -> list[LedgerEntry]:
         """The lines of the ledger, in the order of reservation."""
-        return [Exposure.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
+        return [LedgerEntry.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
 
     async def events(self) -> list[OperatorEvent]:
         """When the instrument went to SAFE and who released it."""

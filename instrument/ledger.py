@@ -16,7 +16,7 @@ from typing import Literal
 
 from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError
 from instrument.models import AcquisitionPlan, Outcome, PlanCheck, Rectangle
-from instrument.status import CampaignAccount, Exposure, OperatorEvent
+from instrument.status import CampaignAccount, LedgerEntry, OperatorEvent
 
 FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 1
@@ -304,12 +304,12 @@ class Ledger:
             reason=exposure.reason,
         )
 
-    def exposure(self, acquisition: str) -> Exposure | None:
+    def exposure(self, acquisition: str) -> LedgerEntry | None:
         """The line of one acquisition."""
         row = self._db.execute("SELECT * FROM acquisitions WHERE id = ?", (acquisition,)).fetchone()
         return None if row is None else _to_exposure(row)
 
-    def exposures(self, campaign: str | None = None) -> list[Exposure]:
+    def exposures(self, campaign: str | None = None) -> list[LedgerEntry]:
         """All lines, or those of one campaign, in the order they were reserved."""
         rows = self._db.execute(
             "SELECT * FROM acquisitions WHERE ?1 IS NULL OR campaign = ?1 ORDER BY series", (campaign,)
@@ -345,9 +345,9 @@ class Ledger:
         return "" if row is None or row["kind"] == "resume" else str(row["reason"])
 
 
-def _to_exposure(row: sqlite3.Row) -> Exposure:
+def _to_exposure(row: sqlite3.Row) -> LedgerEntry:
     check = PlanCheck.model_validate_json(row["plan_check"])
-    return Exposure(
+    return LedgerEntry(
         id=row["id"],
         series=row["series"],
         campaign=row["campaign"],

@@ -19,7 +19,7 @@ def free_memory() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
+def allocate(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
     """An empty array for counts: in memory, or in a file without a name where it would take more than half of what is free.
 
     Raises BadInputError where the disk has no room either.
@@ -38,8 +38,8 @@ def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
     return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)
 
 
-def stored(dataset: Any) -> NDArray[Any]:
-    """The numbers of an h5py data set: mapped where the file has them in one piece, otherwise read into `room`.
+def load_dataset(dataset: Any) -> NDArray[Any]:
+    """The numbers of an h5py data set: mapped where the file has them in one piece, otherwise read into `allocate`.
 
     Raises OSError or ValueError where the file is damaged.
     """
@@ -49,7 +49,7 @@ def stored(dataset: Any) -> NDArray[Any]:
     as_in_memory = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
     if size and offset is not None and as_in_memory and dataset.id.get_storage_size() == size:
         return np.memmap(dataset.file.filename, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
-    out = room(dataset.shape, dataset.dtype)
+    out = allocate(dataset.shape, dataset.dtype)
     if size:
         dataset.read_direct(out)  # chunk by chunk
     return out

@@ -62,7 +62,7 @@ class CampaignAccount(Record):
         return max(0.0, self.budget - self.spent - self.reserved)
 
 
-class Exposure(Record):
+class LedgerEntry(Record):
     """One line of the ledger.
 
     Attributes:

@@ -63,7 +63,8 @@ class DamageState:
             return np.ones(len(self._survived_dose), dtype=bool)
         dose = self._dose if dose is None else dose
         index = np.clip((self._specimen.positions[:, :2] / _PIXEL).astype(int), 0, len(dose) - 1)
-        return dose[index[:, 0], index[:, 1]] < self._survived_dose
+        present: NDArray[np.bool_] = dose[index[:, 0], index[:, 1]] < self._survived_dose
+        return present
 
     def dose_of(self, plan: AcquisitionPlan, first: int, stop: int) -> NDArray[np.float64]:
         """The map of e/Å² that positions first … stop − 1 of `plan` deposit, spread over the geometric probe."""
@@ -125,4 +126,5 @@ def _convolve(image: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArra
     full = tuple(a + b - 1 for a, b in zip(image.shape, kernel.shape, strict=True))
     product = fft.irfft2(fft.rfft2(image, full) * fft.rfft2(kernel, full), full)
     y, x = (n // 2 for n in kernel.shape)
-    return np.maximum(product[y : y + image.shape[0], x : x + image.shape[1]], 0.0)
+    part: NDArray[np.float64] = np.maximum(product[y : y + image.shape[0], x : x + image.shape[1]], 0.0)
+    return part

@@ -51,7 +51,7 @@ class PixelDetector:
         reach = len(self._taps) // 2
         if not reach:
             return image.copy()
-        out = image * self._taps[reach]
+        out: NDArray[np.float32] = image * self._taps[reach]
         for shift in range(1, reach + 1):
             out[shift:] += self._taps[reach + shift] * image[:-shift]
             out[:-shift] += self._taps[reach + shift] * image[shift:]

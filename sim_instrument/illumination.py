@@ -90,7 +90,8 @@ def _mixture(column: Column, k: NDArray[np.float64], wave: NDArray[np.complex128
     defocused = np.exp(-1j * np.pi * wavelength * np.outer(focus, np.sum(k**2, axis=1)))
     rows = np.einsum("ak,bk,ck,k->abck", along_y, along_x, defocused, wave)
     weight = np.einsum("a,b,c->abc", shift_weight, shift_weight, focus_weight)
-    return (np.sqrt(weight)[..., None] * rows).reshape(-1, len(wave))
+    mixture: NDArray[np.complex128] = (np.sqrt(weight)[..., None] * rows).reshape(-1, len(wave))
+    return mixture
 
 
 def _gauss_hermite(deviation: float, nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

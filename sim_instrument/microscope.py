@@ -35,14 +35,14 @@ from sim_instrument.damage import DamageState
 from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Grid
 from sim_instrument.potential import RIM
-from sim_instrument.simulation import WORKERS, Block, Exposure, Timing
+from sim_instrument.simulation import THREADS, Block, Exposure, Timing
 from sim_instrument.specimen import SpecimenOptions, build_specimen
 
 STEP_LIMITS = (0.2, 10.0)
 DOSE_LIMITS = (1.0, 1e7)
 _CONTRAST = 3.0
 """How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
-_LOOK_AHEAD = 2 * WORKERS
+_LOOK_AHEAD = 2 * THREADS
 
 
 class SimulatedMicroscope:
@@ -73,7 +73,7 @@ class SimulatedMicroscope:
         self.specimen = build_specimen(specimen)
         self._damage = DamageState(self.specimen, self.column, state_dir)
         self._seed, self._real_time, self._clock, self._sleep = seed, real_time, clock, sleep
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="simulation")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="simulation")
         self._description = self._describe()
         self._busy = False
         # Set while the beam is off or to be turned off; `blank` may come from any thread. Each acquisition has its

@@ -209,7 +209,8 @@ class Multislice:
         content = np.fft.fftshift(self._folded.real)
         # The correlation ends at the window's edge, which leaves small negative lobes beside the edge of the disc.
         positive: NDArray[np.float32] = np.maximum(content, 0)
-        return positive * (content.sum() / positive.sum())
+        positive *= content.sum() / positive.sum()
+        return positive
 
 
 def _transforms(n: int) -> tuple[NDArray[np.complex64], pyfftw.FFTW, pyfftw.FFTW]:
@@ -237,7 +238,8 @@ def _fold(source: NDArray[np.complex64], n: int) -> NDArray[np.complex64]:
     periods = -(-len(source) // n)
     padded = np.zeros((periods * n, *source.shape[1:]), dtype=source.dtype)
     padded[:half], padded[-half:] = source[:half], source[-half:]
-    return padded.reshape(periods, n, -1).sum(axis=0)
+    wrapped: NDArray[np.complex64] = padded.reshape(periods, n, -1).sum(axis=0)
+    return wrapped
 
 
 def _squared_frequency(shape: tuple[int, int], pixel: float) -> NDArray[np.float64]:
@@ -254,4 +256,5 @@ def _band_limited(array: NDArray[np.complex128], pixel: float) -> NDArray[np.com
     from scipy import fft
 
     inside = _squared_frequency(array.shape, pixel) <= _band_limit(pixel) ** 2
-    return fft.ifft2(fft.fft2(array.astype(np.complex64)) * inside).astype(np.complex64)
+    limited: NDArray[np.complex64] = fft.ifft2(fft.fft2(array.astype(np.complex64)) * inside).astype(np.complex64)
+    return limited

@@ -72,7 +72,9 @@ def _one_slice(
     potential = abtem.Potential(
         box, gpts=tuple(shape), slice_thickness=thickness, parametrization="lobato", projection="infinite"
     )
-    return np.asarray(potential.build(lazy=False).array, dtype=np.float32).sum(axis=0)
+    slices = np.asarray(potential.build(lazy=False).array, dtype=np.float32)
+    projected: NDArray[np.float32] = slices.sum(axis=0)
+    return projected
 
 
 def true_potential(
@@ -81,4 +83,6 @@ def true_potential(
     """(y, x) projected potential of all layers, V Å, at rectangle.y + i · pixel, rectangle.x + j · pixel."""
     shape = round(rectangle.height / pixel), round(rectangle.width / pixel)
     origin = np.array([rectangle.y, rectangle.x])
-    return projected_potentials(specimen, np.eye(2), origin, shape, pixel, present=present).sum(axis=0)
+    layers = projected_potentials(specimen, np.eye(2), origin, shape, pixel, present=present)
+    whole: NDArray[np.float32] = layers.sum(axis=0)
+    return whole

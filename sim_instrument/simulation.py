@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Multislice, Scene, build_scene
 from sim_instrument.specimen import Specimen, build_specimen
 
-WORKERS = 2
+THREADS = 2
 BLOCK = 32
 """Positions computed in one piece."""
 _DAMAGE_STEPS = 16
@@ -174,8 +175,8 @@ def expected_intensities(
     return _run(exposure, exposure.intensities, np.float32)
 
 
-def _run(exposure: Exposure, compute: Callable[[Block], NDArray], dtype: type) -> NDArray:
-    with ThreadPoolExecutor(WORKERS) as pool:
-        results: Iterator[NDArray] = pool.map(compute, exposure.blocks)
+def _run(exposure: Exposure, compute: Callable[[Block], NDArray[Any]], dtype: type) -> NDArray[Any]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        results: Iterator[NDArray[Any]] = pool.map(compute, exposure.blocks)
         pixels = exposure.column.detector_pixels
         return np.concatenate(list(results)).astype(dtype, copy=False).reshape(*exposure.plan.shape, pixels, pixels)

@@ -148,4 +148,5 @@ def thermal_displacements(specimen: Specimen, configuration: int) -> NDArray[np.
     pair, odd = divmod(configuration, 2)
     rng = np.random.default_rng([specimen.options.seed, 2, pair])
     rms = np.vectorize(DISPLACEMENTS.__getitem__, otypes=[float])(specimen.numbers)
-    return rng.standard_normal(specimen.positions.shape) * rms[:, None] * (-1 if odd else 1)
+    displacements: NDArray[np.float64] = rng.standard_normal(specimen.positions.shape) * rms[:, None]
+    return -displacements if odd else displacements
