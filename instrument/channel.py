@@ -51,7 +51,10 @@ class Channel:
         """Give every reply to the request that waits for it, until cancelled."""
         while True:
             await self._socket.poll()
-            frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                continue  # what had been announced is gone together with its connection
             try:
                 reply, _ = wire.decode_reply(frames)
             except InstrumentError as error:

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from instrument import wire
 from instrument.background import Background
+from instrument.data_socket import DataSocket
 from instrument.errors import (
     ConflictError,
     ExpiredError,
@@ -20,13 +21,13 @@ from instrument.errors import (
     NotReservedError,
     OutOfLimitsError,
 )
-from instrument.exposure import DataSocket, expose
+from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
 from instrument.limits import check_limits
 from instrument.microscope import Microscope
 from instrument.models import AcquisitionPlan, Description, Identifier, Outcome, PlanCheck, Record, Reservation
-from instrument.status import Exposure, Lease
+from instrument.status import Lease, LedgerEntry
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Commands:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._ended = asyncio.Condition()
-        self._running: tuple[Exposure, asyncio.Task[None]] | None = None
+        self._running: tuple[LedgerEntry, asyncio.Task[None]] | None = None
         self._frames = 0
         self._last_progress = 0.0
         self._stopping_since: float | None = None
@@ -242,7 +243,7 @@ class Commands:
                 raise ConflictError(msg, receivers=count)
             await asyncio.sleep(0.01)
 
-    async def _expose(self, entry: Exposure, description: Description) -> None:
+    async def _expose(self, entry: LedgerEntry, description: Description) -> None:
         result = await expose(
             self._microscope,
             entry,
@@ -329,7 +330,7 @@ class Commands:
             return await self._cancel(args, request)
         return self._require_outcome(args.id)
 
-    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[Exposure]:
+    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[LedgerEntry]:
         if args.id is None:
             return self._ledger.exposures(args.campaign)
         found = self._ledger.exposure(args.id)
