@@ -134,7 +134,18 @@ class Commands:
         }
 
     async def carry_out(self, request: wire.Request, buffers: list[bytes]) -> Any:
-        """The JSON-able result of a request. Raises InstrumentError, with nothing done, where it is refused."""
+        """Carry out a request.
+
+        Args:
+            request: verb, arguments, lease and deadline.
+            buffers: raw message parts; no verb takes any.
+
+        Returns:
+            The result, as JSON values.
+
+        Raises:
+            InstrumentError: the request was refused, and nothing was done.
+        """
         if request.op not in self._verbs:
             msg = f"unknown verb {request.op!r}; known: {', '.join(sorted(self._verbs))}"
             raise MalformedRequestError(msg)
@@ -284,7 +295,11 @@ class Commands:
             self._guard.stop(f"no frame was taken or delivered for {now - self._last_progress:.0f} s", entry.id)
 
     async def end_exposure(self, reason: str) -> None:
-        """Stop what runs and wait until it is booked."""
+        """Stop what runs and wait until it is booked.
+
+        Args:
+            reason: becomes the reason of its outcome.
+        """
         if self._running is not None:
             _, task = self._running
             self._guard.stop(reason)

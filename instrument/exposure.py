@@ -48,14 +48,19 @@ async def expose(
 ) -> ExposureResult:
     """Run one acquisition to its end, whatever happens, and say what it cost.
 
+    The microscope's iterator is closed, and its beam blanked, before this returns.
+
     Args:
-        microscope: to be exposed with; its iterator is closed, and its beam blanked, before this returns.
+        microscope: to expose with.
         entry: the reservation.
         description: of the instrument at the time.
         data: where the frames go.
         stop_reason: asked before every frame; a text ends the acquisition.
         clock: monotonic time, s.
         on_frame: told the number of frames so far.
+
+    Returns:
+        State, frames, electrons to book and the reason where it did not end well.
     """
     plan, started = entry.plan, clock()
     count = 0
@@ -93,6 +98,14 @@ def electrons_delivered(entry: LedgerEntry, frames: int, *, finished: bool) -> f
 
     An unfinished scan is charged all of the overhead (settling, flyback), the frames that were delivered and one that
     was under way, rounded up to a whole electron and limited by what had been reserved.
+
+    Args:
+        entry: the reservation.
+        frames: that the microscope delivered.
+        finished: whether the scan came to its end.
+
+    Returns:
+        Electrons.
     """
     if finished:
         return entry.electrons

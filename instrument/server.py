@@ -1,8 +1,7 @@
 """Any `Microscope` on the network, behind the promises that keep the specimen safe whatever the agent does.
 
-Reserve, then expose; exactly once per acquisition id; beam on only while a lease is renewed; books nobody can overdraw;
-refuse, never clamp. Three sockets: control (ROUTER, one JSON request and reply each), safe (ROUTER with a thread of its
-own: blank, stop, status) and data (PUSH, Stream V2).
+Three sockets: control (ROUTER, one JSON request and reply each), safe (ROUTER with a thread of its own: blank, stop,
+status) and data (PUSH, Stream V2). The promises are listed in README.md.
 """
 
 from __future__ import annotations
@@ -48,8 +47,9 @@ class InstrumentServer:
     Args:
         microscope: the instrument; the server owns its beam from now on.
         state_dir: where the ledger lives; the instrument's memory survives its process there.
-        control, safe, data: endpoints to bind; the port `*` takes a free one. `safe` and `data` default to free ports
-            on the interface of `control`.
+        control: endpoint of the commands; port `*` takes a free one.
+        safe: endpoint of blank, stop and status; None: a free port on the interface of `control`.
+        data: endpoint of the frames; None: likewise.
         name: what to call the instrument; None: as it describes itself.
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
         stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
