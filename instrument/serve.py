@@ -18,12 +18,11 @@ from typing import Any
 from instrument.errors import InstrumentError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
-from instrument.server import InstrumentServer
+from instrument.server import SHUT_DOWN, InstrumentServer
 
 log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
-SHUT_DOWN = "the server was shut down"
 
 _LEFT_ALONE = (
     # Cannot be caught.

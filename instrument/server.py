@@ -36,6 +36,7 @@ from instrument.models import Description
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 64
+SHUT_DOWN = "the server was shut down"
 HOUSEKEEPING_INTERVAL = 0.2
 NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "lease.release"})
 """Verbs that are done as soon as they are begun."""
@@ -119,7 +120,7 @@ class InstrumentServer:
                 stall_timeout=self._stall_timeout,
                 clock=self._clock,
             )
-            stack.push_async_callback(self._commands.end_exposure, "the server was shut down")
+            stack.push_async_callback(self._commands.end_exposure, SHUT_DOWN)
             tasks.create_task(self._receive(tasks))
             tasks.create_task(self._supervise())
             self._stack = stack.pop_all()

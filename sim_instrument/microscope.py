@@ -49,13 +49,16 @@ class SimulatedMicroscope:
     """A column that is not there, looking at a flake of a bilayer.
 
     Args:
-        specimen: which one.
-        column: its faults; the agent is told nominal values only.
+        specimen: which one; None: 2H-MoS2.
+        column: its faults; the agent is told nominal values only. None: those of a good, real instrument.
         state_dir: remembers the dose that the flake has received; None: forgets it.
         seed: of jitter, noise and bad pixels; the same seed and acquisition id give the same counts.
         real_time: honour dwell, flyback and settling times on the clock; otherwise as fast as can be computed.
         clock: monotonic time, s.
         sleep: waits for so many s.
+
+    Raises:
+        ConflictError: `state_dir` belongs to another flake.
     """
 
     def __init__(
@@ -91,7 +94,11 @@ class SimulatedMicroscope:
         return self._description
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        """Cost of `plan`. Raises OutOfLimitsError with what is legal."""
+        """The cost of a plan, with flyback. Raises OutOfLimitsError with what is legal.
+
+        Args:
+            plan: to be checked.
+        """
         column = self.column
         for name, value, parameter in (
             ("step", plan.step, self._description.step),
@@ -125,7 +132,16 @@ class SimulatedMicroscope:
         )
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
-        """Expose; frames come in scan order. Raises as `check`, ConflictError while another acquisition runs, BlankedError."""
+        """Expose; frames come in scan order.
+
+        Args:
+            plan: to be acquired.
+
+        Raises:
+            OutOfLimitsError: as `check`.
+            ConflictError: another acquisition is running.
+            BlankedError: `blank` was called meanwhile.
+        """
         await self.check(plan)
         if self._busy:
             msg = "another acquisition is running; wait until it has ended"
@@ -161,7 +177,7 @@ class SimulatedMicroscope:
             self._busy = False
 
     def blank(self) -> None:
-        """A running acquisition stops before its next pattern."""
+        """Stop a running acquisition before its next pattern."""
         self._blanked.set()
 
     async def health(self) -> Health:
