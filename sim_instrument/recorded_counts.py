@@ -114,7 +114,7 @@ class RecordedCounts:
         stream = [self._seed, position, *([zlib.crc32(name.encode())] if self._reuse else [])]
         key = np.random.SeedSequence(stream).generate_state(1, np.uint64)[0]
         end = start + fraction
-        counts = np.empty_like(self._patterns[position])
+        counts: NDArray[np.uint8] | NDArray[np.uint16] = np.empty_like(self._patterns[position])
         _arriving(self._patterns[position].ravel(), key, start, end if end < 1 - ROUNDING else 2.0, counts.ravel())
         return counts
 

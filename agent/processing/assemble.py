@@ -2,7 +2,7 @@
 
 Formats that a person meets besides are one import away from .npy. What a file has in one piece (arrays, raw bytes, stored
 .ndata, MIB, HDF5 without chunks) comes as a memory map, which needs no memory of its own; the rest is read, into a file
-without a name where memory cannot hold it (`patterns.room`).
+without a name where memory cannot hold it (`instrument.memory.allocate`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.reconstruction.counts.patterns import selected
 from agent.reconstruction.model.checks import SEMIANGLES
 from agent.reconstruction.model.data import DiffractionData
 from instrument import optics
-from instrument.memory import room, stored
+from instrument.memory import allocate, load_dataset
 from instrument.recordings import nion
 from instrument.recordings.hdf5 import RecordingError, open_recording
 from instrument.recordings.mib import map_mib
@@ -134,7 +134,7 @@ def _from_hdf5(path: Path, dataset: str | None, given: dict[str, float]) -> Patt
             if isinstance(properties, str | bytes):
                 numbers |= nion.numbers_in(path, nion.read_properties(path, properties))
             try:
-                patterns = stored(recording.data)
+                patterns = load_dataset(recording.data)
             except (OSError, ValueError) as error:
                 msg = f"{path}: {recording.data.name} cannot be read to its end, so the file is damaged"
                 raise BadInputError(msg) from error
@@ -253,7 +253,7 @@ def _survey(path: Path, patterns: NDArray[Any]) -> NDArray[np.float64]:
 
 def _whole_electrons(path: Path, patterns: NDArray[Any], counts_per_electron: float) -> NDArray[np.uint16]:
     """The signal of an analogue detector, rounded to electrons: its noise around nothing, negative too, becomes none."""
-    electrons = room(patterns.shape, np.uint16)
+    electrons = allocate(patterns.shape, np.uint16)
     most = np.iinfo(np.uint16).max
     for part in _chunks(patterns):
         rounded = np.rint(patterns[part] / counts_per_electron)

@@ -26,7 +26,7 @@ from agent.records import Score
 from agent.storage.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image
 from instrument import stream
 from instrument.errors import StreamError
-from instrument.memory import stored
+from instrument.memory import load_dataset
 from instrument.models import AcquisitionPlan, Description, Outcome, Rectangle
 
 RESERVE = 64 * 2**20
@@ -177,7 +177,7 @@ def read_acquisition(path: Path) -> Acquisition:
         measurement = entry["measurement"]
         plan, description, metadata = read_context(entry)
         return Acquisition(
-            patterns=stored(measurement["patterns"]),
+            patterns=load_dataset(measurement["patterns"]),
             received=measurement["received"][:].astype(bool),
             plan=plan,
             description=description,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from instrument import optics
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 
 _LENGTHS = {"m": 1e10, "mm": 1e7, "um": 1e4, "µm": 1e4, "μm": 1e4, "nm": 10.0, "pm": 0.01, "A": 1.0, "Å": 1.0}
 _ANGLES = {"rad": 1e3, "mrad": 1.0, "urad": 1e-3, "µrad": 1e-3, "μrad": 1e-3}
@@ -126,7 +126,7 @@ def _map_stored(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 def _unpacked(file: IO[bytes]) -> NDArray[Any]:
     shape, fortran, dtype = _array_header(file)
-    out = room(shape[::-1] if fortran else shape, dtype)
+    out = allocate(shape[::-1] if fortran else shape, dtype)
     numbers, filled = out.reshape(-1).view(np.uint8), 0
     while part := file.read(2**20):
         numbers[filled : filled + len(part)] = np.frombuffer(part, np.uint8)

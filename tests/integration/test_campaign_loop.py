@@ -25,7 +25,7 @@ from agent.events import Event, FramesReceived, TrialChanged
 from agent.records import CampaignRecord
 from agent.storage.journal import load_history
 from instrument import InstrumentClient
-from instrument.status import Exposure
+from instrument.status import LedgerEntry
 
 HERE = Path(__file__).parent
 SERVE = (sys.executable, "-m", "instrument", "serve")
@@ -104,12 +104,12 @@ def config(**changes: Any) -> CampaignConfig:
     return CampaignConfig.model_validate({**values, **changes})
 
 
-async def ledger(endpoint: str) -> list[Exposure]:
+async def ledger(endpoint: str) -> list[LedgerEntry]:
     async with InstrumentClient(endpoint, timeout=5) as client:
         return await client.exposures()
 
 
-def assert_no_region_exposed_twice(exposures: list[Exposure], world: Path) -> None:
+def assert_no_region_exposed_twice(exposures: list[LedgerEntry], world: Path) -> None:
     dosed = [e for e in exposures if e.dose > 0]
     for one, other in combinations(dosed, 2):
         assert not one.illuminated.overlaps(other.illuminated, 1e-4), (one.id, other.id)

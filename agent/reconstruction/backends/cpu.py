@@ -20,7 +20,7 @@ from agent.reconstruction.kernels.machine_code import Kernel, Packed, packed
 from agent.reconstruction.kernels.threads import cores, pool, share
 from agent.reconstruction.kernels.transform import LANES
 from agent.reconstruction.model.forward import LOSSES, Problem, Sums, Unknowns, Wanted
-from instrument.memory import room
+from instrument.memory import allocate
 
 _block = Kernel("diffraction", "block")
 _relayout, _add_up, _bin_up = (Kernel("detector", name) for name in ("relayout", "add_up", "bin_up"))
@@ -185,7 +185,7 @@ class CpuBackend:
         for chunk in chunks:
             kind = counts_type(chunk)
             if out is None:
-                out = room((n, shape[0] * shape[1]), kind)
+                out = allocate((n, shape[0] * shape[1]), kind)
             elif np.promote_types(out.dtype, kind) != out.dtype:
                 out = as_type(out, np.promote_types(out.dtype, kind))
             # the kernel makes bytes of 16 bits on its way; of other types it would have to be compiled first
@@ -197,7 +197,7 @@ class CpuBackend:
 
     def thin(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
         """See `Backend.thin`."""
-        return thin(counts, fraction, seed, room(counts.shape, counts.dtype))
+        return thin(counts, fraction, seed, allocate(counts.shape, counts.dtype))
 
     def summed(self, counts: NDArray[Any], shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """See `Backend.summed`."""

@@ -109,7 +109,7 @@ def middle_part(patterns: Any, disc: BrightFieldDisc) -> Any:
     top, left = (n_y - rows) // 2, (n_x - columns) // 2
     if isinstance(patterns, np.ndarray):
         return patterns[top : top + rows, left : left + columns]
-    part = memory.room((rows, columns, *patterns.shape[2:]), patterns.dtype)
+    part = memory.allocate((rows, columns, *patterns.shape[2:]), patterns.dtype)
     for i in range(rows):
         part[i] = patterns[top + i, left : left + columns]
     return part

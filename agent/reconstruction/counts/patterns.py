@@ -10,7 +10,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from agent.reconstruction.kernels.machine_code import Kernel, packed
 from agent.reconstruction.kernels.threads import cores, share
-from instrument.memory import room
+from instrument.memory import allocate
 
 _pair_up = Kernel("detector", "pair_up")
 
@@ -29,7 +29,7 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
     """The patterns of (n, ky, kx) that `which` (n,) names; all of them are not copied."""
     if which.all():
         return patterns
-    out = room((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
+    out = allocate((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
     for to, index in enumerate(np.flatnonzero(which)):
         out[to] = patterns[index]
     return out
@@ -37,7 +37,7 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
 
 def as_type(counts: NDArray[Any], kind: DTypeLike) -> NDArray[Any]:
     """`counts` in another type."""
-    out = room(counts.shape, kind)
+    out = allocate(counts.shape, kind)
     out[...] = counts
     return out
 
@@ -46,7 +46,7 @@ def joined(first: Any, second: Any, xp: Any) -> Any:
     """Counts (n, …) and (m, …) of the array module `xp` as (n + m, …)."""
     if xp is not np:
         return xp.concatenate([first, second])
-    out = room((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
+    out = allocate((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
     out[: len(first)], out[len(first) :] = first, second
     return out
 
@@ -92,7 +92,7 @@ def narrow(
 
     16 bits, or floats where the largest numbers it tells do not fit.
     """
-    out, largest = room(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
+    out, largest = allocate(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
     number = iter(largest)
     share(lambda first, stop: work(first, stop, out, next(number)), shape[0], workers)
     if out.dtype == np.uint16 and largest.max() >= 2**16:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agent.reconstruction.counts.patterns import chunks
 from agent.reconstruction.kernels.machine_code import Kernel, packed
 from agent.reconstruction.kernels.threads import share
-from instrument.memory import room
+from instrument.memory import allocate
 
 _halve = Kernel("thinning", "halve")
 _thin = Kernel("thinning", "thin")
@@ -50,10 +50,10 @@ def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]
         seed: the same seed gives the same split.
 
     Returns:
-        Two arrays of the same shape and type that add up to `counts`, where `patterns.room` is.
+        Two arrays of the same shape and type that add up to `counts`, where `instrument.memory.allocate` is.
     """
     kind = counts.dtype.newbyteorder("=")
-    one, other = room(counts.shape, kind), room(counts.shape, kind)
+    one, other = allocate(counts.shape, kind), allocate(counts.shape, kind)
     done = 0
     for chunk in chunks(counts):
         part = slice(done, done + len(chunk))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from agent.cli.reconstruct import parse_shape
 from agent.errors import BadInputError
 from agent.processing.assemble import read_patterns
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings.raw_arrays import ArrayLayout
 
 NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5, "angular_pixel": 2.5}
@@ -415,7 +415,7 @@ def test_numbers_that_only_hdf5_can_convert_are_read(tmp_path: Path) -> None:
 def test_counts_that_neither_memory_nor_disk_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("instrument.memory.free_memory", lambda: 8 * 10**9)
     with pytest.raises(BadInputError, match=r"take 1e\+03 GB, more than half of the free memory \(8 GB\).*set TMPDIR"):
-        room((10**6, 10**6), "u1")
+        allocate((10**6, 10**6), "u1")
 
 
 @pytest.mark.parametrize(
