@@ -33,7 +33,7 @@ from agent.policy import make_policy
 from agent.policy.base import Policy
 from agent.processing.worker import ReconstructionWorker
 from agent.records import CampaignLayout, ModelView, Recommendation, Role, Suggestion, Trial
-from agent.scoring.ring_correlation import scale_score
+from agent.scoring.information import scale_score
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
 from instrument.background import Background

@@ -79,7 +79,7 @@ def process_acquisition(
     from agent.reconstruction import DiffractionData, ReconstructionSettings
     from agent.reconstruction.counts.patterns import selected
     from agent.scoring.halves import judge, score_halves
-    from agent.scoring.ring_correlation import tiles
+    from agent.scoring.regions import tiles
     from agent.scoring.splitting import excess_variance
     from agent.storage.files import write_reconstruction
 

@@ -41,7 +41,8 @@ styled = mpl.rc_context(STYLE)
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of `width` × `height` inches with `columns` axes side by side."""
-    return plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return figure, axes
 
 
 def to_png(figure: Any) -> bytes:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
-from agent.scoring.ring_correlation import figure_of_merit, flattened, tukey
+from agent.scoring.information import figure_of_merit
+from agent.scoring.ring_correlation import remove_plane, tukey
 from agent.storage.files import StoredReconstruction
 
 
@@ -88,7 +89,7 @@ def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float
     """
     n_y, n_x = picture.phase.shape
     window = tukey(n_y, 0.5)[:, None] * tukey(n_x, 0.5)[None, :]
-    phase = flattened(picture.phase.astype(np.float64)) * window
+    phase = remove_plane(picture.phase.astype(np.float64)) * window
     edge = min(1.2 * k_max, 0.5 / max(picture.pixel_size))
     # Zero padding to one square extent, so that a pixel of the transform is the same frequency in both directions.
     extent = 1.5 * max(picture.extent)

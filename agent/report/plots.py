@@ -11,7 +11,8 @@ from matplotlib.colors import ListedColormap
 from agent.formatting import power_of, times_power
 from agent.records import ModelView, Recommendation, Score, Trial
 from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_png
-from agent.scoring.ring_correlation import LARGEST_FRC, half_bit_threshold
+from agent.scoring.information import LARGEST_FRC
+from agent.scoring.ring_correlation import half_bit_threshold
 
 ROLE_STYLE = {
     "exploration": (BLUE, "o", "exploration"),
