@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from agent.cli.results import write_json
+from agent.cli.results import say, write_json
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
 from agent.formatting import signed_length, uncertain
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
-from agent.processing.process import ProcessingJob, process_acquisition
+from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
 from agent.reconstruction.counts.patterns import as_type, chunks
 from agent.reconstruction.model.checks import MOST_COUNTS, SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
@@ -86,22 +86,28 @@ def reconstruct_file(
         result = process_acquisition(
             acquisition, job, lambda phase, fraction: status.update(f"{phase}: {fraction:.0%}")
         )
-    picture = Picture.of(read_reconstruction(output))
     png = output.with_name(f"{path.stem}-phase.png")
+    picture = Picture.of(read_reconstruction(output))
     png.write_bytes(phase_image(picture, picture.levels()))
-    resolution = "not reached" if result.score.resolution is None else f"{result.score.resolution:.3g} Å"
-    for line in (
-        *result.notes,
-        *([] if result.score.veto is None else [f"the score is not to be trusted: {result.score.veto}"]),
-        f"score:   {uncertain(result.score.value, result.score.sd)} bit/Å², half-bit resolution {resolution}",
-        f"defocus: {signed_length(result.defocus_measured)} measured; {result.passes} passes on the {result.device}",
-        f"object:  {output}",
-        f"picture: {png}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    _show(console, result, output, png)
     if json_file is not None:
         write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
-        console.print(f"result (JSON): {json_file.resolve()}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"result (JSON): {json_file.resolve()}")
+
+
+def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -> None:
+    """Print score, defocus and where the files are, after what a person should be told."""
+    for note in result.notes:
+        say(console, note)
+    score = result.score
+    if score.veto is not None:
+        say(console, f"the score is not to be trusted: {score.veto}")
+    resolution = "not reached" if score.resolution is None else f"{score.resolution:.3g} Å"
+    say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}")
+    measured = signed_length(result.defocus_measured)
+    say(console, f"defocus: {measured} measured; {result.passes} passes on the {result.device}")
+    say(console, f"object:  {output}")
+    say(console, f"picture: {png}")
 
 
 def parse_shape(text: str | None, option: str) -> tuple[int, int] | None:
