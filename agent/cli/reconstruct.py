@@ -42,11 +42,14 @@ def reconstruct_file(
     layout: ArrayLayout | None = None,
     regularise: bool = False,
 ) -> None:
-    """Reconstruct `path` and write object (HDF5) and phase (PNG) into `out`, the current folder by default.
+    """Reconstruct one data set; write the object (HDF5) and its phase (PNG).
 
     Args:
+        path: of the data set.
+        out: folder to write into; None: the current one.
         given: numbers that the file lacks or has wrong: voltage (eV), semiangle and angular_pixel (mrad), step and
             defocus (Å), counts_per_electron.
+        passes: over all patterns.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
         dataset: which one of an HDF5 file with several.
         layout: shapes and type of the patterns where the file does not say them.
@@ -65,12 +68,7 @@ def reconstruct_file(
         acquisition = read_acquisition(path)
     else:
         acquisition = _as_acquisition(path, read_patterns(path, dataset=dataset, layout=layout, **given))
-    try:  # before anything is computed
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
-        raise BadInputError(msg) from error
+    _make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
     halves = _split(acquisition)
@@ -95,6 +93,15 @@ def reconstruct_file(
         say(console, f"result (JSON): {json_file.resolve()}")
 
 
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
+        raise BadInputError(msg) from error
+
+
 def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -> None:
     """Print score, defocus and where the files are, after what a person should be told."""
     for note in result.notes:
@@ -111,7 +118,15 @@ def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -
 
 
 def parse_shape(text: str | None, option: str) -> tuple[int, int] | None:
-    """Two positive whole numbers such as 256,128 (or 256x128), rows first; None stays None. Raises BadInputError."""
+    """Two positive whole numbers, rows first, such as 256,128 (or 256x128); None stays None.
+
+    Args:
+        text: what the user wrote.
+        option: its name, for the message.
+
+    Raises:
+        BadInputError: the text is something else.
+    """
     if text is None:
         return None
     parts = text.replace("x", ",").split(",")

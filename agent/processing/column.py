@@ -62,7 +62,11 @@ class ColumnState:
 
     @classmethod
     def load(cls, path: Path) -> ColumnState:
-        """Read what `save` wrote. Raises BadInputError."""
+        """Read what `save` wrote.
+
+        Raises:
+            BadInputError: there is no such file, or it holds something else.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -217,7 +221,7 @@ def _with_better_aperture(data: DiffractionData) -> DiffractionData | None:
 
 
 def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
-    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern (the engine cuts it outside the disc)."""
+    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern. The engine cuts it outside the disc."""
     mean = data.patterns.mean(axis=0, dtype=np.float64)
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
