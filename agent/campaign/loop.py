@@ -31,9 +31,9 @@ from agent.errors import AgentError, BadInputError
 from agent.events import Audience, ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Policy
-from agent.processing.worker import ReconstructionWorker
+from agent.processing.child import ReconstructionProcess
 from agent.records import CampaignLayout, ModelView, Recommendation, Role, Suggestion, Trial
-from agent.scoring.ring_correlation import scale_score
+from agent.scoring.information import scale_score
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
 from instrument.background import Background
@@ -53,7 +53,7 @@ class Session:
     journal: Journal
     audience: Audience
     control: Control
-    worker: ReconstructionWorker
+    child: ReconstructionProcess
     book: TrialBook
     failures_after: int
     """Trials up to this number belong to an earlier session; their failures have had their say."""
@@ -81,7 +81,7 @@ class Loop:
             session.audience,
             session.control,
         )
-        self._pipeline = Pipeline(session.worker, tasks, folder, self.config, book, session.audience, session.control)
+        self._pipeline = Pipeline(session.child, tasks, folder, self.config, book, session.audience, session.control)
         self._failures_after = session.failures_after
 
     async def run(self) -> None:

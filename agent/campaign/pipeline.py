@@ -12,8 +12,8 @@ from agent.campaign.stop import Control
 from agent.campaign.trials import TrialBook
 from agent.config import CampaignConfig
 from agent.events import Audience, PhaseChanged, ReconstructionProgress
+from agent.processing.child import ProcessingError, ReconstructionProcess
 from agent.processing.process import ProcessingJob, ProcessingResult
-from agent.processing.worker import ProcessingError, ReconstructionWorker
 from agent.records import Trial
 from instrument.background import Background
 
@@ -30,7 +30,7 @@ class Pipeline:
 
     def __init__(
         self,
-        worker: ReconstructionWorker,
+        child: ReconstructionProcess,
         tasks: Background,
         folder: Path,
         config: CampaignConfig,
@@ -38,7 +38,7 @@ class Pipeline:
         audience: Audience,
         control: Control,
     ) -> None:
-        self._worker = worker
+        self._child = child
         self._tasks = tasks
         self._folder = folder
         self._config = config
@@ -88,7 +88,7 @@ class Pipeline:
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._worker.run(self._job(trial), on_progress, timeout)
+                return await self._child.run(self._job(trial), on_progress, timeout)
             except ProcessingError:
                 if attempt == ATTEMPTS:
                     raise

@@ -36,7 +36,7 @@ from agent.events import (
     TrialChanged,
 )
 from agent.plugins import load_attribute
-from agent.processing.worker import PROCESSING, ReconstructionWorker
+from agent.processing.child import PROCESSING, ReconstructionProcess
 from agent.records import CampaignLayout, CampaignRecord
 from agent.status.log import LogObserver, log_file
 from agent.storage.journal import InstrumentLink, Journal, require_new, utc_now
@@ -229,8 +229,8 @@ async def _until_done(
 ) -> None:
     """Connect and work, again after every lost connection, until everything is done."""
     campaign: str = journal.read("campaign")
-    async with ReconstructionWorker(journal.read("processing")) as worker:
-        session = Session(journal, audience, control, worker, book, failures_after=book.next_number - 1)
+    async with ReconstructionProcess(journal.read("processing")) as child:
+        session = Session(journal, audience, control, child, book, failures_after=book.next_number - 1)
         while True:
             link: InstrumentLink = journal.read("link")
             audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))

@@ -8,7 +8,7 @@ from typing import Any
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.policy.base import Observation
 from agent.records import Role, State, Suggestion, Trial
-from agent.scoring.ring_correlation import dose_knee
+from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
 
 ENDED: tuple[State, ...] = ("done", "failed", "vetoed")

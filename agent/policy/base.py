@@ -24,7 +24,7 @@ class Observation(Record):
     score: float | None = Field(default=None, description="bit/Å²")
     variance: float | None = Field(default=None, description="of the score, (bit/Å²)²")
     knee: float | None = Field(
-        default=None, description="e/Å², see agent.scoring.ring_correlation.dose_knee; None: not known"
+        default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(

@@ -17,10 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.calibration.bright_field import fit_disc
-from agent.reconstruction.counts.patterns import selected
-from agent.reconstruction.model.checks import SEMIANGLES
-from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction import SEMIANGLES, DiffractionData, fit_disc, selected
 from instrument import optics
 from instrument.memory import allocate, load_dataset
 from instrument.recordings import nion

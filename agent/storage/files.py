@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import StoppedError
-from agent.reconstruction.solver.result import Reconstruction
+from agent.reconstruction import Reconstruction
 from agent.records import Score
 from agent.storage.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image
 from instrument import stream

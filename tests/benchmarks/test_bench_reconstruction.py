@@ -21,7 +21,7 @@ from agent.reconstruction.model import forward, geometry, probe
 from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import Step, schedule
 from agent.scoring.halves import score_halves
-from agent.scoring.ring_correlation import crop
+from agent.scoring.regions import crop
 from instrument.models import Rectangle
 
 ANGULAR_PIXEL, SEMIANGLE = 1.096, 21.4
