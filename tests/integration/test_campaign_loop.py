@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from served_small_world import Server, serving
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign, run_campaign
 from agent.campaign.run import dry_run
@@ -28,7 +26,6 @@ from instrument import InstrumentClient
 from instrument.status import Exposure
 
 HERE = Path(__file__).parent
-SERVE = (sys.executable, "-m", "instrument", "serve")
 PROCESSING = "small_world:process"
 
 
@@ -41,45 +38,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.syspath_prepend(str(HERE))
     return folder
-
-
-class Server:
-    """An instrument server process whose state survives it."""
-
-    def __init__(self, state: Path, interval: float = 0.0, factory: str = "make") -> None:
-        self.state = state
-        self.adapter = f"small_world:{factory}"
-        self.interval = interval
-        self.endpoint = "tcp://127.0.0.1:*"
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [*SERVE, self.adapter, "--control", self.endpoint, "--state-dir", str(self.state)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "SMALL_WORLD_INTERVAL": str(self.interval)},
-        )
-        assert self.process.stdout is not None
-        self.endpoint = json.loads(self.process.stdout.readline())["control"]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@contextmanager
-def serving(tmp_path: Path, interval: float = 0.0, factory: str = "make") -> Iterator[Server]:
-    server = Server(tmp_path / "instrument", interval, factory)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
