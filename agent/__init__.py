@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from agent.campaign.run import dry_run, resume_campaign, run_campaign
     from agent.config import CampaignConfig, load_config
     from agent.records import CampaignRecord
-    from agent.storage.files import read_acquisition, read_reconstruction
+    from agent.storage.acquisition_file import read_acquisition
     from agent.storage.journal import load_campaign
+    from agent.storage.reconstruction_file import read_reconstruction
 
 _HOMES = {
     "CampaignConfig": "agent.config",
@@ -26,8 +27,8 @@ _HOMES = {
     "dry_run": "agent.campaign.run",
     "load_campaign": "agent.storage.journal",
     "load_config": "agent.config",
-    "read_acquisition": "agent.storage.files",
-    "read_reconstruction": "agent.storage.files",
+    "read_acquisition": "agent.storage.acquisition_file",
+    "read_reconstruction": "agent.storage.reconstruction_file",
     "resume_campaign": "agent.campaign.run",
     "run_campaign": "agent.campaign.run",
 }

@@ -16,8 +16,8 @@ from agent.config import CampaignConfig
 from agent.errors import AgentError, InstrumentUnavailableError, StoppedError
 from agent.events import Audience, FramesReceived, Phase, PhaseChanged
 from agent.records import CampaignLayout, Role, Trial
-from agent.storage.files import AcquisitionWriter, require_space
-from agent.storage.nexus import part_of
+from agent.storage.acquisition_file import AcquisitionWriter, require_space
+from agent.storage.atomic import part_of
 from instrument import (
     AcquisitionPlan,
     BudgetError,

@@ -39,6 +39,7 @@ from agent.plugins import load_attribute
 from agent.processing.worker import PROCESSING, ReconstructionWorker
 from agent.records import CampaignLayout, CampaignRecord
 from agent.status.log import LogObserver, log_file
+from agent.storage.atomic import atomic_write
 from agent.storage.journal import InstrumentLink, Journal, require_new, utc_now
 from instrument import (
     AcquisitionPlan,
@@ -105,7 +106,7 @@ async def run_campaign(
     }
     with Journal.create(folder, **facts) as journal:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        (folder / "campaign.yaml").write_text(text, encoding="utf-8")
+        atomic_write(folder / "campaign.yaml", text)
         return await _live(journal, observers, patience, control, resumed=False)
 
 

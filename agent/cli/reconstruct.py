@@ -22,7 +22,8 @@ from agent.reconstruction.counts.patterns import as_type, chunks
 from agent.reconstruction.model.checks import MOST_COUNTS, SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
-from agent.storage.files import Acquisition, read_acquisition, read_reconstruction
+from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 from instrument.recordings.raw_arrays import ArrayLayout

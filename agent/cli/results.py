@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from agent.errors import BadInputError
 from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
+from agent.storage.atomic import atomic_write
 
 RESULT = "result.json"
 """In the campaign folder: what `--json` writes elsewhere."""
@@ -94,10 +94,8 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path` in one step. Raises BadInputError where the path cannot be written."""
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         msg = f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists and has room"
         raise BadInputError(msg) from error

@@ -7,7 +7,6 @@ only corrects its defocus, which the lens sets a little differently each time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction.model.data import DiffractionData
+from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
 
@@ -53,12 +53,7 @@ class ColumnState:
             "aperture": self.aperture,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        atomic_write(path, json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> ColumnState:

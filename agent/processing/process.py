@@ -17,7 +17,7 @@ from agent.records import Score
 from instrument.models import Record, Rectangle
 
 if TYPE_CHECKING:
-    from agent.storage.files import Acquisition
+    from agent.storage.acquisition_file import Acquisition
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and the fraction done."""
@@ -63,7 +63,7 @@ def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: 
         BadInputError: the acquisition cannot be reconstructed; the message says why.
         StoppedError: the disk is full.
     """
-    from agent.storage.files import read_acquisition
+    from agent.storage.acquisition_file import read_acquisition
 
     started = time.perf_counter()
     acquisition = read_acquisition(job.acquisition)
@@ -81,7 +81,7 @@ def process_acquisition(
     from agent.scoring.halves import judge, score_halves
     from agent.scoring.ring_correlation import tiles
     from agent.scoring.splitting import excess_variance
-    from agent.storage.files import write_reconstruction
+    from agent.storage.reconstruction_file import write_reconstruction
 
     plan, description = acquisition.plan, acquisition.description
     received = acquisition.received

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
 from agent.scoring.ring_correlation import figure_of_merit, flattened, tukey
-from agent.storage.files import StoredReconstruction
+from agent.storage.reconstruction_file import StoredReconstruction
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Whatever the loop is about to do, it writes down first (WAL, synchronous=FULL: on disk when the call returns). So a
 campaign killed at any point can be continued, and no exposure is forgotten. Bulk data live in HDF5 files beside it
-(agent.storage.files). Three tables:
+(acquisition_file, reconstruction_file). Three tables:
 
 - `facts`: key -> JSON. Config, description, id, seed, versions, layout, endpoint, state, recommendation, model view.
 - `trials`: number -> the trial's present state (agent.records.Trial).

@@ -12,8 +12,9 @@ import pytest
 from agent.config import CampaignConfig, Metadata, parse_config
 from agent.reconstruction.solver.result import Reconstruction
 from agent.records import ModelView, Recommendation, Score, Settings, Suggestion, Trial
-from agent.storage.files import Acquisition, write_reconstruction
+from agent.storage.acquisition_file import Acquisition
 from agent.storage.journal import InstrumentLink, Journal
+from agent.storage.reconstruction_file import write_reconstruction
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 
 PIXEL = 0.33
