@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.campaign.run import dry_run, resume_campaign, run_campaign
+    from agent.campaign.dry_run import dry_run
+    from agent.campaign.run import resume_campaign, run_campaign
     from agent.config import CampaignConfig, load_config
     from agent.records import CampaignRecord
     from agent.storage.acquisition_file import read_acquisition
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CampaignConfig": "agent.config",
     "CampaignRecord": "agent.records",
-    "dry_run": "agent.campaign.run",
+    "dry_run": "agent.campaign.dry_run",
     "load_campaign": "agent.storage.journal",
     "load_config": "agent.config",
     "read_acquisition": "agent.storage.acquisition_file",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.campaign.planning import DryRun
+from agent.campaign.dry_run import DryRun
 from agent.errors import BadInputError
 from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Trial

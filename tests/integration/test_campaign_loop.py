@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -14,7 +15,7 @@ import pytest
 from served_small_world import Server, serving
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign, run_campaign
-from agent.campaign.run import dry_run
+from agent.campaign.dry_run import dry_run
 from agent.campaign.stop import Control
 from agent.cli.errors import EXIT_CODES
 from agent.config import CampaignConfig
@@ -35,7 +36,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "world"
     folder.mkdir()
     monkeypatch.setenv("SMALL_WORLD", str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(HERE))
     return folder
 
@@ -374,18 +375,22 @@ async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
     )
 
 
+def cheapest(**changes: Any) -> CampaignConfig:
+    values: dict[str, Any] = {
+        "goal": {"kind": "cheapest", "fraction": 0.6},
+        "electrons": 2e6,
+        "area": {"height": 24, "width": 24},
+        "exploration": {"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
+        "search": {"dose": (20, 900)},
+        "expert": None,
+        "score": {"field": 20},
+    }
+    return config(**{**values, **changes})
+
+
 async def test_the_cheapest_way_to_a_part_of_what_a_recording_can_give(tmp_path: Path) -> None:
-    cheapest = config(
-        goal={"kind": "cheapest", "fraction": 0.6},
-        electrons=2e6,
-        area={"height": 24, "width": 24},
-        exploration={"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
-        search={"dose": (20, 900)},
-        expert=None,
-        score={"field": 20},
-    )
     with serving(tmp_path, factory="make_recording") as server:
-        record = await run_campaign(cheapest, server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+        record = await run_campaign(cheapest(), server.endpoint, tmp_path / "campaign", processing=PROCESSING)
     reference, final = record.trial("reference"), record.trial("final")
     assert [t.role for t in record.trials] == ["reference", *["exploration"] * 4, "final"]
     assert reference is not None
@@ -456,3 +461,15 @@ async def test_dry_run_costs_nothing_and_tells_what_would_be(server: Server, tmp
     assert plan.electrons == 2e6
     assert plan.duration > 0
     assert await ledger(server.endpoint) == []
+
+
+async def test_a_dry_run_counts_the_electrons_of_the_reference(tmp_path: Path) -> None:
+    with serving(tmp_path, factory="make_recording") as server:
+        plan = await dry_run(cheapest(), server.endpoint)
+        with pytest.raises(BadInputError, match=r"budget of 2.4e\+04 electrons is too small"):
+            await dry_run(cheapest(electrons=6e5), server.endpoint)
+    reference = 1000.0 * 24 * 24
+    assert plan.reference_electrons == pytest.approx(reference), "half of what there is, over a trial's field"
+    assert plan.exploration_electrons == pytest.approx(0.6 * (2e6 - reference))
+    assert plan.final_dose == pytest.approx(0.4 * (2e6 - reference) / 24**2)
+    assert plan.acquisitions == 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ HERE = Path(__file__).parent
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of faults, here without any; and the small world importable in every process."""
     monkeypatch.setenv("SMALL_WORLD", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(HERE))
     return tmp_path
 
