@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ from agent.processing.process import ProcessingJob, ProcessingResult
 from agent.processing.worker import ProcessingError, ReconstructionWorker
 from agent.records import Trial, TrialState
 from instrument.background import Background
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """A reconstruction that fails is tried once more in a fresh process."""
@@ -65,6 +68,8 @@ class Pipeline:
         except ProcessingError as error:
             self._book.update(trial, state=TrialState.FAILED, reason=f"reconstruction: {error}")
             return
+        for note in result.notes:
+            logger.info("trial %d: %s", trial.number, note)
         self._book.update(
             trial,
             state=TrialState.DONE,

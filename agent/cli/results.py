@@ -52,6 +52,7 @@ def show_plan(console: Console, plan: DryRun) -> None:
         ("exploratory trials", str(plan.trials)),
         ("acquisitions in all", str(plan.acquisitions)),
         ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
+        *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
         ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
         ("beam time", f"about {duration(plan.duration)}, without reconstruction"),

@@ -60,9 +60,7 @@ class SearchSpace:
         )
         self.final_doses = Axis.between("dose", description.dose, None)
         self.variables = tuple(a.name for a in self.axes if not a.fixed)
-        self.largest_defocus = search.window * optics.largest_defocus(
-            description.semiangle, description.detector.angular_pixel, description.voltage
-        )
+        self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
         self._shared = self._coupled_limits()
         self._of_trials = (*self._shared, *self._trial_limits())

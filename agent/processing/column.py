@@ -125,13 +125,13 @@ def measure_column(
     notes: list[str] = []
     if known is not None:
         data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
-        data = _with_defocus(data, nominal + known.defocus_offset)
+        data, beyond = _with_defocus(data, nominal + known.defocus_offset)
         if known.aperture == "measured":
             data = replace(data, aperture=measured_aperture(data))
         if enabled and not fixed:
             data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
         state = replace(known, defocus_offset=data.defocus - nominal)
-        return Measured(data, state, ())
+        return Measured(data, state, beyond)
 
     disc = fit_disc(data.patterns.mean(axis=0, dtype=np.float64), data.mask)
     data = replace(data, centre=disc.centre)
@@ -148,8 +148,8 @@ def measure_column(
                 f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
             )
     else:
-        data, note = _from_parallax(data, shape)
-        notes.append(note)
+        data, parallax_notes = _from_parallax(data, shape)
+        notes.extend(parallax_notes)
     aperture: Literal["round", "measured"] = "round"
     if enabled:
         uneven = replace(data, aperture=measured_aperture(data))
@@ -172,13 +172,24 @@ def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
 
-def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:
-    """The defocus, kept inside the window that the probe must fit."""
-    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
-    return replace(data, defocus=float(np.clip(defocus, -limit, limit)))
+def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionData, tuple[str, ...]]:
+    """The data with a defocus, Å, that was measured, and a note where it is not taken as it is.
+
+    The specimen is exposed already, so a probe that is wider than its window costs a note and not the acquisition: the
+    widest that the engine can describe is used.
+    """
+    limit = data.largest_defocus
+    if abs(defocus) <= limit:
+        return replace(data, defocus=defocus), ()
+    used = limit if defocus > 0 else -limit
+    note = (
+        f"the column's defocus of {defocus:.4g} Å makes the probe wider than the window 1/Δk; {used:.4g} Å, the largest "
+        "that fits, is used instead; narrow search.defocus or lower search.window"
+    )
+    return replace(data, defocus=used), (note,)
 
 
-def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, str]:
+def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, tuple[str, ...]]:
     """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
     from agent.reconstruction.calibration.calibrate import calibrate
 
@@ -209,4 +220,5 @@ def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tupl
         f"{', mirrored' if found.mirrored else ''}"
         f"{''.join(f'; {told}' for told in found.notes)}"
     )
-    return _with_defocus(data, found.defocus), note
+    data, beyond = _with_defocus(data, found.defocus)
+    return data, (note, *beyond)
