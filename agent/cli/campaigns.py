@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.campaign.run import dry_run as plan_only
+from agent.campaign.dry_run import dry_run as plan_only
 from agent.campaign.run import resume_campaign, run_campaign
 from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command

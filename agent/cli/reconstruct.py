@@ -21,7 +21,8 @@ from agent.processing.process import ProcessingJob, ProcessingResult, process_ac
 from agent.reconstruction import MOST_COUNTS, SMALLEST_DETECTOR, as_type, chunks
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
-from agent.storage.files import Acquisition, read_acquisition, read_reconstruction
+from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 from instrument.recordings.raw_arrays import ArrayLayout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.campaign.planning import DryRun
+from agent.campaign.dry_run import DryRun
 from agent.errors import BadInputError
 from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Settings, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
+from agent.storage.atomic import atomic_write
 
 RESULT = "result.json"
 """In the campaign folder: what `--json` writes elsewhere."""
@@ -56,6 +56,7 @@ def show_plan(console: Console, plan: DryRun) -> None:
         ("exploratory trials", str(plan.trials)),
         ("acquisitions in all", str(plan.acquisitions)),
         ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
+        *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
         ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
         ("beam time", f"about {duration(plan.duration)}, without reconstruction"),
@@ -107,10 +108,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         BadInputError: the path cannot be written.
     """
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         msg = f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists and has room"
         raise BadInputError(msg) from error

@@ -10,7 +10,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Observation, ObservationState, Problem
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace, as_points
-from agent.records import Settings
+from agent.records import ElectronBudget, Settings
 
 
 class ObservationBook:
@@ -98,7 +98,8 @@ class ExplorationBudget:
         self.problem = problem
         self.smallest_dose = space.smallest_dose
         exploration = problem.config.exploration
-        self.electrons = exploration.share * problem.config.electrons
+        self._budget = ElectronBudget(total=problem.config.electrons, share=exploration.share)
+        self.electrons = self._budget.exploration_share
         least = self.smallest_dose * problem.trial_area * exploration.trials
         unit = problem.description.dose_unit
         if least > self.electrons:
@@ -109,7 +110,7 @@ class ExplorationBudget:
                 "or a smaller field"
             )
             raise BadInputError(msg)
-        self.final_electrons = problem.config.electrons - self.electrons
+        self.final_electrons = self._budget.final_share
 
     def spent(self, book: ObservationBook) -> float:
         """Electrons of exploration so far, those of pending trials included. A trial that failed unexposed costs none."""
@@ -137,4 +138,5 @@ class ExplorationBudget:
         """What is left, as a dose over the area of a trial, e/Å²."""
         booked = sum(o.electrons for o in book.exploration)
         unbooked = sum(o.settings.dose for o in book.exploration if not o.electrons and o.state != "failed")
-        return (self.electrons - booked) / (self.problem.trial_area * self._overhead(book)) - unbooked
+        left = self._budget.model_copy(update={"exploration": booked}).exploration_left
+        return left / (self.problem.trial_area * self._overhead(book)) - unbooked

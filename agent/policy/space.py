@@ -29,7 +29,6 @@ from agent.policy.limits import (
     axis_constraint,
     coupled_constraints,
     edge_values,
-    largest_defocus,
     positions_constraint,
     probe_diameter,
 )
@@ -73,7 +72,7 @@ class SearchSpace:
         )
         self.final_doses = Axis.intersect("dose", description.dose, None)
         self.variables = tuple(a.name for a in self.axes if not a.fixed)
-        self.largest_defocus = largest_defocus(description, search)
+        self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
         shared = (
             axis_constraint(self.axes[STEP], STEP),

@@ -152,7 +152,7 @@ def is_acquisition(path: Path) -> bool:
 
 
 def _from_acquisition(path: Path, given: dict[str, float]) -> PatternFile:
-    from agent.storage.files import read_acquisition
+    from agent.storage.acquisition_file import read_acquisition
 
     _check_range(path, given)
     acquisition = read_acquisition(path)

@@ -23,7 +23,7 @@ from typing import IO, Any, Self
 from agent.errors import AgentError, BadInputError, StoppedError
 from agent.plugins import load_attribute
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
-from agent.storage.nexus import part_of
+from agent.storage.atomic import part_of
 
 logger = logging.getLogger(__name__)
 

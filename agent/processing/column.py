@@ -7,7 +7,6 @@ only corrects its defocus, which the lens sets a little differently each time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData
+from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
 
@@ -53,12 +53,7 @@ class ColumnState:
             "aperture": self.aperture,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        atomic_write(path, json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> ColumnState:
@@ -150,8 +145,8 @@ def measure_column(
     notes: list[str] = []
     advertised = description.scan_rotation is not None and description.mirrored is not None
     if enabled and not advertised:
-        data, note = _from_parallax(data, shape)
-        notes.append(note)
+        data, found = _from_parallax(data, shape)
+        notes.extend(found)
     else:
         matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
         data = replace(data, detector_to_scan=matrix)
@@ -180,12 +175,12 @@ def _measure_again(
 
     nominal = data.defocus
     data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
-    data = _with_defocus(data, nominal + known.defocus_offset)
+    data, notes = _with_defocus(data, nominal + known.defocus_offset)
     if known.aperture == "measured":
         data = replace(data, aperture=measured_aperture(data))
     if enabled:
         data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
-    return Measured(data, replace(known, defocus_offset=data.defocus - nominal), ())
+    return Measured(data, replace(known, defocus_offset=data.defocus - nominal), notes)
 
 
 def _disc_centre(data: DiffractionData) -> tuple[float, float]:
@@ -225,13 +220,24 @@ def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
 
-def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:
-    """The defocus, kept inside the window that the probe must fit."""
-    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
-    return replace(data, defocus=float(np.clip(defocus, -limit, limit)))
+def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionData, tuple[str, ...]]:
+    """The data with a defocus, Å, that was measured, and a note where it is not taken as it is.
+
+    The specimen is exposed already, so a probe that is wider than its window costs a note and not the acquisition: the
+    widest that the engine can describe is used.
+    """
+    limit = data.largest_defocus
+    if abs(defocus) <= limit:
+        return replace(data, defocus=defocus), ()
+    used = limit if defocus > 0 else -limit
+    note = (
+        f"the column's defocus of {defocus:.4g} Å makes the probe wider than the window 1/Δk; {used:.4g} Å, the largest "
+        "that fits, is used instead; narrow search.defocus or lower search.window"
+    )
+    return replace(data, defocus=used), (note,)
 
 
-def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, str]:
+def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, tuple[str, ...]]:
     """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
     from agent.reconstruction import calibrate
 
@@ -262,4 +268,5 @@ def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tupl
         f"{', mirrored' if found.mirrored else ''}"
         f"{''.join(f'; {told}' for told in found.notes)}"
     )
-    return _with_defocus(data, found.defocus), note
+    data, beyond = _with_defocus(data, found.defocus)
+    return data, (note, *beyond)

@@ -18,7 +18,8 @@ from agent.records import Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
-from agent.storage.files import Acquisition, read_acquisition, write_reconstruction
+from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.reconstruction_file import write_reconstruction
 from instrument.models import Record, Rectangle
 
 Progress = Callable[[str, float], None]

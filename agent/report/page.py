@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +19,8 @@ from agent.report.headline import (
     shared_power,
 )
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
-from agent.storage.files import read_reconstruction
+from agent.storage.atomic import atomic_write
+from agent.storage.reconstruction_file import read_reconstruction
 
 REPORT_NAME = "report.html"
 PICTURE_NAME = {
@@ -44,9 +44,7 @@ def write_report(record: CampaignRecord, folder: Path, out: Path | None = None) 
     """
     target = (out or folder) / REPORT_NAME
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{REPORT_NAME}.part")
-    part.write_text(page(record, folder), encoding="utf-8")
-    os.replace(part, target)
+    atomic_write(target, page(record, folder))
     return target
 
 

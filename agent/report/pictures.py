@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
 from agent.scoring.information import figure_of_merit
 from agent.scoring.ring_correlation import remove_plane, tukey
-from agent.storage.files import StoredReconstruction
+from agent.storage.reconstruction_file import StoredReconstruction
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from agent.events import (
     TargetSet,
     TrialChanged,
 )
-from agent.records import Settings, State
+from agent.records import Settings, TrialState
 
 LOG = "log.txt"
 logger = logging.getLogger("agent.campaign")
@@ -46,7 +46,7 @@ class LogObserver:
     """Writes a line for every event that a person may want to find later."""
 
     def __init__(self) -> None:
-        self._states: dict[int, State] = {}
+        self._states: dict[int, TrialState] = {}
 
     def on_event(self, event: Event) -> None:
         """Log `event`; progress within a step is left out."""
