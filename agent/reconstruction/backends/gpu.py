@@ -5,7 +5,7 @@ A chunk of patterns is held at once, as many as there is memory for:
     aperture × weights × ramp -> F⁻¹ -> × object [-> F -> × propagator -> F⁻¹ -> × object]… -> F -> residual -> F⁻¹ ->
     conj(wave)· and conj(object)· [-> F -> × conj(propagator) -> F⁻¹ -> …]… -> F -> × conj(ramp), summed
 
-Where a thread block can hold a wave (`Layout.in_shared`), two kernels do all but the residual and the sums, and the
+Where a thread block can hold a wave (`Dimensions.in_shared`), two kernels do all but the residual and the sums, and the
 transforms with it: for S slices a pass moves 32·S + 32 bytes per pixel and mode of complex64. Elsewhere the transforms are
 cuFFT's, 4·S of 32 bytes each, and with the kernels between them it is 200·S − 8. Counts and ratio add 2 to 5 per pixel
 whatever the number of modes; object and apertures stay in the second-level cache.
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction.backends.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Layout
+from agent.reconstruction.backends.gpu_buffers import SEGMENT, TILE_X, TILE_Y, Buffers, Dimensions
 from agent.reconstruction.counts.layout import bins_of, drawn, sums_of
 from agent.reconstruction.counts.patterns import counts_type
 from agent.reconstruction.kernels.cuda import CupyDevice, Device, GpuFailedError, Launch, failures
@@ -46,7 +46,7 @@ _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 class _Job:
     """One batch: what the launches read, and how it is cut."""
 
-    layout: Layout
+    layout: Dimensions
     problem: Problem
     unknowns: Unknowns
     lit: Any
@@ -86,7 +86,7 @@ class GpuBackend:
         self._device = device or CupyDevice()
         self._waves = waves
         self._buffers: Buffers | None = None
-        self._limit: tuple[Layout, int] | None = None
+        self._limit: tuple[Dimensions, int] | None = None
         self._lit: tuple[NDArray[np.bool_] | None, Any, Any] | None = None
         self.xp: Any = self._device.xp
 
@@ -154,7 +154,7 @@ class GpuBackend:
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""
         with failures():
-            layout = Layout.of(problem, unknowns, self._device.shared_memory())
+            layout = Dimensions.of(problem, unknowns, self._device.shared_memory())
             job, buffers = self._cut(layout, problem, unknowns, len(index), wanted)
             buffers.index[: len(index)] = self.xp.asarray(index)
             buffers.index[len(index) : job.chunk * job.chunks] = -1
@@ -174,7 +174,7 @@ class GpuBackend:
             return self._collected(job, buffers, len(index))
 
     def _cut(
-        self, layout: Layout, problem: Problem, unknowns: Unknowns, n: int, wanted: Wanted
+        self, layout: Dimensions, problem: Problem, unknowns: Unknowns, n: int, wanted: Wanted
     ) -> tuple[_Job, Buffers]:
         """The batch in chunks of one size, and buffers for it, smaller ones where the device says that it has no more."""
         while True:
@@ -199,7 +199,7 @@ class GpuBackend:
             else:
                 return job, self._buffers
 
-    def _lit_pixels(self, problem: Problem, layout: Layout) -> tuple[Any, Any]:
+    def _lit_pixels(self, problem: Problem, layout: Dimensions) -> tuple[Any, Any]:
         """Flat indices of the support, and for each row whether it has any, on the device; uploaded when it is another array."""
         held, sizes = self._lit, (layout.lit, layout.n_y)
         if held is None or held[0] is not problem.support or (held[1].size, held[2].size) != sizes:
@@ -215,7 +215,7 @@ class GpuBackend:
         self._buffers = None
         self._device.forget()
 
-    def _most(self, layout: Layout) -> int:
+    def _most(self, layout: Dimensions) -> int:
         """Patterns in a chunk: as many as are worth while and as there is memory for."""
         self._drop()
         worth = max(1, round(self._waves * 128**2 / layout.plane / layout.modes))

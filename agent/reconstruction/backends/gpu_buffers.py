@@ -23,7 +23,7 @@ PER_THREAD = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class Dimensions:
     """What buffers and kernels are made for; sizes in pixels, of which `lit` in the support of the apertures."""
 
     n_y: int
@@ -39,7 +39,7 @@ class Layout:
     """Whether a thread block of the device holds a wave in its shared memory."""
 
     @classmethod
-    def of(cls, problem: Problem, unknowns: Unknowns, shared_memory: int) -> Layout:
+    def of(cls, problem: Problem, unknowns: Unknowns, shared_memory: int) -> Dimensions:
         """The layout that a reconstruction needs, on a device whose thread blocks have so many bytes of shared memory."""
         apertures, n_y, n_x = unknowns.apertures.shape
         slices, height, width = unknowns.object.shape
@@ -114,7 +114,7 @@ class Layout:
 class Buffers:
     """Device memory for chunks of up to `chunk` patterns and batches of up to `total`, padding included."""
 
-    def __init__(self, layout: Layout, chunk: int, total: int, xp: Any) -> None:
+    def __init__(self, layout: Dimensions, chunk: int, total: int, xp: Any) -> None:
         f, c, i = xp.float32, xp.complex64, xp.int32
         self.layout, self.chunk, self.total = layout, chunk, total
         detector, area = (layout.n_y, layout.n_x), (layout.slices, layout.height, layout.width)

@@ -17,7 +17,7 @@ from agent.reconstruction.backends import choice
 from agent.reconstruction.backends.arrays import ArrayBackend
 from agent.reconstruction.backends.cpu import CpuBackend
 from agent.reconstruction.backends.gpu import GpuBackend
-from agent.reconstruction.backends.gpu_buffers import Buffers, Layout
+from agent.reconstruction.backends.gpu_buffers import Buffers, Dimensions
 from agent.reconstruction.counts.layout import framed
 from agent.reconstruction.kernels import cuda
 from agent.reconstruction.kernels.cuda import GpuFailedError
@@ -193,7 +193,7 @@ def test_waves_stay_in_shared_memory_where_they_fit(folder: Path) -> None:
     problem, unknowns = example(2, 2, shape=(64, 32), n=9, supported=True)
     index = np.arange(len(problem.counts))
     sums = []
-    for shared in (0, Layout.of(problem, unknowns, 0).block[1] - 1, 232448):
+    for shared in (0, Dimensions.of(problem, unknowns, 0).block[1] - 1, 232448):
         device = HostDevice(folder, shared=shared)
         sums.append(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING))
         assert ("to_detector" in device.launched) == ("from_detector" in device.launched) == (shared == 232448)
@@ -314,7 +314,7 @@ def test_the_kernels_of_a_gpu_are_warmed(folder: Path, monkeypatch: pytest.Monke
 def test_chunks_fit_the_memory_there_is(folder: Path) -> None:
     problem, unknowns = example(3, 3)
     index = np.arange(len(problem.counts))
-    layout = Layout.of(problem, unknowns, 0)
+    layout = Dimensions.of(problem, unknowns, 0)
     device = HostDevice(folder, memory=layout.bytes_for(5) / 0.8 + 1)
     expected = forward.accumulate(problem, unknowns, index, EVERYTHING, np)
     compare(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING), expected)
@@ -355,7 +355,7 @@ def test_kernels_compile_and_keep_to_their_registers(
 ) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc: the kernels cannot be compiled for a GPU")
-    layout = Layout(128, 128, modes, apertures, 1, 500, 500, False, 1300, True)
+    layout = Dimensions(128, 128, modes, apertures, 1, 500, 500, False, 1300, True)
     macros = [f"-D{name}={value}" for name, value in layout.sizes]
     options = ["-cubin", f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v"]
     command = ["nvcc", *options, *macros, str(tmp_path / "kernels.cu"), "-o", str(tmp_path / "kernels.cubin")]
