@@ -1,4 +1,4 @@
-// Waves through the specimen and back, each in the shared memory of one thread block: what `gpu.py` launches in place of cuFFT
+// Waves through the specimen and back, each in the shared memory of one thread block: what `gpu_launches.py` launches in place of cuFFT
 // and the kernels between its transforms, for the detectors of `gpu_buffers.Dimensions.in_shared`. Follows diffraction.cu, whose
 // conventions and helpers it uses; the factors that it takes up and leaves are the same.
 //
