@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels import table
+from agent.reconstruction.kernels.machine_code import pack
 from agent.reconstruction.kernels.threads import cores, share
 from instrument.memory import allocate
-
-_pair_up = Kernel("detector", "pair_up")
 
 _CHUNK = 512
 """Patterns at a time."""
@@ -77,7 +76,10 @@ def in_bins(patterns: NDArray[Any]) -> NDArray[Any]:
     flat = np.ascontiguousarray(patterns, kind).reshape(n, -1)
 
     def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
-        _pair_up(packed(flat[first:stop].reshape(-1), width, out[first:stop].reshape(-1), largest))
+        arguments = table.PairUpArguments(
+            patterns=flat[first:stop].reshape(-1), width=width, out=out[first:stop].reshape(-1), largest=largest
+        )
+        table.pair_up(pack(arguments))
 
     return narrow(work, (n, height // 2, width // 2), kind, cores())
 

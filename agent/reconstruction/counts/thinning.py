@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.counts.patterns import chunks
-from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels import table
+from agent.reconstruction.kernels.machine_code import pack
 from agent.reconstruction.kernels.threads import share
 from instrument.memory import allocate
-
-_halve = Kernel("thinning", "halve")
-_thin = Kernel("thinning", "thin")
 
 
 def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -36,7 +34,10 @@ def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | N
     source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
 
     def work(first: int, stop: int) -> None:
-        _thin(packed(source[first:stop], limit, first, _mixed(seed), target[first:stop]))
+        arguments = table.ThinArguments(
+            counts=source[first:stop], limit=limit, first=first, seed=_mixed(seed), out=target[first:stop]
+        )
+        table.thin(pack(arguments))
 
     share(work, len(counts))
     return out
@@ -68,7 +69,10 @@ def _halve_chunk(counts: NDArray[Any], number: int, seed: int, out: NDArray[Any]
     source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
 
     def work(first: int, stop: int) -> None:
-        _halve(packed(source[first:stop], number + first, _mixed(seed), target[first:stop]))
+        arguments = table.HalveArguments(
+            counts=source[first:stop], first=number + first, seed=_mixed(seed), out=target[first:stop]
+        )
+        table.halve(pack(arguments))
 
     share(work, len(counts))
 
