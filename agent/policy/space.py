@@ -268,7 +268,7 @@ class SearchSpace:
     def _corners(self) -> Array:
         """Points (n, 3) among which is a legal one if there is any, as the limits are monotonic in each setting.
 
-        Those outside of single limits are there to tell which of them stand in the way.
+        Points outside single limits are kept: they tell which limits collide where none is legal.
         """
         step, defocus, dose = self.axes
         field = self.config.exploration
