@@ -228,13 +228,6 @@ def probe_diameter(description: Description, defocus: Array) -> Array:
     return np.maximum(2e-3 * description.semiangle * np.abs(defocus), focused)
 
 
-def largest_defocus(description: Description, search: Search) -> float:
-    """|Δf|, Å, at which the probe disc fills the part of the window 1/Δk that the campaign allows."""
-    return search.window * optics.largest_defocus(
-        description.semiangle, description.detector.angular_pixel, description.voltage
-    )
-
-
 def coupled_constraints(description: Description, search: Search) -> tuple[Constraint, ...]:
     """The constraints that couple settings in trials and in the final acquisition alike.
 
@@ -247,7 +240,7 @@ def coupled_constraints(description: Description, search: Search) -> tuple[Const
     """
     fewest, most = description.electrons_per_pattern
     slope = 2e-3 * description.semiangle
-    widest = largest_defocus(description, search)
+    widest = search.largest_defocus(description)
 
     def overlap(step: Array, defocus: Array) -> Array:
         return 1 - step / probe_diameter(description, defocus)
