@@ -1,8 +1,8 @@
 """The loop: describe → (suggest → prepare → acquire → reconstruct → score → ingest)* → recommend → final → done.
 
-The loop reads where it stands from the journal, so beginning, going on after a lost connection and resuming after a
-kill are the same thing. Acquiring the next data set overlaps reconstructing the last one; nevertheless the settings of
-trial n depend only on the scores up to n − 2 and on the settings of n − 1 (TrialBook.observations).
+The loop reads from the journal where it stands: beginning, going on after a lost connection and resuming after a kill are
+the same thing. Acquiring the next data set overlaps reconstructing the last one. Nevertheless the settings of trial n
+depend only on the scores up to n − 2 and on the settings of n − 1 (TrialBook.observations).
 """
 
 from __future__ import annotations
@@ -46,7 +46,14 @@ T = TypeVar("T")
 
 
 class Loop:
-    """One connection's part of a campaign: goes on from where the journal says it stands, to its end."""
+    """One connection's part of a campaign: goes on from where the journal says it stands, to its end.
+
+    Args:
+        session: the campaign.
+        worker: the process that reconstructs.
+        client: holds the lease.
+        tasks: where what runs beside the loop lives.
+    """
 
     def __init__(
         self, session: Session, worker: ReconstructionProcess, client: InstrumentClient, tasks: Background
