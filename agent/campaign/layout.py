@@ -112,19 +112,7 @@ def plan_layout(description: Description, config: CampaignConfig, exposed: Seque
     final = area_of_interest(description, config)
     exploration = config.exploration
     if description.repeatable:
-        if exploration.height > final.height + 1e-6 or exploration.width > final.width + 1e-6:
-            msg = (
-                f"exploration: a field of {exploration.height:g} × {exploration.width:g} Å is larger than the area of "
-                f"interest, {final.height:g} × {final.width:g} Å; on a recording trials lie inside it"
-            )
-            raise BadInputError(msg)
-        field = centred(final, exploration.height, exploration.width)
-        return CampaignLayout(
-            final=final,
-            expert=final if config.expert is not None else None,
-            exploration=(field,) * exploration.trials,
-            margin=0.0,
-        )
+        return _layout_of_recording(final, config)
     margin = illumination_margin(description, config)
     touched = [r for r in exposed if r.overlaps(final.grown(margin))]
     if touched:
@@ -160,6 +148,24 @@ def plan_layout(description: Description, config: CampaignConfig, exposed: Seque
         fields.append(field_or_none)
         taken.append(field_or_none.grown(margin))
     return CampaignLayout(final=final, expert=expert, exploration=tuple(fields), margin=margin)
+
+
+def _layout_of_recording(final: Rectangle, config: CampaignConfig) -> CampaignLayout:
+    """Every trial in the middle of the area of interest. Raises BadInputError where it is larger than that."""
+    exploration = config.exploration
+    if exploration.height > final.height + 1e-6 or exploration.width > final.width + 1e-6:
+        msg = (
+            f"exploration: a field of {exploration.height:g} × {exploration.width:g} Å is larger than the area of "
+            f"interest, {final.height:g} × {final.width:g} Å; on a recording trials lie inside it"
+        )
+        raise BadInputError(msg)
+    field = centred(final, exploration.height, exploration.width)
+    return CampaignLayout(
+        final=final,
+        expert=final if config.expert is not None else None,
+        exploration=(field,) * exploration.trials,
+        margin=0.0,
+    )
 
 
 def fresh_field(

@@ -50,13 +50,13 @@ class Loop:
 
     Args:
         session: the campaign.
-        worker: the process that reconstructs.
+        child: the process that reconstructs.
         client: holds the lease.
         tasks: where what runs beside the loop lives.
     """
 
     def __init__(
-        self, session: Session, worker: ReconstructionProcess, client: InstrumentClient, tasks: Background
+        self, session: Session, child: ReconstructionProcess, client: InstrumentClient, tasks: Background
     ) -> None:
         self.config = session.config
         self.layout = session.layout
@@ -67,7 +67,7 @@ class Loop:
         self._failures_after = session.failures_after
         self._client = client
         self._acquirer = Acquirer(session, client)
-        self._pipeline = Pipeline(session, worker, tasks)
+        self._pipeline = Pipeline(session, child, tasks)
 
     async def run(self) -> None:
         """Everything that is still to do."""

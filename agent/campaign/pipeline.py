@@ -31,12 +31,12 @@ class Pipeline:
 
     Args:
         session: whose trials are reconstructed.
-        worker: the process that does it.
+        child: the process that does it.
         tasks: where the waiting for it lives.
     """
 
-    def __init__(self, session: Session, worker: ReconstructionProcess, tasks: Background) -> None:
-        self._worker = worker
+    def __init__(self, session: Session, child: ReconstructionProcess, tasks: Background) -> None:
+        self._child = child
         self._tasks = tasks
         self._folder = session.folder.resolve()
         self._config = session.config
@@ -95,7 +95,7 @@ class Pipeline:
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._worker.run(self._job(trial), on_progress, timeout)
+                return await self._child.run(self._job(trial), on_progress, timeout)
             except ProcessingError:
                 if attempt == ATTEMPTS:
                     raise
