@@ -15,12 +15,16 @@ from weakref import WeakSet
 import psutil
 import pytest
 import zmq
+from zmq.utils import garbage
 
-KEPT_THREADS = ("reconstruct", "asyncio_", "zmq garbage")
-"""Threads that live as long as the process or the event loop: kernels' pool, the loop's executor, pyzmq's collector."""
+KEPT_THREADS = ("reconstruct", "asyncio_")
+"""Threads that live as long as the process or the event loop: the kernels' and the loop's pools. (pyzmq's collector too.)"""
 
 GRACE = 2.0
 """s in which what a test has told to end must have ended."""
+
+_reported: set[int] = set()
+"""Child processes that a test was failed for."""
 
 
 def pytest_configure() -> None:
@@ -45,17 +49,18 @@ def nothing_is_left_running(request: pytest.FixtureRequest, _sockets: WeakSet[zm
     """Fail a test that leaves an asyncio task, a thread, a ZeroMQ socket or a child process behind."""
     if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
         request.getfixturevalue("_no_task_is_left")
-    threads, processes = set(threading.enumerate()), _children()
+    threads = set(threading.enumerate())
     yield
     give_up = time.monotonic() + GRACE
     while left := [
-        *(thread.name for thread in set(threading.enumerate()) - threads if not thread.name.startswith(KEPT_THREADS)),
-        *(f"socket {socket!r}" for socket in list(_sockets) if not socket.closed),
-        *(command for number, command in _children().items() if number not in processes),
+        *(thread.name for thread in set(threading.enumerate()) - threads if not _is_kept(thread)),
+        *(repr(socket) for socket in list(_sockets) if not (socket.closed or socket.context is garbage.gc.context)),
+        *(command for number, command in _children().items() if number not in _reported),
     ]:
         if time.monotonic() > give_up:
-            for socket in list(_sockets):
-                socket.close(linger=0)  # so that only the test that opened it fails
+            for socket in list(_sockets):  # so that only the test that left them fails
+                socket.close(linger=0)
+            _reported.update(_children())
             pytest.fail(f"left behind: {', '.join(left)}")
         time.sleep(0.01)
 
@@ -81,6 +86,10 @@ def _sockets() -> Iterator[WeakSet[zmq.Socket[Any]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zmq.Socket, "__init__", noted)
         yield opened
+
+
+def _is_kept(thread: threading.Thread) -> bool:
+    return thread.name.startswith(KEPT_THREADS) or isinstance(thread, garbage.GarbageCollectorThread)
 
 
 def _children() -> dict[int, str]:

@@ -13,7 +13,6 @@ import pytest
 from agent.reconstruction.kernels import machine_code
 from agent.reconstruction.kernels.machine_code import Kernel, packed
 
-
 ROOT = Path(__file__).parents[5]
 
 
