@@ -35,7 +35,7 @@ PTYCHOPILOT = (sys.executable, "-c", "from agent.cli import main; main()")
 def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "world").mkdir()
     monkeypatch.setenv("SMALL_WORLD", str(tmp_path / "world"))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
 
