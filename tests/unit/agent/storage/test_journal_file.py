@@ -108,7 +108,7 @@ def test_a_truncated_journal_is_bad_input(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_journal_file import create, trial
 journal = create(Path({folder!r}))
 for number in range(1, 1000):
@@ -118,7 +118,9 @@ for number in range(1, 1000):
 
 
 def test_after_kill_9_nothing_that_was_written_is_lost(tmp_path: Path) -> None:
-    script = KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path / "c"))
+    script = KILLED.format(
+        here=str(Path(__file__).parent), tests=str(Path(__file__).parents[3]), folder=str(tmp_path / "c")
+    )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for _ in range(20):
@@ -135,7 +137,7 @@ def test_after_kill_9_nothing_that_was_written_is_lost(tmp_path: Path) -> None:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_journal_file import create, trial
 from agent.errors import StoppedError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -150,7 +152,9 @@ except StoppedError as error:
 
 
 def test_a_full_disk_stops_the_campaign(tmp_path: Path) -> None:
-    script = FULL.format(here=str(Path(__file__).parent), folder=str(tmp_path / "c"))
+    script = FULL.format(
+        here=str(Path(__file__).parent), tests=str(Path(__file__).parents[3]), folder=str(tmp_path / "c")
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "the disk is full" in done.stdout, done.stderr
     assert load_campaign(tmp_path / "c").trials

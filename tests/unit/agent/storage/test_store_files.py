@@ -217,7 +217,7 @@ def test_what_is_no_such_file_is_bad_input(tmp_path: Path, read: Any) -> None:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path[:0] = [{here!r}, {tests!r}]
 from test_store_files import *
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder = Path({folder!r})
@@ -243,7 +243,9 @@ except StoppedError as error:
 
 @pytest.mark.parametrize("what", ["acquisition", "reconstruction"])
 def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path: Path, what: str) -> None:
-    script = FULL.format(here=str(Path(__file__).parent), folder=str(tmp_path), what=what)
+    script = FULL.format(
+        here=str(Path(__file__).parent), tests=str(Path(__file__).parents[3]), folder=str(tmp_path), what=what
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "the disk is full" in done.stdout, done.stderr
     left = ["acquisition.h5"] if what == "reconstruction" else []
