@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -28,10 +29,11 @@ _reported: set[int] = set()
 
 
 def pytest_configure() -> None:
-    """Keep a worker of pytest-xdist, and with it every process that it starts, to its own share of the cores.
+    """Let processes that tests start find `examples`, and keep a worker of pytest-xdist and its processes to their own cores.
 
     Otherwise each of them would start a thread for each core. No result depends on the number of threads.
     """
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker and hasattr(os, "sched_setaffinity"):
         number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])

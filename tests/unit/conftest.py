@@ -24,6 +24,7 @@ PIXEL = 0.33
 
 def made_up_description(counts_per_electron: float | None = 1.0) -> Description:
     return description(
+        name="test bench",
         beam_current=20.0,
         detector=detector(angular_pixel=1.0, counts_per_electron=counts_per_electron),
         step=between(0.2, 10.0),

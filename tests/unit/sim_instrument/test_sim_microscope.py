@@ -22,7 +22,8 @@ SMALL = {"detector_pixels": 64, "angular_pixel": 2.192}
 
 
 def plan(n: int = 4, **changes: Any) -> AcquisitionPlan:
-    return examples.plan("a1", n, 180, 180, **({"defocus": 200.0, "dose": 2000.0} | changes))
+    values = {"size": n, "y": 180, "x": 180, "defocus": 200.0, "dose": 2000.0}
+    return examples.plan(**(values | changes))
 
 
 @pytest.fixture

@@ -11,16 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import description
+from examples import between, description, detector, square
 
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
 from agent.records import CampaignLayout, Recommendation, Score, Settings, Suggestion, Trial
 from agent.storage.facts import CampaignFacts, InstrumentLink
 from agent.storage.journal import JOURNAL, Journal, load_campaign, load_history, load_link
-from instrument.models import Rectangle
+from instrument.models import Description, Rectangle
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden_column() -> Description:
+    return description(
+        name="golden column",
+        beam_current=None,
+        detector=detector(8, 1.0),
+        dose=between(1, 1e6, "e/Å²"),
+        electrons_per_pattern=(1, 1e6),
+        area=square(300),
+    )
 
 
 def trial(number: int, **changes: Any) -> Trial:
@@ -34,7 +45,7 @@ def create(folder: Path) -> Journal:
     field = Rectangle(y=0, x=0, height=24, width=24)
     facts = CampaignFacts(
         config=load_config(GOLDEN / "campaign.yaml"),
-        description=description(),
+        description=golden_column(),
         campaign="golden-000001",
         layout=CampaignLayout(final=field, expert=None, exploration=(field,), margin=0),
         link=InstrumentLink(endpoint="tcp://127.0.0.1:5555", command=("python", "-m", "sim_instrument")),
@@ -167,7 +178,7 @@ def test_journals_of_this_version_stay_readable(tmp_path: Path) -> None:
     connection.close()
     record = load_campaign(tmp_path)
     assert record.config == load_config(GOLDEN / "campaign.yaml")
-    assert record.description == description()
+    assert record.description == golden_column()
     assert record.state == "running"
     (done,) = record.trials
     assert done.score is not None
