@@ -20,8 +20,9 @@ from instrument import (
     OutOfLimitsError,
     Rectangle,
 )
-from instrument.recordings.hdf5 import RecordingError
-from sim_instrument.replay import RecordingOptions, ReplayMicroscope
+from instrument.errors import BadInputError
+from instrument.recordings import RecordingOptions
+from sim_instrument.replay import ReplayMicroscope
 
 STEP = 20.0
 ATTRIBUTES = {
@@ -258,16 +259,16 @@ def test_files_that_are_no_recording_are_refused_in_one_sentence(tmp_path: Path,
         "missing.h5": "there is no such file",
         "truncated.h5": "is truncated",
         "text.h5": "is not an HDF5 file",
-        "flat.h5": "no four-dimensional data set",
-        "fractional.h5": "not whole counts",
+        "flat.h5": "16 patterns in a row, not their scan; give --scan-shape 4,4",
+        "fractional.h5": "in a pixel, and the score is made of whole counts; give --counts-per-electron",
         "silent.h5": "holds no counts",
         "dumb.h5": "does not say voltage, step; give --voltage, --step",
     }.items():
-        with pytest.raises(RecordingError, match=message) as caught:
+        with pytest.raises(BadInputError, match=message) as caught:
             ReplayMicroscope(tmp_path / name, tmp_path / "state")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "state").exists()
-    ReplayMicroscope(tmp_path / "dumb.h5", tmp_path / "state", RecordingOptions(voltage=2e5, step=10))
+    ReplayMicroscope(tmp_path / "dumb.h5", tmp_path / "state", RecordingOptions(numbers={"voltage": 2e5, "step": 10}))
 
 
 @pytest.mark.recording
