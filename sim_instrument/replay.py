@@ -71,7 +71,9 @@ class ReplayMicroscope:
         recording = read_recording(path, options or RecordingOptions())
         numbers = recording.require("voltage", "semiangle", "angular_pixel", "step", "defocus")
         counts = counts_of(recording)
-        patterns = _drawable(path, whole_counts(path, counts.patterns))
+        # The wire's types. Which of them is part of the recording's identity in `state_dir`, so it must not depend on the counts.
+        dtype = np.uint8 if recording.patterns.dtype == np.uint8 else np.uint16
+        patterns = _drawable(path, whole_counts(path, counts.patterns), dtype)
         self._step = numbers["step"]
         self._scan = recording.patterns.shape[:2]
         self._detector = patterns.shape[1:]
@@ -211,9 +213,10 @@ class ReplayMicroscope:
         return (rows[:, None] * n_x + columns[None, :]).ravel()
 
 
-def _drawable(path: Path, patterns: NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def _drawable(path: Path, patterns: NDArray[Any], dtype: type[np.uint8 | np.uint16]) -> NDArray[Any]:
     """Counts (n, ky, kx) in a type that goes over the wire. Raises BadInputError where they do not fit."""
-    if patterns.dtype.itemsize > 2 and patterns.max() > np.iinfo(np.uint16).max:
-        msg = f"{path}: counts must lie between 0 and {np.iinfo(np.uint16).max}, not {patterns.min():g} … {patterns.max():g}"
+    most = np.iinfo(np.uint16).max
+    if patterns.dtype.itemsize > 2 and patterns.max() > most:
+        msg = f"{path}: counts must lie between 0 and {most}, not {patterns.min():g} … {patterns.max():g}"
         raise BadInputError(msg)
-    return as_type(patterns, np.uint8 if patterns.dtype == np.uint8 else np.uint16)
+    return as_type(patterns, dtype)

@@ -101,7 +101,8 @@ def numbers_in(path: Path, properties: Mapping[str, Any], options: RecordingOpti
     if isinstance(sources, list) and sources and isinstance(sources[0], dict):  # as Swift stored it before 2017
         properties = {**properties, **sources[0]}
     sequence = bool(properties.get("is_sequence", False))
-    counts = (properties.get("collection_dimension_count", 2), properties.get("datum_dimension_count", 2))
+    stated = [properties.get(f"{kind}_dimension_count") for kind in ("collection", "datum")]
+    counts = tuple(2 if count is None else count for count in stated)
     if sequence or counts != (2, 2):
         msg = (
             f"{path}: holds {'a sequence of ' if sequence else ''}{counts[1]}-dimensional data at each point of a "

@@ -56,7 +56,7 @@ def axis_numbers(
 
     Args:
         path: the file, for messages.
-        axes: of scan_y, scan_x, ky, kx.
+        axes: of scan_y, scan_x, ky, kx; empty where the file has none.
         numbers: what is known already; it stays. Its voltage converts spatial frequencies to angles.
         options: a number given there need not be in the file, and its voltage comes first.
         source: of the axes, in words.
@@ -70,7 +70,7 @@ def axis_numbers(
             continue
         known = [_spacing(axis, name, voltage) for axis in pair]
         spacings = [spacing for spacing in known if spacing is not None]
-        if len(spacings) == len(pair):
+        if len(spacings) == 2:
             numbers[name] = Number(equal(path, name, spacings), source)
 
 
