@@ -210,7 +210,8 @@ class ReplayMicroscope:
             np.rint(edge / step).astype(np.intp) + np.arange(count) * multiple + (multiple - 1) // 2
             for edge, count in zip((plan.field.y, plan.field.x), plan.shape, strict=True)
         )
-        return (rows[:, None] * n_x + columns[None, :]).ravel()
+        raster: NDArray[np.intp] = (rows[:, None] * n_x + columns[None, :]).ravel()
+        return raster
 
 
 def _drawable(path: Path, patterns: NDArray[Any], dtype: type[np.uint8 | np.uint16]) -> NDArray[Any]:

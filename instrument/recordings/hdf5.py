@@ -1,8 +1,8 @@
 """HDF5: one array of patterns and what its attributes and axes say of it.
 
 Understands plain files (attributes in words of `_ATTRIBUTES`), EMD 1.0 as py4DSTEM writes it and the older EMD 0.2 (axes
-`dim0` … or `dim1` …), HyperSpy (.hspy), Nion Swift (properties as JSON) and MATLAB 7.3. Patterns in a row, as fold_slice and
-PtyRAD keep them, need a scan shape. Needs h5py, which the base install does not bring.
+`dim0` … or `dim1` …), HyperSpy (.hspy), NeXus (NXdata with axes), Nion Swift (properties as JSON) and MATLAB 7.3. Patterns in a
+row, as fold_slice and PtyRAD keep them, need a scan shape. Needs h5py, which the base install does not bring.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from instrument.memory import stored
 from instrument.recordings import nion
 from instrument.recordings.raster import as_raster
 from instrument.recordings.recording import Number, Recording, RecordingOptions
-from instrument.recordings.units import Axis, axis_numbers, equal, number_in
+from instrument.recordings.units import Axis, axis_numbers, detector_first, equal, number_in
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".emd", ".nhdf", ".nxs", ".hspy")
@@ -52,7 +52,7 @@ _HYPERSPY = {"voltage": ("beam_energy", 1e3), "semiangle": ("convergence_angle",
 class Hdf5Format:
     """See `RecordingFormat`."""
 
-    name = "HDF5 (.h5, .emd of EMD 1.0 and py4DSTEM, .nhdf, .hspy, .mat of MATLAB 7.3)"
+    name = "HDF5 (.h5, .emd of EMD and py4DSTEM, .nhdf, .hspy, .nxs, .mat of MATLAB 7.3)"
 
     def recognises(self, path: Path) -> bool:
         """By the first bytes, which may stand behind a block of the user's, or by the name."""
@@ -64,9 +64,14 @@ class Hdf5Format:
             data = _find_dataset(file, path, options.dataset)
             in_a_row = data.ndim == 3 or 1 in data.shape[:2]
             options.allow_only(path, "dataset", *(["scan_shape"] if in_a_row else []))
-            numbers, notes = _numbers(file, path, data, options)
+            axes = _axes(data)
+            backwards = detector_first(axes)
+            numbers, notes = _numbers(file, path, data, axes[::-1] if backwards else axes, options)
             patterns = read_dataset(path, data)
-            if "MATLAB_class" in data.attrs:  # which counts the first axis fastest: rows and columns come exchanged
+            if backwards:
+                patterns = patterns.transpose()
+                notes += ("the file has the detector's axes before the scan's: all four are put in reverse order",)
+            elif "MATLAB_class" in data.attrs:  # which counts the first axis fastest: rows and columns come exchanged
                 patterns = np.swapaxes(patterns, -1, -2) if data.ndim == 3 else patterns.transpose(1, 0, 3, 2)
         if patterns.ndim == 3 or options.scan_shape is not None:
             flat = patterns.reshape(-1, *patterns.shape[-2:])
@@ -182,7 +187,9 @@ def _find_dataset(file: Any, path: Path, name: str | None) -> Any:
     return candidates[meant[0]]
 
 
-def _numbers(file: Any, path: Path, data: Any, options: RecordingOptions) -> tuple[dict[str, Number], tuple[str, ...]]:
+def _numbers(
+    file: Any, path: Path, data: Any, axes: list[Axis], options: RecordingOptions
+) -> tuple[dict[str, Number], tuple[str, ...]]:
     """Nion's properties, then attributes, HyperSpy's metadata, axes; and a sentence about what is there and no number."""
     numbers: dict[str, Number] = {}
     properties = data.attrs.get("properties")
@@ -199,7 +206,7 @@ def _numbers(file: Any, path: Path, data: Any, options: RecordingOptions) -> tup
             else:
                 numbers[number] = Number(value * names[name], f"attribute {name}")
     _hyperspy_numbers(file, data, numbers)
-    axis_numbers(path, _axes(data), numbers, options, "axes of the file")
+    axis_numbers(path, axes, numbers, options, "axes of the file")
     ignored = [name for name in unusable if name != "counts_per_electron"]
     notes = (f"not a number in the file, so not used: {', '.join(ignored)}",) if ignored else ()
     return numbers, notes
@@ -243,7 +250,7 @@ def _hyperspy_numbers(file: Any, data: Any, numbers: dict[str, Number]) -> None:
 
 
 def _axes(data: Any) -> list[Axis]:
-    """The axes that a file of EMD or HyperSpy has beside its array: of scan_y, scan_x, ky, kx; none for patterns in a row."""
+    """The axes that a file of EMD, HyperSpy or NeXus has beside its array, in the array's order; none for patterns in a row."""
     if data.ndim != 4:
         return []
     group = data.parent
@@ -251,7 +258,11 @@ def _axes(data: Any) -> list[Axis]:
         attributes = [group[f"axis-{i}"].attrs for i in range(4)]
         return [Axis(each.get("scale"), each.get("units")) for each in attributes]
     first = 0 if "dim0" in group else 1
-    vectors = [group.get(f"dim{first + i}") for i in range(4)]
+    names = [f"dim{first + i}" for i in range(4)]
+    nexus = np.ravel(group.attrs.get("axes", ()))
+    if len(nexus) == 4:
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in nexus]
+    vectors = [group.get(name) for name in names]
     return [Axis(_spacing(vector), getattr(vector, "attrs", {}).get("units")) for vector in vectors]
 
 

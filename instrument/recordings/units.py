@@ -74,6 +74,13 @@ def axis_numbers(
             numbers[name] = Number(equal(path, name, spacings), source)
 
 
+def detector_first(axes: Sequence[Axis]) -> bool:
+    """Whether axes stand in reverse (kx, ky, scan_x, scan_y), as their units tell: angles or spatial frequencies, then lengths."""
+    units = [_plain(axis.units) for axis in axes]
+    angles = [unit in _ANGLES or _inverted(unit) in _LENGTHS for unit in units]
+    return len(axes) == 4 and all(angles[:2]) and all(unit in _LENGTHS for unit in units[2:])
+
+
 def equal(path: Path, name: str, spacings: Sequence[float]) -> float:
     """The one spacing of two axes.
 

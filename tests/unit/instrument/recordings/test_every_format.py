@@ -94,6 +94,33 @@ def _hyperspy(folder: Path, counts: NDArray[Any]) -> Written:
     return folder / "scan.hspy", RecordingOptions(numbers={"defocus": 200.0})
 
 
+def _rosettasciio_emd(folder: Path, counts: NDArray[Any]) -> Written:
+    """As RosettaSciIO 0.15 writes EMD 0.2: all axes in reverse."""
+    with h5py.File(folder / "scan.emd", "w") as file:
+        group = file.create_group("signals/scan")
+        group["data"] = counts.transpose()
+        for axis, (scale, units) in enumerate([(2.0, "[m_r_a_d]")] * 2 + [(0.15, "[n_m]")] * 2, start=1):
+            group[f"dim{axis}"] = np.array([0.0, scale])
+            group[f"dim{axis}"].attrs["units"] = units
+    given = {name: NUMBERS[name] for name in ("voltage", "semiangle", "defocus")}
+    return folder / "scan.emd", RecordingOptions(numbers=given)
+
+
+def _nexus(folder: Path, counts: NDArray[Any]) -> Written:
+    """As RosettaSciIO 0.15 writes NeXus."""
+    with h5py.File(folder / "scan.nxs", "w") as file:
+        group = file.create_group("entry1/scan")
+        group["data"] = counts
+        group.attrs["axes"] = np.array([b"y", b"x", b"ky", b"kx"])
+        for axis, (name, scale, units) in enumerate(
+            [("y", 0.15, "nm"), ("x", 0.15, "nm"), ("ky", 2.0, "mrad"), ("kx", 2.0, "mrad")]
+        ):
+            group[name] = np.arange(counts.shape[axis]) * scale
+            group[name].attrs["units"] = units
+    given = {name: NUMBERS[name] for name in ("voltage", "semiangle", "defocus")}
+    return folder / "scan.nxs", RecordingOptions(numbers=given)
+
+
 def _matlab(folder: Path, counts: NDArray[Any]) -> Written:
     """As MATLAB writes dp(ky, kx, n) with -v7.3: its axes in reverse, behind a user block."""
     rows = counts.reshape(-1, *counts.shape[2:])
@@ -164,6 +191,8 @@ FORMATS: dict[str, Callable[[Path, NDArray[Any]], Written]] = {
     "Swift HDF5": _swift_hdf5,
     "ndata": _ndata,
     "HyperSpy": _hyperspy,
+    "RosettaSciIO's EMD": _rosettasciio_emd,
+    "NeXus": _nexus,
     "MATLAB 7.3": _matlab,
     "patterns in a row": _stack,
     "DECTRIS master": _master,

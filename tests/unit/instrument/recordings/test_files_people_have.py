@@ -341,7 +341,7 @@ def test_an_hdf5_file_that_may_not_be_read_is_not_called_another_format(
 
     path = write(tmp_path / "a.h5", "data", counts)
     monkeypatch.setattr(h5py, "File", refused)
-    with pytest.raises(BadInputError, match="a.h5: may not be read by you; change its permissions, or copy it"):
+    with pytest.raises(BadInputError, match=r"a\.h5: may not be read by you; change its permissions, or copy it"):
         read_recording(path)
 
 
