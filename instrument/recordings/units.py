@@ -75,7 +75,7 @@ def axis_numbers(
 
 
 def detector_first(axes: Sequence[Axis]) -> bool:
-    """Whether axes stand in reverse (kx, ky, scan_x, scan_y), as their units tell: angles or spatial frequencies, then lengths."""
+    """Whether axes stand in reverse (kx, ky, scan_x, scan_y): their units are angles or spatial frequencies, then lengths."""
     units = [_plain(axis.units) for axis in axes]
     angles = [unit in _ANGLES or _inverted(unit) in _LENGTHS for unit in units]
     return len(axes) == 4 and all(angles[:2]) and all(unit in _LENGTHS for unit in units[2:])
