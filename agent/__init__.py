@@ -14,20 +14,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.campaign.run import dry_run, resume_campaign, run_campaign
+    from agent.campaign.dry_run import dry_run
+    from agent.campaign.run import resume_campaign, run_campaign
     from agent.config import CampaignConfig, load_config
     from agent.records import CampaignRecord
-    from agent.storage.files import read_acquisition, read_reconstruction
+    from agent.storage.acquisition_file import read_acquisition
     from agent.storage.journal import load_campaign
+    from agent.storage.reconstruction_file import read_reconstruction
 
 _HOMES = {
     "CampaignConfig": "agent.config",
     "CampaignRecord": "agent.records",
-    "dry_run": "agent.campaign.run",
+    "dry_run": "agent.campaign.dry_run",
     "load_campaign": "agent.storage.journal",
     "load_config": "agent.config",
-    "read_acquisition": "agent.storage.files",
-    "read_reconstruction": "agent.storage.files",
+    "read_acquisition": "agent.storage.acquisition_file",
+    "read_reconstruction": "agent.storage.reconstruction_file",
     "resume_campaign": "agent.campaign.run",
     "run_campaign": "agent.campaign.run",
 }

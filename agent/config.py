@@ -9,7 +9,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from agent.errors import BadInputError
-from instrument.models import Record
+from instrument import optics
+from instrument.models import Description, Record
 
 Positive = Annotated[float, Field(gt=0)]
 Range = tuple[float, float]
@@ -57,6 +58,11 @@ class Search(Record):
     window: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.8, description="largest part of the window 1/Δk the geometric probe disc may fill"
     )
+
+    def largest_defocus(self, description: Description) -> float:
+        """Largest |defocus|, Å, at which the geometric probe disc fills no more than `window` of one pattern's 1/Δk."""
+        detector = description.detector
+        return self.window * optics.largest_defocus(description.semiangle, detector.angular_pixel, description.voltage)
 
     @model_validator(mode="after")
     def _ordered(self) -> Search:

@@ -27,7 +27,10 @@ def times_power(power: int) -> str:
 def uncertain(value: float, sd: float | None, power: int | None = None) -> str:
     """`value` ± `sd`, the uncertainty with one digit (two where it begins with 1 or 2), the value to the same place.
 
-    `power` pulls 10^power out, so that the rows of a table share one; None: chosen from `value`.
+    Args:
+        value: in any unit.
+        sd: standard deviation, in the same unit; None: not known.
+        power: 10^power is pulled out, so that the rows of a table share one; None: chosen from `value`.
 
     >>> uncertain(4.2134, 0.0712)
     '4.21 ± 0.07'

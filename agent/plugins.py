@@ -9,7 +9,14 @@ from agent.errors import BadInputError
 
 
 def load_attribute(reference: str) -> Any:
-    """The object that `module:attribute` names. Raises BadInputError."""
+    """The object that a reference names.
+
+    Args:
+        reference: `module:attribute`, as `my_module:MyPolicy`; the module must be importable.
+
+    Raises:
+        BadInputError: there is no such module or attribute.
+    """
     module_name, _, attribute = reference.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)

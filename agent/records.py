@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -66,7 +68,40 @@ class Score(Record):
 
 
 Role = Literal["exploration", "reference", "final", "expert"]
-State = Literal["suggested", "vetoed", "reserved", "acquiring", "acquired", "reconstructing", "done", "failed"]
+
+
+class TrialState(StrEnum):
+    """Where a trial is in its life. The strings are those of the journal, of MQTT and of `result.json`."""
+
+    SUGGESTED = "suggested"
+    VETOED = "vetoed"
+    RESERVED = "reserved"
+    ACQUIRING = "acquiring"
+    ACQUIRED = "acquired"
+    RECONSTRUCTING = "reconstructing"
+    DONE = "done"
+    FAILED = "failed"
+
+    def may_become(self, state: TrialState) -> bool:
+        """Whether a trial in this state may be in `state` next. It may stay as it is, while other fields change."""
+        return state is self or state in _NEXT[self]
+
+
+OPEN = (TrialState.SUGGESTED, TrialState.RESERVED, TrialState.ACQUIRING)
+"""Not on disk yet. After an interruption the instrument says what became of such a trial: suggested again, acquired or failed."""
+ENDED = (TrialState.DONE, TrialState.FAILED, TrialState.VETOED)
+"""Nothing more happens to such a trial, except that `resume` reconstructs once more what cannot be acquired again."""
+_SETTLED = {TrialState.SUGGESTED, TrialState.ACQUIRED, TrialState.FAILED}
+_NEXT: dict[TrialState, set[TrialState]] = {
+    TrialState.SUGGESTED: {TrialState.VETOED, TrialState.RESERVED, *_SETTLED},
+    TrialState.VETOED: set(),
+    TrialState.RESERVED: {TrialState.ACQUIRING, *_SETTLED},
+    TrialState.ACQUIRING: _SETTLED,
+    TrialState.ACQUIRED: {TrialState.RECONSTRUCTING},
+    TrialState.RECONSTRUCTING: {TrialState.DONE, TrialState.FAILED},
+    TrialState.DONE: set(),
+    TrialState.FAILED: {TrialState.RECONSTRUCTING},
+}
 
 
 class Trial(Record):
@@ -74,7 +109,7 @@ class Trial(Record):
 
     number: int
     role: Role
-    state: State
+    state: TrialState
     suggestion: Suggestion
     plan: AcquisitionPlan | None = None
     electrons: float = Field(default=0.0, description="booked by the instrument's ledger")
@@ -89,6 +124,71 @@ class Trial(Record):
     def settings(self) -> Settings:
         """The settings that were acquired (or suggested)."""
         return self.suggestion.settings
+
+
+class ElectronBudget(Record):
+    """The electrons of a campaign: what there is, what each role has spent, and what is left for which.
+
+    The reference comes off first. Of the rest exploration may spend `share`; everything that is left then goes into the
+    final picture. The expert's comparison has an account of its own and counts in no sum here.
+    The unit is electrons, or whatever `total` and the spending are in (`agent.campaign.planning.ration` counts per pattern).
+    """
+
+    total: float
+    share: float = Field(description="largest part of what the reference leaves that exploration may spend")
+    reference: float = Field(default=0.0, description="what the reference has taken, or will take")
+    exploration: float = Field(default=0.0, description="spent by exploration")
+    final: float = Field(default=0.0, description="spent on the final picture")
+
+    @classmethod
+    def booked(cls, total: float, share: float, spending: Iterable[tuple[Role, float]]) -> Self:
+        """Add up what was spent.
+
+        Args:
+            total: what there is.
+            share: see the class.
+            spending: (role, electrons) of each acquisition, in any order.
+        """
+        spent: dict[Role, float] = dict.fromkeys(("reference", "exploration", "final", "expert"), 0.0)
+        for role, electrons in spending:
+            spent[role] += electrons
+        del spent["expert"]
+        return cls(total=total, share=share, **spent)
+
+    @classmethod
+    def of_campaign(cls, config: CampaignConfig, trials: Iterable[Trial]) -> Self:
+        """The budget of a campaign after `trials`, as the instrument has booked them."""
+        return cls.booked(config.electrons, config.exploration.share, ((t.role, t.electrons) for t in trials))
+
+    @property
+    def after_reference(self) -> float:
+        """What exploration and final picture have together."""
+        return self.total - self.reference
+
+    @property
+    def exploration_share(self) -> float:
+        """The most that exploration may spend."""
+        return self.share * self.after_reference
+
+    @property
+    def exploration_left(self) -> float:
+        """What exploration may still spend; below 0 where it has spent more than its share."""
+        return self.exploration_share - self.exploration
+
+    @property
+    def final_share(self) -> float:
+        """What exploration must leave for the final picture."""
+        return self.after_reference - self.exploration_share
+
+    @property
+    def spent(self) -> float:
+        """All that was spent."""
+        return self.reference + self.exploration + self.final
+
+    @property
+    def left(self) -> float:
+        """What nobody has spent, at least 0: before the final acquisition, what that may take."""
+        return max(self.total - self.spent, 0.0)
 
 
 class Recommendation(Record):
@@ -122,13 +222,16 @@ class ModelView(Record):
     fixed: dict[str, float] = Field(default_factory=dict, description="the settings that are not on an axis")
 
 
+CampaignState = Literal["running", "done", "stopped", "failed"]
+
+
 class CampaignRecord(Record):
     """A whole campaign as its journal tells it."""
 
     folder: str
     config: CampaignConfig
     description: Description
-    state: Literal["running", "done", "stopped", "failed"]
+    state: CampaignState
     reason: str = Field(default="", description="why it stopped or failed")
     trials: tuple[Trial, ...] = ()
     recommended: Recommendation | None = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from instrument.receiver import FrameSink
     from instrument.serve import serve
     from instrument.server import InstrumentServer
-    from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+    from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
     from instrument.stream import SeriesStart, decode_chunk
 
 __all__ = [
@@ -51,7 +51,6 @@ __all__ = [
     "Detector",
     "ExhaustedError",
     "ExpiredError",
-    "Exposure",
     "Frame",
     "FrameSink",
     "Health",
@@ -60,6 +59,7 @@ __all__ = [
     "InstrumentServer",
     "InstrumentStatus",
     "Lease",
+    "LedgerEntry",
     "MalformedRequestError",
     "Microscope",
     "NotReservedError",
@@ -125,7 +125,7 @@ _HOMES = {
     "server": ("InstrumentServer",),
     "status": (
         "CampaignAccount",
-        "Exposure",
+        "LedgerEntry",
         "InstrumentStatus",
         "Lease",
         "OperatorEvent",

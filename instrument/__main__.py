@@ -15,7 +15,14 @@ from instrument.serve import EXIT_BAD_INPUT, serve
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        The exit code: 0 for success, 2 for bad input.
+    """
     parser = argparse.ArgumentParser(prog="python -m instrument", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("serve", help="put a microscope on the network")
@@ -53,7 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_adapter(specification: str) -> Microscope:
-    """The microscope that `module:factory` makes. Raises MalformedRequestError where there is none."""
+    """Import a microscope adapter and make its microscope.
+
+    Args:
+        specification: MODULE:FACTORY; FACTORY is called without arguments.
+
+    Returns:
+        The microscope.
+
+    Raises:
+        MalformedRequestError: the specification names nothing that can be imported, or no `Microscope`.
+    """
     module, separator, attribute = specification.partition(":")
     if not separator:
         msg = f"{specification!r} is not MODULE:FACTORY, like mylab.titan:make_microscope"

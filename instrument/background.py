@@ -13,7 +13,7 @@ T = TypeVar("T")
 class Background:
     """A TaskGroup for tasks that run as long as a context is open: leaving it cancels them.
 
-    Unlike a bare TaskGroup it lets an exception of the body through as it is, not in a group. A task that fails still
+    Unlike a bare TaskGroup, it lets an exception of the body through as it is, not in a group. A task that fails still
     cancels the body and comes out as an ExceptionGroup.
     """
 
@@ -26,7 +26,14 @@ class Background:
         return self
 
     def create_task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine until it ends or the context is left."""
+        """Run a coroutine until it ends or the context is left.
+
+        Args:
+            coroutine: what to run.
+
+        Returns:
+            Its task.
+        """
         task = self._group.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -22,7 +22,16 @@ RETRY_INTERVAL = 0.02
 class Channel:
     """Requests and replies over one DEALER socket.
 
-    A receive is never cancelled: the reader polls, then takes what is there; time limits are on the futures.
+    A receive is never cancelled, because a cancelled receive may lose a message: the reader polls, then takes what is there;
+    time limits are on the futures.
+
+    Args:
+        context: of the socket.
+        endpoint: where the server is bound.
+        keys: CURVE keys; None: none.
+
+    Raises:
+        zmq.ZMQError: `endpoint` is not one.
     """
 
     def __init__(self, context: zmq.Context[Any], endpoint: str, keys: ClientKeys | None) -> None:
@@ -51,7 +60,10 @@ class Channel:
         """Give every reply to the request that waits for it, until cancelled."""
         while True:
             await self._socket.poll()
-            frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+            try:
+                frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                continue  # what had been announced is gone together with its connection
             try:
                 reply, _ = wire.decode_reply(frames)
             except InstrumentError as error:
@@ -69,7 +81,11 @@ class Channel:
                 future.set_exception(error_from_wire(reply.error or {}))
 
     def fail_pending(self, error: InstrumentError) -> None:
-        """Give every request that waits for a reply this error instead."""
+        """Give this error to every request that waits for a reply.
+
+        Args:
+            error: what they raise.
+        """
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(error)
@@ -84,10 +100,21 @@ class Channel:
         lease: wire.LeaseToken | None = None,
         deadline: float | None = None,
     ) -> Any:
-        """The result of a command.
+        """Send a command and wait for its result.
 
-        Raises the error the server answered, or UnreachableError where none came within `limit` seconds; the command
-        may or may not have been carried out then.
+        Args:
+            op: the verb.
+            args: its arguments.
+            limit: s to wait for the reply.
+            lease: of the sender; None: the verb needs none.
+            deadline: s on the server's clock, after which it must not carry the command out; None: none.
+
+        Returns:
+            The result, as JSON values.
+
+        Raises:
+            InstrumentError: whatever the server answered.
+            UnreachableError: no answer came in time; the command may or may not have been carried out.
         """
         header = wire.Request(id=uuid.uuid4().hex, op=op, args=args or {}, lease=lease, deadline=deadline)
         frames = wire.encode(header)

@@ -19,7 +19,7 @@ from instrument.errors import InstrumentError, StaleLeaseError, StreamError, Unr
 from instrument.keys import ClientKeys
 from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
-from instrument.status import CampaignAccount, Exposure, InstrumentStatus, Lease, OperatorEvent
+from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
 
 HELLO_TIMEOUT = 2.0
 OUTCOME_WAIT = 2.0
@@ -35,11 +35,11 @@ class InstrumentClient:
 
     Args:
         endpoint: of the server's control socket; it tells the others.
-        holder: name under which leases are taken. A holder takes over from itself, so that an agent which was killed
-            can go on; two agents that may meet need two names.
+        holder: name under which leases are taken. A holder takes over from itself, so that an agent that was killed can
+            go on; two agents that may meet need two names.
         keys: CURVE keys, where the server is not on this machine.
         timeout: s to try to reach the instrument on entering.
-        request_timeout: s to wait for an answer; a command that arrives later is refused by the server.
+        request_timeout: s to wait for an answer; the server refuses a command that arrives later.
         clock: monotonic time, s.
     """
 
@@ -121,11 +121,11 @@ class InstrumentClient:
         return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
 
     async def describe(self) -> Description:
-        """What there is and which settings are legal."""
+        """What the instrument is, and which settings are legal."""
         return Description.model_validate(await self._request("describe"))
 
     async def status(self) -> InstrumentStatus:
-        """State of beam, lease and books; answered by the safe socket, at once and whatever else goes on."""
+        """State of beam, lease and books. The safe socket answers at once, whatever else goes on."""
         return InstrumentStatus.model_validate(await self._safe.request("status", limit=self._request_timeout))
 
     async def health(self) -> Health:
@@ -136,10 +136,17 @@ class InstrumentClient:
     async def lease(self, ttl: float = 10.0) -> AsyncIterator[Lease]:
         """Hold the right to command the beam; it is renewed in the background and given back at the end.
 
-        Without a renewal for `ttl` seconds the instrument blanks and goes to SAFE. When the lease is lost, whatever is
-        called next raises StaleLeaseError (or UnreachableError, where the instrument does not answer any more).
+        Without a renewal for `ttl` the instrument blanks and goes to SAFE. When the lease is lost, whatever is called next
+        raises StaleLeaseError (or UnreachableError, where the instrument no longer answers).
 
-        Raises ConflictError while somebody else holds it.
+        Args:
+            ttl: s, 0.05 … 600; renewed every quarter of it.
+
+        Yields:
+            The lease.
+
+        Raises:
+            ConflictError: somebody else holds it.
         """
         lease = Lease.model_validate(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
         self._lease = wire.LeaseToken(holder=lease.holder, fence=lease.fence)
@@ -172,16 +179,51 @@ class InstrumentClient:
             return  # it is over either way; the server sees to the beam
 
     async def open_campaign(self, campaign_id: str, electrons: float) -> CampaignAccount:
-        """Open the campaign's account, or find it again. ConflictError where it has another budget."""
+        """Open the campaign's account, or find the one there is.
+
+        Args:
+            campaign_id: name of the campaign on this instrument.
+            electrons: its budget.
+
+        Returns:
+            The account.
+
+        Raises:
+            ConflictError: it was opened with another budget.
+        """
         account = await self._request("campaign", campaign=campaign_id, electrons=electrons)
         return CampaignAccount.model_validate(account)
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        """What a plan would cost; nothing is reserved. OutOfLimitsError or ExhaustedError where it cannot be done."""
+        """Ask what a plan would cost; nothing is reserved.
+
+        Args:
+            plan: to be checked.
+
+        Returns:
+            Positions, times, electrons and bytes.
+
+        Raises:
+            OutOfLimitsError: the instrument cannot do it.
+            ExhaustedError: the recording has too few counts left.
+        """
         return PlanCheck.model_validate(await self._request("check", plan=plan.model_dump(mode="json")))
 
     async def prepare(self, plan: AcquisitionPlan) -> Reservation:
-        """Reserve the electrons of a plan. The same plan again finds the same reservation."""
+        """Reserve the electrons of a plan. The same plan again finds the same reservation.
+
+        Args:
+            plan: to be acquired.
+
+        Returns:
+            The reservation and what is left of the budget.
+
+        Raises:
+            BudgetError: campaign or region have fewer electrons left.
+            OutOfLimitsError, ExhaustedError: as `check`.
+            ConflictError: the id is known with another plan.
+            StaleLeaseError, SafeStateError: this client may not expose now.
+        """
         return Reservation.model_validate(await self._request("prepare", plan=plan.model_dump(mode="json")))
 
     async def acquire(
@@ -197,6 +239,9 @@ class InstrumentClient:
             sink: takes the frames, in a thread; what it raises aborts the acquisition and is raised here.
             on_frames: called in the event loop, ten times a second at most, with the numbers received and expected.
 
+        Returns:
+            How the acquisition ended.
+
         Raises:
             StreamError: the acquisition was done, but frames are missing or not what they should be.
             NotReservedError, SafeStateError, StaleLeaseError, ConflictError: it was not started.
@@ -205,7 +250,7 @@ class InstrumentClient:
         found = await self._request("exposures", id=plan_id)
         if not found or found[0]["state"] != "reserved":
             return Outcome.model_validate(await self._request("start", id=plan_id))
-        n_positions = Exposure.model_validate(found[0]).plan.n_positions
+        n_positions = LedgerEntry.model_validate(found[0]).plan.n_positions
         receiver = FrameReceiver(
             self._context,
             self._data_endpoint,
@@ -285,31 +330,40 @@ class InstrumentClient:
             return  # the error on its way out matters more; without renewals the lease lapses and blanks
 
     async def outcome(self, plan_id: str, wait: float = 0.0) -> Outcome | None:
-        """How an acquisition ended, or that it has not; None where the instrument does not know it.
+        """Ask how an acquisition ended.
 
-        `wait`: s, 30 at most, to wait for a running one to end.
+        Args:
+            plan_id: its id.
+            wait: s, 30 at most, to wait for a running one to end.
+
+        Returns:
+            The outcome, whose state is "running" where it has not ended; None where the instrument does not know the id.
         """
         result = await self._request("outcome", limit=self._request_timeout + wait, id=plan_id, wait=wait)
         return None if result is None else Outcome.model_validate(result)
 
     async def cancel(self, plan_id: str) -> Outcome:
-        """Release an unused reservation."""
+        """Release an unused reservation. Raises NotReservedError where the id is not known."""
         return Outcome.model_validate(await self._request("cancel", id=plan_id))
 
     async def abort(self, plan_id: str) -> Outcome:
-        """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be."""
+        """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be.
+
+        Raises:
+            NotReservedError: the id is not known.
+        """
         return Outcome.model_validate(await self._request("abort", id=plan_id))
 
-    async def exposures(self, campaign_id: str | None = None) -> list[Exposure]:
-        """The lines of the ledger, in the order of reservation."""
-        return [Exposure.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
+    async def exposures(self, campaign_id: str | None = None) -> list[LedgerEntry]:
+        """The lines of the ledger, or those of one campaign, in the order of reservation."""
+        return [LedgerEntry.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
 
     async def events(self) -> list[OperatorEvent]:
-        """When the instrument went to SAFE and who released it."""
+        """When the instrument went to SAFE and who released it, oldest first."""
         return [OperatorEvent.model_validate(event) for event in await self._request("events")]
 
     async def blank(self) -> InstrumentStatus:
-        """Beam off now, over the safe socket; stays in SAFE until `resume`."""
+        """Turn the beam off now, over the safe socket; the instrument stays in SAFE until `resume`."""
         return InstrumentStatus.model_validate(await self._safe.request("blank", limit=self._request_timeout))
 
     async def stop(self) -> InstrumentStatus:
@@ -317,5 +371,13 @@ class InstrumentClient:
         return InstrumentStatus.model_validate(await self._safe.request("stop", limit=self._request_timeout))
 
     async def resume(self, operator: str, reason: str) -> InstrumentStatus:
-        """Release the instrument from SAFE, as a person; journalled."""
+        """Release the instrument from SAFE, as a person; journalled.
+
+        Args:
+            operator: who releases it.
+            reason: why it is safe to go on.
+
+        Returns:
+            The status afterwards.
+        """
         return InstrumentStatus.model_validate(await self._request("resume", operator=operator, reason=reason))

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from instrument import wire
 from instrument.background import Background
+from instrument.data_socket import DataSocket
 from instrument.errors import (
     ConflictError,
     ExpiredError,
@@ -20,13 +21,13 @@ from instrument.errors import (
     NotReservedError,
     OutOfLimitsError,
 )
-from instrument.exposure import DataSocket, expose
+from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
 from instrument.limits import check_limits
 from instrument.microscope import Microscope
 from instrument.models import AcquisitionPlan, Description, Identifier, Outcome, PlanCheck, Record, Reservation
-from instrument.status import Exposure, Lease
+from instrument.status import Lease, LedgerEntry
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class Commands:
         self._clock = clock
         self._changing = asyncio.Lock()
         self._ended = asyncio.Condition()
-        self._running: tuple[Exposure, asyncio.Task[None]] | None = None
+        self._running: tuple[LedgerEntry, asyncio.Task[None]] | None = None
         self._frames = 0
         self._last_progress = 0.0
         self._stopping_since: float | None = None
@@ -133,7 +134,18 @@ class Commands:
         }
 
     async def carry_out(self, request: wire.Request, buffers: list[bytes]) -> Any:
-        """The JSON-able result of a request. Raises InstrumentError, with nothing done, where it is refused."""
+        """Carry out a request.
+
+        Args:
+            request: verb, arguments, lease and deadline.
+            buffers: raw message parts; no verb takes any.
+
+        Returns:
+            The result, as JSON values.
+
+        Raises:
+            InstrumentError: the request was refused, and nothing was done.
+        """
         if request.op not in self._verbs:
             msg = f"unknown verb {request.op!r}; known: {', '.join(sorted(self._verbs))}"
             raise MalformedRequestError(msg)
@@ -242,7 +254,7 @@ class Commands:
                 raise ConflictError(msg, receivers=count)
             await asyncio.sleep(0.01)
 
-    async def _expose(self, entry: Exposure, description: Description) -> None:
+    async def _expose(self, entry: LedgerEntry, description: Description) -> None:
         result = await expose(
             self._microscope,
             entry,
@@ -283,7 +295,11 @@ class Commands:
             self._guard.stop(f"no frame was taken or delivered for {now - self._last_progress:.0f} s", entry.id)
 
     async def end_exposure(self, reason: str) -> None:
-        """Stop what runs and wait until it is booked."""
+        """Stop what runs and wait until it is booked.
+
+        Args:
+            reason: becomes the reason of its outcome.
+        """
         if self._running is not None:
             _, task = self._running
             self._guard.stop(reason)
@@ -329,7 +345,7 @@ class Commands:
             return await self._cancel(args, request)
         return self._require_outcome(args.id)
 
-    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[Exposure]:
+    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[LedgerEntry]:
         if args.id is None:
             return self._ledger.exposures(args.campaign)
         found = self._ledger.exposure(args.id)

@@ -119,7 +119,14 @@ class UnreachableError(InstrumentError):
 
 
 def error_from_wire(error: dict[str, Any]) -> InstrumentError:
-    """Rebuild the typed error of a reply; an unknown code becomes a plain `InstrumentError`."""
+    """Rebuild the typed error of a reply.
+
+    Args:
+        error: the JSON object that `InstrumentError.to_wire` made.
+
+    Returns:
+        An error of the class that has this code; a plain `InstrumentError` where the code is unknown.
+    """
     code = str(error.get("code", "INTERNAL"))
     detail = error.get("detail")
     known = {cls.code: cls for cls in InstrumentError.__subclasses__()}

@@ -10,63 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
-from zmq.utils.monitor import recv_monitor_message
 
 from instrument import stream
+from instrument.data_socket import DataSocket
 from instrument.microscope import Frame, Microscope
 from instrument.models import AcquisitionPlan, Description
-from instrument.status import Exposure
+from instrument.status import LedgerEntry
 
-SEND_BUFFER_BYTES = 64 << 20
-HANDSHAKE_LIMIT_MS = 2000
-RETRY_INTERVAL = 0.002
 YIELD_INTERVAL = 0.005
 END_TIMEOUT = 1.0
-
-
-class DataSocket:
-    """The PUSH socket of the frames.
-
-    PUSH deals its messages out in turn, so that a second receiver would take every other frame of the first: an
-    acquisition starts only while exactly one is connected. Sending waits for the receiver (the microscope pauses)
-    without ever blocking the event loop.
-    """
-
-    def __init__(self, socket: zmq.Socket[bytes], frame_bytes: int) -> None:
-        socket.sndhwm = max(16, SEND_BUFFER_BYTES // max(1, frame_bytes))
-        socket.handshake_ivl = HANDSHAKE_LIMIT_MS
-        self._socket = socket
-        self._monitor = socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
-        self._connections: set[int] = set()
-
-    def close(self) -> None:
-        """Close at once; what was not taken by the receiver is dropped."""
-        self._socket.disable_monitor()
-        self._socket.close(linger=0)
-
-    def receivers(self) -> int:
-        """Number of connections; whatever does not speak ZeroMQ is counted until its handshake has failed."""
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                self._connections.add(event["value"])
-            else:
-                self._connections.discard(event["value"])
-        return len(self._connections)
-
-    async def send(self, message: bytes, give_up: Callable[[], bool]) -> bool:
-        """Send as soon as the receiver has room; False if `give_up` became true first."""
-        while True:
-            try:
-                self._socket.send(message, zmq.NOBLOCK, copy=len(message) < 1 << 16)
-            except zmq.Again:
-                if give_up():
-                    return False
-                await asyncio.sleep(RETRY_INTERVAL)
-            else:
-                return True
 
 
 @dataclass(frozen=True)
@@ -85,7 +38,7 @@ class FrameError(Exception):
 
 async def expose(
     microscope: Microscope,
-    entry: Exposure,
+    entry: LedgerEntry,
     description: Description,
     data: DataSocket,
     *,
@@ -95,14 +48,19 @@ async def expose(
 ) -> ExposureResult:
     """Run one acquisition to its end, whatever happens, and say what it cost.
 
+    The microscope's iterator is closed, and its beam blanked, before this returns.
+
     Args:
-        microscope: to be exposed with; its iterator is closed, and its beam blanked, before this returns.
+        microscope: to expose with.
         entry: the reservation.
         description: of the instrument at the time.
         data: where the frames go.
         stop_reason: asked before every frame; a text ends the acquisition.
         clock: monotonic time, s.
         on_frame: told the number of frames so far.
+
+    Returns:
+        State, frames, electrons to book and the reason where it did not end well.
     """
     plan, started = entry.plan, clock()
     count = 0
@@ -135,11 +93,19 @@ async def expose(
     return ExposureResult(state, count, electrons_delivered(entry, count, finished=state == "done"), reason)
 
 
-def electrons_delivered(entry: Exposure, frames: int, *, finished: bool) -> float:
+def electrons_delivered(entry: LedgerEntry, frames: int, *, finished: bool) -> float:
     """The electrons to book, never fewer than the specimen got.
 
     An unfinished scan is charged all of the overhead (settling, flyback), the frames that were delivered and one that
     was under way, rounded up to a whole electron and limited by what had been reserved.
+
+    Args:
+        entry: the reservation.
+        frames: that the microscope delivered.
+        finished: whether the scan came to its end.
+
+    Returns:
+        Electrons.
     """
     if finished:
         return entry.electrons
@@ -175,7 +141,7 @@ async def _frames(
                 turn = loop.time()
 
 
-def _series_start(entry: Exposure, description: Description) -> stream.SeriesStart:
+def _series_start(entry: LedgerEntry, description: Description) -> stream.SeriesStart:
     detector, plan, check = description.detector, entry.plan, entry.check
     mask = None
     if detector.dead_pixels:

@@ -78,7 +78,12 @@ class BeamGuard:
         return self._stop_reason
 
     def book(self, reserved: float, spent: float) -> None:
-        """Tell the electrons that `status` reports."""
+        """Tell the electrons that `status` reports.
+
+        Args:
+            reserved: electrons set aside.
+            spent: electrons that have been exposed.
+        """
         self._electrons = (reserved, spent)
 
     def status(self) -> InstrumentStatus:
@@ -106,8 +111,19 @@ class BeamGuard:
     def grant(self, holder: str, ttl: float, next_fence: Callable[[], int]) -> int:
         """Give the lease under a new fence number.
 
-        The same holder takes over from itself (an agent that was killed and started again), which stops what runs;
-        another one is refused with ConflictError while the lease lives.
+        The same holder takes over from itself (an agent that was killed and started again), which stops what runs.
+
+        Args:
+            holder: who asks.
+            ttl: s without renewal after which the lease lapses, 0.05 … 600.
+            next_fence: makes a fence number higher than all before.
+
+        Returns:
+            The fence number.
+
+        Raises:
+            MalformedRequestError: `ttl` is not legal.
+            ConflictError: somebody else holds a live lease.
         """
         if not MIN_TTL <= ttl <= MAX_TTL:
             msg = f"a lease of {ttl:g} s; legal: {MIN_TTL:g} … {MAX_TTL:g} s"
@@ -124,26 +140,55 @@ class BeamGuard:
             return self._fence
 
     def renew(self, token: wire.LeaseToken | None) -> None:
-        """Prolong the lease by its own duration. Raises StaleLeaseError where it is not the live one."""
+        """Prolong the lease by its own duration.
+
+        Args:
+            token: lease of the sender.
+
+        Raises:
+            StaleLeaseError: it is not the live one.
+        """
         with self._lock:
             lease = self._require_lease(token)
             lease.expires = self._clock() + lease.ttl
 
     def release(self, token: wire.LeaseToken | None) -> None:
-        """Give the lease back; a running acquisition is stopped. Raises StaleLeaseError where it is not the live one."""
+        """Give the lease back; a running acquisition is stopped.
+
+        Args:
+            token: lease of the sender.
+
+        Raises:
+            StaleLeaseError: it is not the live one.
+        """
         with self._lock:
             lease = self._require_lease(token)
             self._stop_running(f"{lease.holder} has released the lease")
             self._lease = None
 
     def require(self, token: wire.LeaseToken | None) -> None:
-        """Raise StaleLeaseError without the live lease and SafeStateError in SAFE."""
+        """Refuse a command that needs the lease and a beam that may be on.
+
+        Args:
+            token: lease of the sender.
+
+        Raises:
+            StaleLeaseError: it is not the live one.
+            SafeStateError: the instrument is in SAFE.
+        """
         with self._lock:
             self._require_lease(token)
             self.require_not_safe()
 
     def check_fence(self, token: wire.LeaseToken | None) -> None:
-        """Raise StaleLeaseError where a request carries a lease that is not the live one; none at all is fine."""
+        """Refuse a command of somebody whose lease is over.
+
+        Args:
+            token: lease of the sender; None, no lease at all, is fine.
+
+        Raises:
+            StaleLeaseError: it is not the live one.
+        """
         if token is not None:
             with self._lock:
                 self._require_lease(token)
@@ -167,7 +212,16 @@ class BeamGuard:
         return lease
 
     def begin(self, acquisition: str, token: wire.LeaseToken | None) -> None:
-        """Allow the beam on for one acquisition. Raises as `require`, and ConflictError while another one runs."""
+        """Allow the beam on for one acquisition.
+
+        Args:
+            acquisition: its id.
+            token: lease of the sender.
+
+        Raises:
+            StaleLeaseError, SafeStateError: as `require`.
+            ConflictError: another acquisition runs.
+        """
         with self._lock:
             self.require(token)
             if self._acquisition:
@@ -181,7 +235,15 @@ class BeamGuard:
             self._acquisition, self._stop_reason = "", ""
 
     def stop(self, reason: str, acquisition: str = "") -> bool:
-        """Blank and end the running acquisition (or only the one named); whether there was one. Does not latch."""
+        """Blank and end the running acquisition. Does not latch.
+
+        Args:
+            reason: becomes the reason of the outcome.
+            acquisition: end only this one; "": whatever runs.
+
+        Returns:
+            Whether there was one to end.
+        """
         with self._lock:
             if acquisition and acquisition != self._acquisition:
                 return False
@@ -192,7 +254,11 @@ class BeamGuard:
         return running
 
     def go_safe(self, reason: str) -> None:
-        """Blank, end what runs and stay in SAFE until `resume`. Idempotent: the first reason stays."""
+        """Blank, end what runs and stay in SAFE until `resume`. Idempotent: the first reason stays.
+
+        Args:
+            reason: why.
+        """
         with self._lock:
             first = not self._safe_reason
             self._safe_reason = self._safe_reason or reason
@@ -221,7 +287,7 @@ class BeamGuard:
             self.go_safe(f"the lease of {lease.holder} lapsed: not renewed for {lease.ttl:g} s")
 
     def tick(self) -> None:
-        """What the thread does at every turn: see to the lease, and blank again as long as a stop is pending.
+        """See to the lease, and blank again as long as a stop is pending. The thread does it at every turn.
 
         Blanking again covers the moment between the last test of `stop_reason` and the first electron.
         """
@@ -232,7 +298,12 @@ class BeamGuard:
             self._blank_beam()
 
     def serve(self, socket: zmq.Socket[bytes], stopping: threading.Event) -> None:
-        """Answer `blank`, `stop` and `status` on a bound ROUTER until `stopping` is set. Runs in a thread of its own."""
+        """Answer `blank`, `stop` and `status` until told to end. Runs in a thread of its own.
+
+        Args:
+            socket: bound ROUTER.
+            stopping: set to end it.
+        """
         while not stopping.is_set():
             try:
                 self.tick()

@@ -22,7 +22,13 @@ from instrument.errors import MalformedRequestError
 
 @dataclass(frozen=True)
 class ServerKeys:
-    """The server's pair and the directory of admitted clients' public keys (`*.key`)."""
+    """The server's pair and whom it admits.
+
+    Attributes:
+        public: the server's public key, Z85.
+        secret: its secret key, Z85.
+        clients: directory with the public keys (`*.key`) of the clients that are admitted.
+    """
 
     public: bytes
     secret: bytes
@@ -30,7 +36,18 @@ class ServerKeys:
 
     @classmethod
     def load(cls, secret_file: Path | None, clients: Path | None) -> ServerKeys | None:
-        """Keys from their files; None where neither is given. Half a configuration raises MalformedRequestError."""
+        """Read the keys from their files.
+
+        Args:
+            secret_file: the server's NAME.key_secret.
+            clients: directory with the public keys of the clients to admit.
+
+        Returns:
+            The keys; None where neither is given.
+
+        Raises:
+            MalformedRequestError: only one is given, or a file is not what it should be.
+        """
         if secret_file is None and clients is None:
             return None
         if secret_file is None or clients is None:
@@ -44,11 +61,22 @@ class ServerKeys:
         return cls(public, secret, clients)
 
     def secure(self, socket: zmq.Socket[Any]) -> None:
-        """Make a socket a CURVE server; before it is bound."""
+        """Make a socket a CURVE server.
+
+        Args:
+            socket: not yet bound.
+        """
         socket.curve_secretkey, socket.curve_publickey, socket.curve_server = self.secret, self.public, True
 
     def authenticator(self, context: zmq.Context[Any]) -> ThreadAuthenticator:
-        """A ZAP handler with a thread of its own that admits the listed clients; the caller starts and stops it."""
+        """Admit the listed clients.
+
+        Args:
+            context: whose sockets it decides for.
+
+        Returns:
+            A ZAP handler that has been started, with a thread of its own; the caller stops it.
+        """
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
         authenticator.configure_curve(domain="*", location=str(self.clients))
@@ -57,7 +85,13 @@ class ServerKeys:
 
 @dataclass(frozen=True)
 class ClientKeys:
-    """The client's pair and the public key of the server it talks to."""
+    """The client's pair and the public key of the server it talks to.
+
+    Attributes:
+        public: the client's public key, Z85.
+        secret: its secret key, Z85.
+        server: the server's public key, Z85.
+    """
 
     public: bytes
     secret: bytes
@@ -65,7 +99,18 @@ class ClientKeys:
 
     @classmethod
     def load(cls, secret_file: Path | None, server_file: Path | None) -> ClientKeys | None:
-        """Keys from their files; None where neither is given. Half a configuration raises MalformedRequestError."""
+        """Read the keys from their files.
+
+        Args:
+            secret_file: the client's NAME.key_secret.
+            server_file: the server's NAME.key.
+
+        Returns:
+            The keys; None where neither is given.
+
+        Raises:
+            MalformedRequestError: only one is given, or a file is not what it should be.
+        """
         if secret_file is None and server_file is None:
             return None
         if secret_file is None or server_file is None:
@@ -76,12 +121,27 @@ class ClientKeys:
         return cls(public, secret, _load(server_file)[0])
 
     def secure(self, socket: zmq.Socket[Any]) -> None:
-        """Make a socket a CURVE client; before it is connected."""
+        """Make a socket a CURVE client.
+
+        Args:
+            socket: not yet connected.
+        """
         socket.curve_secretkey, socket.curve_publickey, socket.curve_serverkey = self.secret, self.public, self.server
 
 
 def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
-    """Write a new pair; paths of the public and the secret file. Refuses to replace a pair that exists."""
+    """Write a new key pair.
+
+    Args:
+        directory: made if missing.
+        name: stem of the two files.
+
+    Returns:
+        Paths of the public and the secret file.
+
+    Raises:
+        MalformedRequestError: a file of that name exists; a key is not replaced.
+    """
     public, secret = directory / f"{name}.key", directory / f"{name}.key_secret"
     for path in (public, secret):
         if path.exists():
@@ -94,7 +154,11 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
 
 
 def is_loopback(endpoint: str) -> bool:
-    """Whether an endpoint can be reached from this machine only."""
+    """Whether only this machine can reach an endpoint.
+
+    Args:
+        endpoint: tcp://, ipc:// or inproc:// address.
+    """
     if endpoint.startswith(("ipc://", "inproc://")):
         return True
     host = urlsplit(endpoint).hostname or ""

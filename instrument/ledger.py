@@ -16,7 +16,7 @@ from typing import Literal
 
 from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError
 from instrument.models import AcquisitionPlan, Outcome, PlanCheck, Rectangle
-from instrument.status import CampaignAccount, Exposure, OperatorEvent
+from instrument.status import CampaignAccount, LedgerEntry, OperatorEvent
 
 FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 1
@@ -70,6 +70,7 @@ class Ledger:
     Args:
         state_dir: where the file lives; made if it is missing.
         now: wall clock for the time stamps.
+
     Raises:
         ConflictError: another server has this state directory open.
         InstrumentError: the file is not a ledger, or one of a later version.
@@ -144,9 +145,10 @@ class Ledger:
         return tuple(row["id"] for row in rows)
 
     def open_campaign(self, campaign: str, budget: float) -> CampaignAccount:
-        """Open an account of `budget` electrons, or return the one there is.
+        """Open an account of `budget` electrons, or find the one there is.
 
-        Raises ConflictError where it was opened with another budget.
+        Raises:
+            ConflictError: it was opened with another budget.
         """
         with self._transaction():
             self._db.execute(
@@ -187,6 +189,11 @@ class Ledger:
         """Set the electrons of an accepted plan aside, in one transaction with the test that there are enough.
 
         The same plan again changes nothing, whatever became of it. Returns the campaign's account afterwards.
+
+        Args:
+            plan: to be reserved.
+            check: what the microscope says it costs.
+            region_dose_limit: largest accumulated dose of any point, e/Å²; None: no limit.
 
         Raises:
             ConflictError: the id is known with another plan.
@@ -236,7 +243,11 @@ class Ledger:
             raise BudgetError(msg, accumulated=before, dose=dose, limit=limit)
 
     def accumulated_dose(self, rectangle: Rectangle) -> float:
-        """The largest dose, e/Å², that any point of `rectangle` has been given or has been promised."""
+        """The largest dose, e/Å², that any point of an area has been given or has been promised.
+
+        Args:
+            rectangle: the area, Å, specimen frame.
+        """
         booked = [
             (exposure.illuminated, exposure.dose)
             for exposure in self.exposures()
@@ -250,7 +261,7 @@ class Ledger:
         return max((sum(d for r, d in booked if r.overlaps(corner)) for corner in corners), default=0.0)
 
     def mark_running(self, acquisition: str) -> None:
-        """The beam is about to be unblanked for a reservation. Raises NotReservedError where there is none."""
+        """Book that the beam is about to be unblanked for a reservation. Raises NotReservedError where there is none."""
         with self._transaction():
             changed = self._db.execute(
                 "UPDATE acquisitions SET state = 'running', started_at = ? WHERE id = ? AND state = 'reserved'",
@@ -269,7 +280,15 @@ class Ledger:
         electrons: float,
         reason: str = "",
     ) -> Outcome:
-        """Book how an acquisition ended and the electrons it took, never more than were reserved."""
+        """Book how an acquisition ended.
+
+        Args:
+            acquisition: its id.
+            state: how it ended.
+            frames: that the microscope delivered.
+            electrons: that it took; never more than were reserved are booked.
+            reason: why it did not end well; "" where it did.
+        """
         with self._transaction():
             self._db.execute(
                 "UPDATE acquisitions SET state = ?, frames = ?, electrons = MIN(electrons, ?), reason = ?, "
@@ -292,7 +311,7 @@ class Ledger:
         return self.finish(acquisition, "aborted", frames=0, electrons=0.0, reason="cancelled before it was started")
 
     def outcome(self, acquisition: str) -> Outcome | None:
-        """How an acquisition ended or that it has not; None where the id is not known."""
+        """How an acquisition ended, or that it has not; None where the id is not known."""
         exposure = self.exposure(acquisition)
         if exposure is None:
             return None
@@ -304,12 +323,12 @@ class Ledger:
             reason=exposure.reason,
         )
 
-    def exposure(self, acquisition: str) -> Exposure | None:
-        """The line of one acquisition."""
+    def exposure(self, acquisition: str) -> LedgerEntry | None:
+        """The line of one acquisition; None where the id is not known."""
         row = self._db.execute("SELECT * FROM acquisitions WHERE id = ?", (acquisition,)).fetchone()
         return None if row is None else _to_exposure(row)
 
-    def exposures(self, campaign: str | None = None) -> list[Exposure]:
+    def exposures(self, campaign: str | None = None) -> list[LedgerEntry]:
         """All lines, or those of one campaign, in the order they were reserved."""
         rows = self._db.execute(
             "SELECT * FROM acquisitions WHERE ?1 IS NULL OR campaign = ?1 ORDER BY series", (campaign,)
@@ -327,7 +346,7 @@ class Ledger:
         return int(self._db.execute("SELECT number FROM fence").fetchone()["number"])
 
     def record_event(self, kind: Literal["safe", "resume"], reason: str, operator: str = "") -> None:
-        """Write an event that an operator wants to find."""
+        """Write an event that an operator wants to find; `operator` is "" for the server itself."""
         with self._transaction():
             self._db.execute(
                 "INSERT INTO events (at, kind, operator, reason) VALUES (?, ?, ?, ?)",
@@ -345,9 +364,9 @@ class Ledger:
         return "" if row is None or row["kind"] == "resume" else str(row["reason"])
 
 
-def _to_exposure(row: sqlite3.Row) -> Exposure:
+def _to_exposure(row: sqlite3.Row) -> LedgerEntry:
     check = PlanCheck.model_validate_json(row["plan_check"])
-    return Exposure(
+    return LedgerEntry(
         id=row["id"],
         series=row["series"],
         campaign=row["campaign"],

@@ -7,7 +7,15 @@ from instrument.models import AcquisitionPlan, Description
 
 
 def check_limits(plan: AcquisitionPlan, description: Description) -> None:
-    """Raise OutOfLimitsError, with the value and what is legal, unless `plan` keeps to `description`."""
+    """Refuse a plan that does not keep to the description of the instrument.
+
+    Args:
+        plan: to be checked.
+        description: legal steps, defoci, doses, electrons per pattern and area.
+
+    Raises:
+        OutOfLimitsError: with the value and what is legal.
+    """
     description.step.check("step", plan.step)
     description.defocus.check("defocus", plan.defocus)
     description.dose.check("dose", plan.dose)

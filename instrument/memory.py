@@ -1,4 +1,4 @@
-"""Room for arrays that memory may not hold."""
+"""Large arrays: in memory where they fit, otherwise in a file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ from instrument.errors import BadInputError
 
 
 def free_memory() -> int:
-    """Bytes."""
+    """Memory that could be allocated now, bytes."""
     import psutil
 
     return int(psutil.virtual_memory().available)
 
 
-def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
-    """An empty array for counts: in memory, or in a file without a name where it would take more than half of what is free.
+def allocate(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
+    """An uninitialised array for counts, in memory or on disk.
 
-    Raises BadInputError where the disk has no room either.
+    It lies in a file without a name where it would take more than half of the free memory.
+
+    Args:
+        shape: of the array.
+        kind: its data type.
+
+    Returns:
+        The array.
+
+    Raises:
+        BadInputError: the disk cannot hold it either.
     """
     size, free = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize, free_memory()
     if size < free / 2:
@@ -38,10 +48,18 @@ def room(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[Any]:
     return np.memmap(tempfile.TemporaryFile(prefix="ptychopilot-counts-"), dtype=kind, mode="w+", shape=shape)
 
 
-def stored(dataset: Any) -> NDArray[Any]:
-    """The numbers of an h5py data set: mapped where the file has them in one piece, otherwise read into `room`.
+def load_dataset(dataset: Any) -> NDArray[Any]:
+    """The numbers of an HDF5 data set, mapped where the file has them in one piece, otherwise read.
 
-    Raises OSError or ValueError where the file is damaged.
+    Args:
+        dataset: an h5py data set of an open file.
+
+    Returns:
+        An array of the data set's shape and type.
+
+    Raises:
+        BadInputError: neither memory nor disk can hold it.
+        OSError, ValueError: the file is damaged.
     """
     import h5py
 
@@ -49,7 +67,7 @@ def stored(dataset: Any) -> NDArray[Any]:
     as_in_memory = dataset.id.get_type().equal(h5py.h5t.py_create(dataset.dtype))
     if size and offset is not None and as_in_memory and dataset.id.get_storage_size() == size:
         return np.memmap(dataset.file.filename, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
-    out = room(dataset.shape, dataset.dtype)
+    out = allocate(dataset.shape, dataset.dtype)
     if size:
         dataset.read_direct(out)  # chunk by chunk
     return out

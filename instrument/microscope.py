@@ -29,8 +29,8 @@ class Frame:
 class Microscope(Protocol):
     """A column, a scan engine and a pixelated detector, real, simulated or recorded.
 
-    The server that owns it calls every coroutine from one event loop; none may keep the loop busy for more than
-    20 ms (put computing into threads). `blank` alone may be called from any thread at any time.
+    The server that owns it calls every coroutine from one event loop; none may keep the loop busy for more than 20 ms
+    (put computing into threads). `blank` alone may be called from any thread at any time.
     """
 
     async def describe(self) -> Description:
@@ -38,20 +38,38 @@ class Microscope(Protocol):
         ...
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        """Cost of `plan`; raises OutOfLimitsError or ExhaustedError where it cannot be done. No side effect."""
+        """Say what a plan would cost; no side effect.
+
+        Args:
+            plan: within the limits of the description.
+
+        Returns:
+            The cost, with all electrons that reach the specimen.
+
+        Raises:
+            OutOfLimitsError: it cannot be done.
+            ExhaustedError: a recording has too few counts left.
+        """
         ...
 
     def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
         """Expose. The beam is on only while this iterator is being consumed; it is off when it ends, fails or is closed.
 
-        Raises BlankedError from the iterator when `blank` was called meanwhile.
+        Args:
+            plan: that has been checked and reserved.
+
+        Yields:
+            The frames, each index once, in any order.
+
+        Raises:
+            BlankedError: `blank` was called meanwhile.
         """
         ...
 
     def blank(self) -> None:
-        """Beam off now; a running acquisition stops. Idempotent, thread-safe, returns within 10 ms."""
+        """Turn the beam off now; a running acquisition stops. Idempotent, thread-safe, returns within 10 ms."""
         ...
 
     async def health(self) -> Health:
-        """Is the beam blanked, and is the column well."""
+        """Whether the beam is blanked, and whether the column is well."""
         ...

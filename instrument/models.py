@@ -42,13 +42,22 @@ class Rectangle(Record):
         return self.height * self.width
 
     def grown(self, margin: float) -> Rectangle:
-        """The same rectangle with `margin` Å more on each side."""
+        """The same rectangle with a margin on each side.
+
+        Args:
+            margin: Å.
+        """
         return Rectangle(
             y=self.y - margin, x=self.x - margin, height=self.height + 2 * margin, width=self.width + 2 * margin
         )
 
     def contains(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
-        """Whether `other` lies inside, to `tolerance` Å."""
+        """Whether another rectangle lies inside.
+
+        Args:
+            other: specimen frame, Å.
+            tolerance: by how much it may stick out, Å.
+        """
         return (
             other.y >= self.y - tolerance
             and other.x >= self.x - tolerance
@@ -57,7 +66,12 @@ class Rectangle(Record):
         )
 
     def overlaps(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
-        """Whether the two share more than an edge."""
+        """Whether two rectangles share more than an edge.
+
+        Args:
+            other: specimen frame, Å.
+            tolerance: width of an overlap that does not count, Å.
+        """
         return (
             self.y + tolerance < other.y + other.height
             and other.y + tolerance < self.y + self.height
@@ -168,7 +182,15 @@ class Parameter(Record):
         return ", ".join(f"{v:g}" for v in self.values) + f" {self.unit}"
 
     def check(self, name: str, value: float) -> None:
-        """Raise OutOfLimitsError with the legal values in the message unless `value` is legal (relative 1e-6)."""
+        """Refuse an illegal value; rounding of a relative 1e-6 is allowed.
+
+        Args:
+            name: of the parameter, for the message.
+            value: in `unit`.
+
+        Raises:
+            OutOfLimitsError: with the legal values in the message.
+        """
         low, high = self.bounds
         if self.kind == "continuous":
             legal = low - _rounding(low) <= value <= high + _rounding(high)

@@ -22,7 +22,13 @@ ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30", "C3
 
 
 def wavelength(voltage: float) -> float:
-    """Relativistic de Broglie wavelength, Å, of electrons of `voltage` eV (Kirkland eq. 2.5).
+    """Relativistic de Broglie wavelength of the electron (Kirkland eq. 2.5).
+
+    Args:
+        voltage: beam energy, eV.
+
+    Returns:
+        λ, Å.
 
     >>> round(wavelength(80e3), 6)
     0.041757
@@ -31,7 +37,13 @@ def wavelength(voltage: float) -> float:
 
 
 def interaction_parameter(voltage: float) -> float:
-    """σ, rad/(V Å): phase per projected potential (Kirkland eq. 5.6).
+    """Phase shift per projected potential (Kirkland eq. 5.6).
+
+    Args:
+        voltage: beam energy, eV.
+
+    Returns:
+        σ, rad/(V Å).
 
     >>> round(interaction_parameter(80e3) * 1e3, 3)
     1.009
@@ -46,32 +58,79 @@ def interaction_parameter(voltage: float) -> float:
 
 
 def spatial_frequency(angle: float, voltage: float) -> float:
-    """k = α/λ, 1/Å, of an angle in mrad."""
+    """The spatial frequency α/λ that is scattered by an angle.
+
+    Args:
+        angle: α, mrad.
+        voltage: beam energy, eV.
+
+    Returns:
+        k, 1/Å.
+    """
     return angle * 1e-3 / wavelength(voltage)
 
 
 def pixel_size(angular_pixel: float, n_pixels: int, voltage: float) -> float:
-    """Real-space sampling, Å, of a reconstruction from `n_pixels` detector pixels of `angular_pixel` mrad: 1/(N Δk)."""
+    """Real-space sampling 1/(N Δk) of a reconstruction.
+
+    Args:
+        angular_pixel: of the detector, mrad.
+        n_pixels: N, detector pixels along the axis.
+        voltage: beam energy, eV.
+
+    Returns:
+        Å.
+    """
     return 1.0 / (n_pixels * spatial_frequency(angular_pixel, voltage))
 
 
 def probe_diameter(semiangle: float, defocus: float, voltage: float) -> float:
-    """Diameter, Å: the geometric disc 2α|Δf|, at least the diffraction limit 1.22 λ/α."""
+    """Diameter of the probe: the geometric disc 2α|Δf|, at least the diffraction limit 1.22 λ/α.
+
+    Args:
+        semiangle: α, mrad.
+        defocus: Δf, Å.
+        voltage: beam energy, eV.
+
+    Returns:
+        Å.
+    """
     return max(2e-3 * semiangle * abs(defocus), 1.22 * wavelength(voltage) / (semiangle * 1e-3))
 
 
 def largest_defocus(semiangle: float, angular_pixel: float, voltage: float) -> float:
-    """|Δf|, Å, at which the geometric probe disc 2α|Δf| fills the window 1/Δk of one pattern."""
+    """The defocus at which the geometric probe disc 2α|Δf| fills the window 1/Δk of one pattern.
+
+    Args:
+        semiangle: α, mrad.
+        angular_pixel: of the detector, mrad.
+        voltage: beam energy, eV.
+
+    Returns:
+        |Δf|, Å.
+    """
     return 1.0 / (spatial_frequency(angular_pixel, voltage) * 2e-3 * semiangle)
 
 
 def aberration_phase(
     ky: NDArray[Any], kx: NDArray[Any], voltage: float, aberrations: Mapping[str, float], xp: Any = np
 ) -> Any:
-    """χ, rad, at spatial frequencies (1/Å); the probe's wave in the aperture is exp(−iχ).
+    """The aberration function; the probe's wave in the aperture is exp(−iχ).
 
-    `xp` is the array module (numpy or cupy).
-    χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx). Unknown names raise ValueError.
+    χ = 2π/λ Σ_nm (λk)^(n+1)/(n+1) · C_nm cos(m(φ − φ_nm)), φ = atan2(ky, kx).
+
+    Args:
+        ky: spatial frequencies along y, 1/Å, any shape.
+        kx: along x, same shape.
+        voltage: beam energy, eV.
+        aberrations: coefficients by the names in ABERRATIONS, Å and rad.
+        xp: array module (numpy or cupy).
+
+    Returns:
+        χ, rad, same shape.
+
+    Raises:
+        ValueError: a name is unknown.
     """
     unknown = set(aberrations) - set(ABERRATIONS)
     if unknown:
@@ -92,9 +151,14 @@ def aberration_phase(
 
 
 def detector_to_scan(rotation: float, mirrored: bool = False) -> NDArray[np.float64]:
-    """Orthogonal 2 × 2 matrix that takes a (row, column) direction on the detector to the scan's frame.
+    """The matrix that takes a (row, column) direction on the detector to the scan's frame.
 
-    `rotation` in rad; where `mirrored`, the detector's rows are reversed first (determinant −1).
+    Args:
+        rotation: rad.
+        mirrored: whether the detector's rows are reversed first, which makes the determinant −1.
+
+    Returns:
+        Orthogonal 2 × 2 matrix.
     """
     c, s = math.cos(rotation), math.sin(rotation)
     matrix = np.array([[c, -s], [s, c]])

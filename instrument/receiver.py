@@ -32,20 +32,37 @@ class FrameSink(Protocol):
     """
 
     def start(self, header: stream.SeriesStart) -> None:
-        """Everything that holds for the whole series."""
+        """Take what holds for the whole series.
+
+        Args:
+            header: the `start` message.
+        """
         ...
 
     def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        """The pattern of scan position `index`, each index at most once, in any order.
+        """Take the pattern of a scan position; each index comes at most once, in any order.
 
-        `chunk` is bitshuffle/LZ4 in the framing of HDF5 filter 32008: `write_direct_chunk` takes it as it is, and
-        `decode_chunk` makes an array of it.
+        Args:
+            index: position in scan order.
+            chunk: bitshuffle/LZ4 in the framing of HDF5 filter 32008: `write_direct_chunk` takes it as it is, and
+                `decode_chunk` makes an array of it.
+            pattern_shape: (detector_y, detector_x).
+            dtype: of the counts.
         """
         ...
 
 
 class FrameReceiver:
     """Receives one series. A context manager: connected inside, closed after it.
+
+    Args:
+        context: of the socket.
+        endpoint: of the server's data socket.
+        series: the acquisition's id.
+        n_positions: frames to expect.
+        sink: takes the frames, in the receiver's thread.
+        keys: CURVE keys; None: none.
+        on_frames: called in the event loop, ten times a second at most, with the numbers received and expected.
 
     Attributes:
         received: number of different frames so far.
@@ -105,7 +122,14 @@ class FrameReceiver:
             )
 
     async def connected(self, limit: float) -> None:
-        """Wait for the connection for `limit` seconds; frames sent before it would be lost. Raises UnreachableError."""
+        """Wait for the connection; frames sent before it would be lost.
+
+        Args:
+            limit: s to wait.
+
+        Raises:
+            UnreachableError: it did not come.
+        """
         try:
             await asyncio.wait_for(self._connected, limit)
         except TimeoutError as error:

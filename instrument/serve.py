@@ -1,20 +1,47 @@
-"""Run an instrument server as a process: one line of JSON when it is ready, a clean end on SIGINT and SIGTERM."""
+"""Run an instrument server as a process: one line of JSON when it is ready, beam off and a clean end on any signal."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import signal
+import socket
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from instrument.errors import InstrumentError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
-from instrument.server import InstrumentServer
+from instrument.server import SHUT_DOWN, InstrumentServer
+
+log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+
+_LEFT_ALONE = (
+    # Cannot be caught.
+    "SIGKILL",
+    "SIGSTOP",
+    # The process is broken: Python runs no handler, and returning from one would repeat the fault for ever.
+    "SIGSEGV",
+    "SIGBUS",
+    "SIGFPE",
+    "SIGILL",
+    # Harmless: by default they are ignored, or they continue a process that was stopped.
+    "SIGCHLD",
+    "SIGCLD",
+    "SIGCONT",
+    "SIGURG",
+    "SIGWINCH",
+    "SIGINFO",
+)
+_IGNORED = ("SIGTTIN", "SIGTTOU")  # would suspend a server in the background, with its lease and its beam
 
 
 def serve(
@@ -27,11 +54,23 @@ def serve(
     name: str | None = None,
     keys: ServerKeys | None = None,
 ) -> int:
-    """Serve `microscope` until SIGINT or SIGTERM; returns the exit code of the process.
+    """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
     When the sockets are bound, one line of JSON goes to standard output: {"ready": true, "control": "tcp://…",
     "safe": …, "data": …, "name": …}. What cannot be served (a port in use, a state directory in use, half a key
-    configuration) is one line on standard error and exit code 2. The arguments are those of `InstrumentServer`.
+    configuration) is one line on standard error. Must be called from the main thread.
+
+    Args:
+        microscope: the instrument.
+        state_dir: directory of the ledger; made if missing.
+        control: endpoint of the commands; port `*` takes a free one.
+        safe: endpoint of blank, stop and status; None: a free port beside `control`.
+        data: endpoint of the frames; None: a free port beside `control`.
+        name: of the instrument; None: as it describes itself.
+        keys: CURVE keys; mandatory off loopback.
+
+    Returns:
+        The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -46,18 +85,77 @@ def serve(
 
 
 async def _serve(server: InstrumentServer) -> None:
-    stop = asyncio.Event()
+    stop, ready = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Not loop.add_signal_handler, which Windows does not have.
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
-    async with server:
-        ready = {
-            "ready": True,
-            "control": server.control,
-            "safe": server.safe,
-            "data": server.data,
-            "name": server.name,
-        }
-        print(json.dumps(ready), flush=True)
-        await stop.wait()
+
+    def shut_down() -> None:
+        try:
+            if ready.is_set():
+                server.stop_beam(SHUT_DOWN)
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+
+    with _on_ending_signals(shut_down):
+        async with server:
+            ready.set()
+            greeting = {
+                "ready": True,
+                "control": server.control,
+                "safe": server.safe,
+                "data": server.data,
+                "name": server.name,
+            }
+            print(json.dumps(greeting), flush=True)
+            await stop.wait()
+
+
+def ending_signals() -> set[int]:
+    """Numbers of the signals that would end or suspend the process, and can be caught by a process that is well."""
+    spared = {getattr(signal, name) for name in (*_LEFT_ALONE, *_IGNORED) if hasattr(signal, name)}
+    return {int(number) for number in signal.valid_signals() if number not in spared}
+
+
+@contextmanager
+def _on_ending_signals(act: Callable[[], None]) -> Iterator[None]:
+    """While open, every ending signal calls `act` in a thread: the main one may be stuck, or hold a lock that `act` needs.
+
+    Signals that were ignored from the start (by nohup, for example) stay ignored.
+    """
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
+
+    def pass_on(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):
+            mouth.send(bytes([number]))
+
+    before: dict[int, Any] = {}
+    for number in ending_signals():
+        if signal.getsignal(number) not in {signal.SIG_IGN, None}:
+            # Not loop.add_signal_handler, which Windows does not have.
+            before[number] = signal.signal(number, pass_on)
+    for name in _IGNORED:
+        if hasattr(signal, name):
+            before[getattr(signal, name)] = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    # The interpreter writes there at once; `pass_on` has to wait until the main thread runs Python again.
+    wakeup_before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_listen, args=(ear, act), name="signals")
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        mouth.close()
+        thread.join()
+        ear.close()
+
+
+def _listen(ear: socket.socket, act: Callable[[], None]) -> None:
+    while numbers := ear.recv(64):
+        if ending_signals().isdisjoint(numbers):
+            continue
+        try:
+            act()
+        except Exception:
+            log.exception("the beam could not be blanked; the guard goes on trying")

@@ -1,8 +1,7 @@
 """Any `Microscope` on the network, behind the promises that keep the specimen safe whatever the agent does.
 
-Reserve, then expose; exactly once per acquisition id; beam on only while a lease is renewed; books nobody can overdraw;
-refuse, never clamp. Three sockets: control (ROUTER, one JSON request and reply each), safe (ROUTER with a thread of its
-own: blank, stop, status) and data (PUSH, Stream V2).
+Three sockets: control (ROUTER, one JSON request and reply each), safe (ROUTER with a thread of its own: blank, stop,
+status) and data (PUSH, Stream V2). The promises are listed in README.md.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,8 +25,8 @@ import zmq.asyncio
 from instrument import wire
 from instrument.background import Background
 from instrument.commands import Commands
+from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.errors import ConflictError, InstrumentError, MalformedRequestError
-from instrument.exposure import DataSocket
 from instrument.guard import BeamGuard
 from instrument.keys import ServerKeys, is_loopback
 from instrument.ledger import Ledger
@@ -36,7 +36,10 @@ from instrument.models import Description
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 64
+SHUT_DOWN = "the server was shut down"
 HOUSEKEEPING_INTERVAL = 0.2
+NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "lease.release"})
+"""Verbs that are done as soon as they are begun."""
 
 
 class InstrumentServer:
@@ -45,8 +48,9 @@ class InstrumentServer:
     Args:
         microscope: the instrument; the server owns its beam from now on.
         state_dir: where the ledger lives; the instrument's memory survives its process there.
-        control, safe, data: endpoints to bind; the port `*` takes a free one. `safe` and `data` default to free ports
-            on the interface of `control`.
+        control: endpoint of the commands; port `*` takes a free one.
+        safe: endpoint of blank, stop and status; None: a free port on the interface of `control`.
+        data: endpoint of the frames; None: likewise.
         name: what to call the instrument; None: as it describes itself.
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
         stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
@@ -87,7 +91,7 @@ class InstrumentServer:
         self._keys = keys
         self._stall_timeout = stall_timeout
         self._clock = clock
-        self._pending = 0
+        self._pending: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -116,7 +120,7 @@ class InstrumentServer:
                 stall_timeout=self._stall_timeout,
                 clock=self._clock,
             )
-            stack.push_async_callback(self._commands.end_exposure, "the server was shut down")
+            stack.push_async_callback(self._commands.end_exposure, SHUT_DOWN)
             tasks.create_task(self._receive(tasks))
             tasks.create_task(self._supervise())
             self._stack = stack.pop_all()
@@ -126,6 +130,16 @@ class InstrumentServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
+
+    def stop_beam(self, reason: str) -> None:
+        """Blank and end the running acquisition; may be called from any thread.
+
+        The beam goes off even while the event loop is stuck. The instrument does not go to SAFE.
+
+        Args:
+            reason: becomes the reason of the acquisition's outcome.
+        """
+        self._guard.stop(reason)
 
     def _open_sockets(self, description: Description, stack: AsyncExitStack) -> DataSocket:
         context = zmq.Context()
@@ -151,6 +165,7 @@ class InstrumentServer:
 
     def _bind(self, socket: zmq.Socket[Any], endpoint: str) -> str:
         socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
+        socket.handshake_ivl = HANDSHAKE_LIMIT_MS
         if self._keys is not None:
             self._keys.secure(socket)
         try:
@@ -167,15 +182,32 @@ class InstrumentServer:
         # Cancelled while polling only: a poll takes nothing off the socket.
         while True:
             await self._control_socket.poll()
-            frames = await self._control_socket.recv_multipart(zmq.NOBLOCK)
-            if self._pending < MAX_PENDING:
-                self._pending += 1
-                tasks.create_task(self._handle(frames))
+            try:
+                frames = await self._control_socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                continue  # what had been announced is gone together with its connection
+            queue = self._queue_of(frames)
+            if self._pending[queue] < MAX_PENDING:
+                self._pending[queue] += 1
+                tasks.create_task(self._handle(frames, queue))
             else:
                 busy = ConflictError(f"{MAX_PENDING} requests are being handled already; try again")
                 await self._reply(frames, error=busy)
 
-    async def _handle(self, frames: list[bytes]) -> None:
+    def _queue_of(self, frames: list[bytes]) -> str:
+        """Which of the queues a request takes a place in: whoever fills one does not keep the others waiting."""
+        try:
+            request, _ = wire.decode_request(frames[1:])
+            if request.op in NEVER_WAITING:
+                return "never waiting"
+            if request.lease is not None:
+                self._guard.check_fence(request.lease)
+                return "lease holder"
+        except Exception:
+            return "anyone"  # answered with the error when it is carried out
+        return "anyone"
+
+    async def _handle(self, frames: list[bytes], queue: str) -> None:
         try:
             request, buffers = wire.decode_request(frames[1:])
             result = await self._commands.carry_out(request, buffers)
@@ -187,7 +219,7 @@ class InstrumentServer:
         else:
             await self._reply(frames, result=result)
         finally:
-            self._pending -= 1
+            self._pending[queue] -= 1
 
     async def _reply(self, frames: list[bytes], *, result: Any = None, error: InstrumentError | None = None) -> None:
         reply = wire.Reply(

@@ -1,4 +1,4 @@
-"""What a server says of itself and its books: state, leases, accounts and exposures, as frozen records."""
+"""What a server says of itself and its books: state, leases, accounts and ledger lines, as frozen records."""
 
 from __future__ import annotations
 
@@ -62,13 +62,23 @@ class CampaignAccount(Record):
         return max(0.0, self.budget - self.spent - self.reserved)
 
 
-class Exposure(Record):
-    """One line of the ledger.
+class LedgerEntry(Record):
+    """One line of the ledger: an acquisition from its reservation to its end.
 
     Attributes:
+        id: of the acquisition.
         series: number of the acquisition on this instrument, counting from 1; `series_id` of its frames.
+        campaign: whose electrons it takes.
+        region: name of the place on the specimen.
+        state: how far it has come.
         electrons: charged to the campaign: what was reserved until the acquisition has ended, what was spent then.
+        frames: that were delivered.
         dose: e/Å² booked on the map for every point of `illuminated`; 0 where nothing was exposed.
+        illuminated: area that the beam touches, Å, specimen frame.
+        plan: as it was reserved.
+        check: what the microscope said it would cost.
+        reason: why it did not end well; "" otherwise.
+        reserved_at, started_at, finished_at: ISO 8601 with zone; "" before.
     """
 
     id: str

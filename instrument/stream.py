@@ -3,7 +3,7 @@
 A series is one `start`, an `image` per frame and one `end`. Here `image_id` is the index of the scan position, so that
 frames are joined to positions by index and never by the order in which they arrive. The compressed payload has the
 framing of the HDF5 bitshuffle filter (number 32008): 8 bytes big-endian uncompressed size, 4 bytes big-endian block
-size in bytes, LZ4 blocks; it can be written to a data set with `write_direct_chunk` as it is.
+size in bytes, LZ4 blocks; `write_direct_chunk` takes it as it is.
 
 Sources: DECTRIS documentation, Stream V2; RFC 8746 (typed arrays); RFC 8949 (tag 55799, self-described CBOR).
 """
@@ -76,6 +76,8 @@ class SeriesStart:
         count_time, frame_time: dwell time and frame period, s.
         incident_energy: eV.
         saturation_value: largest count of a pixel.
+        arm_date: ISO 8601; "" where it is not known.
+        channels: names of the detector's thresholds.
         pixel_mask: (image_size_y, image_size_x) uint32, 0 where the pixel counts, 2 (bit 1) where it is dead; None: all count.
         user_data: anything that CBOR and JSON can both hold.
     """
@@ -122,14 +124,20 @@ class SeriesEnd:
 
 
 def compress(pattern: NDArray[Any]) -> bytes:
-    """A pattern as bitshuffle/LZ4 in the HDF5 filter framing."""
+    """A pattern (detector_y, detector_x) as bitshuffle/LZ4 in the HDF5 filter framing."""
     block = BLOCK_BYTES // pattern.itemsize
     body: NDArray[np.uint8] = bitshuffle.compress_lz4(np.ascontiguousarray(pattern), block)
     return _FRAMING.pack(pattern.nbytes, BLOCK_BYTES) + body.tobytes()
 
 
 def decode_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | str) -> NDArray[Any]:
-    """The pattern of a bitshuffle/LZ4 chunk, for readers without HDF5. Raises StreamError where it is corrupt."""
+    """The pattern of a bitshuffle/LZ4 chunk, for readers without HDF5. Raises StreamError where it is corrupt.
+
+    Args:
+        chunk: in the HDF5 filter framing.
+        shape: (detector_y, detector_x).
+        dtype: of the pattern.
+    """
     dtype = np.dtype(dtype)
     block_bytes = check_chunk(chunk, shape, dtype)
     body = np.frombuffer(chunk, dtype=np.uint8, offset=_FRAMING.size)
@@ -198,7 +206,14 @@ def encode_start(start: SeriesStart) -> bytes:
 def encode_image(
     series_id: int, series_unique_id: str, image_id: int, pattern: NDArray[Any], start_time: float, stop_time: float
 ) -> bytes:
-    """The `image` message of one (detector_y, detector_x) pattern; times in s since the start of the series."""
+    """The `image` message of one pattern.
+
+    Args:
+        series_id, series_unique_id: number of the series and the acquisition's id.
+        image_id: position in scan order.
+        pattern: (detector_y, detector_x) counts.
+        start_time, stop_time: of the exposure, s since the start of the series.
+    """
     tag = _TAG_OF_TYPE[pattern.dtype.name]
     compressed = cbor2.CBORTag(_TAG_COMPRESSED, ["bslz4", pattern.itemsize, compress(pattern)])
     data = cbor2.CBORTag(_TAG_MULTIDIMENSIONAL, [list(pattern.shape), cbor2.CBORTag(tag, compressed)])
@@ -222,9 +237,9 @@ def encode_end(series_id: int, series_unique_id: str) -> bytes:
 
 
 def decode(message: bytes) -> SeriesStart | SeriesImage | SeriesEnd:
-    """Any message of a series. Raises StreamError for everything that is not one.
+    """Decode any message of a series. Raises StreamError for everything that is not one.
 
-    Tags are walked after decoding, without a hook, which holds for cbor2 5 and 6 alike. Frames that arrive without
+    Tags are walked after decoding, without a hook, which works with cbor2 5 and 6 alike. Frames that arrive without
     compression are compressed here, so that a reader meets one form only.
     """
     root = _decode_map(message)

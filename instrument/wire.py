@@ -63,7 +63,15 @@ class Request(Header):
 
 
 class Reply(Header):
-    """The answer to the request of the same id: a result or an error, and always the state of the instrument."""
+    """The answer to a request: a result or an error, and always the state of the instrument.
+
+    Attributes:
+        id: of the request.
+        ok: whether it was carried out.
+        result: of the verb, where it was.
+        error: code, message, retryable and detail, where it was not.
+        state: an `InstrumentStatus`.
+    """
 
     id: str
     ok: bool
@@ -73,25 +81,62 @@ class Reply(Header):
 
 
 def encode(header: Request | Reply, buffers: Sequence[bytes] = ()) -> list[bytes]:
-    """The frames of a message, delimiter first, without routing id."""
+    """Encode a message.
+
+    Args:
+        header: request or reply.
+        buffers: raw parts after it.
+
+    Returns:
+        The frames, delimiter first, without routing id.
+    """
     body = json.dumps(header.model_dump(exclude_none=True), separators=(",", ":"), allow_nan=False)
     return [b"", MAGIC + bytes([MAJOR]), body.encode(), *buffers]
 
 
 def decode_request(frames: Sequence[bytes]) -> tuple[Request, list[bytes]]:
-    """Header and buffers of a request. Raises MalformedRequestError or UnsupportedVersionError."""
+    """Decode a request.
+
+    Args:
+        frames: without the routing id.
+
+    Returns:
+        Header and buffers.
+
+    Raises:
+        MalformedRequestError: it is not one.
+        UnsupportedVersionError: it is of another major version.
+    """
     raw, buffers = _open_envelope(frames)
     return _validated(Request, raw), buffers
 
 
 def decode_reply(frames: Sequence[bytes]) -> tuple[Reply, list[bytes]]:
-    """Header and buffers of a reply. Raises MalformedRequestError or UnsupportedVersionError."""
+    """Decode a reply.
+
+    Args:
+        frames: without the routing id.
+
+    Returns:
+        Header and buffers.
+
+    Raises:
+        MalformedRequestError: it is not one.
+        UnsupportedVersionError: it is of another major version.
+    """
     raw, buffers = _open_envelope(frames)
     return _validated(Reply, raw), buffers
 
 
 def request_id(frames: Sequence[bytes]) -> str:
-    """The id of a request that may be malformed in every other respect, "" where there is none to be found."""
+    """The id of a request that may be malformed in every other respect.
+
+    Args:
+        frames: without the routing id.
+
+    Returns:
+        The id; "" where there is none to be found.
+    """
     try:
         raw, _ = _open_envelope(frames)
     except (MalformedRequestError, UnsupportedVersionError):

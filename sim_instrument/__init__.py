@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A microscope that is not there: abTEM specimens behind an imperfect column, or a recording played back."""
+"""A microscope that is not there: abTEM specimens in an imperfect column, or a recording played back."""
 
 from sim_instrument.column import Column
 from sim_instrument.microscope import SimulatedMicroscope

@@ -37,7 +37,14 @@ _REPLAY = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 after SIGINT or SIGTERM, 2 for bad input."""
+    """Run the command line.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        The exit code: 0 after a signal, 2 for bad input.
+    """
     arguments = build_parser().parse_args(argv)
     try:
         keys = ServerKeys.load(arguments.secret_key, arguments.clients)

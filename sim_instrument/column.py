@@ -34,7 +34,7 @@ RESIDUAL_ABERRATIONS = {
 
 
 class Column(Record):
-    """Everything about the instrument that is not the specimen. True values; `nominal_rotation` is what is advertised."""
+    """Everything about the instrument but the specimen. True values; only `nominal_rotation` is what is advertised."""
 
     voltage: Annotated[float, Field(ge=2e4, le=3e5, description="eV")] = 80e3
     semiangle: Annotated[float, Field(ge=5, le=50, description="convergence semi-angle, mrad")] = 21.4
@@ -92,7 +92,11 @@ class Column(Record):
 
     @classmethod
     def ideal(cls, **changes: Any) -> Column:
-        """A column without any fault but shot noise and what `changes` brings back."""
+        """A column without any fault but shot noise.
+
+        Args:
+            changes: fields that are set all the same.
+        """
         return cls.model_validate(FAULTLESS | changes)
 
     @property
@@ -102,7 +106,7 @@ class Column(Record):
 
     @property
     def focal_spread(self) -> float:
-        """Standard deviation of the defocus from the energy spread, Å (Kirkland 2nd ed., eq. 3.41)."""
+        """Standard deviation of the defocus from the energy spread, Å (Kirkland, 2nd ed., eq. 3.41)."""
         rest = optics.ELECTRON_REST_ENERGY
         relativistic = (1 + self.voltage / rest) / (1 + self.voltage / (2 * rest))
         return self.chromatic_aberration * 1e7 * self.energy_spread / FWHM / self.voltage * relativistic
@@ -113,11 +117,18 @@ class Column(Record):
         return self.rotation - self.rotation_error
 
     def true_defocus(self, nominal: float) -> float:
-        """Å, underfocus positive."""
+        """The defocus that the column has where another is asked for.
+
+        Args:
+            nominal: set-point, Å, positive for underfocus.
+
+        Returns:
+            Å, positive for underfocus.
+        """
         return self.defocus_scale * nominal + self.defocus_offset
 
     def drift_velocity(self) -> NDArray[np.float64]:
-        """(y, x), Å/s."""
+        """(2,) velocity (y, x) of the specimen, Å/s."""
         return self.drift * np.array([math.sin(self.drift_direction), math.cos(self.drift_direction)])
 
 

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Knock-on damage: sulphur leaves the specimen as dose accumulates, also over restarts of the process.
 
-The chance that an atom has survived a dose D is exp(−σD). Each sulphur atom gets the dose it will survive in advance,
-drawn from that distribution: then the state of the specimen is a function of the dose it has seen, and nothing else
-need be remembered. σ at 80 kV is of the order of a barn: Komsa et al., Phys. Rev. Lett. 109 (2012) 035503; Speckmann et al.,
-arXiv:2302.10529.
+An atom has survived a dose D with probability exp(−σD). The dose that each atom will survive is drawn in advance, so the
+state of the specimen is a function of the dose map alone.
 """
 
 from __future__ import annotations
@@ -32,13 +30,18 @@ _SPECIMEN = "specimen.json"
 
 
 class DamageState:
-    """The dose that each place of the specimen has received, and what that did to it."""
+    """The dose that each place of the specimen has received, and what that did to it.
+
+    Args:
+        specimen: the pristine flake.
+        column: cross-section, aperture and defocus calibration.
+        state_dir: holds the exposures of earlier processes; None: nothing is kept.
+
+    Raises:
+        ConflictError: the directory belongs to another flake.
+    """
 
     def __init__(self, specimen: Specimen, column: Column, state_dir: Path | None = None) -> None:
-        """Read the exposures of earlier processes from `state_dir`; None: keep them in memory only.
-
-        Raises ConflictError where the directory belongs to another flake.
-        """
         size = math.ceil(specimen.options.size / _PIXEL)
         self._specimen, self._column = specimen, column
         self._dose = np.zeros((size, size))
@@ -58,15 +61,32 @@ class DamageState:
         return self._dose.copy()
 
     def present(self, dose: NDArray[np.float64] | None = None) -> NDArray[np.bool_]:
-        """(n,) which atoms of the specimen are still there, now or after another `dose` map."""
+        """Which atoms are still there.
+
+        Args:
+            dose: (y, x) map, e/Å² on pixels of 1 Å; None: what has been received so far.
+
+        Returns:
+            (n,) True for the atoms of the specimen that are present.
+        """
         if not self._column.knock_on:
             return np.ones(len(self._survived_dose), dtype=bool)
         dose = self._dose if dose is None else dose
         index = np.clip((self._specimen.positions[:, :2] / _PIXEL).astype(int), 0, len(dose) - 1)
-        return dose[index[:, 0], index[:, 1]] < self._survived_dose
+        present: NDArray[np.bool_] = dose[index[:, 0], index[:, 1]] < self._survived_dose
+        return present
 
     def dose_of(self, plan: AcquisitionPlan, first: int, stop: int) -> NDArray[np.float64]:
-        """The map of e/Å² that positions first … stop − 1 of `plan` deposit, spread over the geometric probe."""
+        """The dose that a part of a scan deposits, spread over the geometric probe.
+
+        Args:
+            plan: the scan.
+            first: first position.
+            stop: one past the last position.
+
+        Returns:
+            (y, x) e/Å² on pixels of 1 Å.
+        """
         hits = np.zeros_like(self._dose)
         index = np.floor(plan.scan_positions()[first:stop] / _PIXEL).astype(int)
         inside = np.all((index >= 0) & (index < len(hits)), axis=1)
@@ -85,7 +105,13 @@ class DamageState:
         return out
 
     def expose(self, plan: AcquisitionPlan, first: int, stop: int) -> None:
-        """Book positions first … stop − 1 as exposed. On disk before it returns, so call it before the beam goes on."""
+        """Book positions as exposed. They are on disk before this returns, so call it before the beam goes on.
+
+        Args:
+            plan: the scan.
+            first: first position.
+            stop: one past the last position.
+        """
         self._dose += self.dose_of(plan, first, stop)
         if self._journal is not None:
             with self._journal.open("a", encoding="utf-8") as file:
@@ -125,4 +151,5 @@ def _convolve(image: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArra
     full = tuple(a + b - 1 for a, b in zip(image.shape, kernel.shape, strict=True))
     product = fft.irfft2(fft.rfft2(image, full) * fft.rfft2(kernel, full), full)
     y, x = (n // 2 for n in kernel.shape)
-    return np.maximum(product[y : y + image.shape[0], x : x + image.shape[1]], 0.0)
+    part: NDArray[np.float64] = np.maximum(product[y : y + image.shape[0], x : x + image.shape[1]], 0.0)
+    return part

@@ -13,7 +13,12 @@ _SPARSE = 0.4
 
 
 class PixelDetector:
-    """The pixelated detector; which pixels are bad depends on the seed alone."""
+    """The pixelated detector; which pixels are bad depends on the seed alone.
+
+    Args:
+        column: pixels, point spread, bad pixels and saturation.
+        seed: of the bad pixels.
+    """
 
     def __init__(self, column: Column, seed: int) -> None:
         n = column.detector_pixels
@@ -35,14 +40,31 @@ class PixelDetector:
         return tuple(zip(self._hot[0].tolist(), self._hot[1].tolist(), strict=True))
 
     def expected(self, intensity: NDArray[np.float32], electrons: float, dwell: float) -> NDArray[np.float32]:
-        """Mean counts, (ky, kx), of `electrons` with this distribution over the pixels, in `dwell` s."""
+        """Mean counts of a pattern.
+
+        Args:
+            intensity: (ky, kx) part of the electrons in each pixel.
+            electrons: per pattern.
+            dwell: s, for the false counts of hot pixels.
+
+        Returns:
+            (ky, kx) counts.
+        """
         mean = self._spread(self._spread(intensity * np.float32(electrons)).T).T
         mean[self._dead] = 0
         mean[self._hot] += self._column.hot_rate * dwell
         return mean
 
     def count(self, expected: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:
-        """One frame, (ky, kx)."""
+        """Draw one frame.
+
+        Args:
+            expected: (ky, kx) mean counts.
+            rng: source of the noise.
+
+        Returns:
+            (ky, kx) counts, saturated.
+        """
         counts = poisson(expected, rng) if self._column.shot_noise else np.rint(expected)
         return np.minimum(counts, self._column.saturation).astype(np.uint16)
 
@@ -51,7 +73,7 @@ class PixelDetector:
         reach = len(self._taps) // 2
         if not reach:
             return image.copy()
-        out = image * self._taps[reach]
+        out: NDArray[np.float32] = image * self._taps[reach]
         for shift in range(1, reach + 1):
             out[shift:] += self._taps[reach + shift] * image[:-shift]
             out[:-shift] += self._taps[reach + shift] * image[shift:]
@@ -59,10 +81,17 @@ class PixelDetector:
 
 
 def poisson(expected: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Independent Poisson numbers of these means, same shape.
+    """Independent Poisson numbers.
 
     At low means the total is drawn first and each electron then put into a pixel at random, which is the same
     distribution and several times faster than a Poisson number per pixel.
+
+    Args:
+        expected: means, any shape.
+        rng: source of randomness.
+
+    Returns:
+        Counts, same shape.
     """
     cumulative = np.cumsum(expected, dtype=np.float64)
     total = cumulative[-1]

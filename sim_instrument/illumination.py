@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The partially coherent probe as a short sum of coherent ones.
 
-A source of finite size and an energy spread make the illumination a statistical mixture of probes that are shifted and
-defocused against each other. A dense quadrature of that mixture is diagonalised: its eigenmodes are the fewest coherent
-probes that carry a given part of the intensity (Wolf, J. Opt. Soc. Am. 72 (1982) 343). As patterns are linear in the
-mixture and modes only add intensity, what is left out bounds the error of every pattern, whatever the specimen.
+A finite source and an energy spread make the illumination a mixture of shifted and defocused probes. A dense quadrature of
+that mixture is diagonalised: its eigenmodes are the fewest coherent probes that carry a given part of the intensity (Wolf,
+J. Opt. Soc. Am. 72 (1982) 343). What is left out bounds the error of every pattern, whatever the specimen.
 """
 
 from __future__ import annotations
@@ -53,10 +52,13 @@ def probe_modes(
     Args:
         column: aperture, aberrations, source and energy spread.
         defocus: true, Å, positive for underfocus.
-        shape: pixels of the window.
+        shape: (y, x) pixels of the window.
         pixel: Å.
         to_scan: 2 × 2 matrix from the window's frame to the scan's, in which aberrations are defined.
         tolerance: part of the intensity that may be left out.
+
+    Returns:
+        Waves and weights, strongest first.
     """
     extent = np.array(shape) * pixel
     ky, kx = np.meshgrid(*(np.fft.fftfreq(n, pixel) for n in shape), indexing="ij")
@@ -90,7 +92,8 @@ def _mixture(column: Column, k: NDArray[np.float64], wave: NDArray[np.complex128
     defocused = np.exp(-1j * np.pi * wavelength * np.outer(focus, np.sum(k**2, axis=1)))
     rows = np.einsum("ak,bk,ck,k->abck", along_y, along_x, defocused, wave)
     weight = np.einsum("a,b,c->abc", shift_weight, shift_weight, focus_weight)
-    return (np.sqrt(weight)[..., None] * rows).reshape(-1, len(wave))
+    mixture: NDArray[np.complex128] = (np.sqrt(weight)[..., None] * rows).reshape(-1, len(wave))
+    return mixture
 
 
 def _gauss_hermite(deviation: float, nodes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -35,27 +35,30 @@ from sim_instrument.damage import DamageState
 from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Grid
 from sim_instrument.potential import RIM
-from sim_instrument.simulation import WORKERS, Block, Exposure, Timing
+from sim_instrument.simulation import THREADS, Block, Exposure, Timing
 from sim_instrument.specimen import SpecimenOptions, build_specimen
 
 STEP_LIMITS = (0.2, 10.0)
 DOSE_LIMITS = (1.0, 1e7)
 _CONTRAST = 3.0
 """How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
-_LOOK_AHEAD = 2 * WORKERS
+_LOOK_AHEAD = 2 * THREADS
 
 
 class SimulatedMicroscope:
     """A column that is not there, looking at a flake of a bilayer.
 
     Args:
-        specimen: which one.
-        column: its faults; the agent is told nominal values only.
+        specimen: which one; None: 2H-MoS2.
+        column: its faults; the agent is told nominal values only. None: those of a good, real instrument.
         state_dir: remembers the dose that the flake has received; None: forgets it.
         seed: of jitter, noise and bad pixels; the same seed and acquisition id give the same counts.
         real_time: honour dwell, flyback and settling times on the clock; otherwise as fast as can be computed.
         clock: monotonic time, s.
         sleep: waits for so many s.
+
+    Raises:
+        ConflictError: `state_dir` belongs to another flake.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class SimulatedMicroscope:
         self.specimen = build_specimen(specimen)
         self._damage = DamageState(self.specimen, self.column, state_dir)
         self._seed, self._real_time, self._clock, self._sleep = seed, real_time, clock, sleep
-        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="simulation")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="simulation")
         self._description = self._describe()
         self._busy = False
         # Set while the beam is off or to be turned off; `blank` may come from any thread. Each acquisition has its
@@ -91,7 +94,11 @@ class SimulatedMicroscope:
         return self._description
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        """Cost of `plan`. Raises OutOfLimitsError with what is legal."""
+        """The cost of a plan, with flyback. Raises OutOfLimitsError with what is legal.
+
+        Args:
+            plan: to be checked.
+        """
         column = self.column
         for name, value, parameter in (
             ("step", plan.step, self._description.step),
@@ -125,7 +132,16 @@ class SimulatedMicroscope:
         )
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
-        """Expose; frames come in scan order. Raises as `check`, ConflictError while another acquisition runs, BlankedError."""
+        """Expose; frames come in scan order.
+
+        Args:
+            plan: to be acquired.
+
+        Raises:
+            OutOfLimitsError: as `check`.
+            ConflictError: another acquisition is running.
+            BlankedError: `blank` was called meanwhile.
+        """
         await self.check(plan)
         if self._busy:
             msg = "another acquisition is running; wait until it has ended"
@@ -161,7 +177,7 @@ class SimulatedMicroscope:
             self._busy = False
 
     def blank(self) -> None:
-        """A running acquisition stops before its next pattern."""
+        """Stop a running acquisition before its next pattern."""
         self._blanked.set()
 
     async def health(self) -> Health:

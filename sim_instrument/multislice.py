@@ -2,10 +2,8 @@
 """Diffraction patterns as the detector's pixels see them, one probe position at a time.
 
 The frame is the detector's. Each probe position has a window of its own, cropped out of the transmission functions; the
-wave passes one transmission function per layer, at the height of its metal plane (0.5 % relative L1 from one per atomic
-plane), with Fresnel propagation between (Kirkland, 2nd ed., eq. 6.92). The window is larger than 1/Δk, so that patterns
-are sampled finer than by the detector; integration over the area of its pixels multiplies the autocorrelation of the exit
-wave by a sinc in each direction, before it is wrapped round 1/Δk as the detector's sampling does.
+wave passes one transmission function per layer, with Fresnel propagation between (Kirkland, 2nd ed., eq. 6.92). How patterns
+become what the pixels collect, and which approximations cost what, stands in README.md.
 """
 
 from __future__ import annotations
@@ -52,7 +50,12 @@ class Grid:
 
     @classmethod
     def of(cls, column: Column, defocus: float) -> Grid:
-        """For a probe of this true defocus, Å."""
+        """The sampling for a probe.
+
+        Args:
+            column: detector, beam energy and aperture.
+            defocus: true, Å.
+        """
         detector = column.detector_pixels
         frequency = optics.spatial_frequency(column.angular_pixel, column.voltage)
         ratio = 1.5
@@ -95,7 +98,19 @@ def build_scene(
     present: NDArray[np.bool_] | None = None,
     tolerance: float | None = None,
 ) -> Scene:
-    """Compute potentials and probe for probe positions (n, 2), Å, specimen frame, at a true defocus."""
+    """Compute potentials and probe.
+
+    Args:
+        specimen: the atoms.
+        column: with its faults.
+        defocus: true, Å, positive for underfocus.
+        positions: (n, 2) of the probe, (y, x), Å, specimen frame.
+        present: (n_atoms,) which atoms are there; None: all.
+        tolerance: part of the intensity that the probe's modes may leave out; None: the default.
+
+    Returns:
+        What all positions share.
+    """
     grid = Grid.of(column, defocus)
     to_scan = optics.detector_to_scan(column.rotation, column.mirrored)
     frame = to_scan.T
@@ -153,7 +168,11 @@ def _share_configurations(modes: Modes, configurations: int) -> tuple[NDArray[np
 
 
 class Multislice:
-    """Computes patterns of one scene. Holds work arrays: one instance per thread."""
+    """Computes patterns of one scene. Holds work arrays: one instance per thread.
+
+    Args:
+        scene: what to look at.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -171,7 +190,14 @@ class Multislice:
         self._pixel_weight = (np.multiply.outer(weight, weight) * (exit_ / detector) ** 2).astype(np.float32)
 
     def pattern(self, position: NDArray[np.float64]) -> NDArray[np.float32]:
-        """(ky, kx) intensity per electron of a probe at `position` (y, x), Å, detector frame; zero beam at N//2."""
+        """One diffraction pattern.
+
+        Args:
+            position: (2,) of the probe, (y, x), Å, detector frame.
+
+        Returns:
+            (ky, kx) intensity per electron; zero beam at N//2.
+        """
         scene, grid = self.scene, self.scene.grid
         pixels = (position - scene.origin) / grid.pixel
         corner = np.floor(pixels).astype(int) - grid.window // 2
@@ -209,7 +235,8 @@ class Multislice:
         content = np.fft.fftshift(self._folded.real)
         # The correlation ends at the window's edge, which leaves small negative lobes beside the edge of the disc.
         positive: NDArray[np.float32] = np.maximum(content, 0)
-        return positive * (content.sum() / positive.sum())
+        positive *= content.sum() / positive.sum()
+        return positive
 
 
 def _transforms(n: int) -> tuple[NDArray[np.complex64], pyfftw.FFTW, pyfftw.FFTW]:
@@ -237,7 +264,8 @@ def _fold(source: NDArray[np.complex64], n: int) -> NDArray[np.complex64]:
     periods = -(-len(source) // n)
     padded = np.zeros((periods * n, *source.shape[1:]), dtype=source.dtype)
     padded[:half], padded[-half:] = source[:half], source[-half:]
-    return padded.reshape(periods, n, -1).sum(axis=0)
+    wrapped: NDArray[np.complex64] = padded.reshape(periods, n, -1).sum(axis=0)
+    return wrapped
 
 
 def _squared_frequency(shape: tuple[int, int], pixel: float) -> NDArray[np.float64]:
@@ -254,4 +282,5 @@ def _band_limited(array: NDArray[np.complex128], pixel: float) -> NDArray[np.com
     from scipy import fft
 
     inside = _squared_frequency(array.shape, pixel) <= _band_limit(pixel) ** 2
-    return fft.ifft2(fft.fft2(array.astype(np.complex64)) * inside).astype(np.complex64)
+    limited: NDArray[np.complex64] = fft.ifft2(fft.fft2(array.astype(np.complex64)) * inside).astype(np.complex64)
+    return limited

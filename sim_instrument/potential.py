@@ -28,16 +28,19 @@ def projected_potentials(
     positions: NDArray[np.float64] | None = None,
     present: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """(layers, y, x) potential of each layer, projected along the beam, V Å.
+    """The potential of each layer, projected along the beam.
 
     Args:
         specimen: the atoms.
         frame: orthogonal 2 × 2 matrix that takes a specimen position (y, x) to the window's frame.
-        origin: (y, x), Å, of pixel (0, 0) in the window's frame.
+        origin: (2,) of pixel (0, 0) in the window's frame, (y, x), Å.
         shape: (y, x) pixels.
         pixel: Å.
-        positions: (n, 3) atoms displaced from `specimen.positions`; None: at rest.
+        positions: (n, 3) atoms displaced from `specimen.positions`, Å; None: at rest.
         present: (n,) which atoms are there; None: all.
+
+    Returns:
+        (layers, y, x), V Å.
     """
     rim = int(np.ceil(RIM / pixel))
     padded = tuple(next_fast_len(n + 2 * rim) for n in shape)
@@ -72,13 +75,27 @@ def _one_slice(
     potential = abtem.Potential(
         box, gpts=tuple(shape), slice_thickness=thickness, parametrization="lobato", projection="infinite"
     )
-    return np.asarray(potential.build(lazy=False).array, dtype=np.float32).sum(axis=0)
+    slices = np.asarray(potential.build(lazy=False).array, dtype=np.float32)
+    projected: NDArray[np.float32] = slices.sum(axis=0)
+    return projected
 
 
 def true_potential(
     specimen: Specimen, rectangle: Rectangle, pixel: float, present: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float32]:
-    """(y, x) projected potential of all layers, V Å, at rectangle.y + i · pixel, rectangle.x + j · pixel."""
+    """The projected potential of all layers.
+
+    Args:
+        specimen: the atoms, at rest.
+        rectangle: window, Å, specimen frame.
+        pixel: Å.
+        present: (n,) which atoms are there; None: all.
+
+    Returns:
+        (y, x), V Å, at rectangle.y + i · pixel, rectangle.x + j · pixel.
+    """
     shape = round(rectangle.height / pixel), round(rectangle.width / pixel)
     origin = np.array([rectangle.y, rectangle.x])
-    return projected_potentials(specimen, np.eye(2), origin, shape, pixel, present=present).sum(axis=0)
+    layers = projected_potentials(specimen, np.eye(2), origin, shape, pixel, present=present)
+    whole: NDArray[np.float32] = layers.sum(axis=0)
+    return whole

@@ -115,7 +115,7 @@ class RecordedCounts:
         key = np.random.SeedSequence(stream).generate_state(1, np.uint64)[0]
         end = start + fraction
         recorded = np.ascontiguousarray(self._patterns[position])  # of a memory map an array
-        counts = np.empty_like(recorded)
+        counts: NDArray[np.uint8] | NDArray[np.uint16] = np.empty_like(recorded)
         _arriving(recorded.ravel(), key, start, end if end < 1 - ROUNDING else 2.0, counts.ravel())
         return counts
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Multislice, Scene, build_scene
 from sim_instrument.specimen import Specimen, build_specimen
 
-WORKERS = 2
+THREADS = 2
 BLOCK = 32
 """Positions computed in one piece."""
 _DAMAGE_STEPS = 16
@@ -29,24 +30,46 @@ _DAMAGE_STEPS = 16
 
 @dataclass(frozen=True)
 class Timing:
-    """When the scan engine does what, in s of the instrument's clock; 0 is the start of the first dwell."""
+    """When the scan engine does what, on the instrument's clock; 0 is the start of the first dwell.
+
+    Attributes:
+        dwell: s per position.
+        line: s per scan line, with flyback.
+    """
 
     dwell: float
     line: float
 
     @classmethod
     def of(cls, plan: AcquisitionPlan, column: Column) -> Timing:
-        """Dwell time dose · step² · e / I and duration of a line with its flyback."""
+        """The timing of a plan: dwell time dose · step² · e / I.
+
+        Args:
+            plan: the scan.
+            column: current and flyback.
+        """
         dwell = plan.electrons_per_pattern / column.electrons_per_second
         return cls(dwell, plan.shape[1] * dwell + column.flyback)
 
     def start(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """Begin of the dwell at scan indices."""
+        """Begin of the dwell.
+
+        Args:
+            plan: the scan.
+            index: positions in scan order.
+
+        Returns:
+            s, shape of `index`.
+        """
         row, column = np.divmod(np.asarray(index), plan.shape[1])
         return row * self.line + column * self.dwell
 
     def duration(self, plan: AcquisitionPlan) -> float:
-        """Of the whole scan, beam on, with flyback."""
+        """How long the beam is on, with flyback, s.
+
+        Args:
+            plan: the scan.
+        """
         return plan.shape[0] * self.line
 
 
@@ -60,7 +83,21 @@ class Block:
 
 
 class Exposure:
-    """Everything an acquisition needs, computed once; `block` may then be called from several threads."""
+    """Everything an acquisition needs, computed once; `counts` may then be called from several threads.
+
+    Making one draws the positions and computes the potentials that the probe will see (seconds of work).
+
+    Args:
+        plan: what to acquire; the limits have been checked.
+        specimen: pristine.
+        column: with its faults.
+        seed: of the instrument; the same seed and acquisition id give the same counts.
+        damage: what earlier acquisitions did to the specimen; None: nothing.
+
+    Attributes:
+        positions: (n, 2), (y, x), Å: where the probe really is, specimen frame.
+        blocks: pieces of the scan, in order.
+    """
 
     def __init__(
         self,
@@ -70,22 +107,12 @@ class Exposure:
         seed: int = 0,
         damage: DamageState | None = None,
     ) -> None:
-        """Draw the positions and compute the potentials the probe will see (seconds of work).
-
-        Args:
-            plan: what to acquire; the limits have been checked.
-            specimen: pristine.
-            column: with its faults.
-            seed: of the instrument; the same seed and acquisition id give the same counts.
-            damage: what earlier acquisitions did to the specimen; None: nothing.
-        """
         self.plan, self.column = plan, column
         self.timing = Timing.of(plan, column)
         self.detector = PixelDetector(column, seed)
         digest = hashlib.sha256(plan.id.encode()).digest()
         self._entropy = [seed, int.from_bytes(digest[:8], "big")]
         self.positions = self._true_positions()
-        """(n, 2), (y, x), Å: where the probe really is, specimen frame."""
         self.blocks, self._scenes = self._stages(specimen, damage)
         self._local = self.positions @ optics.detector_to_scan(column.rotation, column.mirrored)
         self._idle: dict[int, list[Multislice]] = {stage: [] for stage in range(len(self._scenes))}
@@ -121,7 +148,15 @@ class Exposure:
         return blocks, scenes
 
     def intensities(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.float32]:
-        """(n, ky, kx) intensity per electron; ends early, with fewer, when `stop` says so."""
+        """Noise-free patterns of a block.
+
+        Args:
+            block: of `blocks`.
+            stop: asked before each pattern; True ends early, with fewer.
+
+        Returns:
+            (n, ky, kx) intensity per electron.
+        """
         engine = self._borrow(block.stage)
         try:
             out = []
@@ -135,7 +170,15 @@ class Exposure:
                 self._idle[block.stage].append(engine)
 
     def counts(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.uint16]:
-        """(n, ky, kx) frames as the detector gives them; ends early, with fewer, when `stop` says so."""
+        """Frames of a block as the detector gives them.
+
+        Args:
+            block: of `blocks`.
+            stop: asked before each pattern; True ends early, with fewer.
+
+        Returns:
+            (n, ky, kx) counts.
+        """
         rng = np.random.default_rng([*self._entropy, 1, block.first])
         electrons, dwell = self.plan.electrons_per_pattern, self.timing.dwell
         frames = [
@@ -158,9 +201,17 @@ def simulate(
     seed: int = 0,
     damage: DamageState | None = None,
 ) -> NDArray[np.uint16]:
-    """The counts of one acquisition, (scan_y, scan_x, detector_y, detector_x); for tests and benchmarks.
+    """The counts of one acquisition, for tests and benchmarks. Nothing is checked against limits.
 
-    Nothing is checked against limits and `damage` is read, not changed.
+    Args:
+        plan: the scan.
+        specimen: None: the default one.
+        column: None: the default one.
+        seed: of the instrument.
+        damage: dose received before; read, not changed. None: nothing.
+
+    Returns:
+        (scan_y, scan_x, detector_y, detector_x) counts.
     """
     exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed, damage)
     return _run(exposure, exposure.counts, np.uint16)
@@ -169,13 +220,23 @@ def simulate(
 def expected_intensities(
     plan: AcquisitionPlan, specimen: Specimen | None = None, column: Column | None = None, *, seed: int = 0
 ) -> NDArray[np.float32]:
-    """Intensity per electron, (scan_y, scan_x, detector_y, detector_x), before the detector's own faults."""
+    """The intensities of one acquisition, before the detector's own faults.
+
+    Args:
+        plan: the scan.
+        specimen: None: the default one.
+        column: None: the default one.
+        seed: of the instrument.
+
+    Returns:
+        (scan_y, scan_x, detector_y, detector_x), per electron.
+    """
     exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed)
     return _run(exposure, exposure.intensities, np.float32)
 
 
-def _run(exposure: Exposure, compute: Callable[[Block], NDArray], dtype: type) -> NDArray:
-    with ThreadPoolExecutor(WORKERS) as pool:
-        results: Iterator[NDArray] = pool.map(compute, exposure.blocks)
+def _run(exposure: Exposure, compute: Callable[[Block], NDArray[Any]], dtype: type) -> NDArray[Any]:
+    with ThreadPoolExecutor(THREADS) as pool:
+        results: Iterator[NDArray[Any]] = pool.map(compute, exposure.blocks)
         pixels = exposure.column.detector_pixels
         return np.concatenate(list(results)).astype(dtype, copy=False).reshape(*exposure.plan.shape, pixels, pixels)

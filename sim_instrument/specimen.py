@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Thin crystals to look at: bilayers of transition-metal dichalcogenides with vacancies at random places.
 
-Coordinates are (y, x, z) in Å; the beam travels along +z and enters at z = 0, the outermost atomic plane. Lattices after
-Bronsema, de Boer & Jellinek, Z. Anorg. Allg. Chem. 540 (1986) 15 (MoS2), Schutte, de Boer & Jellinek, J. Solid State
-Chem. 70 (1987) 207 (WS2) and James & Lavik, Acta Cryst. 16 (1963) 1183 (MoSe2): lattice constant, half the c axis
-(metal to metal) and the distance between the two chalcogen planes of a layer.
+Coordinates are (y, x, z) in Å; the beam travels along +z and enters at z = 0, the outermost atomic plane.
 """
 
 from __future__ import annotations
@@ -86,6 +83,9 @@ def build_specimen(options: SpecimenOptions | None = None) -> Specimen:
     """Put the atoms in their places; the same options give the same specimen.
 
     Vacancies are drawn one by one over the whole flake, so that no two places of it are alike.
+
+    Args:
+        options: material, size and imperfections; None: the defaults.
     """
     options = options or SpecimenOptions()
     if options.material == "vacuum":
@@ -140,12 +140,20 @@ def _tile(
 
 
 def thermal_displacements(specimen: Specimen, configuration: int) -> NDArray[np.float64]:
-    """(n, 3) displacements, Å, of frozen-phonon configuration `configuration` (independent atoms, Einstein model).
+    """The displacements of one frozen-phonon configuration (independent atoms, Einstein model).
 
     Configurations come in pairs of opposite displacements: what is odd in the displacements then cancels in the average,
     and fewer configurations are needed for the same error.
+
+    Args:
+        specimen: the atoms.
+        configuration: its number, from 0.
+
+    Returns:
+        (n, 3), Å.
     """
     pair, odd = divmod(configuration, 2)
     rng = np.random.default_rng([specimen.options.seed, 2, pair])
     rms = np.vectorize(DISPLACEMENTS.__getitem__, otypes=[float])(specimen.numbers)
-    return rng.standard_normal(specimen.positions.shape) * rms[:, None] * (-1 if odd else 1)
+    displacements: NDArray[np.float64] = rng.standard_normal(specimen.positions.shape) * rms[:, None]
+    return -displacements if odd else displacements

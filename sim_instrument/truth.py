@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the simulated instrument knows and never tells: for tests and reports only, in a file beside."""
+"""What the simulated instrument knows and never tells: for tests and reports only, in a file of its own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ def true_phase(
     voltage: float = 80e3,
     present: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
-    """(y, x) phase shift of the whole specimen, rad, at rectangle.y + i · pixel, rectangle.x + j · pixel.
+    """The phase shift of the whole specimen, atoms at rest, projected along the beam.
 
-    Atoms at rest, projected along the beam; `present` leaves out atoms that damage has removed.
+    Args:
+        specimen: the atoms.
+        rectangle: window, Å, specimen frame.
+        pixel: Å.
+        voltage: beam energy, eV.
+        present: (n,) which atoms damage has left; None: all.
+
+    Returns:
+        (y, x) rad, at rectangle.y + i · pixel, rectangle.x + j · pixel.
     """
     return true_potential(specimen, rectangle, pixel, present) * np.float32(optics.interaction_parameter(voltage))
 
@@ -38,6 +46,12 @@ def write_truth(path: Path, specimen: Specimen, column: Column, pixel: float = P
     """Write projected potential and phase of the pristine flake and all true parameters to an HDF5 file.
 
     Pixel (i, j) lies at (i, j) · pixel in the specimen frame. The file appears complete or not at all.
+
+    Args:
+        path: of the file; replaced if it exists.
+        specimen: the flake.
+        column: true parameters.
+        pixel: Å.
     """
     size = specimen.options.size
     n = round(size / pixel)

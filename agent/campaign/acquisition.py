@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from agent.campaign.layout import fresh_field
-from agent.campaign.stop import Control
-from agent.campaign.trials import TrialBook
-from agent.config import CampaignConfig
+from agent.campaign.session import Session
 from agent.errors import AgentError, InstrumentUnavailableError, StoppedError
-from agent.events import Audience, FramesReceived, Phase, PhaseChanged
-from agent.records import CampaignLayout, Role, Trial
-from agent.storage.files import AcquisitionWriter, require_space
-from agent.storage.nexus import part_of
+from agent.events import FramesReceived, Phase, PhaseChanged
+from agent.records import Role, Trial, TrialState
+from agent.storage.acquisition_file import AcquisitionWriter, require_space
+from agent.storage.atomic import part_of
 from instrument import (
     AcquisitionPlan,
     BudgetError,
@@ -49,33 +47,22 @@ class Acquirer:
     """Carries out the acquisitions of one campaign, one at a time.
 
     Args:
+        session: whose trials are acquired.
         client: holds the lease.
-        campaign: id in the instrument's ledger; the expert's comparison is booked as `<id>-expert`.
-        folder: of the campaign.
     """
 
-    def __init__(
-        self,
-        client: InstrumentClient,
-        campaign: str,
-        folder: Path,
-        config: CampaignConfig,
-        layout: CampaignLayout,
-        book: TrialBook,
-        audience: Audience,
-        control: Control,
-    ) -> None:
+    def __init__(self, session: Session, client: InstrumentClient) -> None:
         self._client = client
-        self._campaign = campaign
-        self._folder = folder
-        self._config = config
-        self._layout = layout
-        self._book = book
-        self._audience = audience
-        self._control = control
+        self._campaign = session.journal.facts.campaign
+        self._folder = session.folder
+        self._metadata = session.config.metadata
+        self._layout = session.layout
+        self._book = session.book
+        self._audience = session.audience
+        self._control = session.control
 
     def account(self, role: Role) -> str:
-        """The account in the instrument's ledger that pays for a role."""
+        """The account in the instrument's ledger that pays for a role; the expert's comparison has one of its own."""
         return f"{self._campaign}-expert" if role == "expert" else self._campaign
 
     def plan(self, trial: Trial, field: Rectangle) -> AcquisitionPlan:
@@ -136,28 +123,30 @@ class Acquirer:
         try:
             reservation = await self._client.prepare(plan)
         except (OutOfLimitsError, BudgetError, ExhaustedError) as error:
-            return self._book.update(trial, state="failed", reason=f"refused by the instrument: {error}")
+            return self._book.update(trial, state=TrialState.FAILED, reason=f"refused by the instrument: {error}")
         except ConflictError as error:
             msg = f"the instrument refuses {plan.id}: {error}"
             raise InstrumentUnavailableError(msg) from error
-        trial = self._book.update(trial, state="reserved", seconds={"prepare": time.monotonic() - started})
+        trial = self._book.update(trial, state=TrialState.RESERVED, seconds={"prepare": time.monotonic() - started})
         self._control.check()
-        trial = self._book.update(trial, state="acquiring")
+        trial = self._book.update(trial, state=TrialState.ACQUIRING)
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
-        with AcquisitionWriter(self.path(trial), plan, description, self._config.metadata) as writer:
+        with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer:
             outcome = await self._expose(trial, writer)
             trial = self._book.update(trial, electrons=outcome.electrons)
             gap = 1 - writer.received.mean()
             if outcome.state != "done" or gap > LARGEST_GAP:
                 reason = outcome.reason or f"{gap:.0%} of the frames are missing"
-                return self._book.update(trial, state="failed", reason=f"acquisition {outcome.state}: {reason}")
+                return self._book.update(
+                    trial, state=TrialState.FAILED, reason=f"acquisition {outcome.state}: {reason}"
+                )
             await asyncio.to_thread(writer.finish, outcome)
         return self._acquired(trial, time.monotonic() - started)
 
     def _acquired(self, trial: Trial, seconds: float) -> Trial:
         file = str(self.path(trial).relative_to(self._folder))
-        return self._book.update(trial, state="acquired", acquisition_file=file, seconds={"acquire": seconds})
+        return self._book.update(trial, state=TrialState.ACQUIRED, acquisition_file=file, seconds={"acquire": seconds})
 
     async def _expose(self, trial: Trial, writer: AcquisitionWriter) -> Outcome:
         plan = writer.plan
@@ -176,7 +165,7 @@ class Acquirer:
             raise StoppedError(str(error)) from error
         except StoppedError as error:  # the disk is full
             outcome = await self._booked(plan.id, str(error))
-            self._book.update(trial, state="failed", electrons=outcome.electrons, reason=str(error))
+            self._book.update(trial, state=TrialState.FAILED, electrons=outcome.electrons, reason=str(error))
             raise
 
     async def _booked(self, plan_id: str, reason: str) -> Outcome:
@@ -209,9 +198,9 @@ class Acquirer:
             trial = self._book.update(trial, electrons=trial.plan.electrons if outcome is None else outcome.electrons)
             return self._acquired(trial, 0.0)
         if outcome is None or outcome.state == "reserved":
-            return self._book.update(trial, state="suggested")
+            return self._book.update(trial, state=TrialState.SUGGESTED)
         reason = f"interrupted, the frames are lost ({outcome.reason or outcome.state})"
-        return self._book.update(trial, state="failed", electrons=outcome.electrons, reason=reason)
+        return self._book.update(trial, state=TrialState.FAILED, electrons=outcome.electrons, reason=reason)
 
     def _tell(self, phase: Phase, trial: Trial, message: str = "") -> None:
         self._audience.tell(PhaseChanged(phase=phase, trial=trial.number, role=trial.role, message=message))

@@ -33,9 +33,7 @@ def defocus_range(description: Description, config: CampaignConfig) -> tuple[flo
     low, high = description.defocus.bounds
     if description.defocus.kind == "fixed":
         return low, high
-    widest = config.search.window * optics.largest_defocus(
-        description.semiangle, description.detector.angular_pixel, description.voltage
-    )
+    widest = config.search.largest_defocus(description)
     wanted = config.search.defocus or (low, high)
     legal = max(low, wanted[0], -widest), min(high, wanted[1], widest)
     if legal[0] > legal[1]:

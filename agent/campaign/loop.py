@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from agent.campaign.acquisition import Acquirer, FreshAreaError
@@ -24,17 +23,14 @@ from agent.campaign.planning import (
     reference_part,
     reference_settings,
 )
-from agent.campaign.stop import Control
-from agent.campaign.trials import ACQUIRED, ENDED, TrialBook
-from agent.config import CampaignConfig
+from agent.campaign.session import Session
 from agent.errors import AgentError, BadInputError
-from agent.events import Audience, ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
+from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Policy
-from agent.processing.worker import ReconstructionWorker
-from agent.records import CampaignLayout, ModelView, Recommendation, Role, Suggestion, Trial
-from agent.scoring.ring_correlation import scale_score
-from agent.storage.journal import Journal
+from agent.processing.child import ReconstructionProcess
+from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
+from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
 from instrument.background import Background
 
@@ -43,52 +39,34 @@ MAX_FAILURES = 3
 _ROUNDING = 1e-9
 """Relative; kept back of the electrons left, because sums of them are rounded on both sides."""
 
+_ACQUIRED = (TrialState.ACQUIRED, TrialState.RECONSTRUCTING)
+_TO_ACQUIRE = (TrialState.SUGGESTED, TrialState.RESERVED)
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Session:
-    """What stays the same while one agent runs one campaign, over however many connections."""
-
-    journal: Journal
-    audience: Audience
-    control: Control
-    worker: ReconstructionWorker
-    book: TrialBook
-    failures_after: int
-    """Trials up to this number belong to an earlier session; their failures have had their say."""
 
 
 class Loop:
     """One connection's part of a campaign: goes on from where the journal says it stands, to its end."""
 
-    def __init__(self, session: Session, client: InstrumentClient, tasks: Background) -> None:
+    def __init__(
+        self, session: Session, worker: ReconstructionProcess, client: InstrumentClient, tasks: Background
+    ) -> None:
+        self.config = session.config
+        self.layout = session.layout
         self._journal = session.journal
         self._audience = session.audience
         self._control = session.control
-        self._client = client
-        self._book = book = session.book
-        self.config: CampaignConfig = session.journal.read("config")
-        self.layout: CampaignLayout = session.journal.read("layout")
-        folder = session.journal.folder
-        self._acquirer = Acquirer(
-            client,
-            session.journal.read("campaign"),
-            folder,
-            self.config,
-            self.layout,
-            book,
-            session.audience,
-            session.control,
-        )
-        self._pipeline = Pipeline(session.worker, tasks, folder, self.config, book, session.audience, session.control)
+        self._book = session.book
         self._failures_after = session.failures_after
+        self._client = client
+        self._acquirer = Acquirer(session, client)
+        self._pipeline = Pipeline(session, worker, tasks)
 
     async def run(self) -> None:
         """Everything that is still to do."""
         await self._client.open_campaign(self._acquirer.account("exploration"), self.config.electrons)
         await self._take_stock()
-        if needs_reference(self.config) and self._journal.read("target") is None:
+        if needs_reference(self.config) and self._journal.facts.target is None:
             await self._measure_target()
         await self._explore()
         await self._pipeline.finished()
@@ -101,12 +79,12 @@ class Loop:
     async def _take_stock(self) -> None:
         """Settle interrupted acquisitions with the instrument, and queue what is not reconstructed yet."""
         for trial in self._book:
-            if trial.state in ("suggested", "reserved", "acquiring") and trial.plan is not None:
+            if trial.state in OPEN and trial.plan is not None:
                 await self._acquirer.reconcile(trial)
         for trial in self._book:
             # What cannot be taken again is reconstructed again.
             irreplaceable = trial.role != "exploration" and trial.acquisition_file is not None
-            if trial.state in ACQUIRED or (trial.state == "failed" and irreplaceable):
+            if trial.state in _ACQUIRED or (trial.state is TrialState.FAILED and irreplaceable):
                 self._pipeline.start(trial)
 
     # -- the steps -------------------------------------------------------------------------------------------------
@@ -127,7 +105,7 @@ class Loop:
             try:
                 await self._acquire(open_trial)
             except FreshAreaError as error:
-                self._book.update(open_trial, state="failed", reason=str(error))
+                self._book.update(open_trial, state=TrialState.FAILED, reason=str(error))
                 self._journal.note("exploration ends", reason=str(error))
                 return
 
@@ -156,13 +134,12 @@ class Loop:
 
     async def _ask_policy(self, description: Description, question: Callable[[Policy], T], *, final: bool) -> T:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
-        references = self._book.of_role("reference")
         problem = make_problem(
             self._rationed(description, final=final),
             self.config,
             self.layout,
-            self._journal.read("target"),
-            spent_before=sum(trial.electrons for trial in references),
+            self._journal.facts.target,
+            self._book.budget,
         )
         seed = self.config.seed
         return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))
@@ -171,7 +148,7 @@ class Loop:
         """What may be taken now of a recording that is used up, so that later acquisitions find counts as well."""
         if not description.consumable:
             return description
-        return ration(description, self._journal.read("description"), self._book, self.config, final=final)
+        return ration(description, self._journal.facts.description, self._book, self.config, final=final)
 
     async def _acquire(self, trial: Trial) -> Trial:
         """Acquire an open trial and queue its reconstruction."""
@@ -180,22 +157,22 @@ class Loop:
         if trial.plan is None:
             trial = await self._make_plan(trial, description)
         trial = await self._acquirer.acquire(trial, description)
-        if trial.state == "acquired":
+        if trial.state is TrialState.ACQUIRED:
             self._pipeline.start(trial)
         return trial
 
     async def _measure_target(self) -> None:
         """Goal `cheapest` without a score: find out what the instrument can give at best."""
-        while (reference := self._book.latest("reference")) is None or reference.state != "done":
+        while (reference := self._book.latest("reference")) is None or reference.state is not TrialState.DONE:
             self._check_failures()
             if reference is None:
                 suggestion = reference_settings(await self._client.describe(), self.config)
                 reference = self._book.add("reference", suggestion, 0.0)
-            if reference.state in ("suggested", "reserved"):
+            if reference.state in _TO_ACQUIRE:
                 await self._acquire(reference)
             await self._pipeline.finished()
         assert reference.score is not None
-        part = reference_part(self._journal.read("description"))
+        part = reference_part(self._journal.facts.description)
         full = scale_score(reference.score, 1 / part).value
         target = self.config.goal.fraction * full
         if target <= 0:
@@ -208,7 +185,7 @@ class Loop:
 
     async def _finish(self) -> None:
         """Recommend, acquire the final picture and, beside it, the expert's."""
-        while (final := self._book.latest("final")) is None or final.state in ("suggested", "reserved"):
+        while (final := self._book.latest("final")) is None or final.state in _TO_ACQUIRE:
             self._check_failures()
             await self._acquire(final if final is not None else await self._recommend())
         if self.config.expert is None:
@@ -222,7 +199,7 @@ class Loop:
         try:
             await self._acquire(expert)
         except FreshAreaError as error:
-            self._book.update(expert, state="failed", reason=str(error))
+            self._book.update(expert, state=TrialState.FAILED, reason=str(error))
 
     async def _recommend(self) -> Trial:
         number = self._book.next_number
@@ -230,7 +207,7 @@ class Loop:
         started = time.monotonic()
         description = await self._client.describe()
         observations = self._book.observations(number + 1)
-        left = self._book.left
+        left = self._book.budget.left
 
         def recommend(policy: Policy) -> tuple[Recommendation, ModelView | None, str]:
             policy.ingest(observations)
@@ -264,7 +241,7 @@ class Loop:
 
     def _affordable_dose(self, plan: AcquisitionPlan, cost: float) -> float:
         """The plan's dose, less what flyback and margins of the scan cost where the policy has spent every electron."""
-        affordable = self._book.left * (1 - _ROUNDING)
+        affordable = self._book.budget.left * (1 - _ROUNDING)
         if cost <= affordable:
             return plan.dose
         dose = plan.dose * (affordable - (cost - plan.electrons)) / plan.electrons
@@ -278,7 +255,7 @@ class Loop:
     def _open(self, role: Role) -> Trial | None:
         """The trial of a role that has been suggested and not acquired, if any."""
         latest = self._book.latest(role)
-        return latest if latest is not None and latest.state in ("suggested", "reserved") else None
+        return latest if latest is not None and latest.state in _TO_ACQUIRE else None
 
     def _check_failures(self) -> None:
         failed = self._book.failures_in_a_row(self._failures_after)
@@ -288,7 +265,7 @@ class Loop:
 
     def _require_final(self) -> None:
         final = self._book.of_role("final")[-1]
-        if final.state not in ENDED or final.state == "failed":
+        if final.state not in ENDED or final.state is TrialState.FAILED:
             msg = f"the final acquisition has no score: {final.reason}; `ptychopilot resume` tries again"
             raise AgentError(msg)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from agent.campaign.layout import scored_edge, scored_rectangle
-from agent.campaign.stop import Control
-from agent.campaign.trials import TrialBook
-from agent.config import CampaignConfig
-from agent.events import Audience, PhaseChanged, ReconstructionProgress
+from agent.campaign.session import Session
+from agent.events import PhaseChanged, ReconstructionProgress
+from agent.processing.child import ProcessingError, ReconstructionProcess
 from agent.processing.process import ProcessingJob, ProcessingResult
-from agent.processing.worker import ProcessingError, ReconstructionWorker
-from agent.records import Trial
+from agent.records import Trial, TrialState
 from instrument.background import Background
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 """A reconstruction that fails is tried once more in a fresh process."""
@@ -26,25 +27,22 @@ _TIMEOUT_PER_POSITION_S = 0.5
 
 
 class Pipeline:
-    """Reconstructs and scores in the order of acquisition: each job starts from what the ones before taught."""
+    """Reconstructs and scores in the order of acquisition: each job starts from what the ones before taught.
 
-    def __init__(
-        self,
-        worker: ReconstructionWorker,
-        tasks: Background,
-        folder: Path,
-        config: CampaignConfig,
-        book: TrialBook,
-        audience: Audience,
-        control: Control,
-    ) -> None:
+    Args:
+        session: whose trials are reconstructed.
+        worker: the process that does it.
+        tasks: where the waiting for it lives.
+    """
+
+    def __init__(self, session: Session, worker: ReconstructionProcess, tasks: Background) -> None:
         self._worker = worker
         self._tasks = tasks
-        self._folder = folder
-        self._config = config
-        self._book = book
-        self._audience = audience
-        self._control = control
+        self._folder = session.folder.resolve()
+        self._config = session.config
+        self._book = session.book
+        self._audience = session.audience
+        self._control = session.control
         self._jobs: dict[int, asyncio.Task[None]] = {}
 
     def start(self, trial: Trial) -> None:
@@ -62,17 +60,19 @@ class Pipeline:
     async def _process(self, trial: Trial, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait({before})
-        trial = self._book.update(trial, state="reconstructing")
+        trial = self._book.update(trial, state=TrialState.RECONSTRUCTING)
         self._audience.tell(PhaseChanged(phase="reconstructing", trial=trial.number, role=trial.role))
         started = time.monotonic()
         try:
             result = await self._attempt(trial)
         except ProcessingError as error:
-            self._book.update(trial, state="failed", reason=f"reconstruction: {error}")
+            self._book.update(trial, state=TrialState.FAILED, reason=f"reconstruction: {error}")
             return
+        for note in result.notes:
+            logger.info("trial %d: %s", trial.number, note)
         self._book.update(
             trial,
-            state="done",
+            state=TrialState.DONE,
             score=result.score,
             defocus_measured=result.defocus_measured,
             reconstruction_file=str(self._output(trial).relative_to(self._folder)),
@@ -97,11 +97,11 @@ class Pipeline:
     def _job(self, trial: Trial) -> ProcessingJob:
         assert trial.plan is not None
         assert trial.acquisition_file is not None
-        config, folder = self._config, self._folder.resolve()
-        earlier = [self._column(t) for t in self._book if t.number < trial.number and t.state == "done"]
+        config = self._config
+        earlier = [self._column(t) for t in self._book if t.number < trial.number and t.state is TrialState.DONE]
         known = [path for path in earlier if path.exists()]
         return ProcessingJob(
-            acquisition=folder / trial.acquisition_file,
+            acquisition=self._folder / trial.acquisition_file,
             output=self._output(trial),
             column=known[-1] if known else None,
             column_output=self._column(trial),
@@ -114,7 +114,7 @@ class Pipeline:
         )
 
     def _output(self, trial: Trial) -> Path:
-        return self._folder.resolve() / "reconstructions" / f"{trial.number:03d}-{trial.role}.h5"
+        return self._folder / "reconstructions" / f"{trial.number:03d}-{trial.role}.h5"
 
     def _column(self, trial: Trial) -> Path:
-        return self._folder.resolve() / "columns" / f"{trial.number:03d}.json"
+        return self._folder / "columns" / f"{trial.number:03d}.json"

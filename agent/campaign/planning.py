@@ -1,39 +1,20 @@
-"""Settings that are not the policy's to choose, and what a campaign will cost before it exposes anything."""
+"""Settings that are not the policy's to choose, the policy's problem, and what can be known beforehand to be impossible."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import Field
-
 from agent.campaign.layout import plan_layout, scored_edge
-from agent.campaign.trials import ENDED
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.policy import make_policy
-from agent.policy.base import Problem
-from agent.records import CampaignLayout, Recommendation, Settings, Suggestion, Trial
-from instrument.models import AcquisitionPlan, Description, Record, Rectangle
+from agent.policy.base import Policy, Problem
+from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
+from instrument.models import AcquisitionPlan, Description, Rectangle
 
 CONSUMED_BY_REFERENCE = 0.5
 """Part of a recording that is used up which its reference acquisition takes; the rest is for the trials."""
-
-
-class DryRun(Record):
-    """What a campaign would do and cost. Nothing has been exposed or reserved."""
-
-    trials: int = Field(description="exploratory acquisitions")
-    acquisitions: int = Field(description="all of them: reference, exploration, final, expert")
-    electrons: float = Field(description="the budget; counts where counts per electron are not known")
-    exploration_electrons: float = Field(description="largest part of it that exploration may spend")
-    final_dose: float = Field(
-        description="dose that the rest buys over the area of interest, in the description's unit"
-    )
-    duration: float = Field(description="estimated beam time of all acquisitions, s, without reconstruction")
-    first: Suggestion = Field(description="the first settings that would be tried")
-    layout: CampaignLayout
-    description: Description
 
 
 def make_problem(
@@ -41,13 +22,21 @@ def make_problem(
     config: CampaignConfig,
     layout: CampaignLayout,
     target: float | None,
-    spent_before: float = 0.0,
+    budget: ElectronBudget,
 ) -> Problem:
-    """The policy's problem. Electrons that a reference acquisition took are not the policy's to plan with."""
+    """The policy's problem.
+
+    Args:
+        description: what the instrument offers now.
+        config: of the campaign.
+        layout: whose fields have the areas to pay for.
+        target: score to reach, bit/Å², where it was measured; None before.
+        budget: electrons; what the reference takes of them is not the policy's to plan with.
+    """
     trial = layout.exploration[0]
     return Problem(
         description=description,
-        config=config.model_copy(update={"electrons": config.electrons - spent_before}),
+        config=config.model_copy(update={"electrons": budget.after_reference}),
         final_area=layout.final.area,
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
@@ -63,26 +52,48 @@ def ration(
     What is left is shared out: `exploration.share` of it evenly to the trials to come, the rest to the final acquisition.
 
     Args:
-        description: of the instrument now; returned with a lower limit of electrons per pattern.
+        description: of the instrument now.
         at_start: as it was when the campaign began.
+        trials: all so far.
+        config: of the campaign.
         final: whether the final acquisition is next, which may take everything that is left.
+
+    Returns:
+        The description with a lower limit of electrons per pattern.
     """
-    exposed = [t for t in trials if t.role != "expert" and (t.electrons > 0 or t.state not in ENDED)]
-    per_pattern = {t.number: t.settings.dose * t.settings.step**2 for t in exposed}
-    reference = sum(per_pattern[t.number] for t in exposed if t.role == "reference")
+    exposed = [t for t in trials if t.electrons > 0 or t.state not in ENDED]
     low, now = description.electrons_per_pattern
-    full = at_start.electrons_per_pattern[1]
-    left = full - sum(per_pattern.values())
+    per_pattern = ElectronBudget.booked(
+        at_start.electrons_per_pattern[1],
+        config.exploration.share,
+        ((t.role, t.settings.dose * t.settings.step**2) for t in exposed),
+    )
+    left = per_pattern.left
     if not final:
-        explored = [per_pattern[t.number] for t in exposed if t.role == "exploration"]
-        to_come = config.exploration.trials - len(explored)
-        left = (config.exploration.share * (full - reference) - sum(explored)) / max(to_come, 1)
+        to_come = config.exploration.trials - sum(t.role == "exploration" for t in exposed)
+        left = per_pattern.exploration_left / max(to_come, 1)
     return description.model_copy(update={"electrons_per_pattern": (low, max(low, min(now, left)))})
 
 
 def needs_reference(config: CampaignConfig) -> bool:
     """Whether the score to reach has to be measured first."""
     return config.goal.kind == "cheapest" and config.goal.score is None
+
+
+def acquisitions_planned(config: CampaignConfig) -> int:
+    """Acquisitions of a whole campaign: reference, exploration, final and expert."""
+    return config.exploration.trials + needs_reference(config) + 1 + (config.expert is not None)
+
+
+def planned_budget(config: CampaignConfig, description: Description) -> ElectronBudget:
+    """The electrons before anything is exposed, with those that the reference will take.
+
+    Raises BadInputError as reference_settings does.
+    """
+    reference = 0.0
+    if needs_reference(config):
+        reference = reference_settings(description, config).settings.dose * _trial_area(config)
+    return ElectronBudget(total=config.electrons, share=config.exploration.share, reference=reference)
 
 
 def reference_part(description: Description) -> float:
@@ -93,7 +104,8 @@ def reference_part(description: Description) -> float:
 def reference_settings(description: Description, config: CampaignConfig) -> Suggestion:
     """The acquisition that tells what the instrument can give: finest step, all or half of what the recording holds.
 
-    Raises BadInputError where the instrument is no recording.
+    Raises:
+        BadInputError: the instrument is no recording, or the budget does not pay for it.
     """
     if not description.repeatable:
         msg = (
@@ -103,12 +115,9 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
         raise BadInputError(msg)
     part = reference_part(description)
     dose = part * description.full_dose
-    area = config.exploration.height * config.exploration.width
-    if dose * area >= config.electrons:
-        msg = (
-            f"electrons: the budget of {config.electrons:.4g} does not pay for the reference acquisition, "
-            f"{dose * area:.4g}"
-        )
+    cost = dose * _trial_area(config)
+    if cost >= config.electrons:
+        msg = f"electrons: the budget of {config.electrons:.4g} does not pay for the reference acquisition, {cost:.4g}"
         raise BadInputError(msg)
     low, high = description.defocus.bounds
     return Suggestion(
@@ -119,7 +128,13 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
 
 
 def expert_settings(config: CampaignConfig, final: AcquisitionPlan, area: Rectangle) -> Suggestion:
-    """The expert's step and defocus with the electrons of the final acquisition."""
+    """The expert's step and defocus with the electrons of the final acquisition.
+
+    Args:
+        config: names the expert's step, Å, and defocus, Å.
+        final: plan of the final acquisition.
+        area: field of the final acquisition; the expert's is of the same size.
+    """
     assert config.expert is not None
     step, defocus = config.expert
     shape = AcquisitionPlan(
@@ -145,22 +160,43 @@ def final_suggestion(recommendation: Recommendation, source: str) -> Suggestion:
 
 
 def plan_campaign(config: CampaignConfig, description: Description, exposed: list[Rectangle]) -> CampaignLayout:
-    """Everything that can be known to be impossible beforehand is refused here; BadInputError."""
+    """Lay out a campaign, and refuse everything that can be known beforehand to be impossible.
+
+    Args:
+        config: the campaign.
+        description: what the instrument offers.
+        exposed: illuminated rectangles of the instrument's ledger.
+
+    Returns:
+        Where on the specimen everything will happen.
+
+    Raises:
+        BadInputError: something is impossible; the message has the numbers.
+    """
     layout = plan_layout(description, config, exposed)
     scored_edge(config)
     for own in (config.reconstruction.function, config.score.function):
         if own is not None:
             load_attribute(own)
-    if needs_reference(config):
-        reference_settings(description, config)
-    make_policy(make_problem(description, config, layout, target=1.0), config.seed)
+    _first_policy(config, description, layout)
     return layout
 
 
 def first_suggestion(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Suggestion:
     """What the policy would try first. Raises BadInputError where it has nothing to try."""
-    suggestions = make_policy(make_problem(description, config, layout, target=1.0), config.seed).suggest(1)
+    suggestions = _first_policy(config, description, layout).suggest(1)
     if not suggestions:
         msg = "electrons: the budget does not pay for a single exploratory acquisition"
         raise BadInputError(msg)
     return suggestions[0]
+
+
+def _first_policy(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Policy:
+    """The policy before the first trial. A target that is still to be measured stands in as 1 bit/Å²."""
+    budget = planned_budget(config, description)
+    return make_policy(make_problem(description, config, layout, 1.0, budget), config.seed)
+
+
+def _trial_area(config: CampaignConfig) -> float:
+    """Area, Å², of a trial's field."""
+    return config.exploration.height * config.exploration.width

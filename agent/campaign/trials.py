@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.policy.base import Observation
-from agent.records import Role, State, Suggestion, Trial
-from agent.scoring.ring_correlation import dose_knee
+from agent.records import ENDED, ElectronBudget, Role, Score, Suggestion, Trial, TrialState
+from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
+from instrument import AcquisitionPlan
 
-ENDED: tuple[State, ...] = ("done", "failed", "vetoed")
-ACQUIRED: tuple[State, ...] = ("acquired", "reconstructing")
+
+class IllegalTransitionError(RuntimeError):
+    """A trial was to go from one state to another that cannot follow it: a mistake in the program."""
+
+
+class TrialChanges(TypedDict, total=False):
+    """The fields of a trial that change during its life; see agent.records.Trial."""
+
+    state: TrialState
+    suggestion: Suggestion
+    plan: AcquisitionPlan
+    electrons: float
+    score: Score
+    defocus_measured: float
+    reason: str
+    acquisition_file: str
+    reconstruction_file: str
+    seconds: dict[str, float]
 
 
 class TrialBook:
-    """All trials so far. Every change is on disk before the call that makes it returns."""
+    """All trials so far. Every change is on disk before the call that makes it returns.
 
-    def __init__(self, journal: Journal, audience: Audience, budget: float) -> None:
+    Args:
+        journal: of the campaign, with the trials of earlier sessions.
+        audience: told of every change.
+    """
+
+    def __init__(self, journal: Journal, audience: Audience) -> None:
         self._journal = journal
         self._audience = audience
-        self._budget = budget
         self._trials = {trial.number: trial for trial in journal.trials()}
 
     def __iter__(self) -> Iterator[Trial]:
@@ -32,18 +53,13 @@ class TrialBook:
 
     @property
     def next_number(self) -> int:
-        """Of the trial that comes next."""
+        """Number of the trial that comes next."""
         return max(self._trials, default=0) + 1
 
     @property
-    def spent(self) -> float:
-        """Electrons of the campaign's budget that are booked; the expert's comparison has a budget of its own."""
-        return sum(trial.electrons for trial in self if trial.role != "expert")
-
-    @property
-    def left(self) -> float:
-        """Electrons of the budget that are left."""
-        return max(self._budget - self.spent, 0.0)
+    def budget(self) -> ElectronBudget:
+        """The campaign's electrons as booked so far."""
+        return ElectronBudget.of_campaign(self._journal.facts.config, self)
 
     def of_role(self, role: Role) -> list[Trial]:
         """The trials of a role, in order."""
@@ -51,25 +67,54 @@ class TrialBook:
 
     def latest(self, role: Role) -> Trial | None:
         """The last trial of a role that has not failed, if any."""
-        alive = [trial for trial in self.of_role(role) if trial.state not in ("failed", "vetoed")]
+        alive = [trial for trial in self.of_role(role) if trial.state not in (TrialState.FAILED, TrialState.VETOED)]
         return alive[-1] if alive else None
 
     def add(self, role: Role, suggestion: Suggestion, seconds: float) -> Trial:
-        """A new trial in state `suggested`; `seconds` is what the suggestion took."""
-        trial = Trial(
-            number=self.next_number, role=role, state="suggested", suggestion=suggestion, seconds={"suggest": seconds}
-        )
-        return self._put(trial)
+        """Begin a trial.
 
-    def update(self, trial: Trial, **changes: Any) -> Trial:
-        """Change fields of a trial; `seconds` are added to those it has."""
+        Args:
+            role: of the trial.
+            suggestion: its settings with their reason.
+            seconds: how long the suggestion took.
+
+        Returns:
+            The trial, in state `suggested`.
+        """
+        return self._put(
+            Trial(
+                number=self.next_number,
+                role=role,
+                state=TrialState.SUGGESTED,
+                suggestion=suggestion,
+                seconds={"suggest": seconds},
+            )
+        )
+
+    def update(self, trial: Trial, **changes: Unpack[TrialChanges]) -> Trial:
+        """Change fields of a trial.
+
+        Args:
+            trial: whose number says which.
+            changes: fields of Trial; `seconds` are added to those it has.
+
+        Returns:
+            The trial as it is now.
+
+        Raises:
+            IllegalTransitionError: the state cannot follow the present one; nothing is changed.
+        """
         current = self._trials[trial.number]
+        if "state" in changes and not current.state.may_become(changes["state"]):
+            msg = f"trial {trial.number} is {current.state} and cannot become {changes['state']}"
+            raise IllegalTransitionError(msg)
         if "seconds" in changes:
             changes["seconds"] = {**current.seconds, **changes["seconds"]}
         changed = current.model_copy(update=changes)
         self._put(changed)
         if changed.electrons != current.electrons and changed.role != "expert":
-            self._audience.tell(BudgetChanged(spent=self.spent, budget=self._budget))
+            budget = self.budget
+            self._audience.tell(BudgetChanged(spent=budget.spent, budget=budget.total))
         return changed
 
     def _put(self, trial: Trial) -> Trial:
@@ -84,7 +129,7 @@ class TrialBook:
         for trial in self:
             if trial.number <= after or trial.state not in ENDED:
                 continue
-            failed = [*failed, trial] if trial.state == "failed" else []
+            failed = [*failed, trial] if trial.state is TrialState.FAILED else []
         return failed
 
     def observations(self, number: int) -> list[Observation]:
@@ -94,18 +139,22 @@ class TrialBook:
         a suggestion does not depend on how long a reconstruction took. What failed before it was reconstructed is
         known to have failed.
         """
-        told = [t for t in self if t.number < number and t.role in ("reference", "exploration") and t.state != "vetoed"]
+        told = [
+            t
+            for t in self
+            if t.number < number and t.role in ("reference", "exploration") and t.state is not TrialState.VETOED
+        ]
         return [_observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 
 def _observe(trial: Trial, *, pending: bool) -> Observation:
-    common = {
+    common: dict[str, Any] = {
         "trial": trial.number,
         "settings": trial.settings,
         "electrons": trial.electrons,
         "role": trial.role,
     }
-    if trial.state == "failed" and (trial.acquisition_file is None or not pending):
+    if trial.state is TrialState.FAILED and (trial.acquisition_file is None or not pending):
         return Observation(state="failed", **common)
     if pending or trial.score is None:
         return Observation(state="pending", **common)

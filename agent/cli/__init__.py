@@ -9,14 +9,19 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command; exits with 0 done, 1 internal error, 2 bad input, 3 no instrument, 4 stopped."""
+    """Entry point of the command; exits with an `agent.cli.errors.ExitCode`.
+
+    Args:
+        arguments: of the command, without its name; None: those of this process.
+    """
+    from agent.cli.errors import ExitCode, run_guarded
+
     if importlib.util.find_spec("typer") is None:
         sys.stderr.write(
             "ptychopilot: only the instrument side is installed here; `python -m instrument` serves a microscope, "
             "pip install 'ptychopilot[agent]' adds the agent\n"
         )
-        raise SystemExit(2)
+        raise SystemExit(ExitCode.BAD_INPUT)
     from agent.cli.app import app
-    from agent.cli.errors import run_guarded
 
     raise SystemExit(run_guarded(app, arguments))

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agent.campaign.run import dry_run as plan_only
+from agent.campaign.dry_run import dry_run as plan_only
 from agent.campaign.run import resume_campaign, run_campaign
-from agent.cli.results import RESULT, results, show_plan, show_results, write_json
+from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command
 from agent.config import CampaignConfig, load_config
 from agent.errors import AgentError, BadInputError
@@ -41,7 +41,22 @@ def run(
     patience: float,
     debug: bool,
 ) -> None:
-    """Run the campaign of a file on the instrument at `endpoint`."""
+    """Run the campaign of a file.
+
+    Args:
+        path: campaign file.
+        endpoint: control endpoint of the instrument, tcp://HOST:PORT.
+        dry_run: only say what it would do and cost.
+        out: campaign folder; None: a new one below `campaigns/`.
+        json_file: where the result goes as JSON besides.
+        patience: s to wait for an instrument that does not answer.
+        debug: log to the terminal.
+
+    Raises:
+        BadInputError: the file, the folder or `json_file` cannot be used; nothing was exposed.
+        InstrumentUnavailableError: the instrument cannot be reached or refuses.
+        StoppedError: an operator or a limit stopped the campaign; `resume` continues it.
+    """
     _log_to_terminal(debug)
     config = load_config(path)
     _check_json(json_file)
@@ -61,7 +76,20 @@ def run(
 
 
 def resume(folder: Path, endpoint: str | None, *, json_file: Path | None, patience: float, debug: bool) -> None:
-    """Continue the campaign in `folder`; an instrument that the agent had started itself is started again."""
+    """Continue a campaign; an instrument that the agent had started itself is started again.
+
+    Args:
+        folder: of the campaign.
+        endpoint: control endpoint of the instrument; None: where it was.
+        json_file: where the result goes as JSON besides.
+        patience: s to wait for an instrument that does not answer.
+        debug: log to the terminal.
+
+    Raises:
+        BadInputError: `folder` is no campaign folder, or `json_file` cannot be written.
+        InstrumentUnavailableError: the instrument cannot be reached or refuses.
+        StoppedError: an operator or a limit stopped it again.
+    """
     _log_to_terminal(debug)
     record, link = load_campaign(folder), load_link(folder)
     _check_json(json_file)
@@ -80,7 +108,19 @@ def resume(folder: Path, endpoint: str | None, *, json_file: Path | None, patien
 
 
 def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool) -> None:
-    """Run the example campaign against a simulated microscope in a process of its own."""
+    """Run the example campaign against a simulated microscope in a process of its own.
+
+    Args:
+        out: campaign folder; None: a new one below `campaigns/`.
+        json_file: where the result goes as JSON besides.
+        browser: whether to open the report at the end.
+        debug: log to the terminal.
+
+    Raises:
+        BadInputError: `out` or `json_file` cannot be used.
+        InstrumentUnavailableError: the simulated microscope does not start.
+        StoppedError: an operator stopped it; `resume` continues.
+    """
     _log_to_terminal(debug)
     with as_file(files("agent.cli").joinpath("mos2.yaml")) as path:
         config = load_config(path)
@@ -105,7 +145,16 @@ def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool
 
 
 def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
-    """Write the report of a campaign in whatever state, and its result as JSON where that is wanted."""
+    """Write the report of a campaign in whatever state, and its result as JSON where that is wanted.
+
+    Args:
+        folder: of the campaign.
+        out: folder for the report; None: the campaign's.
+        json_file: where the result goes as JSON.
+
+    Raises:
+        BadInputError: `folder` is no campaign folder, or `json_file` cannot be written.
+    """
     _check_json(json_file)
     record = load_campaign(folder)
     report = write_report(record, folder, out)
@@ -123,13 +172,13 @@ def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path
     except BadInputError:
         raise
     except (AgentError, OSError):
-        # Stopped or failed halfway: what there is gets its report, then the error is told.
+        # stopped or failed halfway: what there is gets its report, then the error is told
         if (folder / JOURNAL).exists():
             try:
                 _conclude(console, folder, json_file)
             except (AgentError, OSError) as second:  # a full disk has no room for a report; the first error counts
-                console.print(f"no report: {second}", markup=False, highlight=False, soft_wrap=True)
-            console.print(f"`ptychopilot resume {folder}` continues", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"no report: {second}")
+            say(console, f"`ptychopilot resume {folder}` continues")
         raise
     return _conclude(console, folder, json_file)
 
@@ -151,7 +200,7 @@ def _conclude(console: Console, folder: Path, json_file: Path | None) -> Path:
     write_json(folder / RESULT, outcome)
     if json_file is not None:
         write_json(json_file, outcome)
-        console.print(f"result (JSON):   {json_file.resolve()}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"result (JSON):   {json_file.resolve()}")
     return report
 
 

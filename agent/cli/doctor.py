@@ -27,14 +27,14 @@ PACKAGES = (
 SIMULATOR_PACKAGES = ("abtem", "ase")
 GPU_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
 LITTLE_DISK = 2e9
-"""Bytes; a campaign of the demo's size needs some 0.5 GB."""
+"""Free bytes below which the disk is called too small; a campaign of the demo's size needs some 0.5 GB."""
 
 Subject = Literal["installation", "hardware", "instrument", "broker"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `good` is None for what is neither good nor bad (a GPU that is not there)."""
+    """One thing that was looked at; `good` is None for what is neither good nor bad, such as a GPU that is not there."""
 
     subject: Subject
     name: str
@@ -53,9 +53,9 @@ def examine(instrument: str | None = None, broker: str | None = None, patience: 
     findings = [_python(), *map(_package, PACKAGES), *map(_simulator_package, SIMULATOR_PACKAGES)]
     findings += [_gpu(), _disk(Path.cwd())]
     if instrument is not None:
-        findings.append(asyncio.run(_instrument(instrument, patience)))
+        findings.append(asyncio.run(_reach_instrument(instrument, patience)))
     if broker is not None:
-        findings.append(asyncio.run(_broker(broker, patience)))
+        findings.append(asyncio.run(_reach_broker(broker, patience)))
     return findings
 
 
@@ -85,7 +85,7 @@ def _simulator_package(name: str) -> Finding:
 
 
 def _gpu() -> Finding:
-    from agent.reconstruction.backends.choice import gpu_reason
+    from agent.reconstruction import gpu_reason
 
     reason = gpu_reason()
     if reason is None:
@@ -106,7 +106,7 @@ def _disk(folder: Path) -> Finding:
     return Finding("hardware", "disk", True, text)
 
 
-async def _instrument(endpoint: str, patience: float) -> Finding:
+async def _reach_instrument(endpoint: str, patience: float) -> Finding:
     from instrument.client import InstrumentClient
     from instrument.errors import InstrumentError
 
@@ -124,7 +124,7 @@ async def _instrument(endpoint: str, patience: float) -> Finding:
     )
 
 
-async def _broker(address: str, patience: float) -> Finding:
+async def _reach_broker(address: str, patience: float) -> Finding:
     import aiomqtt
 
     match = re.fullmatch(r"(?:mqtt://)?([^:/\s]+)(?::(\d{1,5}))?", address)

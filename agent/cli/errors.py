@@ -1,22 +1,47 @@
-"""From an exception to one line on standard error and an exit code."""
+"""From an exception to one line on standard error and an exit code. Exit codes are defined here only."""
 
 from __future__ import annotations
 
 import errno
 import sys
 from collections.abc import Sequence
-
-import typer
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
 
-INTERNAL = 1
-EXIT_CODES: dict[type[Exception], int] = {BadInputError: 2, InstrumentUnavailableError: 3, StoppedError: 4}
+if TYPE_CHECKING:
+    import typer
+
+
+class ExitCode(IntEnum):
+    """How the command ends."""
+
+    DONE = 0
+    INTERNAL = 1
+    BAD_INPUT = 2
+    NO_INSTRUMENT = 3
+    STOPPED = 4
+
+
+EXIT_CODES: dict[type[Exception], ExitCode] = {
+    BadInputError: ExitCode.BAD_INPUT,
+    InstrumentUnavailableError: ExitCode.NO_INSTRUMENT,
+    StoppedError: ExitCode.STOPPED,
+}
 """Of the errors that a user can act on; any other is internal."""
 
 
 def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run the application; print what went wrong in one line (a traceback only with `--debug`); return the exit code."""
+    """Run the application; print what went wrong in one line, with a traceback only where `--debug` is among the arguments.
+
+    Args:
+        app: the application.
+        arguments: of the command, without its name; None: those of this process.
+
+    Returns:
+        The exit code.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # A verb that ends with typer.Exit comes back as its code, any other as None.
@@ -35,8 +60,10 @@ def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int
 
 def describe(error: BaseException) -> tuple[int, str]:
     """Exit code and message of an exception. Of a group the most telling member speaks: one the user can act on."""
+    import typer
+
     if isinstance(error, BaseExceptionGroup):
-        return min((describe(e) for e in error.exceptions), key=lambda found: (found[0] == INTERNAL, found[0]))
+        return min((describe(e) for e in error.exceptions), key=lambda found: (found[0] == ExitCode.INTERNAL, found[0]))
     if isinstance(error, typer.TyperException):
         # A call without a verb has printed the help already and has nothing more to say.
         message = error.format_message().rstrip(".")
@@ -47,18 +74,18 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, AgentError | BadInputError):
         return exit_code(error), str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return EXIT_CODES[StoppedError], "stopped"
+        return ExitCode.STOPPED, "stopped"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" of {error.filename}" if error.filename else ""
-        return EXIT_CODES[StoppedError], f"the disk{where} is full; free some space and resume"
+        return ExitCode.STOPPED, f"the disk{where} is full; free some space and resume"
     if isinstance(error, OSError) and error.filename is not None:
-        return EXIT_CODES[BadInputError], f"{error.filename}: {error.strerror}"
+        return ExitCode.BAD_INPUT, f"{error.filename}: {error.strerror}"
     return _instrument_error(error)
 
 
 def exit_code(error: Exception) -> int:
     """The exit code of an error of the agent's."""
-    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), INTERNAL)
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), ExitCode.INTERNAL)
 
 
 def print_error(message: str) -> None:
@@ -73,5 +100,8 @@ def _instrument_error(error: BaseException) -> tuple[int, str]:
     from instrument.errors import InstrumentError
 
     if isinstance(error, InstrumentError):
-        return EXIT_CODES[InstrumentUnavailableError], f"the instrument refuses: {error}"
-    return INTERNAL, f"internal error, {type(error).__name__}: {error} (run it again with --debug to see where)"
+        return ExitCode.NO_INSTRUMENT, f"the instrument refuses: {error}"
+    return (
+        ExitCode.INTERNAL,
+        f"internal error, {type(error).__name__}: {error} (run it again with --debug to see where)",
+    )

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from agent.cli.results import write_json
+from agent.cli.results import say, write_json
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
 from agent.formatting import signed_length, uncertain
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
-from agent.processing.process import ProcessingJob, process_acquisition
-from agent.reconstruction.model.checks import SMALLEST_DETECTOR
+from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
+from agent.reconstruction import SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
-from agent.storage.files import Acquisition, read_acquisition, read_reconstruction
+from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 from instrument.recordings import RecordingOptions, whole_counts
@@ -36,10 +37,13 @@ def reconstruct_file(
     *,
     regularise: bool = False,
 ) -> None:
-    """Reconstruct `path` and write object (HDF5) and phase (PNG) into `out`, the current folder by default.
+    """Reconstruct one data set; write the object (HDF5) and its phase (PNG).
 
     Args:
+        path: of the data set.
+        out: folder to write into; None: the current one.
         options: what the file lacks or has wrong.
+        passes: over all patterns.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
         regularise: whether the picture is expected to have no power where only noise is seen; the score's halves are not.
 
@@ -57,12 +61,7 @@ def reconstruct_file(
     else:
         file = read_patterns(path, options)
         acquisition, notes = _as_acquisition(path, file), file.notes
-    try:  # before anything is computed
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
-        raise BadInputError(msg) from error
+    _make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
     halves = _split(acquisition)
@@ -78,23 +77,39 @@ def reconstruct_file(
         result = process_acquisition(
             acquisition, job, lambda phase, fraction: status.update(f"{phase}: {fraction:.0%}")
         )
-    picture = Picture.of(read_reconstruction(output))
     png = output.with_name(f"{path.stem}-phase.png")
+    picture = Picture.of(read_reconstruction(output))
     png.write_bytes(phase_image(picture, picture.levels()))
-    resolution = "not reached" if result.score.resolution is None else f"{result.score.resolution:.3g} Å"
-    for line in (
-        *notes,
-        *result.notes,
-        *([] if result.score.veto is None else [f"the score is not to be trusted: {result.score.veto}"]),
-        f"score:   {uncertain(result.score.value, result.score.sd)} bit/Å², half-bit resolution {resolution}",
-        f"defocus: {signed_length(result.defocus_measured)} measured; {result.passes} passes on the {result.device}",
-        f"object:  {output}",
-        f"picture: {png}",
-    ):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for note in notes:
+        say(console, note)
+    _show(console, result, output, png)
     if json_file is not None:
         write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
-        console.print(f"result (JSON): {json_file.resolve()}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"result (JSON): {json_file.resolve()}")
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
+        raise BadInputError(msg) from error
+
+
+def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -> None:
+    """Print score, defocus and where the files are, after what a person should be told."""
+    for note in result.notes:
+        say(console, note)
+    score = result.score
+    if score.veto is not None:
+        say(console, f"the score is not to be trusted: {score.veto}")
+    resolution = "not reached" if score.resolution is None else f"{score.resolution:.3g} Å"
+    say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}")
+    measured = signed_length(result.defocus_measured)
+    say(console, f"defocus: {measured} measured; {result.passes} passes on the {result.device}")
+    say(console, f"object:  {output}")
+    say(console, f"picture: {png}")
 
 
 def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.campaign.planning import DryRun
+from agent.campaign.dry_run import DryRun
 from agent.errors import BadInputError
 from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
-from agent.records import CampaignRecord, Trial
+from agent.records import CampaignRecord, Settings, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, sentences, settings_text, shared_power
+from agent.storage.atomic import atomic_write
 
 RESULT = "result.json"
 """In the campaign folder: what `--json` writes elsewhere."""
@@ -34,10 +34,14 @@ def show_results(console: Console, record: CampaignRecord, report: Path | None) 
     share = record.electrons_spent / record.config.electrons
     spent = f"{electrons(record.electrons_spent)} of {electrons(record.config.electrons)} ({share:.1%})"
     console.print(f"{quantity_name(record)} spent: {spent}", highlight=False)
-    # Paths go on lines of their own and are never wrapped, so that they can be copied.
-    console.print(f"campaign folder: {Path(record.folder).resolve()}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"campaign folder: {Path(record.folder).resolve()}")
     if report is not None:
-        console.print(f"report:          {report.resolve()}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"report:          {report.resolve()}")
+
+
+def say(console: Console, line: str) -> None:
+    """Print one line as it is: never wrapped, so that a path can be copied, and without markup or colour."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_plan(console: Console, plan: DryRun) -> None:
@@ -52,6 +56,7 @@ def show_plan(console: Console, plan: DryRun) -> None:
         ("exploratory trials", str(plan.trials)),
         ("acquisitions in all", str(plan.acquisitions)),
         ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
+        *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
         ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
         ("beam time", f"about {duration(plan.duration)}, without reconstruction"),
@@ -62,7 +67,12 @@ def show_plan(console: Console, plan: DryRun) -> None:
 
 
 def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
-    """The outcome of a campaign as JSON-able values. Å, e/Å² (or counts/Å²), bit/Å²."""
+    """The outcome of a campaign as JSON-able values; Å, e/Å² (or counts/Å²), bit/Å².
+
+    Args:
+        record: of the campaign, in any state.
+        report: path of its report; None: not written.
+    """
     final, expert = record.trial("final"), record.trial("expert")
     recommended = record.recommended
     return {
@@ -93,11 +103,13 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` in one step. Raises BadInputError where the path cannot be written."""
-    part = path.with_name(path.name + ".part")
+    """Write `content` to `path` in one step.
+
+    Raises:
+        BadInputError: the path cannot be written.
+    """
     try:
-        part.write_text(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         msg = f"{path}: cannot be written ({error.strerror}); name a file in a folder that exists and has room"
         raise BadInputError(msg) from error
@@ -131,7 +143,7 @@ def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]
     score: str = trial.state if trial.state != "done" else "–"
     resolution = "–"
     if trial.score is not None:
-        # The power of ten stands in the heading.
+        # the power of ten stands in the heading
         score = uncertain(trial.score.value / 10.0**score_power, trial.score.sd / 10.0**score_power, 0)
         resolution = f"{trial.score.resolution:.3g}" if trial.score.resolution is not None else "–"
     return (
@@ -191,7 +203,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _settings(settings: Any) -> dict[str, float]:
+def _settings(settings: Settings) -> dict[str, float]:
     return {"step_size": settings.step, "defocus": settings.defocus, "dose": settings.dose}
 
 

@@ -17,8 +17,10 @@ from agent.errors import InstrumentUnavailableError
 
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT = 90.0
+"""s until the process must have said that it is ready."""
 ATTEMPTS = 3
 PAUSE = 1.0
+"""s between two attempts to start it."""
 
 
 def simulator_command(state: Path) -> list[str]:
@@ -30,8 +32,14 @@ def simulator_command(state: Path) -> list[str]:
 def instrument_process(command: Sequence[str], log: Path) -> Iterator[str]:
     """Run `command`, an instrument server, and yield its control endpoint once it has said that it is ready.
 
-    Its standard error goes to `log`. Ctrl-C does not reach it, so that the agent can end an exposure in order; when the
-    agent dies it is ended too (on Linux). Raises InstrumentUnavailableError where it does not start.
+    Ctrl-C does not reach it, so that the agent can end an exposure in order; when the agent dies it is ended too (on Linux).
+
+    Args:
+        command: program and arguments.
+        log: file that its standard error is appended to.
+
+    Raises:
+        InstrumentUnavailableError: it does not start.
     """
     process, endpoint = _start(command, log)
     try:
@@ -54,7 +62,7 @@ def _start(command: Sequence[str], log: Path) -> tuple[subprocess.Popen[bytes], 
         if endpoint is not None:
             return process, endpoint
         _end(process)
-        # The instrument of an agent that has just been killed may still hold its books for a moment.
+        # the instrument of an agent that has just been killed may still hold its ledger for a moment
         if attempt < ATTEMPTS - 1:
             time.sleep(PAUSE)
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

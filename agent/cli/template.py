@@ -36,7 +36,7 @@ def _key(key: str, field: dict[str, Any], schema: dict[str, Any], required: bool
     section = _section(field, schema)
     if section is None:
         return _line(key, field, required, "")
-    # A section that is absent by default is shown commented out, ready to be filled in.
+    # a section that is absent by default is shown commented out, ready to be filled in
     absent = field.get("default", ...) is None
     lines = ["", *_comment(section.get("description", ""), ""), f"{key}:{' null' if absent else ''}"]
     for name, sub in section["properties"].items():
@@ -90,7 +90,11 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def write_template(path: Path) -> None:
-    """Write the template to a new file. Raises BadInputError where `path` exists or cannot be written."""
+    """Write the template to a new file.
+
+    Raises:
+        BadInputError: `path` exists or cannot be written.
+    """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(campaign_template())

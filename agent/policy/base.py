@@ -1,4 +1,4 @@
-"""The two verbs of every policy, and what it is told about the problem."""
+"""The verbs of every policy, and what it is told about the problem."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from agent.config import CampaignConfig
 from agent.records import ModelView, Recommendation, Role, Settings, Suggestion
 from instrument.models import Description, Record
 
+ObservationState = Literal["pending", "done", "failed"]
+
 
 class Observation(Record):
     """A trial as the policy sees it. `score` and `variance` are None while it is pending; failed trials say so."""
 
     trial: int
     settings: Settings
-    state: Literal["pending", "done", "failed"]
-    score: float | None = None
-    variance: float | None = None
+    state: ObservationState
+    score: float | None = Field(default=None, description="bit/Å²")
+    variance: float | None = Field(default=None, description="of the score, (bit/Å²)²")
     knee: float | None = Field(
-        default=None, description="e/Å², see agent.scoring.ring_correlation.dose_knee; None: not known"
+        default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
@@ -56,20 +58,45 @@ class Policy(Protocol):
     name: str
 
     def ingest(self, observations: Iterable[Observation]) -> None:
-        """Replace what is known of the trials named (by number) and add new ones, pending ones included."""
+        """Replace what is known of the trials named (by number) and add new ones, pending ones included.
+
+        Args:
+            observations: in any order; the order must not matter.
+        """
         ...
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
         """The next settings, each legal for the instrument and the campaign, each with its reason.
 
-        Fewer than `n_points`, perhaps none, where exploration's share of the electrons pays for no more.
+        Args:
+            n_points: how many trials are wanted.
+
+        Returns:
+            Suggestions; fewer than `n_points`, perhaps none, where exploration's share of the electrons pays for no more.
         """
         ...
 
     def recommend(self, electrons_left: float) -> Recommendation:
-        """Step, defocus and dose for the final acquisition of the area with `electrons_left`."""
+        """Step, defocus and dose for the final acquisition of the area.
+
+        Args:
+            electrons_left: electrons that the final acquisition may use.
+
+        Returns:
+            Legal settings with the reason.
+
+        Raises:
+            BadInputError: where no trial has a score, or where the electrons left pay for no legal acquisition.
+        """
         ...
 
     def view(self, electrons_left: float) -> ModelView | None:
-        """What the model believes over the two most telling settings; None for a policy without a model."""
+        """What the model believes over the two most telling settings.
+
+        Args:
+            electrons_left: electrons that the final acquisition may use.
+
+        Returns:
+            The view; None for a policy without a model, and before there is one.
+        """
         ...

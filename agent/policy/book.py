@@ -7,20 +7,24 @@ from collections.abc import Iterable
 import numpy as np
 
 from agent.errors import BadInputError
-from agent.policy.base import Observation, Problem
+from agent.policy.base import Observation, ObservationState, Problem
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace, as_points
-from agent.records import Settings
+from agent.records import ElectronBudget, Settings
 
 
 class ObservationBook:
-    """The latest observation of each trial, always in the order of their numbers, whatever the order they came in."""
+    """The latest observation of each trial, in the order of their numbers, whatever the order they came in."""
 
     def __init__(self) -> None:
         self._by_trial: dict[int, Observation] = {}
 
     def ingest(self, observations: Iterable[Observation]) -> None:
-        """Add, or replace by number."""
+        """Add observations, or replace earlier ones of the same trial.
+
+        Args:
+            observations: in any order.
+        """
         for observation in observations:
             self._by_trial[observation.trial] = observation
 
@@ -35,17 +39,17 @@ class ObservationBook:
         return [o for o in self.all if o.role == "exploration"]
 
     @property
-    def scored(self) -> list[Observation]:
+    def scored_trials(self) -> list[Observation]:
         """The trials that have a score with its variance."""
         return [o for o in self.all if o.state == "done" and o.score is not None and o.variance is not None]
 
-    def in_state(self, state: str) -> list[Observation]:
+    def in_state(self, state: ObservationState) -> list[Observation]:
         """The trials that are pending, done or failed."""
         return [o for o in self.all if o.state == state]
 
     @property
     def next_number(self) -> int:
-        """Of the trial that is suggested next."""
+        """Number of the trial that is suggested next."""
         return max(self._by_trial, default=0) + 1
 
     def copy(self) -> ObservationBook:
@@ -55,18 +59,33 @@ class ObservationBook:
         return other
 
     def with_pending(self, settings: Settings) -> ObservationBook:
-        """A copy in which a further trial is under way."""
+        """A copy in which a further trial is pending.
+
+        Args:
+            settings: of that trial.
+
+        Returns:
+            An independent book.
+        """
         other = self.copy()
         other.ingest([Observation(trial=self.next_number, settings=settings, state="pending")])
         return other
 
     def nearest(self, point: Array, space: SearchSpace) -> int | None:
-        """Number of the scored trial nearest to `point` (3,) in the model's coordinates."""
-        scored = self.scored
+        """The scored trial that is nearest in the model's coordinates.
+
+        Args:
+            point: (3,) step Å, defocus Å, dose e/Å².
+            space: whose model coordinates measure the distance.
+
+        Returns:
+            Its number; None where no trial has a score.
+        """
+        scored = self.scored_trials
         if not scored:
             return None
-        known = space.to_unit(as_points(o.settings for o in scored))
-        return scored[int(np.argmin(np.linalg.norm(known - space.to_unit(point[None]), axis=1)))].trial
+        known = space.normalize(as_points(o.settings for o in scored))
+        return scored[int(np.argmin(np.linalg.norm(known - space.normalize(point[None]), axis=1)))].trial
 
 
 class ExplorationBudget:
@@ -79,7 +98,8 @@ class ExplorationBudget:
         self.problem = problem
         self.smallest_dose = space.smallest_dose
         exploration = problem.config.exploration
-        self.electrons = exploration.share * problem.config.electrons
+        self._budget = ElectronBudget(total=problem.config.electrons, share=exploration.share)
+        self.electrons = self._budget.exploration_share
         least = self.smallest_dose * problem.trial_area * exploration.trials
         unit = problem.description.dose_unit
         if least > self.electrons:
@@ -90,7 +110,7 @@ class ExplorationBudget:
                 "or a smaller field"
             )
             raise BadInputError(msg)
-        self.final_electrons = problem.config.electrons - self.electrons
+        self.final_electrons = self._budget.final_share
 
     def spent(self, book: ObservationBook) -> float:
         """Electrons of exploration so far, those of pending trials included. A trial that failed unexposed costs none."""
@@ -118,4 +138,5 @@ class ExplorationBudget:
         """What is left, as a dose over the area of a trial, e/Å²."""
         booked = sum(o.electrons for o in book.exploration)
         unbooked = sum(o.settings.dose for o in book.exploration if not o.electrons and o.state != "failed")
-        return (self.electrons - booked) / (self.problem.trial_area * self._overhead(book)) - unbooked
+        left = self._budget.model_copy(update={"exploration": booked}).exploration_left
+        return left / (self.problem.trial_area * self._overhead(book)) - unbooked

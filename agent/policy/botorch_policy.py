@@ -7,18 +7,18 @@ from collections.abc import Iterable
 import numpy as np
 
 from agent.policy.base import Observation, Problem
-from agent.policy.baseline import SPREAD, best_observed
+from agent.policy.baselines import DOSE_SPREAD, sobol_point
 from agent.policy.best_picture import BestPicture
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.cheapest import Cheapest
-from agent.policy.limits import Array
+from agent.policy.final import recommend_best_observed
+from agent.policy.limits import DOSE, Array
 from agent.policy.proposal import ModelGoal, Proposal
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
-from agent.policy.sobol import sobol_point
 from agent.policy.space import SearchSpace, as_points, as_settings
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
 
-FEWEST_SCORES = 2
+MINIMUM_SCORES = 2
 """Scored trials below which there is no model."""
 
 
@@ -32,6 +32,15 @@ class BotorchPolicy:
     name = "botorch"
 
     def __init__(self, problem: Problem, seed: int) -> None:
+        """Prepare a campaign.
+
+        Args:
+            problem: the campaign's.
+            seed: of everything random.
+
+        Raises:
+            BadInputError: where no settings are legal, or where the electrons pay for no exploration or final acquisition.
+        """
         self.problem = problem
         self.seed = seed
         self.space = SearchSpace(problem.description, problem.config)
@@ -45,7 +54,7 @@ class BotorchPolicy:
         self.book.ingest(observations)
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
-        """See Policy. Of several points each is chosen as if those before it were under way."""
+        """See Policy. Each of several points is chosen as if those before it were pending."""
         book = self.book
         suggestions: list[Suggestion] = []
         while len(suggestions) < n_points and self.budget.largest_dose(book) >= self.budget.smallest_dose:
@@ -54,15 +63,12 @@ class BotorchPolicy:
         return suggestions
 
     def recommend(self, electrons_left: float) -> Recommendation:
-        """The settings that the model expects to serve the goal best; without a model the best trial.
-
-        Raises BadInputError where there is no scored trial or `electrons_left` are too few for any legal acquisition.
-        """
+        """See Policy: the settings that the model expects to serve the goal best; without a model the best trial."""
         with deterministic_torch(self.seed):
             model = self._model(self.book)
             if isinstance(model, ScoreModel):
                 return self.goal.recommend(model, electrons_left)
-        best = best_observed(self.book.scored, self.problem, self.space, electrons_left)
+        best = recommend_best_observed(self.book.scored_trials, self.problem, self.space, electrons_left)
         return best.model_copy(update={"reason": f"{best.reason}; {model}"})
 
     def view(self, electrons_left: float) -> ModelView | None:
@@ -90,22 +96,22 @@ class BotorchPolicy:
 
     def _model(self, book: ObservationBook) -> ScoreModel | str:
         """The model of everything scored, or why there is none."""
-        scored = book.scored
-        if len(scored) < FEWEST_SCORES:
+        scored = book.scored_trials
+        if len(scored) < MINIMUM_SCORES:
             return f"there is no model with {len(scored)} scored trials"
         points = as_points(o.settings for o in scored)
         scores = np.array([o.score for o in scored], dtype=np.float64)
         variances = np.array([o.variance for o in scored], dtype=np.float64)
         knees = np.array([o.knee for o in scored if o.knee is not None], dtype=np.float64)
         try:
-            return ScoreModel.fit(self.space.to_unit(points), points[:, 2], scores, variances, knees)
+            return ScoreModel.fit(self.space.normalize(points), points[:, DOSE], scores, variances, knees)
         except FIT_FAILURES as error:
             return f"the model could not be fitted ({type(error).__name__})"
 
     def _sobol(self, book: ObservationBook) -> Array:
         even, largest = self.budget.even_dose(book), self.budget.largest_dose(book)
-        dose_max = max(min(SPREAD[1] * even, largest), self.budget.smallest_dose)
-        return sobol_point(self.space, book, self.seed, dose_min=SPREAD[0] * even, dose_max=dose_max)
+        dose_max = max(min(DOSE_SPREAD[1] * even, largest), self.budget.smallest_dose)
+        return sobol_point(self.space, book, self.seed, dose_min=DOSE_SPREAD[0] * even, dose_max=dose_max)
 
     def _suggestion(
         self, proposal: Proposal, model: ScoreModel | None, book: ObservationBook, source: str | None = None
@@ -113,22 +119,22 @@ class BotorchPolicy:
         points = np.stack([proposal.point, *(r.point for r in proposal.rejected)])
         settings = [as_settings(p) for p in points]
         predicted: list[float | None] = [None] * len(points)
-        spread: list[float | None] = [None] * len(points)
+        predicted_sd: list[float | None] = [None] * len(points)
         if model is not None:
-            mean, sd = model.predict(self.space.to_unit(points), points[:, 2])
+            mean, sd = model.predict(self.space.normalize(points), points[:, DOSE])
             predicted = [float(m) for m in mean]
-            spread = [float(s) for s in np.sqrt(sd**2 + model.noise.variance(points[:, 2]))]
+            predicted_sd = [float(s) for s in np.sqrt(sd**2 + model.noise.variance(points[:, DOSE]))]
         return Suggestion(
             settings=settings[0],
             source=source or self.name,
             reason=proposal.reason,
             predicted=predicted[0],
-            predicted_sd=spread[0],
+            predicted_sd=predicted_sd[0],
             constraint=self.space.active_constraint(settings[0]),
             nearest_trial=book.nearest(points[0], self.space),
             alternatives=tuple(
                 Alternative(settings=s, predicted=m, predicted_sd=d, reason=r.reason)
-                for s, m, d, r in zip(settings[1:], predicted[1:], spread[1:], proposal.rejected, strict=True)
+                for s, m, d, r in zip(settings[1:], predicted[1:], predicted_sd[1:], proposal.rejected, strict=True)
                 if m is not None and d is not None
             ),
         )

@@ -1,9 +1,7 @@
 """Goal cheapest: the fewest electrons per area whose score still reaches the target.
 
-The cost of settings is their dose. The next trial maximises, in logarithms, expected saving × probability of reaching the
-target: ln(d*/d) · Φ((μ − target)/σ), with d* the dose of the present recommendation. This is expected improvement under a
-constraint with a known objective (Gardner et al. 2014). Trials under way count as measured at their predicted score, which
-also keeps a second one away from them.
+The cost of settings is their dose. The next trial maximises saving × probability of reaching the target, expected improvement
+under a constraint with a known objective (Gardner et al., ICML 2014). README.md, "Goal cheapest", has the equation.
 """
 
 from __future__ import annotations
@@ -12,25 +10,39 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Problem
-from agent.policy.baseline import CONFIDENCE, CONFIDENT
 from agent.policy.book import ExplorationBudget, ObservationBook
-from agent.policy.limits import Array
-from agent.policy.proposal import Proposal, Rejected, best_distinct, candidates, step_dose_view, without_failed
+from agent.policy.final import CONFIDENCE, CONFIDENCE_QUANTILE
+from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.proposal import (
+    Proposal,
+    RejectedCandidate,
+    exclude_failed,
+    select_distinct,
+    sobol_candidates,
+    step_dose_view,
+)
 from agent.policy.score_model import ScoreModel
 from agent.policy.space import SearchSpace, as_points, as_settings
 from agent.records import ModelView, Recommendation
 
 CANDIDATES = 1024
-PLACES = 256
+FINAL_CANDIDATES = 256
 """Pairs of step and defocus at which the cheapest sufficient dose is looked for."""
 DOSES = 48
 """Doses per pair, and again between the two around the first that is sufficient."""
 
 
 class Cheapest:
-    """See the module. `problem`, `space` and `budget` belong to one campaign."""
+    """A ModelGoal. `problem`, `space` and `budget` belong to one campaign."""
 
     def __init__(self, problem: Problem, space: SearchSpace, budget: ExplorationBudget) -> None:
+        """Prepare a campaign.
+
+        Args:
+            problem: the campaign's.
+            space: the legal settings.
+            budget: of exploration.
+        """
         self.problem, self.space, self.budget = problem, space, budget
 
     def propose(self, model: ScoreModel, book: ObservationBook, seed: int) -> Proposal | str:
@@ -38,38 +50,41 @@ class Cheapest:
         target = self.problem.target
         if target is None:
             return "the target is not known yet"
-        pool = candidates(self.space, seed, CANDIDATES, dose_max=self.budget.largest_dose(book))
-        pool = without_failed(self.space, pool, book)
+        pool = sobol_candidates(self.space, seed, CANDIDATES, dose_max=self.budget.largest_dose(book))
+        pool = exclude_failed(self.space, pool, book)
         if len(pool) == 0:
             return "every legal trial that can be paid is like one that failed"
         pending = as_points(o.settings for o in book.in_state("pending"))
-        known = model.given(self.space.to_unit(pending), pending[:, 2]) if len(pending) else model
-        probability = np.exp(self._log_probability(known, pool, target))
-        surest = self._cheapest(known, target, self.space.axes[2].high)
-        reference = surest[2] if surest is not None else self.space.axes[2].high
+        if len(pending):
+            model = model.condition_on_pending(self.space.normalize(pending), pending[:, DOSE])
+        log_probability = self._log_probability(model, pool, target)
+        probability = np.exp(log_probability)
+        sufficient = self._find_cheapest(model, target, self.space.axes[DOSE].high)
+        reference = sufficient[DOSE] if sufficient is not None else self.space.axes[DOSE].high
         # What saves nothing stays in the order of its probability, behind everything that saves.
-        log_saving = np.log(np.maximum(np.log(reference / pool[:, 2]), 1e-6))
-        value = log_saving + self._log_probability(known, pool, target)
-        best, *others = best_distinct(self.space, pool, value, 2)
+        log_saving = np.log(np.maximum(np.log(reference / pool[:, DOSE]), 1e-6))
+        value = log_saving + log_probability
+        best, *others = select_distinct(self.space, pool, value, 2)
 
         def expectation(i: int) -> str:
-            saved = f"saves {100 * (1 - pool[i, 2] / reference):.0f} % of the electrons " if surest is not None else ""
+            saving = 100 * (1 - pool[i, DOSE] / reference)
+            saved = f"saves {saving:.0f} % of the electrons " if sufficient is not None else ""
             return f"{saved}with a probability of {probability[i]:.2f} to reach {target:.4g} bit/Å²"
 
-        first = "" if surest is not None else "nothing reaches the target surely yet; "
-        rejected = tuple(Rejected(pool[i], f"{expectation(i)}, a poorer bargain") for i in others)
+        first = "" if sufficient is not None else "nothing reaches the target surely yet; "
+        rejected = tuple(RejectedCandidate(pool[i], f"{expectation(i)}, a poorer bargain") for i in others)
         return Proposal(pool[best], first + expectation(best), rejected)
 
     def recommend(self, model: ScoreModel, electrons_left: float) -> Recommendation:
-        """The lowest dose at which the score reaches the target with a probability of CONFIDENCE, else the likeliest."""
+        """See ModelGoal. The lowest dose that reaches the target with a probability of CONFIDENCE, else the likeliest."""
         target = self.problem.target
         if target is None:
             msg = "the target score is not known yet: acquire the reference first, or set goal.score"
             raise BadInputError(msg)
-        bought = electrons_left / self.problem.final_area
-        cheapest = self._cheapest(model, target, bought)
-        best = self._likeliest(model, target, bought) if cheapest is None else cheapest
-        mean, sd = (float(v[0]) for v in model.predict(self.space.to_unit(best[None]), best[None, 2]))
+        affordable = electrons_left / self.problem.final_area
+        cheapest = self._find_cheapest(model, target, affordable)
+        best = self._find_likeliest(model, target, affordable) if cheapest is None else cheapest
+        mean, sd = (float(v[0]) for v in model.predict(self.space.normalize(best[None]), best[None, DOSE]))
         probability = float(np.exp(self._log_probability(model, best[None], target))[0])
         reason = (
             f"cheapest settings predicted to reach {target:.4g} bit/Å² with a probability of at least {CONFIDENCE:g}"
@@ -79,8 +94,8 @@ class Cheapest:
         return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason)
 
     def view(self, model: ScoreModel, electrons_left: float) -> ModelView:
-        """Step × dose, at the defocus of the recommendation where that is not fixed."""
-        defocus = self.space.axes[1].low
+        """See ModelGoal. Step × dose, at the defocus of the recommendation where that is not fixed."""
+        defocus = self.space.axes[DEFOCUS].low
         if "defocus" in self.space.variables:
             defocus = self.recommend(model, electrons_left).settings.defocus
         return step_dose_view(model, self.space, defocus, electrons_left / self.problem.final_area)
@@ -89,43 +104,49 @@ class Cheapest:
         """ln P(noiseless score ≥ target), (n,)."""
         from scipy.special import log_ndtr
 
-        mean, sd = model.predict(self.space.to_unit(points), points[:, 2])
-        return log_ndtr((mean - target) / sd)
+        mean, sd = model.predict(self.space.normalize(points), points[:, DOSE])
+        log_probability: Array = log_ndtr((mean - target) / sd)
+        return log_probability
 
     def _margin(self, model: ScoreModel, points: Array, target: float) -> Array:
         """(n,) bit/Å² by which the score exceeds the target with a probability of CONFIDENCE."""
-        mean, sd = model.predict(self.space.to_unit(points), points[:, 2])
-        return mean - CONFIDENT * sd - target
+        mean, sd = model.predict(self.space.normalize(points), points[:, DOSE])
+        return mean - CONFIDENCE_QUANTILE * sd - target
 
-    def _final_candidates(self, bought: float) -> Array:
-        """(n, doses, 3): places that are legal up to the dose `bought`, at ascending doses."""
-        places = candidates(self.space, 0, PLACES, dose_max=bought)
+    def _final_candidates(self, dose_max: float) -> Array:
+        """(n, doses, 3): pairs of step and defocus that are legal up to `dose_max`, each at ascending doses."""
+        places = sobol_candidates(self.space, 0, FINAL_CANDIDATES, dose_max=dose_max)
         if len(places) == 0:
-            msg = f"the electrons left buy {bought:.4g} {self.problem.description.dose_unit}, less than any legal dose"
+            msg = (
+                f"the electrons left buy {dose_max:.4g} {self.problem.description.dose_unit}, less than any legal dose"
+            )
             raise BadInputError(msg)
-        _, first = np.unique(places[:, :2], axis=0, return_index=True)
+        _, first = np.unique(places[:, [STEP, DEFOCUS]], axis=0, return_index=True)
         places = places[np.sort(first)]
-        doses = [self.space.legal_doses(step, dose_max=bought, count=DOSES) for step in places[:, 0]]
+        doses = [self.space.legal_doses(step, dose_max=dose_max, count=DOSES) for step in places[:, STEP]]
         longest = max(map(len, doses))
         grid = np.repeat(places[:, None], longest, axis=1)
-        grid[..., 2] = [np.pad(d, (0, longest - len(d)), mode="edge") for d in doses]
+        grid[..., DOSE] = [np.pad(d, (0, longest - len(d)), mode="edge") for d in doses]
         return grid
 
-    def _cheapest(self, model: ScoreModel, target: float, bought: float) -> Array | None:
-        """Point (3,) with the lowest sufficient dose up to `bought`; None where none is."""
-        grid = self._final_candidates(bought)
-        enough = self._margin(model, grid.reshape(-1, 3), target).reshape(grid.shape[:2]) >= 0
-        if not enough.any():
+    def _find_cheapest(self, model: ScoreModel, target: float, dose_max: float) -> Array | None:
+        """Point (3,) with the lowest sufficient dose up to `dose_max`; None where none is sufficient."""
+        grid = self._final_candidates(dose_max)
+        sufficient = self._margin(model, grid.reshape(-1, 3), target).reshape(grid.shape[:2]) >= 0
+        if not sufficient.any():
             return None
-        lowest = np.where(enough, grid[..., 2], np.inf)
+        lowest = np.where(sufficient, grid[..., DOSE], np.inf)
         i, j = np.unravel_index(np.argmin(lowest), lowest.shape)
-        if j == 0 or self.space.axes[2].values is not None:
-            return grid[i, j]
-        finer = np.repeat(grid[i, j][None], DOSES, axis=0)
-        finer[:, 2] = np.geomspace(grid[i, j - 1, 2], grid[i, j, 2], DOSES)
-        return finer[np.argmax(self._margin(model, finer, target) >= 0)]
+        best: Array = grid[i, j]
+        if j == 0 or self.space.axes[DOSE].values is not None:
+            return best
+        finer = np.repeat(best[None], DOSES, axis=0)
+        finer[:, DOSE] = np.geomspace(grid[i, j - 1, DOSE], best[DOSE], DOSES)
+        best = finer[np.argmax(self._margin(model, finer, target) >= 0)]
+        return best
 
-    def _likeliest(self, model: ScoreModel, target: float, bought: float) -> Array:
+    def _find_likeliest(self, model: ScoreModel, target: float, dose_max: float) -> Array:
         """Point (3,) with the highest probability of reaching the target."""
-        points = self._final_candidates(bought).reshape(-1, 3)
-        return points[np.argmax(self._log_probability(model, points, target))]
+        points = self._final_candidates(dose_max).reshape(-1, 3)
+        best: Array = points[np.argmax(self._log_probability(model, points, target))]
+        return best

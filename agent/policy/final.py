@@ -1,25 +1,49 @@
-"""The dose of the final acquisition: what the electrons left buy over the area, where that is legal."""
+"""The final acquisition: the dose that the electrons left buy, and what to recommend without a model."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from agent.errors import BadInputError
-from agent.policy.base import Problem
-from agent.policy.limits import TOLERANCE, Array
+from agent.policy.base import Observation, Problem
+from agent.policy.limits import STEP, TOLERANCE, Array
 from agent.policy.space import SearchSpace
+from agent.records import Recommendation
+
+CONFIDENCE = 0.9
+"""Goal cheapest: probability with which the recommended settings reach the target."""
+CONFIDENCE_QUANTILE = 1.2815515655446004
+"""Standard normal quantile of CONFIDENCE."""
 
 
 def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
-    """Largest legal dose, e/Å², up to `dose`, at `step`, both (n,); nan where the smallest legal one is above."""
+    """Largest legal dose of the final acquisition that the electrons pay for.
+
+    Args:
+        space: the legal settings.
+        step: (n,) Å.
+        dose: what the electrons buy, e/Å²; one for all or (n,).
+
+    Returns:
+        (n,) e/Å², at most `dose`; nan where the smallest legal dose is above.
+    """
     low, high = space.dose_interval(step, final=True)
-    bought = space.final_doses.at_most(np.minimum(dose, high))
-    return np.where(bought >= low * (1 - TOLERANCE), bought, np.nan)
+    affordable = space.final_doses.at_most(np.minimum(dose, high))
+    return np.where(affordable >= low * (1 - TOLERANCE), affordable, np.nan)
 
 
 def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) -> None:
-    """Raise BadInputError where `electrons` do not pay for a final acquisition at any legal step."""
-    step = space.axes[0]
+    """Check that electrons pay for a final acquisition at some legal step.
+
+    Args:
+        space: the legal settings.
+        problem: with the area of the final acquisition.
+        electrons: to spend on it.
+
+    Raises:
+        BadInputError: where they pay for none.
+    """
+    step = space.axes[STEP]
     steps = step.values if step.values is not None else np.geomspace(step.low, step.high, 64)
     dose = electrons / problem.final_area
     if np.isnan(final_dose(space, steps, dose)).all():
@@ -30,3 +54,63 @@ def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) 
             f"legal dose is {least:.4g} {unit}: raise electrons, lower exploration.share or choose a smaller area"
         )
         raise BadInputError(msg)
+
+
+def recommend_best_observed(
+    scored: list[Observation], problem: Problem, space: SearchSpace, electrons_left: float
+) -> Recommendation:
+    """The best trial, for policies without a model.
+
+    Args:
+        scored: trials that have a score.
+        problem: the campaign's.
+        space: the legal settings.
+        electrons_left: electrons that the final acquisition may use.
+
+    Returns:
+        Goal best_picture: the settings of the highest score at the dose that the electrons left buy. Goal cheapest: the trial
+        with the lowest dose that surely reached the target.
+
+    Raises:
+        BadInputError: where there is no scored trial, or where the electrons left pay for no legal acquisition.
+    """
+    if not scored:
+        msg = "there is no scored trial to recommend anything from"
+        raise BadInputError(msg)
+    if problem.config.goal.kind == "cheapest":
+        return _recommend_cheapest_observed(scored, problem)
+    refuse_unaffordable(space, problem, electrons_left)
+    dose = electrons_left / problem.final_area
+    for observation in sorted(scored, key=lambda o: -(o.score or 0.0)):
+        s = observation.settings
+        affordable = float(final_dose(space, np.array([s.step]), dose)[0])
+        if np.isfinite(affordable):
+            reason = (
+                f"trial {observation.trial} scored highest, {observation.score:.4g} bit/Å² "
+                f"at {s.dose:.4g} {problem.description.dose_unit}"
+            )
+            return Recommendation(settings=s.model_copy(update={"dose": affordable}), reason=reason)
+    msg = f"no trial's step is legal at the {dose:.4g} {problem.description.dose_unit} that are left"
+    raise BadInputError(msg)
+
+
+def _recommend_cheapest_observed(scored: list[Observation], problem: Problem) -> Recommendation:
+    """The lowest dose whose score reaches the target with a probability of CONFIDENCE; else the highest score."""
+    if problem.target is not None:
+        sufficient = [
+            o for o in scored if (o.score or 0.0) - CONFIDENCE_QUANTILE * (o.variance or 0.0) ** 0.5 >= problem.target
+        ]
+        if sufficient:
+            best = min(sufficient, key=lambda o: o.settings.dose)
+            reason = (
+                f"trial {best.trial} is the cheapest that reached the target of {problem.target:.4g} bit/Å² "
+                f"with a probability of {CONFIDENCE:g}"
+            )
+            return Recommendation(settings=best.settings, reason=reason)
+    best = max(scored, key=lambda o: o.score or 0.0)
+    target = (
+        "the target is not known yet" if problem.target is None else f"no trial surely reached {problem.target:.4g}"
+    )
+    return Recommendation(
+        settings=best.settings, reason=f"{target}; trial {best.trial} scored highest, {best.score:.4g}"
+    )

@@ -1,4 +1,4 @@
-"""One setting and its legal values; one limit and how far from it a point is."""
+"""One setting and its legal values; the constraints on them, and how far from each a point is."""
 
 from __future__ import annotations
 
@@ -9,20 +9,34 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import Range
+from agent.config import Exploration, Range, Search
 from agent.errors import BadInputError
 from agent.records import Settings
-from instrument.models import Parameter
+from instrument import optics
+from instrument.models import Description, Parameter
 
 Array = NDArray[np.float64]
 
+STEP, DEFOCUS, DOSE = 0, 1, 2
+"""Columns of a point (step Å, defocus Å, dose e/Å²), and the order of the axes."""
+NAMES = ("step", "defocus", "dose")
 TOLERANCE = 1e-6
 """Relative slack of every limit, as in instrument.models.Parameter."""
+SMALLEST_RASTER = 8
+"""Positions along each edge of a trial's field: fewer do not determine a probe."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting: legal in [low, high], or one of `values` (ascending)."""
+    """One setting and its legal values.
+
+    Attributes:
+        name: step, defocus or dose.
+        unit: of the setting, Å or e/Å².
+        low: smallest legal value.
+        high: largest legal value.
+        values: the legal values in ascending order; None where everything in [low, high] is legal.
+    """
 
     name: str
     unit: str
@@ -31,8 +45,20 @@ class Axis:
     values: Array | None
 
     @classmethod
-    def between(cls, name: str, parameter: Parameter, searched: Range | None) -> Axis:
-        """What the instrument offers, narrowed to the campaign's range; raises BadInputError where nothing is left."""
+    def intersect(cls, name: str, parameter: Parameter, searched: Range | None) -> Axis:
+        """What the instrument offers, narrowed to the campaign's range.
+
+        Args:
+            name: step, defocus or dose.
+            parameter: legal values of the instrument.
+            searched: (low, high) that the campaign allows, in the parameter's unit; None: all.
+
+        Returns:
+            The axis of the values that both allow.
+
+        Raises:
+            BadInputError: where nothing is left.
+        """
         low, high = parameter.bounds
         wanted = searched if searched is not None else (low, high)
         slack = TOLERANCE * max(abs(low), abs(high), abs(wanted[0]), abs(wanted[1]))
@@ -64,22 +90,46 @@ class Axis:
             return ", ".join(f"{v:g}" for v in self.values) + f" {self.unit}"
         return f"{self.low:g} … {self.high:g} {self.unit}"
 
-    def has(self, x: Array) -> NDArray[np.bool_]:
-        """Whether each of `x` is one of the values; True everywhere on a continuous axis."""
+    def contains(self, x: Array) -> NDArray[np.bool_]:
+        """Whether each value is one of the discrete ones; True everywhere on a continuous axis.
+
+        Args:
+            x: (n,) values in the unit of the setting.
+
+        Returns:
+            (n,).
+        """
         if self.values is None:
             return np.ones(x.shape, dtype=bool)
         slack = TOLERANCE * max(abs(self.low), abs(self.high), 1e-12)
-        return np.any(np.abs(x[..., None] - self.values) <= slack, axis=-1)
+        close: NDArray[np.bool_] = np.any(np.abs(x[..., None] - self.values) <= slack, axis=-1)
+        return close
 
     def at_most(self, x: Array) -> Array:
-        """The largest value not above each of `x`, nan where there is none; `x` itself on a continuous axis."""
+        """The largest legal value that does not exceed each given one.
+
+        Args:
+            x: (n,) values in the unit of the setting.
+
+        Returns:
+            (n,); `x` itself on a continuous axis, nan where no discrete value is small enough.
+        """
         if self.values is None:
             return x
         index = np.searchsorted(self.values, x * (1 + TOLERANCE), side="right") - 1
         return np.where(index >= 0, self.values[np.maximum(index, 0)], np.nan)
 
     def choose(self, low: Array, high: Array, fraction: Array) -> Array:
-        """A legal value at `fraction` of [low, high] on a logarithmic scale, each (n,); nan where none lies between."""
+        """Legal values at given fractions of intervals, on a logarithmic scale.
+
+        Args:
+            low: (n,) lower ends of the intervals, positive.
+            high: (n,) upper ends.
+            fraction: (n,) in [0, 1]; of discrete values, which of those between `low` and `high`.
+
+        Returns:
+            (n,); nan where no legal value lies between.
+        """
         if self.values is None:
             return np.where(low <= high * (1 + TOLERANCE), low * (np.maximum(high, low) / low) ** fraction, np.nan)
         inside = (self.values >= low[:, None] * (1 - TOLERANCE)) & (self.values <= high[:, None] * (1 + TOLERANCE))
@@ -90,7 +140,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Constraint:
-    """One limit. `margin` maps points (n, 3) to relative distances (n,) from it, negative beyond; `value` is in words."""
+    """One limit on the settings.
+
+    Attributes:
+        name: for messages.
+        limit: what is legal, in words.
+        margin: maps points (n, 3) to relative distances (n,) from the limit, negative beyond it.
+        value: what the limit is compared with, in words.
+    """
 
     name: str
     limit: str
@@ -103,27 +160,132 @@ class Constraint:
 
 
 def log_margin(x: Array, low: float, high: float) -> Array:
-    """Relative distance of positive `x` from the nearer end of [low, high]."""
+    """Relative distance from the nearer end of an interval.
+
+    Args:
+        x: (n,) positive values.
+        low: lower end in the unit of `x`; 0: none.
+        high: upper end, positive.
+
+    Returns:
+        (n,) the smaller of ln(x/low) and ln(high/x), negative outside.
+    """
     above = np.log(x) - math.log(low) if low > 0 else np.full(x.shape, np.inf)
     return np.minimum(above, math.log(high) - np.log(x))
 
 
 def edge_values(axis: Axis, critical: tuple[float, ...]) -> Array:
-    """The critical values of a setting, the same within its limits, and its ends or values."""
+    """Values of a setting at which the set of legal points may have a corner.
+
+    Args:
+        axis: the setting.
+        critical: values at which another limit begins to act, in the unit of the setting.
+
+    Returns:
+        (m,) ascending: the critical values, the same within the axis, and the ends or values of the axis.
+    """
     own = axis.values if axis.values is not None else np.array([axis.low, axis.high])
     return np.unique(np.concatenate([own, critical, np.clip(critical, axis.low, axis.high)]))
 
 
-def interval_limit(axis: Axis, column: int) -> Constraint:
-    """The limit of a single setting. A list of values or a fixed one is never 'nearly' left: its margin is infinite."""
+def axis_constraint(axis: Axis, column: int) -> Constraint:
+    """The limits of a single setting.
+
+    Args:
+        axis: the setting.
+        column: STEP, DEFOCUS or DOSE.
+
+    Returns:
+        The constraint. Its margin is infinite inside where the setting is discrete or fixed: such a setting cannot be
+        close to its limit.
+    """
 
     def margin(points: Array) -> Array:
         x = points[:, column]
         if axis.fixed or axis.values is not None:
-            member = axis.has(x) if axis.values is not None else np.isclose(x, axis.low, rtol=TOLERANCE, atol=1e-12)
+            member = (
+                axis.contains(x) if axis.values is not None else np.isclose(x, axis.low, rtol=TOLERANCE, atol=1e-12)
+            )
             return np.where(member, np.inf, -1.0)
-        if axis.name == "defocus":
+        if column == DEFOCUS:
             return np.minimum(x - axis.low, axis.high - x) / (axis.high - axis.low)
         return log_margin(x, axis.low, axis.high)
 
     return Constraint(axis.name, axis.legal(), margin, lambda s: f"{getattr(s, axis.name):g} {axis.unit}")
+
+
+def probe_diameter(description: Description, defocus: Array) -> Array:
+    """instrument.optics.probe_diameter for arrays.
+
+    Args:
+        description: of the instrument.
+        defocus: (n,) Å.
+
+    Returns:
+        (n,) Å: the geometric disc 2α|Δf|, at least the diffraction limit.
+    """
+    focused = optics.probe_diameter(description.semiangle, 0.0, description.voltage)
+    return np.maximum(2e-3 * description.semiangle * np.abs(defocus), focused)
+
+
+def coupled_constraints(description: Description, search: Search) -> tuple[Constraint, ...]:
+    """The constraints that couple settings in trials and in the final acquisition alike.
+
+    Args:
+        description: of the instrument.
+        search: of the campaign.
+
+    Returns:
+        Constraints on electrons per pattern, window and overlap, and on the dose of a region where the instrument has one.
+    """
+    fewest, most = description.electrons_per_pattern
+    slope = 2e-3 * description.semiangle
+    widest = search.largest_defocus(description)
+
+    def overlap(step: Array, defocus: Array) -> Array:
+        return 1 - step / probe_diameter(description, defocus)
+
+    constraints = [
+        Constraint(
+            "electrons per pattern",
+            f"{fewest:g} … {most:g}",
+            lambda p: log_margin(p[:, DOSE] * p[:, STEP] ** 2, fewest, most),
+            lambda s: f"dose · step² is {s.dose * s.step**2:.4g}",
+        ),
+        Constraint(
+            "window",
+            f"at most {slope * widest:.4g} Å ({search.window:g} of 1/Δk)",
+            lambda p: 1 - np.abs(p[:, DEFOCUS]) / widest,
+            lambda s: f"the probe disc 2α|Δf| is {slope * abs(s.defocus):.4g} Å wide",
+        ),
+        Constraint(
+            "overlap",
+            f"at least {100 * search.overlap:.3g} %",
+            lambda p: overlap(p[:, STEP], p[:, DEFOCUS]) - search.overlap,
+            lambda s: (
+                f"neighbouring probes overlap by {100 * overlap(np.array([s.step]), np.array([s.defocus]))[0]:.3g} %"
+            ),
+        ),
+    ]
+    largest_dose = description.region_dose_limit
+    if largest_dose and math.isfinite(largest_dose):
+        constraints.append(
+            Constraint(
+                "region dose",
+                f"at most {largest_dose:g} {description.dose_unit}",
+                lambda p: np.log(largest_dose / p[:, DOSE]),
+                lambda s: f"dose is {s.dose:g}",
+            )
+        )
+    return tuple(constraints)
+
+
+def positions_constraint(field: Exploration) -> Constraint:
+    """A trial's field holds at least SMALLEST_RASTER positions along each edge."""
+    shorter = min(field.height, field.width)
+    return Constraint(
+        "positions",
+        f"at least {SMALLEST_RASTER} along the shorter edge of the trial's field ({shorter:g} Å)",
+        lambda p: shorter / p[:, STEP] / SMALLEST_RASTER - 1,
+        lambda s: f"a step of {s.step:g} Å gives {math.floor(shorter / s.step + 1e-6)}",
+    )

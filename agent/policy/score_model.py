@@ -1,4 +1,7 @@
-"""The Gaussian process that predicts the score of settings not tried yet."""
+"""The model of the score: a curve for dose times a Gaussian process for settings, and the noise of a score.
+
+The equations and priors are in README.md, "The model".
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,103 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
 from linear_operator.utils.warnings import NumericalWarning
 
-from agent.policy.dose_curve import DoseCurve, NoiseCurve
 from agent.policy.limits import Array
 
 FIT_FAILURES = (ModelFittingError, NanError, NotPSDError)
 """What a fit that did not work raises."""
 SMALLEST_VARIANCE = 1e-8
 """Of a score relative to the largest score squared: keeps the covariance matrix invertible."""
+SMALLEST_RELATIVE_SD = 0.02
+"""Of the gain between settings, relative to its mean: keeps a model of few equal scores from being certain."""
+
+
+@dataclass(frozen=True)
+class DoseCurve:
+    """How the score grows with dose: score = (gain ± gain_sd) · log2(1 + dose/knee) over all settings.
+
+    Attributes:
+        knee: D₀, e/Å².
+        gain: mean over the settings, bit/Å².
+        gain_sd: standard deviation over the settings, bit/Å².
+    """
+
+    knee: float
+    gain: float
+    gain_sd: float
+
+    def growth(self, dose: Array) -> Array:
+        """log2(1 + dose/knee), (n,), at doses (n,), e/Å²."""
+        return np.log2(1 + dose / self.knee)
+
+    @classmethod
+    def fit(cls, dose: Array, score: Array, variance: Array, knees: Array) -> DoseCurve:
+        """Most probable curve under the priors of README.md, on a grid of knee and gain_sd/gain: never fails.
+
+        Args:
+            dose: (n,) e/Å².
+            score: (n,) bit/Å².
+            variance: (n,) of the scores, (bit/Å²)², positive.
+            knees: (m,) e/Å², what the spectra of single trials say (agent.scoring.ring_correlation.dose_knee); may be empty.
+
+        Returns:
+            The curve of the highest posterior probability.
+        """
+        centre = float(np.mean(np.log(knees if len(knees) else dose)))
+        width = 0.3 if len(knees) else 1.5
+        ln_knee = centre + width / 1.5 * np.linspace(-5.0, 4.0, 46)[:, None, None]
+        relative_sd = np.geomspace(SMALLEST_RELATIVE_SD, 1.5, 16)[None, :, None]
+        growth = np.log2(1 + dose / np.exp(ln_knee))
+        gain = np.maximum(score.mean() / growth.mean(axis=-1, keepdims=True), 1e-9)
+        for _ in range(8):
+            weight = 1 / (variance + (relative_sd * gain * growth) ** 2)
+            estimate = (weight * score * growth).sum(-1, keepdims=True) / (weight * growth**2).sum(-1, keepdims=True)
+            gain = np.maximum(estimate, 1e-9)
+        total = variance + (relative_sd * gain * growth) ** 2
+        log_posterior = (
+            -0.5 * (np.log(total) + (score - gain * growth) ** 2 / total).sum(-1)
+            - 0.5 * ((ln_knee[..., 0] - centre) / width) ** 2
+            - 0.5 * (np.log(relative_sd[..., 0] / 0.5) / 0.7) ** 2
+        )
+        i, j = np.unravel_index(np.argmax(log_posterior), log_posterior.shape)
+        best = float(gain[i, j, 0])
+        return cls(float(np.exp(ln_knee[i, 0, 0])), best, best * float(relative_sd[0, j, 0]))
+
+
+@dataclass(frozen=True)
+class NoiseCurve:
+    """Variance of a score, exp(intercept + slope · ln dose), for doses not tried yet."""
+
+    intercept: float
+    slope: float
+
+    @classmethod
+    def fit(cls, dose: Array, variance: Array) -> NoiseCurve:
+        """Least squares in ln variance. A prior of sd 0.5 draws the slope to 0, which holds for Fisher's z.
+
+        Args:
+            dose: (n,) e/Å².
+            variance: (n,) of the scores, (bit/Å²)², positive.
+        """
+        x, y = np.log(dose), np.log(variance)
+        centred = x - x.mean()
+        slope = float((centred * (y - y.mean())).sum() / ((centred**2).sum() + 1.0))
+        return cls(float(y.mean() - slope * x.mean()), slope)
+
+    def variance(self, dose: Array) -> Array:
+        """Variance (n,), (bit/Å²)², at doses (n,), e/Å²."""
+        return np.exp(self.intercept + self.slope * np.log(dose))
 
 
 @contextmanager
 def deterministic_torch(seed: int, threads: int = 1) -> Iterator[None]:
-    """Seeded generator and a fixed number of threads; the caller's state comes back afterwards.
+    """A seeded generator and a fixed number of threads; the caller's state comes back afterwards.
 
-    Two warnings are silenced: doses of the final acquisition lie outside the unit cube on purpose, and jitter is what
-    near-duplicate points of the baseline need.
+    Two warnings are silenced: doses of the final acquisition lie outside the unit cube on purpose, and near-duplicate points
+    of the baseline need jitter.
+
+    Args:
+        seed: of torch's generator.
+        threads: of torch; another number may change the last bits.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -46,10 +131,18 @@ def deterministic_torch(seed: int, threads: int = 1) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ScoreModel:
-    """score(x, dose) = curve.shape(dose) · (gain + spread · z(x)), z a Gaussian process; see agent.policy.dose_curve.
+    """score(x, dose) = curve.growth(dose) · (gain + gain_sd · z(x)), z a Gaussian process.
 
-    x are SearchSpace.to_unit coordinates. z has BoTorch's defaults: constant mean, RBF kernel of unit variance with
-    dimension-scaled log-normal priors on the length scales (Hvarfner et al. 2024); `curve` does what `Standardize` would.
+    z has BoTorch's defaults: constant mean, RBF kernel of unit variance, dimension-scaled log-normal priors on the length
+    scales (Hvarfner et al., ICML 2024). `curve` does what `Standardize` would.
+
+    Attributes:
+        gp: the process, fitted to the scored trials.
+        curve: score against dose.
+        noise: variance of a score against dose.
+        x: (n, d) trials in the coordinates of SearchSpace.normalize.
+        z: (n,) their scores in the units of the process.
+        z_variance: (n,) of `z`.
     """
 
     gp: SingleTaskGP
@@ -60,52 +153,88 @@ class ScoreModel:
     z_variance: torch.Tensor
 
     @classmethod
-    def fit(cls, unit: Array, dose: Array, score: Array, variance: Array, knees: Array | None = None) -> ScoreModel:
-        """From n trials: `unit` (n, d), the others (n,); `knees` (m,) of those that tell. Raises one of FIT_FAILURES."""
+    def fit(cls, x: Array, dose: Array, score: Array, variance: Array, knees: Array) -> ScoreModel:
+        """The model of n trials.
+
+        Args:
+            x: (n, d) coordinates of SearchSpace.normalize.
+            dose: (n,) e/Å².
+            score: (n,) bit/Å².
+            variance: (n,) of the scores, (bit/Å²)².
+            knees: (m,) e/Å², see DoseCurve.fit; may be empty.
+
+        Raises:
+            FIT_FAILURES: one of them, where the hyperparameters cannot be fitted.
+        """
         variance = np.maximum(variance, SMALLEST_VARIANCE * max(float(np.max(score**2)), 1e-12))
         curve = DoseCurve.fit(dose, score, variance, knees)
-        x = torch.as_tensor(unit)
-        z = torch.as_tensor((score / curve.shape(dose) - curve.gain) / curve.spread)
-        z_variance = torch.as_tensor(variance / (curve.spread * curve.shape(dose)) ** 2)
-        gp = SingleTaskGP(x, z[:, None], z_variance[:, None], outcome_transform=None)
+        known = torch.as_tensor(x)
+        z = torch.as_tensor((score / curve.growth(dose) - curve.gain) / curve.gain_sd)
+        z_variance = torch.as_tensor(variance / (curve.gain_sd * curve.growth(dose)) ** 2)
+        gp = SingleTaskGP(known, z[:, None], z_variance[:, None], outcome_transform=None)
         fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
-        return cls(gp, curve, NoiseCurve.fit(dose, variance), x, z, z_variance)
+        return cls(gp, curve, NoiseCurve.fit(dose, variance), known, z, z_variance)
 
-    def given(self, unit: Array, dose: Array) -> ScoreModel:
-        """The model once the scores at `unit` (m, d), `dose` (m,) are measured and as predicted: their variance is gone."""
-        mean, _ = self._posterior(unit)
-        z_variance = self.noise.variance(dose) / (self.curve.spread * self.curve.shape(dose)) ** 2
+    def condition_on_pending(self, x: Array, dose: Array) -> ScoreModel:
+        """The model once pending trials are measured as predicted (Kriging believer, Ginsbourger et al. 2010).
+
+        Args:
+            x: (m, d) coordinates of SearchSpace.normalize.
+            dose: (m,) e/Å².
+
+        Returns:
+            A model with the same mean and hyperparameters, and less variance near the pending trials.
+        """
+        mean, _ = self._posterior(x)
+        z_variance = self.noise.variance(dose) / (self.curve.gain_sd * self.curve.growth(dose)) ** 2
         return replace(
             self,
-            x=torch.cat([self.x, torch.as_tensor(unit)]),
+            x=torch.cat([self.x, torch.as_tensor(x)]),
             z=torch.cat([self.z, torch.as_tensor(mean)]),
             z_variance=torch.cat([self.z_variance, torch.as_tensor(z_variance)]),
         )
 
-    def predict(self, unit: Array, dose: Array) -> tuple[Array, Array]:
-        """Mean and sd, each (m,), bit/Å², of the noiseless score at `unit` (m, d), `dose` (m,)."""
-        mean, whitened = self._posterior(unit)
-        sd = np.sqrt(np.maximum(1.0 - (whitened**2).sum(axis=0), 1e-12))
-        shape = self.curve.shape(dose)
-        return shape * (self.curve.gain + self.curve.spread * mean), shape * self.curve.spread * sd
+    def predict(self, x: Array, dose: Array) -> tuple[Array, Array]:
+        """The noiseless score of settings not tried yet.
 
-    def covariance(self, unit: Array, dose: Array) -> Array:
-        """(m, m), (bit/Å²)², of the noiseless scores at `unit` (m, d), `dose` (m,), given the trials."""
-        _, whitened = self._posterior(unit)
-        scale = self.curve.spread * self.curve.shape(dose)
-        return scale[:, None] * (self._kernel(torch.as_tensor(unit)).numpy() - whitened.T @ whitened) * scale
+        Args:
+            x: (m, d) coordinates of SearchSpace.normalize.
+            dose: (m,) e/Å².
+
+        Returns:
+            Mean and standard deviation, each (m,), bit/Å².
+        """
+        mean, whitened = self._posterior(x)
+        sd = np.sqrt(np.maximum(1.0 - (whitened**2).sum(axis=0), 1e-12))
+        growth = self.curve.growth(dose)
+        return growth * (self.curve.gain + self.curve.gain_sd * mean), growth * self.curve.gain_sd * sd
+
+    def covariance(self, x: Array, dose: Array) -> Array:
+        """Posterior covariance of noiseless scores.
+
+        Args:
+            x: (m, d) coordinates of SearchSpace.normalize.
+            dose: (m,) e/Å².
+
+        Returns:
+            (m, m), (bit/Å²)².
+        """
+        _, whitened = self._posterior(x)
+        scale = self.curve.gain_sd * self.curve.growth(dose)
+        covariance: Array = scale[:, None] * (self._kernel(torch.as_tensor(x)).numpy() - whitened.T @ whitened) * scale
+        return covariance
 
     def _kernel(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         with torch.no_grad():
             return self.gp.covar_module(a, a if b is None else b).to_dense()
 
-    def _posterior(self, unit: Array) -> tuple[Array, Array]:
-        """Mean (m,) of z, and L⁻¹ k (n, m). By hand: BoTorch's posterior costs a covariance per point or all m² of them."""
-        x = torch.as_tensor(unit)
+    def _posterior(self, x: Array) -> tuple[Array, Array]:
+        """Mean (m,) of z, and L⁻¹ k (n, m). BoTorch's posterior costs a covariance per point or all m² of them."""
+        points = torch.as_tensor(x)
         with torch.no_grad():
             constant = self.gp.mean_module.constant
             factor = torch.linalg.cholesky(self._kernel(self.x) + torch.diag(self.z_variance))
-            cross = torch.linalg.solve_triangular(factor, self._kernel(self.x, x), upper=False)
+            cross = torch.linalg.solve_triangular(factor, self._kernel(self.x, points), upper=False)
             residual = torch.linalg.solve_triangular(factor, (self.z - constant)[:, None], upper=False)
             mean = constant + (cross.T @ residual)[:, 0]
         return mean.numpy(), cross.numpy()

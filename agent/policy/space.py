@@ -1,15 +1,9 @@
-"""What may be proposed: the settings that instrument and campaign allow together.
+"""The legal settings: what instrument and campaign allow together.
 
-A point is a row (step Å, defocus Å, dose e/Å²). The limits of the single settings are intervals or lists of values; the
-others couple them:
-
-- electrons per pattern, dose · step², between what frame rate, saturation or recording allow;
-- the geometric probe disc 2α|Δf| fills at most a given part of the window 1/Δk of one pattern;
-- neighbouring probes overlap linearly by at least 1 − step/diameter;
-- a trial's field holds enough positions for a probe to be learned from them.
-
-All of them are monotonic in each setting, so legal points can be drawn without rejection: defocus first, then a step from
-the interval this defocus leaves, then a dose from the interval this step leaves.
+A point is a row (step Å, defocus Å, dose e/Å²). Besides the limits of each setting there are four that couple them: electrons
+per pattern, the window 1/Δk, the overlap of neighbouring probes, and the positions in a trial's field (README.md, "What is
+legal"). All are monotonic in each setting, so legal points are drawn without rejection: defocus first, then a step from the
+interval that this defocus leaves, then a dose from the interval that this step leaves.
 """
 
 from __future__ import annotations
@@ -22,136 +16,212 @@ from numpy.typing import NDArray
 
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
-from agent.policy.limits import TOLERANCE, Array, Axis, Constraint, edge_values, interval_limit, log_margin
+from agent.policy.limits import (
+    DEFOCUS,
+    DOSE,
+    NAMES,
+    SMALLEST_RASTER,
+    STEP,
+    TOLERANCE,
+    Array,
+    Axis,
+    Constraint,
+    axis_constraint,
+    coupled_constraints,
+    edge_values,
+    positions_constraint,
+    probe_diameter,
+)
 from agent.records import Settings
-from instrument import optics
 from instrument.models import Description
 
-NAMES = ("step", "defocus", "dose")
-SMALLEST_RASTER = 8
-"""Positions along each edge of a trial's field: fewer do not determine a probe."""
-ACTIVE = 0.03
+ACTIVE_MARGIN = 0.03
 """A constraint counts as active within this relative distance of its limit."""
 DOSE_DECADES = 20.0
-"""Scale of the model's dose axis: what is left of the score once it is divided by the dose curve changes slowly with dose.
-
-A shorter scale lets a few low-dose trials explain a bad step or defocus as an effect of the dose, and nothing is predicted at
-the final dose any more (campaigns on the simulated column: 5.4 ± 2.1 predicted, 9.9 measured; with this scale 8.9 ± 0.4)."""
+"""Decades of dose per unit of the model's dose axis. README.md says what a shorter scale did."""
 
 
 class SearchSpace:
-    """The legal settings of trials and of the final acquisition. Raises BadInputError where there are none.
+    """The legal settings of trials and of the final acquisition.
 
     Attributes:
         axes: step, defocus and dose of a trial, without the coupled limits.
-        final_doses: of the final acquisition, likewise.
+        final_doses: dose axis of the final acquisition, likewise.
         variables: names of the settings that are not fixed.
-        frugal: (3,) the legal trial with the smallest dose.
+        largest_defocus: |Δf|, Å, at which the probe disc fills the part of the window that the campaign allows.
+        lowest_dose_trial: (3,) the legal trial with the smallest dose.
     """
 
     def __init__(self, description: Description, config: CampaignConfig) -> None:
+        """Combine the limits of both.
+
+        Args:
+            description: of the instrument.
+            config: of the campaign.
+
+        Raises:
+            BadInputError: where no settings are legal; the message names the limits that collide.
+        """
         self.description = description
         self.config = config
         search = config.search
         self.axes = (
-            Axis.between("step", description.step, search.step),
-            Axis.between("defocus", description.defocus, search.defocus),
-            Axis.between("dose", description.dose, search.dose),
+            Axis.intersect("step", description.step, search.step),
+            Axis.intersect("defocus", description.defocus, search.defocus),
+            Axis.intersect("dose", description.dose, search.dose),
         )
-        self.final_doses = Axis.between("dose", description.dose, None)
+        self.final_doses = Axis.intersect("dose", description.dose, None)
         self.variables = tuple(a.name for a in self.axes if not a.fixed)
-        self.largest_defocus = search.window * optics.largest_defocus(
-            description.semiangle, description.detector.angular_pixel, description.voltage
-        )
+        self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
-        self._shared = self._coupled_limits()
-        self._of_trials = (*self._shared, *self._trial_limits())
-        self._of_final = (*self._shared, interval_limit(self.final_doses, 2))
-        self.frugal = self._most_frugal()
+        shared = (
+            axis_constraint(self.axes[STEP], STEP),
+            axis_constraint(self.axes[DEFOCUS], DEFOCUS),
+            *coupled_constraints(description, search),
+        )
+        self._trial_constraints = (
+            *shared,
+            axis_constraint(self.axes[DOSE], DOSE),
+            positions_constraint(config.exploration),
+        )
+        self._final_constraints = (*shared, axis_constraint(self.final_doses, DOSE))
+        self.lowest_dose_trial = self._find_lowest_dose_trial()
         self._defocus_choices = self._legal_defocus()
-        self._unit_low, self._unit_span = self._unit_scale()
+        self._scale_low, self._scale_span = self._model_scale()
 
     # -- legality ------------------------------------------------------------------------------------------------
 
     def why_illegal(self, settings: Settings, *, final: bool = False) -> str | None:
-        """The limits that `settings` break, with values; None where they are legal.
+        """The limits that settings break.
 
-        The final acquisition is free of what only concerns trials: search.dose and the size of their field.
+        Args:
+            settings: step Å, defocus Å, dose e/Å².
+            final: of the final acquisition, which search.dose and the size of a trial's field do not concern.
+
+        Returns:
+            The broken limits with values, in words; None where the settings are legal.
         """
         point = as_points([settings])
-        broken = [c.sentence(settings) for c in self._limits(final) if c.margin(point)[0] < -TOLERANCE]
+        broken = [c.sentence(settings) for c in self._constraints(final) if c.margin(point)[0] < -TOLERANCE]
         return "; ".join(broken) or None
 
     def is_legal(self, points: Array, *, final: bool = False) -> NDArray[np.bool_]:
-        """(n,) whether each of the points (n, 3) is legal."""
+        """Which points are legal.
+
+        Args:
+            points: (n, 3) step Å, defocus Å, dose e/Å².
+            final: as final acquisition, see `why_illegal`.
+
+        Returns:
+            (n,).
+        """
         legal = np.ones(len(points), dtype=bool)
-        for constraint in self._limits(final):
+        for constraint in self._constraints(final):
             legal &= constraint.margin(points) >= -TOLERANCE
         return legal
 
     def active_constraint(self, settings: Settings, *, final: bool = False) -> str | None:
-        """The constraint that is nearest, in words, where it is nearer than 3 %."""
-        point = as_points([settings])
-        nearest = min(self._limits(final), key=lambda c: float(c.margin(point)[0]))
-        return nearest.sentence(settings) if nearest.margin(point)[0] < ACTIVE else None
+        """The nearest constraint, where it is nearer than ACTIVE_MARGIN.
 
-    def _limits(self, final: bool) -> tuple[Constraint, ...]:
-        return self._of_final if final else self._of_trials
+        Args:
+            settings: step Å, defocus Å, dose e/Å².
+            final: of the final acquisition, see `why_illegal`.
+
+        Returns:
+            The constraint with the value, in words; None where none is near.
+        """
+        point = as_points([settings])
+        nearest = min(self._constraints(final), key=lambda c: float(c.margin(point)[0]))
+        return nearest.sentence(settings) if nearest.margin(point)[0] < ACTIVE_MARGIN else None
+
+    def _constraints(self, final: bool) -> tuple[Constraint, ...]:
+        return self._final_constraints if final else self._trial_constraints
 
     # -- intervals -----------------------------------------------------------------------------------------------
 
     def step_interval(self, defocus: Array, dose_max: float = math.inf) -> tuple[Array, Array]:
-        """Smallest and largest step, each (n,), of a trial at `defocus` (n,) with a dose up to `dose_max`; low > high: none."""
+        """Smallest and largest legal step of a trial.
+
+        Args:
+            defocus: (n,) Å.
+            dose_max: largest dose that the trial may have, e/Å².
+
+        Returns:
+            Both (n,), Å; no step is legal where the smallest exceeds the largest.
+        """
         step, _, dose = self.axes
         fewest, most = self.description.electrons_per_pattern
         field = self.config.exploration
         low = max(step.low, math.sqrt(fewest / min(dose.high, self._largest_dose, dose_max)))
         high = min(step.high, math.sqrt(most / dose.low), field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER)
-        overlapping = (1 - self.config.search.overlap) * self._diameter(defocus)
+        overlapping = (1 - self.config.search.overlap) * probe_diameter(self.description, defocus)
         return np.full(defocus.shape, low), np.minimum(high, overlapping)
 
     def dose_interval(self, step: Array, *, final: bool = False) -> tuple[Array, Array]:
-        """Smallest and largest legal dose, each (n,), at `step` (n,); low > high: none."""
-        low, high = self.description.dose.bounds if final else (self.axes[2].low, self.axes[2].high)
+        """Smallest and largest legal dose.
+
+        Args:
+            step: (n,) Å.
+            final: of the final acquisition instead of a trial.
+
+        Returns:
+            Both (n,), e/Å²; no dose is legal where the smallest exceeds the largest.
+        """
+        low, high = self.description.dose.bounds if final else (self.axes[DOSE].low, self.axes[DOSE].high)
         fewest, most = self.description.electrons_per_pattern
         return np.maximum(low, fewest / step**2), np.minimum(min(high, self._largest_dose), most / step**2)
 
     @property
     def smallest_dose(self) -> float:
         """Smallest dose of any legal trial, e/Å²."""
-        return float(self.frugal[2])
+        return float(self.lowest_dose_trial[DOSE])
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
     def draw(self, cube: Array, *, dose_min: float = 0.0, dose_max: float = math.inf) -> Array:
-        """Legal points (m, 3), m ≤ n, from numbers in the unit cube (n, 3): which defocus, step and dose, in this order.
+        """Legal trials from numbers in the unit cube.
 
-        No dose is above `dose_max`; none is below `dose_min` where step and `dose_max` leave the choice. Points are
-        dropped only where discrete values leave no legal dose or step.
+        Args:
+            cube: (n, 3) in [0, 1): where in the legal range of defocus, step and dose, in this order.
+            dose_min: e/Å²; no dose is below, where step and `dose_max` leave the choice.
+            dose_max: e/Å²; no dose is above.
+
+        Returns:
+            (m, 3) points, m ≤ n: some are dropped where discrete values leave no legal step or dose.
         """
+        along_defocus, along_step, along_dose = cube.T
         if np.ndim(self._defocus_choices) == 1:
-            index = np.minimum(cube[:, 0] * len(self._defocus_choices), len(self._defocus_choices) - 1).astype(int)
+            index = np.minimum(along_defocus * len(self._defocus_choices), len(self._defocus_choices) - 1).astype(int)
             defocus = self._defocus_choices[index]
         else:
             lengths = self._defocus_choices[:, 1] - self._defocus_choices[:, 0]
-            along = cube[:, 0] * lengths.sum()
+            along = along_defocus * lengths.sum()
             edges = np.concatenate([[0.0], np.cumsum(lengths)])
             part = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, len(lengths) - 1)
             defocus = self._defocus_choices[part, 0] + along - edges[part]
-        step = self.axes[0].choose(*self.step_interval(defocus, dose_max), cube[:, 1])
+        step = self.axes[STEP].choose(*self.step_interval(defocus, dose_max), along_step)
         found = np.isfinite(step)
         defocus, step = defocus[found], step[found]
         low, high = self.dose_interval(step)
-        high = self.axes[2].at_most(np.minimum(high, dose_max))
-        dose = self.axes[2].choose(np.maximum(low, np.minimum(dose_min, high)), high, cube[found, 2])
+        high = self.axes[DOSE].at_most(np.minimum(high, dose_max))
+        dose = self.axes[DOSE].choose(np.maximum(low, np.minimum(dose_min, high)), high, along_dose[found])
         points = np.stack([step, defocus, dose], axis=1)[np.isfinite(dose)]
         return points[self.is_legal(points)]
 
     def legal_doses(self, step: float, *, dose_max: float = math.inf, count: int = 24) -> Array:
-        """Doses a trial at `step` may have, ascending: all discrete ones, or `count` on a logarithmic scale; may be empty."""
+        """Doses that a trial may have.
+
+        Args:
+            step: Å.
+            dose_max: e/Å²; no dose is above.
+            count: how many, where the dose is continuous.
+
+        Returns:
+            (m,) e/Å², ascending: all discrete doses, or `count` on a logarithmic scale; may be empty.
+        """
         low, high = (float(v[0]) for v in self.dose_interval(np.array([step])))
         high = min(high, dose_max)
-        values = self.axes[2].values
+        values = self.axes[DOSE].values
         if values is not None:
             return values[(values >= low * (1 - TOLERANCE)) & (values <= high * (1 + TOLERANCE))]
         if low > high * (1 + TOLERANCE):
@@ -160,92 +230,45 @@ class SearchSpace:
 
     # -- model coordinates ---------------------------------------------------------------------------------------
 
-    def to_unit(self, points: Array) -> Array:
-        """Points (n, 3) as the model sees them, (n, variables): log step and defocus scaled to 0 … 1, log dose.
+    def normalize(self, points: Array) -> Array:
+        """Points in the coordinates of the model.
 
-        The unit of the dose axis is DOSE_DECADES decades above the smallest dose, whatever the limits are.
+        Args:
+            points: (n, 3) step Å, defocus Å, dose e/Å².
+
+        Returns:
+            (n, d) for the d settings that are not fixed: ln step and defocus scaled to 0 … 1, and ln dose above the smallest
+            dose in units of DOSE_DECADES decades, whatever its limits are.
         """
-        return ((_model_scale(points) - self._unit_low) / self._unit_span)[
-            :, [name in self.variables for name in NAMES]
-        ]
+        x: Array = (_to_model_scale(points) - self._scale_low) / self._scale_span
+        return x[:, [name in self.variables for name in NAMES]]
 
-    def dose_of(self, unit: Array) -> Array:
-        """Dose (…), e/Å², of model coordinates (…, variables)."""
+    def dose_of(self, x: Array) -> Array:
+        """Doses of points in the coordinates of the model.
+
+        Args:
+            x: (…, d) as `normalize` gives them.
+
+        Returns:
+            (…) e/Å².
+        """
         if "dose" not in self.variables:
-            return np.full(unit.shape[:-1], self.axes[2].low)
-        return np.exp(self._unit_low[2] + self._unit_span[2] * unit[..., -1])
+            return np.full(x.shape[:-1], self.axes[DOSE].low)
+        dose: Array = np.exp(self._scale_low[DOSE] + self._scale_span[DOSE] * x[..., -1])
+        return dose
 
-    def _unit_scale(self) -> tuple[Array, Array]:
-        low = _model_scale(np.array([[a.low for a in self.axes]]))[0]
-        span = _model_scale(np.array([[a.high for a in self.axes]]))[0] - low
-        span[2] = DOSE_DECADES * math.log(10)
+    def _model_scale(self) -> tuple[Array, Array]:
+        low = _to_model_scale(np.array([[a.low for a in self.axes]]))[0]
+        span = _to_model_scale(np.array([[a.high for a in self.axes]]))[0] - low
+        span[DOSE] = DOSE_DECADES * math.log(10)
         return low, np.where(span > 0, span, 1.0)
 
-    # -- limits --------------------------------------------------------------------------------------------------
-
-    def _diameter(self, defocus: Array) -> Array:
-        """optics.probe_diameter for arrays."""
-        focused = optics.probe_diameter(self.description.semiangle, 0.0, self.description.voltage)
-        return np.maximum(2e-3 * self.description.semiangle * np.abs(defocus), focused)
-
-    def _coupled_limits(self) -> tuple[Constraint, ...]:
-        fewest, most = self.description.electrons_per_pattern
-        overlap = self.config.search.overlap
-        slope = 2e-3 * self.description.semiangle
-
-        def overlap_of(p: Array) -> Array:
-            return 1 - p[:, 0] / self._diameter(p[:, 1])
-
-        limits = [
-            interval_limit(self.axes[0], 0),
-            interval_limit(self.axes[1], 1),
-            Constraint(
-                "electrons per pattern",
-                f"{fewest:g} … {most:g}",
-                lambda p: log_margin(p[:, 2] * p[:, 0] ** 2, fewest, most),
-                lambda s: f"dose · step² is {s.dose * s.step**2:.4g}",
-            ),
-            Constraint(
-                "window",
-                f"at most {slope * self.largest_defocus:.4g} Å ({self.config.search.window:g} of 1/Δk)",
-                lambda p: 1 - np.abs(p[:, 1]) / self.largest_defocus,
-                lambda s: f"the probe disc 2α|Δf| is {slope * abs(s.defocus):.4g} Å wide",
-            ),
-            Constraint(
-                "overlap",
-                f"at least {100 * overlap:.3g} %",
-                lambda p: overlap_of(p) - overlap,
-                lambda s: f"neighbouring probes overlap by {100 * overlap_of(as_points([s]))[0]:.3g} %",
-            ),
-        ]
-        if math.isfinite(self._largest_dose):
-            limits.append(
-                Constraint(
-                    "region dose",
-                    f"at most {self._largest_dose:g} {self.description.dose_unit}",
-                    lambda p: np.log(self._largest_dose / p[:, 2]),
-                    lambda s: f"dose is {s.dose:g}",
-                )
-            )
-        return tuple(limits)
-
-    def _trial_limits(self) -> tuple[Constraint, ...]:
-        field = self.config.exploration
-        shorter = min(field.height, field.width)
-        return (
-            interval_limit(self.axes[2], 2),
-            Constraint(
-                "positions",
-                f"at least {SMALLEST_RASTER} along the shorter edge of the trial's field ({shorter:g} Å)",
-                lambda p: shorter / p[:, 0] / SMALLEST_RASTER - 1,
-                lambda s: f"a step of {s.step:g} Å gives {math.floor(shorter / s.step + 1e-6)}",
-            ),
-        )
+    # -- where legal points lie ----------------------------------------------------------------------------------
 
     def _corners(self) -> Array:
         """Points (n, 3) among which is a legal one if there is any, as the limits are monotonic in each setting.
 
-        Those outside of single limits are there to tell which of them stand in the way.
+        Points outside single limits are kept: they tell which limits collide where none is legal.
         """
         step, defocus, dose = self.axes
         field = self.config.exploration
@@ -258,41 +281,47 @@ class SearchSpace:
         edges = [field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER]
         doses = dose.values if dose.values is not None else (dose.low, min(dose.high, self._largest_dose))
         edges += [math.sqrt(e / d) for e in (fewest, most) for d in doses]
-        steps = edge_values(step, (*edges, *(overlap * self._diameter(defoci))))
+        steps = edge_values(step, (*edges, *(overlap * probe_diameter(self.description, defoci))))
         points = []
         for s in steps[(steps > 0.1 * step.low) & (steps < 10 * step.high)]:
             doses = edge_values(dose, (fewest / s**2, most / s**2, min(self._largest_dose, dose.high)))
             points += [(s, f, d) for f in defoci for d in doses[doses > 0]]
         return np.array(points)
 
-    def _most_frugal(self) -> Array:
+    def _find_lowest_dose_trial(self) -> Array:
         corners = self._corners()
-        legal = np.stack([c.margin(corners) >= -TOLERANCE for c in self._of_trials])
+        legal = np.stack([c.margin(corners) >= -TOLERANCE for c in self._trial_constraints])
         found = corners[legal.all(axis=0)]
         if len(found):
-            return found[np.argmin(found[:, 2])]
-        collide = [c for i, c in enumerate(self._of_trials) if np.delete(legal, i, axis=0).all(axis=0).any()]
+            lowest: Array = found[np.argmin(found[:, DOSE])]
+            return lowest
+        collide = [c for i, c in enumerate(self._trial_constraints) if np.delete(legal, i, axis=0).all(axis=0).any()]
         if not collide:
             best = int(np.argmax(legal.sum(axis=0)))
-            collide = [c for i, c in enumerate(self._of_trials) if not legal[i, best]]
+            collide = [c for i, c in enumerate(self._trial_constraints) if not legal[i, best]]
         limits = " and ".join(f"{c.name} ({c.limit})" for c in collide)
         msg = f"no settings are legal: these limits collide: {limits}; widen one of them"
         raise BadInputError(msg)
 
     def _legal_defocus(self) -> Array:
         """Legal discrete values (n,), or intervals (n, 2) of a continuous defocus, for which there is a legal step."""
-        defocus = self.axes[1]
+        defocus, steps = self.axes[DEFOCUS], self.axes[STEP]
         if defocus.values is not None or defocus.fixed:
             values = defocus.values if defocus.values is not None else np.array([defocus.low])
             low, high = self.step_interval(values)
-            step = self.axes[0].choose(low, high, np.zeros(len(values)))
+            step = steps.choose(low, high, np.zeros(len(values)))
             window = np.abs(values) <= self.largest_defocus * (1 + TOLERANCE)
-            return values[np.isfinite(step) & window]
+            legal: Array = values[np.isfinite(step) & window]
+            return legal
         smallest_step = self.step_interval(np.zeros(1))[0][0]
-        if self.axes[0].values is not None:
-            smallest_step = self.axes[0].values[self.axes[0].values >= smallest_step * (1 - TOLERANCE)][0]
+        if steps.values is not None:
+            smallest_step = steps.values[steps.values >= smallest_step * (1 - TOLERANCE)][0]
         needed = smallest_step / (1 - self.config.search.overlap)
-        nearest = 0.0 if self._diameter(np.zeros(1))[0] >= needed else needed / (2e-3 * self.description.semiangle)
+        nearest = (
+            0.0
+            if probe_diameter(self.description, np.zeros(1))[0] >= needed
+            else needed / (2e-3 * self.description.semiangle)
+        )
         sides = [(-self.largest_defocus, -nearest), (nearest, self.largest_defocus)]
         if nearest == 0.0:
             sides = [(-self.largest_defocus, self.largest_defocus)]
@@ -302,14 +331,26 @@ class SearchSpace:
 
 
 def as_points(settings: Iterable[Settings]) -> Array:
-    """Settings as rows (step, defocus, dose), (n, 3)."""
+    """Settings as rows.
+
+    Args:
+        settings: of n trials.
+
+    Returns:
+        (n, 3) step Å, defocus Å, dose e/Å².
+    """
     return np.array([(s.step, s.defocus, s.dose) for s in settings], dtype=np.float64).reshape(-1, 3)
 
 
 def as_settings(point: Array) -> Settings:
-    """One row (step, defocus, dose) as Settings."""
-    return Settings(step=float(point[0]), defocus=float(point[1]), dose=float(point[2]))
+    """One row as settings.
+
+    Args:
+        point: (3,) step Å, defocus Å, dose e/Å².
+    """
+    return Settings(step=float(point[STEP]), defocus=float(point[DEFOCUS]), dose=float(point[DOSE]))
 
 
-def _model_scale(points: Array) -> Array:
-    return np.stack([np.log(points[:, 0]), points[:, 1], np.log(points[:, 2])], axis=1)
+def _to_model_scale(points: Array) -> Array:
+    """ln step, defocus and ln dose, (n, 3)."""
+    return np.stack([np.log(points[:, STEP]), points[:, DEFOCUS], np.log(points[:, DOSE])], axis=1)

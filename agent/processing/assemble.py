@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.errors import BadInputError
-from agent.reconstruction.calibration.bright_field import fit_disc
-from agent.reconstruction.counts.patterns import selected
-from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction import DiffractionData, fit_disc, selected
 from instrument import optics
 from instrument.recordings import (
     Number,
@@ -81,7 +79,7 @@ def is_acquisition(path: Path) -> bool:
 
 
 def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
-    from agent.storage.files import read_acquisition
+    from agent.storage.acquisition_file import read_acquisition
 
     check_given(given)
     check_range(path, given)

@@ -7,7 +7,6 @@ only corrects its defocus, which the lens sets a little differently each time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction import DiffractionData
+from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
 
@@ -31,7 +31,7 @@ class ColumnState:
 
     Attributes:
         centre: (row, column) of the zero beam, pixels.
-        matrix: (2, 2) detector_to_scan.
+        matrix: (2, 2) from the detector's axes to the scan's.
         defocus_offset: measured minus nominal, Å, of the last acquisition.
         aberrations: besides defocus, Krivanek polar, Å and rad.
         aperture: whether a round, even disc or the measured one explains the counts better.
@@ -44,7 +44,7 @@ class ColumnState:
     aperture: Literal["round", "measured"] = "round"
 
     def save(self, path: Path) -> None:
-        """Write as JSON, atomically."""
+        """Write as JSON, in one step."""
         content = {
             "centre": list(self.centre),
             "detector_to_scan": self.matrix.tolist(),
@@ -53,16 +53,15 @@ class ColumnState:
             "aperture": self.aperture,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(path.suffix + ".part")
-        with part.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        atomic_write(path, json.dumps(content, indent=1))
 
     @classmethod
     def load(cls, path: Path) -> ColumnState:
-        """Read what `save` wrote. Raises BadInputError."""
+        """Read what `save` wrote.
+
+        Raises:
+            BadInputError: there is no such file, or it holds something else.
+        """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(
@@ -79,7 +78,13 @@ class ColumnState:
 
 @dataclass(frozen=True)
 class Measured:
-    """An acquisition with its optics measured, the state to carry on, and what a person should be told."""
+    """An acquisition with its optics.
+
+    Attributes:
+        data: with the optics that it was taken with, as far as they are known.
+        state: what the next acquisition starts from.
+        notes: what a person should be told, one sentence each.
+    """
 
     data: DiffractionData
     state: ColumnState
@@ -87,10 +92,17 @@ class Measured:
 
 
 def bad_pixels(patterns: NDArray[Any], known: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
-    """(ky, kx), True where a pixel is known or seen to be dead or hot.
+    """Pixels that are known or seen to be dead or hot.
 
     Seen: its mean count lies far outside the spread of its eight neighbours, beyond what counting noise allows. Pixels
     on the steep rim of the disc have spread-out neighbours and are left alone.
+
+    Args:
+        patterns: (n, ky, kx) counts.
+        known: (row, column) of pixels that the instrument advertises as dead.
+
+    Returns:
+        (ky, kx), True where a pixel is bad.
     """
     mean = patterns.mean(axis=0, dtype=np.float64)
     shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
@@ -120,72 +132,114 @@ def measure_column(
         shape: (scan_y, scan_x) where the patterns are a complete raster; None otherwise.
         known: from an earlier acquisition of the same column.
         enabled: False takes the advertised geometry and the nominal defocus as they are.
+        on_progress: called with the fraction done.
+
+    Raises:
+        BadInputError: the instrument does not advertise how its detector is turned, and the scan does not tell.
     """
-    from agent.reconstruction.calibration.bright_field import fit_disc
-    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, deviance_of_part, tune
-    from agent.reconstruction.calibration.parameters import widths
-
-    nominal = data.defocus
-    fixed = description.defocus.kind == "fixed"
-    notes: list[str] = []
     if known is not None:
-        data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
-        data = _with_defocus(data, nominal + known.defocus_offset)
-        if known.aperture == "measured":
-            data = replace(data, aperture=measured_aperture(data))
-        if enabled and not fixed:
-            data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
-        state = replace(known, defocus_offset=data.defocus - nominal)
-        return Measured(data, state, ())
-
-    disc = fit_disc(data.patterns.mean(axis=0, dtype=np.float64), data.mask)
-    data = replace(data, centre=disc.centre)
-    if not enabled or (description.scan_rotation is not None and description.mirrored is not None):
+        fixed = description.defocus.kind == "fixed"
+        return _measure_again(data, known, enabled=enabled and not fixed, on_progress=on_progress)
+    nominal = data.defocus
+    data = replace(data, centre=_disc_centre(data))
+    notes: list[str] = []
+    advertised = description.scan_rotation is not None and description.mirrored is not None
+    if enabled and not advertised:
+        data, found = _from_parallax(data, shape)
+        notes.extend(found)
+    else:
         matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
         data = replace(data, detector_to_scan=matrix)
-        if enabled:
-            tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
-            data = tuned.data
-            turn = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
-            notes.append(
-                f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
-                f"(set-point {nominal:g} Å), detector rotation {turn:.2f}°, "
-                f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
-            )
-    else:
-        data, note = _from_parallax(data, shape)
+    if enabled and advertised:
+        data, note = _from_likelihood(data, on_progress)
         notes.append(note)
-    aperture: Literal["round", "measured"] = "round"
-    if enabled:
-        uneven = replace(data, aperture=measured_aperture(data))
-        if deviance_of_part(uneven) < deviance_of_part(data):
-            data, aperture = uneven, "measured"
-            notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
+    if enabled and (uneven := _with_better_aperture(data)) is not None:
+        data = uneven
+        notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
+    assert data.centre is not None
     state = ColumnState(
-        centre=disc.centre,
+        centre=data.centre,
         matrix=np.asarray(data.detector_to_scan),
         defocus_offset=data.defocus - nominal,
         aberrations=dict(data.aberrations),
-        aperture=aperture,
+        aperture="round" if data.aperture is None else "measured",
     )
     return Measured(data, state, tuple(notes))
 
 
+def _measure_again(
+    data: DiffractionData, known: ColumnState, *, enabled: bool, on_progress: Callable[[float], None]
+) -> Measured:
+    """What is known of the column; only the defocus is measured anew, around what the last acquisition was off by."""
+    from agent.reconstruction import DEFOCUS_REPEATS, tune
+
+    nominal = data.defocus
+    data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
+    data, notes = _with_defocus(data, nominal + known.defocus_offset)
+    if known.aperture == "measured":
+        data = replace(data, aperture=measured_aperture(data))
+    if enabled:
+        data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
+    return Measured(data, replace(known, defocus_offset=data.defocus - nominal), notes)
+
+
+def _disc_centre(data: DiffractionData) -> tuple[float, float]:
+    """(row, column) of the bright-field disc in the mean pattern, pixels."""
+    from agent.reconstruction import fit_disc
+
+    return fit_disc(data.patterns.mean(axis=0, dtype=np.float64), data.mask).centre
+
+
+def _from_likelihood(data: DiffractionData, on_progress: Callable[[float], None]) -> tuple[DiffractionData, str]:
+    """Defocus, two-fold astigmatism and rotation, around what set-point and instrument say."""
+    from agent.reconstruction import tune, widths
+
+    nominal = data.defocus
+    tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
+    data = tuned.data
+    rotation = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
+    note = (
+        f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
+        f"(set-point {nominal:g} Å), detector rotation {rotation:.2f}°, "
+        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
+    )
+    return data, note
+
+
+def _with_better_aperture(data: DiffractionData) -> DiffractionData | None:
+    """The data with the aperture as measured, where it explains the counts better than an even disc; None otherwise."""
+    from agent.reconstruction import deviance_of_part
+
+    uneven = replace(data, aperture=measured_aperture(data))
+    return uneven if deviance_of_part(uneven) < deviance_of_part(data) else None
+
+
 def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
-    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern (the engine cuts it outside the disc)."""
+    """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern. The engine cuts it outside the disc."""
     mean = data.patterns.mean(axis=0, dtype=np.float64)
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
 
-def _with_defocus(data: DiffractionData, defocus: float) -> DiffractionData:
-    """The defocus, kept inside the window that the probe must fit."""
-    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
-    return replace(data, defocus=float(np.clip(defocus, -limit, limit)))
+def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionData, tuple[str, ...]]:
+    """The data with a defocus, Å, that was measured, and a note where it is not taken as it is.
+
+    The specimen is exposed already, so a probe that is wider than its window costs a note and not the acquisition: the
+    widest that the engine can describe is used.
+    """
+    limit = data.largest_defocus
+    if abs(defocus) <= limit:
+        return replace(data, defocus=defocus), ()
+    used = limit if defocus > 0 else -limit
+    note = (
+        f"the column's defocus of {defocus:.4g} Å makes the probe wider than the window 1/Δk; {used:.4g} Å, the largest "
+        "that fits, is used instead; narrow search.defocus or lower search.window"
+    )
+    return replace(data, defocus=used), (note,)
 
 
-def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, str]:
+def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, tuple[str, ...]]:
     """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
-    from agent.reconstruction.calibration.calibrate import calibrate
+    from agent.reconstruction import calibrate
 
     if shape is None or min(shape) < 8:
         msg = (
@@ -214,4 +268,5 @@ def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tupl
         f"{', mirrored' if found.mirrored else ''}"
         f"{''.join(f'; {told}' for told in found.notes)}"
     )
-    return _with_defocus(data, found.defocus), note
+    data, beyond = _with_defocus(data, found.defocus)
+    return data, (note, *beyond)

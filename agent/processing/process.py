@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from agent.config import ReconstructionChoice, ScoreChoice
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
-from agent.processing.column import ColumnState, bad_pixels, measure_column
+from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
+from agent.reconstruction import DiffractionData, ReconstructionSettings, selected
 from agent.records import Score
+from agent.scoring.halves import Judged, judge
+from agent.scoring.regions import tiles
+from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
+from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.reconstruction_file import write_reconstruction
 from instrument.models import Record, Rectangle
-
-if TYPE_CHECKING:
-    from agent.storage.files import Acquisition
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and the fraction done."""
@@ -57,40 +60,61 @@ class ProcessingResult(Record):
 
 
 def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None) -> ProcessingResult:
-    """Calibrate (first time), measure the defocus, reconstruct all counts and both halves, score, write the files.
+    """Read an acquisition file, measure the column, reconstruct all counts and both halves, score, write the files.
+
+    Args:
+        job: what to do; paths are absolute.
+        on_progress: called with the phase's name and the fraction done.
 
     Raises:
         BadInputError: the acquisition cannot be reconstructed; the message says why.
         StoppedError: the disk is full.
     """
-    from agent.storage.files import read_acquisition
-
-    started = time.perf_counter()
-    acquisition = read_acquisition(job.acquisition)
-    reading = time.perf_counter() - started
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "read"):
+        acquisition = read_acquisition(job.acquisition)
     result = process_acquisition(acquisition, job, on_progress)
-    return result.model_copy(update={"seconds": {"read": round(reading, 4), **result.seconds}})
+    return result.model_copy(update={"seconds": {**seconds, **result.seconds}})
 
 
 def process_acquisition(
     acquisition: Acquisition, job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None
 ) -> ProcessingResult:
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
-    from agent.reconstruction import DiffractionData, ReconstructionSettings
-    from agent.reconstruction.counts.patterns import selected
-    from agent.scoring.halves import judge, score_halves
-    from agent.scoring.ring_correlation import tiles
-    from agent.scoring.splitting import excess_variance
-    from agent.storage.files import write_reconstruction
+    seconds: dict[str, float] = {}
+    data = received_data(acquisition)
+    with _timed(seconds, "calibrate"):
+        measured = _measure(data, acquisition, job, on_progress)
+    with _timed(seconds, "reconstruct"):
+        judged = _reconstruct_and_score(measured.data, job, on_progress)
+    with _timed(seconds, "write"):
+        notes = (*measured.notes, *_notes_on_halves(job.score, excess_variance(data.patterns, data.positions)))
+        _write(acquisition, job, judged, measured, notes)
+    picture = judged.reconstruction
+    return ProcessingResult(
+        score=judged.score,
+        defocus_measured=picture.defocus,
+        deviance=picture.deviance[-1] if picture.deviance else None,
+        passes=picture.passes,
+        device=picture.device,
+        seconds=seconds,
+        notes=(*notes, *picture.notes),
+    )
 
-    plan, description = acquisition.plan, acquisition.description
-    received = acquisition.received
+
+def received_data(acquisition: Acquisition) -> DiffractionData:
+    """The patterns that arrived, with nominal optics and bad pixels masked; not calibrated.
+
+    Raises:
+        BadInputError: fewer than FEWEST_PATTERNS arrived.
+    """
+    plan, description, received = acquisition.plan, acquisition.description, acquisition.received
     if received.sum() < FEWEST_PATTERNS:
         lost = "" if received.all() else f" ({len(received)} were asked for)"
         msg = f"there are only {int(received.sum())} patterns{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
     patterns = selected(acquisition.patterns, received)
-    data = DiffractionData(
+    return DiffractionData(
         patterns=patterns,
         positions=plan.scan_positions()[received],
         voltage=description.voltage,
@@ -99,20 +123,25 @@ def process_acquisition(
         defocus=plan.defocus,
         mask=~bad_pixels(patterns, description.detector.dead_pixels),
     )
-    choice = job.reconstruction
-    before = time.perf_counter()
-    column = ColumnState.load(job.column) if job.column is not None else None
-    measured = measure_column(
+
+
+def _measure(data: DiffractionData, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Measured:
+    """The data with the optics that they were taken with: from earlier acquisitions where there are some."""
+    plan = acquisition.plan
+    complete_raster = acquisition.received.all() and plan.positions is None
+    return measure_column(
         data,
-        description,
-        shape=plan.shape if received.all() and plan.positions is None else None,
-        known=column,
-        enabled=choice.calibrate,
+        acquisition.description,
+        shape=plan.shape if complete_raster else None,
+        known=None if job.column is None else ColumnState.load(job.column),
+        enabled=job.reconstruction.calibrate,
         on_progress=lambda fraction: on_progress("calibrate", fraction),
     )
-    data = measured.data
-    seconds = {"calibrate": time.perf_counter() - before}
 
+
+def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progress: Progress) -> Judged:
+    """Picture, halves and score, with the user's own functions where the campaign names some."""
+    choice = job.reconstruction
     settings = ReconstructionSettings(
         probe_modes=choice.probe_modes,
         max_passes=choice.passes,
@@ -123,45 +152,41 @@ def process_acquisition(
         device=choice.device,
     )
     edge = job.score.field or min(job.scored.height, job.scored.width)
-    before = time.perf_counter()
-    judged = judge(
+    return judge(
         data,
         settings,
         tiles(job.scored, edge),
         job.score,
         job.seed,
         reconstruct_with=None if choice.function is None else load_attribute(choice.function),
-        score_with=score_halves if job.score.function is None else load_attribute(job.score.function),
+        score_with=None if job.score.function is None else load_attribute(job.score.function),
         splits=job.splits,
         on_progress=lambda fraction: on_progress("reconstruct", fraction),
     )
-    seconds["reconstruct"] = time.perf_counter() - before
-    before = time.perf_counter()
-    notes = (*measured.notes, *_halving(job.score, excess_variance(patterns, data.positions)))
+
+
+def _write(
+    acquisition: Acquisition, job: ProcessingJob, judged: Judged, measured: Measured, notes: tuple[str, ...]
+) -> None:
     write_reconstruction(
         job.output, judged.reconstruction, judged.score, judged.half_phases, job.scored, acquisition, notes
     )
     measured.state.save(job.column_output)
-    seconds["write"] = time.perf_counter() - before
-    picture = judged.reconstruction
-    return ProcessingResult(
-        score=judged.score,
-        defocus_measured=picture.defocus,
-        deviance=picture.deviance[-1] if picture.deviance else None,
-        passes=picture.passes,
-        device=picture.device,
-        seconds={name: round(value, 4) for name, value in seconds.items()},
-        notes=(*notes, *picture.notes),
-    )
 
 
-def _halving(choice: ScoreChoice, excess: float) -> tuple[str, ...]:
+def _notes_on_halves(choice: ScoreChoice, excess: float) -> tuple[str, ...]:
     """What a person should know of halves that share electrons, or are made so that they do not."""
-    from agent.scoring.splitting import SEVERAL_COUNTS
-
     if not excess > SEVERAL_COUNTS:
         return ()
     scatter = f"counts have {excess:.1f} times the variance of single electrons"
     if choice.split == "positions":
         return (f"{scatter}: every other position is one half of the score",)
     return (f"{scatter}: halves drawn from them share noise, the score is too high; set score.split to positions",)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Note how long the block takes."""
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 4)

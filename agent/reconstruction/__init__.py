@@ -1,37 +1,76 @@
 """Patterns to object: `reconstruct(DiffractionData, ReconstructionSettings) -> Reconstruction`, over arrays only.
 
-`calibrate` finds the geometry of a scan that nobody has calibrated.
+The only door of this room: every other room imports from here, never from the modules behind it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from agent.reconstruction.backends.choice import gpu_reason
+from agent.reconstruction.counts.patterns import as_type, chunks, selected
+from agent.reconstruction.counts.thinning import halves
+from agent.reconstruction.model.checks import MOST_COUNTS, SEMIANGLES, SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.model.start import padding
 from agent.reconstruction.run import reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
 
 if TYPE_CHECKING:
+    from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
+    from agent.reconstruction.calibration.expectation import deviance_of_part
+    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
+    from agent.reconstruction.calibration.parameters import widths
 
+_CALIBRATION = {
+    "BrightFieldDisc": "bright_field",
+    "Calibration": "calibrate",
+    "DEFOCUS_REPEATS": "likelihood",
+    "Tuned": "likelihood",
+    "calibrate": "calibrate",
+    "deviance_of_part": "expectation",
+    "fit_disc": "bright_field",
+    "tune": "likelihood",
+    "widths": "parameters",
+}
 __all__ = [
+    "DEFOCUS_REPEATS",
+    "MOST_COUNTS",
+    "SEMIANGLES",
+    "SMALLEST_DETECTOR",
+    "BrightFieldDisc",
     "Calibration",
     "DiffractionData",
     "Reconstruction",
     "ReconstructionSettings",
     "Reconstructor",
+    "Tuned",
+    "as_type",
     "calibrate",
+    "check_data",
+    "chunks",
+    "deviance_of_part",
+    "fit_disc",
+    "gpu_reason",
+    "halves",
+    "padding",
+    "paste",
     "reconstruct",
+    "selected",
+    "tune",
+    "widths",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Calibration brings SciPy in, which a reconstruction does not need: only who asks for it waits for it."""
-    if name in ("Calibration", "calibrate"):
-        from agent.reconstruction.calibration import calibrate as calibration
+    if name in _CALIBRATION:
+        from importlib import import_module
 
-        return getattr(calibration, name)
+        return getattr(import_module(f"{__name__}.calibration.{_CALIBRATION[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)

@@ -14,7 +14,8 @@ from agent.reconstruction.model import geometry, probe, start
 from agent.reconstruction.model.checks import check_data
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.settings import ReconstructionSettings
-from agent.reconstruction.solver.reconstructor import Progress, Reconstructor
+from agent.reconstruction.solver.passes import Progress
+from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
 from instrument.errors import BadInputError
@@ -41,23 +42,11 @@ def reconstruct(
         ArithmeticError: where the result would not be finite.
     """
     chosen = settings or ReconstructionSettings()
-    wave = None
+    wave: NDArray[np.complex128] | None = None
     if warm_start is not None:
         check_data(data, chosen.slices)
-        wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
-        window = np.multiply(data.pixel_size, data.patterns.shape[1:])
-        known = np.multiply(warm_start.pixel_size, wave.shape[1:])
-        if not np.allclose(known, window, rtol=0.01):
-            msg = (
-                f"the warm start's probe fills a window of {known[0]:.4g} × {known[1]:.4g} Å, these patterns have one of "
-                f"{window[0]:.4g} × {window[1]:.4g} Å; it has to be of the same column and camera length"
-            )
-            raise BadInputError(msg)
         chosen = replace(chosen, padding=start.padding(data, chosen))
-        wave = probe.resized(wave, geometry.extended(data.patterns.shape, chosen.padding or 1.0))
-        if not (np.isfinite(wave).all() and wave.any()):
-            msg = "the warm start's probe is 0 everywhere or holds values that are not numbers; leave it out"
-            raise BadInputError(msg)
+        wave = _known_probe(data, chosen, warm_start)
         chosen = replace(chosen, probe_modes=len(wave))
         data = replace(data, aberrations=warm_start.aberrations)
     optics_sd: Mapping[str, float] = {}
@@ -66,20 +55,45 @@ def reconstruct(
 
         tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
         data, optics_sd = tuned.data, tuned.uncertainty
-    if warm_start is not None and wave is not None:
-        ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
-        change = probe.difference(
-            {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
-        )
-        wave = wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))
-    start_wave = None if wave is None else wave.astype(np.complex64)
+    probe_k = None if wave is None or warm_start is None else _propagated(wave, data, warm_start)
     try:
         with cuda.failures():
-            return replace(_finished(data, chosen, start_wave, on_progress), optics_sd=optics_sd)
+            return replace(_finished(data, chosen, probe_k, on_progress), optics_sd=optics_sd)
     except GpuFailedError as error:
         note = f"{error}; reconstructed on the CPU"
-        result = _finished(data, replace(chosen, device="cpu"), start_wave, on_progress)
+        result = _finished(data, replace(chosen, device="cpu"), probe_k, on_progress)
         return replace(result, device="cpu", notes=(note, *result.notes), optics_sd=optics_sd)
+
+
+def _known_probe(
+    data: DiffractionData, settings: ReconstructionSettings, warm_start: Reconstruction
+) -> NDArray[np.complex128]:
+    """The warm start's probe (modes, ky, kx) in the aperture plane of `data`. Raises BadInputError where it does not fit."""
+    wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
+    window = np.multiply(data.pixel_size, data.patterns.shape[1:])
+    known = np.multiply(warm_start.pixel_size, wave.shape[1:])
+    if not np.allclose(known, window, rtol=0.01):
+        msg = (
+            f"the warm start's probe fills a window of {known[0]:.4g} × {known[1]:.4g} Å, these patterns have one of "
+            f"{window[0]:.4g} × {window[1]:.4g} Å; it has to be of the same column and camera length"
+        )
+        raise BadInputError(msg)
+    wave = probe.resized(wave, geometry.extended(data.patterns.shape, settings.padding or 1.0))
+    if not (np.isfinite(wave).all() and wave.any()):
+        msg = "the warm start's probe is 0 everywhere or holds values that are not numbers; leave it out"
+        raise BadInputError(msg)
+    return wave
+
+
+def _propagated(
+    wave: NDArray[np.complex128], data: DiffractionData, warm_start: Reconstruction
+) -> NDArray[np.complex64]:
+    """The probe (modes, ky, kx) from the warm start's optics to those of `data`."""
+    ky, kx = probe.frequencies((wave.shape[1], wave.shape[2]), data.angular_pixel, data.voltage)
+    change = probe.difference(
+        {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
+    )
+    return (wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))).astype(np.complex64)
 
 
 def _finished(
@@ -88,6 +102,6 @@ def _finished(
     probe_k: NDArray[np.complex64] | None,
     on_progress: Progress | None,
 ) -> Reconstruction:
-    worker = Reconstructor(data, settings, probe_k)
-    worker.run(on_progress)
-    return worker.result()
+    reconstructor = Reconstructor(data, settings, probe_k)
+    reconstructor.run(on_progress)
+    return reconstructor.result()

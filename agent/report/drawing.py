@@ -12,8 +12,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-# Okabe & Ito's colours, which people with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B7280"
+"""Okabe and Ito's colours, which people with any colour vision can tell apart."""
 
 STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -41,7 +41,8 @@ styled = mpl.rc_context(STYLE)
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of `width` × `height` inches with `columns` axes side by side."""
-    return plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    return figure, axes
 
 
 def to_png(figure: Any) -> bytes:
@@ -64,7 +65,14 @@ def length_label(angstrom: float) -> str:
 
 
 def add_scale_bar(axes: Any, extent: tuple[float, float], length: float, label: str) -> None:
-    """A scale bar at the lower left of an image of (height, width) `extent` that is drawn with the origin at the top."""
+    """Draw a scale bar at the lower left of an image that has its origin at the top.
+
+    Args:
+        axes: of the image.
+        extent: (height, width) of the image, in the units of its axes.
+        length: of the bar, in the same units.
+        label: beside the bar.
+    """
     height, width = extent
     x, y, thick = 0.05 * width, 0.94 * height, 0.014 * height
     axes.add_patch(

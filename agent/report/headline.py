@@ -13,7 +13,7 @@ SCORE_UNIT = "bit/Å²"
 
 @dataclass(frozen=True)
 class Card:
-    """A figure that matters with what it means. `kind` decides its colour: own, expert or plain."""
+    """A figure that matters, with what it means. `kind` decides its colour: own, expert or plain."""
 
     title: str
     value: str
@@ -30,7 +30,7 @@ def settings_text(settings: Settings, dose_unit: str) -> str:
 
 
 def score_text(trial: Trial, power: int | None = None) -> str:
-    """Score ± sd of a trial with its unit; a dash without one."""
+    """Score ± sd of a trial with its unit; a dash without one. `power`: 10^power is pulled out; None: as it suits the value."""
     if trial.score is None:
         return "–"
     return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -20,21 +19,32 @@ from agent.report.headline import (
     shared_power,
 )
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
-from agent.storage.files import read_reconstruction
+from agent.storage.atomic import atomic_write
+from agent.storage.reconstruction_file import read_reconstruction
 
 REPORT_NAME = "report.html"
+PICTURE_NAME = {
+    "final": "Final picture",
+    "expert": "Expert's settings",
+    "reference": "Reference",
+    "exploration": "Best trial so far",
+}
 
 
 def write_report(record: CampaignRecord, folder: Path, out: Path | None = None) -> Path:
-    """Write `report.html` into `out`, by default the campaign folder, and return its path.
+    """Write the report of a campaign in any state; what does not exist yet is left out. The file is replaced in one step.
 
-    Works for campaigns in any state; what does not exist yet is left out. The file is replaced in one step.
+    Args:
+        record: of the campaign.
+        folder: of the campaign; holds the reconstruction files that the record names.
+        out: folder for the report; None: the campaign's.
+
+    Returns:
+        The path of the report.
     """
     target = (out or folder) / REPORT_NAME
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{REPORT_NAME}.part")
-    part.write_text(page(record, folder), encoding="utf-8")
-    os.replace(part, target)
+    atomic_write(target, page(record, folder))
     return target
 
 
@@ -87,7 +97,7 @@ def _header(record: CampaignRecord) -> str:
 def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str:
     if not shown:
         return ""
-    # One colour scale for all pictures: what looks stronger is stronger.
+    # one colour scale for all pictures: what looks stronger is stronger
     levels = [picture.levels() for _, picture in shown]
     common = (min(low for low, _ in levels), max(high for _, high in levels))
     k_max = record.config.score.k_max
@@ -115,14 +125,6 @@ def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str
     return "\n".join(lines)
 
 
-PICTURE_NAME = {
-    "final": "Final picture",
-    "expert": "Expert's settings",
-    "reference": "Reference",
-    "exploration": "Best trial so far",
-}
-
-
 def pictured_trials(record: CampaignRecord) -> list[Trial]:
     """Final picture and what it is compared with; the best trial where there is no final picture."""
     final = record.trial("final")
@@ -143,62 +145,71 @@ def load_picture(trial: Trial, folder: Path) -> Picture | None:
 def _evidence(record: CampaignRecord, pictures: list[tuple[Trial, Picture]]) -> str:
     if not record.trials:
         return ""
-    quantity = quantity_name(record)
-    lines = ["<h2>How it came about</h2>", '<div class="grid">']
+    figures = (
+        _correlation_figure(record),
+        _score_figure(record),
+        _electrons_figure(record),
+        _probe_figure(pictures),
+        _model_figure(record),
+    )
+    return "\n".join(["<h2>How it came about</h2>", '<div class="grid">', *filter(None, figures), "</div>"])
+
+
+def _correlation_figure(record: CampaignRecord) -> str:
     curves: list[tuple[str, str, Score]] = [
         (t.role, PICTURE_NAME[t.role], t.score) for t in pictured_trials(record) if t.score is not None and t.score.frc
     ]
-    if curves:
-        lines.append(
-            _figure(
-                plots.correlation_curves(curves),
-                "Fourier ring correlation",
-                "Fourier ring correlation between reconstructions of two random halves of the counts; band: ±1 sd",
-            )
-        )
-    lines.append(
-        _figure(
-            plots.scores_by_trial(record.trials, record.target, SCORE_UNIT),
-            "Score against trial",
-            "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest.",
-        )
+    if not curves:
+        return ""
+    return _figure(
+        plots.correlation_curves(curves),
+        "Fourier ring correlation",
+        "Fourier ring correlation between reconstructions of two random halves of the counts; band: ±1 sd",
     )
-    lines.append(
-        _figure(
-            plots.electrons_by_trial(record.trials, record.config.electrons, quantity),
-            f"{quantity} per trial",
-            f"{quantity.capitalize()} of each trial (bars) and in all (line) against the budget",
-        )
+
+
+def _score_figure(record: CampaignRecord) -> str:
+    return _figure(
+        plots.scores_by_trial(record.trials, record.target, SCORE_UNIT),
+        "Score against trial",
+        "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest.",
     )
-    if pictures:
-        named = [(PICTURE_NAME[trial.role], picture) for trial, picture in pictures]
-        lines.append(
-            _figure(
-                probe_images(named),
-                "Reconstructed probes",
-                "Intensity of the reconstructed probe at the specimen, in the whole window of a pattern",
-            )
-        )
-    if record.model_view is not None:
-        fixed = ", ".join(f"{name} {value:.4g}" for name, value in record.model_view.fixed.items())
-        held = f" with {fixed} held" if fixed else ""
-        lines.append(
-            _figure(
-                plots.model_maps(
-                    record.model_view,
-                    record.trials,
-                    record.recommended,
-                    record.config.expert,
-                    SCORE_UNIT,
-                    record.description.dose_unit,
-                ),
-                "The model's view",
-                f"What the model believes{held}. Grey: not possible with this instrument or not allowed by the campaign.",
-                wide=True,
-            )
-        )
-    lines.append("</div>")
-    return "\n".join(lines)
+
+
+def _electrons_figure(record: CampaignRecord) -> str:
+    quantity = quantity_name(record)
+    return _figure(
+        plots.electrons_by_trial(record.trials, record.config.electrons, quantity),
+        f"{quantity} per trial",
+        f"{quantity.capitalize()} of each trial (bars) and in all (line) against the budget",
+    )
+
+
+def _probe_figure(pictures: list[tuple[Trial, Picture]]) -> str:
+    if not pictures:
+        return ""
+    return _figure(
+        probe_images([(PICTURE_NAME[trial.role], picture) for trial, picture in pictures]),
+        "Reconstructed probes",
+        "Intensity of the reconstructed probe at the specimen, in the whole window of a pattern",
+    )
+
+
+def _model_figure(record: CampaignRecord) -> str:
+    view = record.model_view
+    if view is None:
+        return ""
+    fixed = ", ".join(f"{name} {value:.4g}" for name, value in view.fixed.items())
+    held = f" with {fixed} held" if fixed else ""
+    maps = plots.model_maps(
+        view, record.trials, record.recommended, record.config.expert, SCORE_UNIT, record.description.dose_unit
+    )
+    return _figure(
+        maps,
+        "The model's view",
+        f"What the model believes{held}. Grey: not possible with this instrument or not allowed by the campaign.",
+        wide=True,
+    )
 
 
 def _table(record: CampaignRecord) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
-from agent.scoring.ring_correlation import figure_of_merit, flattened, tukey
-from agent.storage.files import StoredReconstruction
+from agent.scoring.information import figure_of_merit
+from agent.scoring.ring_correlation import remove_plane, tukey
+from agent.storage.reconstruction_file import StoredReconstruction
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Picture:
 
     Attributes:
         phase: (y, x), rad.
-        weighted: (y, x), rad, the same weighted by what both halves see (ring_correlation.figure_of_merit).
+        weighted: (y, x), rad, the same weighted by what both halves see (`figure_of_merit`).
         pixel_size: (y, x), Å.
         probe: (y, x) intensity of the probe, all modes, relative to its maximum; same pixel size.
     """
@@ -62,7 +63,12 @@ class Picture:
 
 @styled
 def phase_image(picture: Picture, levels: tuple[float, float]) -> bytes:
-    """The weighted phase between `levels` (rad), with scale bar and colour bar, as a PNG."""
+    """The weighted phase with scale bar and colour bar, as a PNG.
+
+    Args:
+        picture: to draw.
+        levels: (lowest, highest) phase of the colour scale, rad.
+    """
     figure, axes = new_figure(5.0, 4.4)
     height, width = picture.extent
     image = axes.imshow(
@@ -83,14 +89,18 @@ def phase_image(picture: Picture, levels: tuple[float, float]) -> bytes:
 def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float]:
     """log10 amplitude of the windowed phase's Fourier transform up to ±1.2 k_max.
 
+    Args:
+        picture: whose phase is transformed.
+        k_max: highest scored frequency, 1/Å.
+
     Returns:
         (m, m) array, zero frequency in the middle, relative to its maximum, and the frequency at its edge, 1/Å.
     """
     n_y, n_x = picture.phase.shape
     window = tukey(n_y, 0.5)[:, None] * tukey(n_x, 0.5)[None, :]
-    phase = flattened(picture.phase.astype(np.float64)) * window
+    phase = remove_plane(picture.phase.astype(np.float64)) * window
     edge = min(1.2 * k_max, 0.5 / max(picture.pixel_size))
-    # Zero padding to one square extent, so that a pixel of the transform is the same frequency in both directions.
+    # zero padding to one square extent, so that a pixel of the transform is the same frequency in both directions
     extent = 1.5 * max(picture.extent)
     shape = tuple(round(extent / p) for p in picture.pixel_size)
     amplitude = np.abs(np.fft.fftshift(np.fft.fft2(phase, shape)))
@@ -104,7 +114,13 @@ def spectrum(picture: Picture, k_max: float) -> tuple[NDArray[np.float64], float
 
 @styled
 def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> bytes:
-    """Log amplitude of the Fourier transform, with the half-bit resolution (Å) as a ring, as a PNG."""
+    """Log amplitude of the Fourier transform, with the half-bit resolution as a ring, as a PNG.
+
+    Args:
+        picture: whose phase is transformed.
+        k_max: highest scored frequency, 1/Å.
+        resolution: Å; None: no ring.
+    """
     amplitude, edge = spectrum(picture, k_max)
     figure, axes = new_figure(5.0, 4.4)
     image = axes.imshow(
@@ -122,7 +138,7 @@ def spectrum_image(picture: Picture, k_max: float, resolution: float | None) -> 
         axes.plot(k * np.cos(angle), k * np.sin(angle), color="white", lw=1.3, ls=(0, (4, 3)))
         axes.text(0.0, -k - 0.02 * edge, f"{resolution:.3g} Å", color="white", fontsize=9, ha="center", va="bottom")
     bar = round_length(edge * 0.6)
-    # The scale bar draws from the upper left corner; the transform's coordinates begin at −edge.
+    # the scale bar draws from the upper left corner, and the transform's coordinates begin at −edge
     axes.set_xlim(-edge, edge)
     axes.set_ylim(edge, -edge)
     inset = axes.inset_axes((0, 0, 1, 1))

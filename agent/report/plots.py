@@ -11,7 +11,8 @@ from matplotlib.colors import ListedColormap
 from agent.formatting import power_of, times_power
 from agent.records import ModelView, Recommendation, Score, Trial
 from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure, styled, to_png
-from agent.scoring.ring_correlation import LARGEST_FRC, half_bit_threshold
+from agent.scoring.information import LARGEST_FRC
+from agent.scoring.ring_correlation import half_bit_threshold
 
 ROLE_STYLE = {
     "exploration": (BLUE, "o", "exploration"),
@@ -19,11 +20,17 @@ ROLE_STYLE = {
     "final": (ORANGE, "*", "final picture"),
     "expert": (GREEN, "s", "expert"),
 }
+"""Colour, marker and label of each role."""
+AXIS_LABEL = {"step": "scan step, Å", "defocus": "defocus, Å (positive: underfocus)", "dose": "dose, {dose_unit}"}
 
 
 @styled
 def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
-    """FRC of each (role, label, score), with ±1 sd of Fisher's z as a band, and the half-bit threshold."""
+    """Fourier ring correlations with ±1 sd of Fisher's z as a band, and the half-bit threshold, as a PNG.
+
+    Args:
+        scores: (role, label, score) of each curve.
+    """
     figure, axes = new_figure(6.4, 3.6)
     threshold_drawn = False
     for role, label, score in scores:
@@ -45,7 +52,13 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
 
 @styled
 def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> bytes:
-    """Score ± sd of each trial; failed ones as crosses on the axis, unfinished ones as hollow dots at their prediction."""
+    """Score ± sd of each trial and what was predicted of it, as a PNG; failed trials are crosses, unfinished ones hollow dots.
+
+    Args:
+        trials: in the order of acquisition.
+        target: score to reach, in `unit`; None: there is none.
+        unit: of the scores.
+    """
     figure, axes = new_figure(6.4, 3.6)
     scored = [t for t in trials if t.score is not None]
     power = power_of(max((abs(t.score.value) for t in scored if t.score), default=1.0))
@@ -95,9 +108,6 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
     return to_png(figure)
 
 
-AXIS_LABEL = {"step": "scan step, Å", "defocus": "defocus, Å (positive: underfocus)", "dose": "dose, {dose_unit}"}
-
-
 @styled
 def model_maps(
     view: ModelView,
@@ -107,7 +117,16 @@ def model_maps(
     unit: str,
     dose_unit: str,
 ) -> bytes:
-    """The model's mean and sd over two settings; trials as dots, illegal settings in grey."""
+    """The model's mean and sd over two settings, as a PNG; trials are dots, illegal settings grey.
+
+    Args:
+        view: mean and sd on a grid, bit/Å².
+        trials: of the campaign; those that explored are drawn.
+        recommended: settings to mark; None: none yet.
+        expert: (step, defocus) to mark, Å; None: no comparison.
+        unit: of the scores.
+        dose_unit: of doses.
+    """
     figure, both = new_figure(12.8, 4.8, columns=2)
     mean, sd, legal = (np.asarray(v) for v in (view.mean, view.sd, view.legal))
     power = power_of(float(np.abs(mean[legal]).max()) if legal.any() else 1.0)
@@ -177,9 +196,15 @@ def _mark_settings(
 
 @styled
 def electrons_by_trial(trials: Sequence[Trial], budget: float, quantity: str) -> bytes:
-    """Electrons of each trial as bars, and what the campaign has spent so far as a line, against the budget."""
+    """Electrons of each trial as bars, and what the campaign has spent so far as a line against the budget, as a PNG.
+
+    Args:
+        trials: in the order of acquisition.
+        budget: electrons of the campaign.
+        quantity: what is counted, electrons or counts.
+    """
     figure, axes = new_figure(6.4, 3.6)
-    # The comparison with the expert is no part of the campaign's own budget; it is drawn but not added up.
+    # the comparison with the expert is no part of the campaign's own budget: it is drawn but not added up
     own = [t for t in trials if t.role != "expert"]
     power = power_of(budget)
     scale = 10.0**-power

@@ -1,1 +1,1 @@
-"""What two looks at a specimen have in common: ring correlation, halves of an acquisition, the score."""
+"""How much of a picture can be believed: what two independent halves of one acquisition have in common."""

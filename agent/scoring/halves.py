@@ -1,35 +1,43 @@
 """One acquisition, reconstructed three times: all counts for the picture, two halves of them for the score.
 
-Works on arrays only. A user's own reconstruction or score takes the place of the built-in ones through
-`reconstruction.function` and `score.function` of the campaign file.
+Works on arrays only. A reconstruction or a score of the user's own takes the place of the built-in one
+(`reconstruction.function` and `score.function` of the campaign file; the README of this package shows how).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
-from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor, reconstruct
-from agent.reconstruction.counts.layout import framed
-from agent.reconstruction.model.checks import check_data
-from agent.reconstruction.model.start import padding
+from agent.reconstruction import (
+    DiffractionData,
+    Reconstruction,
+    ReconstructionSettings,
+    check_data,
+    padding,
+    paste,
+    reconstruct,
+)
 from agent.records import Score
-from agent.scoring.ring_correlation import crop, ring_correlation, score_spectrum
+from agent.scoring.information import score_spectrum
+from agent.scoring.regions import crop
+from agent.scoring.ring_correlation import ring_correlation
 from agent.scoring.splitting import split
+from agent.scoring.vetoes import Evidence, apply_vetoes, reconstruct_examined
 from instrument.models import Rectangle
 
 Reconstruct = Callable[[DiffractionData, ReconstructionSettings], Reconstruction]
 Tiles = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""(first, second) phase image, (y, x), rad, of every scored square."""
 ScoreFunction = Callable[[Tiles, tuple[float, float], ScoreChoice], Score]
-"""(first, second) phase image of every scored square, pixel size in Å, the campaign's choice -> score."""
+"""Tiles, pixel size (y, x) in Å, the campaign's choice -> score."""
 
-MISFIT = 5.0
-"""Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
+SPLIT_SEEDS = 1000
+"""Distance of the seeds of two splits of one acquisition, so that campaigns with neighbouring seeds share none."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,6 @@ class Judged:
     score: Score
 
 
-def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
-    """Information per area from the Fourier ring correlation of two half-count phase images."""
-    return score_spectrum(ring_correlation(pairs, pixel_size, choice))
-
-
 def judge(
     data: DiffractionData,
     settings: ReconstructionSettings,
@@ -60,98 +63,93 @@ def judge(
     seed: int,
     *,
     reconstruct_with: Reconstruct | None = None,
-    score_with: ScoreFunction = score_halves,
+    score_with: ScoreFunction | None = None,
     splits: int = 1,
     on_progress: Callable[[float], None] = lambda fraction: None,
 ) -> Judged:
-    """Reconstruct all counts and two halves of them, and score.
+    """Reconstruct all counts and two halves of them, and score what the halves have in common.
 
     Args:
         data: (n, ky, kx) unsigned integer counts; a half of a count cannot be drawn from floats.
+        settings: of all three reconstructions; the halves' are never regularised.
         squares: parts to score, Å, in the frame of `data.positions`, all of one size.
-        seed: of the split and of the order of the mini-batches; the halves use orders of their own.
-        splits: how many splits are averaged.
-        reconstruct_with: a reconstruction of the user's own; the checks against overfit and misfit need the built-in one.
+        choice: how the counts are halved; rings and taper of the correlation.
+        seed: of the split and of the order of the mini-batches; each half has an order of its own.
+        reconstruct_with: a reconstruction of the user's own; its scores are not examined for overfit and misfit.
+        score_with: a score of the user's own; None: `score_halves`.
+        splits: how many splits of the same counts are averaged.
+        on_progress: called with the fraction done.
+
+    Raises:
+        BadInputError: the data cannot be reconstructed.
+        ValueError: a square reaches beyond the reconstruction.
     """
-    run = reconstruct_with or reconstruct
     check_data(data, settings.slices)
     # halves have half the counts, but the picture's pixels
     settings = replace(settings, padding=padding(data, settings))
-    picture = run(data, replace(settings, seed=seed))
+    picture = (reconstruct_with or reconstruct)(data, replace(settings, seed=seed))
     on_progress(1 / (1 + splits))
+    # A factor common to both halves changes no correlation, but a prior would weigh a ring's reflections above the noise
+    # between them.
+    settings = replace(settings, quantitative=False, regularise=False)
     scores, first_pair = [], None
     for number in range(splits):
-        parts = split(data, choice.split, seed + 1000 * number, number)
-        pair, score = _score_split(parts, settings, squares, choice, seed + 1000 * number, reconstruct_with, score_with)
+        split_seed = seed + SPLIT_SEEDS * number
+        parts = split(data, choice.split, split_seed, number)
+        pair, evidence = _reconstruct_halves(parts, settings, choice, split_seed, reconstruct_with)
+        images = [_cut(pair, square) for square in squares]
+        score = (score_with or score_halves)(images, pair[0].pixel_size, choice)
+        scores.append(score if evidence is None else apply_vetoes(score, evidence))
         first_pair = first_pair or pair
-        scores.append(score)
         on_progress((2 + number) / (1 + splits))
     assert first_pair is not None
-    return Judged(picture, np.stack([_on_grid(half, picture) for half in first_pair]), _averaged(scores))
+    return Judged(picture, np.stack([_on_grid(half, picture) for half in first_pair]), _average(scores))
 
 
-def _score_split(
+def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
+    """Information per area, bit/Å², from the Fourier ring correlation of two half-count phase images.
+
+    Args:
+        pairs: (first, second) phase image, (y, x), rad, of every scored square.
+        pixel_size: (y, x), Å.
+        choice: rings and taper.
+    """
+    return score_spectrum(ring_correlation(pairs, pixel_size, choice))
+
+
+def _reconstruct_halves(
     parts: tuple[DiffractionData, DiffractionData],
     settings: ReconstructionSettings,
-    squares: Sequence[Rectangle],
     choice: ScoreChoice,
     seed: int,
     reconstruct_with: Reconstruct | None,
-    score_with: ScoreFunction,
-) -> tuple[tuple[Reconstruction, Reconstruction], Score]:
-    """Both halves' reconstructions and their score, checked where the engine is the built-in one."""
-    run = reconstruct_with or reconstruct
+) -> tuple[tuple[Reconstruction, Reconstruction], Evidence | None]:
+    """Both halves' reconstructions, with the evidence of the first where it is the built-in one."""
     first, second = parts
-    # a factor common to both halves changes no correlation, but a prior weighs a ring's reflections above the noise between them
-    settings = replace(settings, quantitative=False, regularise=False)
-    worker = None
+    evidence = None
     if reconstruct_with is None:
-        worker = Reconstructor(first, replace(settings, seed=seed + 1))
-        witness = worker if choice.split == "counts" else Reconstructor(second, settings)
-        empty = witness.deviance_of(second.patterns)
-        worker.run()
-        one = worker.result()
+        one, evidence = reconstruct_examined(first, second, settings, seed + 1, same_positions=choice.split == "counts")
     else:
-        one = run(first, replace(settings, seed=seed + 1))
-    other = run(second, replace(settings, seed=seed + 2))
-    cut = [tuple(crop(half.phase, half.origin, half.pixel_size, square) for half in (one, other)) for square in squares]
-    score = score_with([(a, b) for a, b in cut], one.pixel_size, choice)
-    if worker is not None:
-        if witness is not worker:
-            _take_over(witness, worker)
-        score = _checked(score, worker, first.patterns, empty - witness.deviance_of(second.patterns), second.patterns)
-    return (one, other), score
+        one = reconstruct_with(first, replace(settings, seed=seed + 1))
+    other = (reconstruct_with or reconstruct)(second, replace(settings, seed=seed + 2))
+    return (one, other), evidence
 
 
-def _take_over(witness: Reconstructor, worker: Reconstructor) -> None:
-    """Give object, probe and background that `worker` found to one with other positions; their grids share a lattice."""
-    found, one, other = worker.reached(), witness.geometry, worker.geometry
-    _paste(found.object, other.origin, witness.unknowns.object, one.origin, one.pixel_size)
-    witness.unknowns.apertures[...] = found.apertures
-    witness.unknowns.background[...] = worker.unknowns.background
+def _cut(
+    pair: tuple[Reconstruction, Reconstruction], square: Rectangle
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    first, second = (crop(half.phase, half.origin, half.pixel_size, square) for half in pair)
+    return first, second
 
 
 def _on_grid(half: Reconstruction, picture: Reconstruction) -> NDArray[np.float32]:
     """The phase of a half on the grid of the picture, 0 beyond its rim: where positions are halved the rims differ."""
     phase = np.zeros_like(picture.phase)
-    _paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
+    paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
     return phase
 
 
-def _paste(
-    source: Any, from_origin: tuple[float, float], target: Any, origin: tuple[float, float], pixel: tuple[float, float]
-) -> None:
-    """Copy what two images (…, y, x) on one lattice of pixels share; origins of their first pixels in Å."""
-    here, there = [], []
-    for axis in (0, 1):
-        offset = round((from_origin[axis] - origin[axis]) / pixel[axis])
-        low, high = max(0, offset), min(target.shape[axis - 2], offset + source.shape[axis - 2])
-        here.append(slice(low, high))
-        there.append(slice(low - offset, high - offset))
-    target[..., here[0], here[1]] = source[..., there[0], there[1]]
-
-
-def _averaged(scores: Sequence[Score]) -> Score:
+def _average(scores: Sequence[Score]) -> Score:
     """The mean over several splits of the same counts; the sd stays that of one, since the counting noise is shared."""
     if len(scores) == 1:
         return scores[0]
@@ -164,51 +162,3 @@ def _averaged(scores: Sequence[Score]) -> Score:
             "veto": next((s.veto for s in scores if s.veto), None),
         }
     )
-
-
-def _checked(
-    score: Score,
-    worker: Reconstructor,
-    fitted: NDArray[np.unsignedinteger],
-    gained: float,
-    held_out: NDArray[np.unsignedinteger],
-) -> Score:
-    """Add held-out likelihood and misfit of the first half's reconstruction, and the veto they may give.
-
-    `gained` is what the second half's deviance per detector pixel lost, from the empty object to that of the first half.
-    """
-    gain = 0.5 * gained * held_out.size / max(float(held_out.sum(dtype=np.float64)), 1.0)
-    index = np.linspace(0, len(fitted) - 1, min(64, len(fitted))).astype(np.int64)
-    rolled = framed(fitted[index], worker.geometry.roll, worker.shape)
-    misfit = relative_deviance(rolled, worker.model(index), worker.backend.to_host(worker.problem.mask))
-    veto = None
-    if misfit > MISFIT:
-        veto = f"the model does not describe the data: deviance {misfit:.1f} times what counting noise explains"
-    elif gain <= 0 and score.value > 2 * score.sd:
-        veto = (
-            f"overfit: the picture predicts held-out counts worse than an empty specimen ({gain:.2g} nat per electron)"
-        )
-    return score.model_copy(update={"heldout_gain": gain, "deviance": misfit, "veto": score.veto or veto})
-
-
-def relative_deviance(
-    counts: NDArray[np.unsignedinteger], model: NDArray[np.float32], mask: NDArray[np.float32]
-) -> float:
-    """Poisson deviance over its expectation if `model` were the truth, for (b, ky, kx) counts; 1 is perfect."""
-    seen = np.broadcast_to(mask > 0, counts.shape)
-    n, mean = counts[seen].astype(np.float64), np.maximum(model[seen].astype(np.float64), 1e-9)
-    observed = 2 * (n * np.log(np.maximum(n, 1e-300) / mean) - (n - mean))
-    observed = np.where(n > 0, observed, 2 * mean)
-    return float(observed.sum() / expected_deviance(mean).sum())
-
-
-def expected_deviance(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """E[2(n log(n/I) − (n − I))] for n ~ Poisson(I), by summation, interpolated in log I; 1 + 1/(6 I) for large I."""
-    grid = np.geomspace(1e-9, 30, 200)
-    n = np.arange(1, 120)
-    log_factorial = np.cumsum(np.log(n))
-    probability = np.exp(n[None] * np.log(grid[:, None]) - grid[:, None] - log_factorial[None])
-    terms = 2 * (n[None] * np.log(n[None] / grid[:, None]) - (n[None] - grid[:, None]))
-    table = (probability * terms).sum(axis=1) + np.exp(-grid) * 2 * grid
-    small = np.exp(np.interp(np.log(mean), np.log(grid), np.log(table)))
-    return np.where(mean > 30, 1 + 1 / (6 * mean), small)

@@ -1,54 +1,55 @@
-"""One acquisition as two whose noise is independent, and whether its counts allow that.
+"""Two halves of one acquisition whose noise is independent, and whether its counts allow that.
 
-Single counted electrons are split at random: two independent Poisson counts, each pattern in both halves. Where an electron
-gives several counts, in one pixel or in neighbours, its counts come into both halves and so does the noise: with g counts
-each, noise alone correlates by (g − 1)/(g + 1). Then every other position is one half. That asks more of the overlap, and
-nothing of the detector.
+Single counted electrons are halved at random. Where an electron gives several counts, both halves would get counts of the
+same electron; there every other position is one half. The README of this package says what either costs.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Split
-from agent.reconstruction import DiffractionData
-from agent.reconstruction.counts.patterns import selected
+from agent.reconstruction import DiffractionData, halves, selected
 
 SEVERAL_COUNTS = 1.5
 """Excess variance from which an electron must be taken to give more than one count."""
-QUIETEST = 20
-"""Per cent of the detector that is believed to tell of the detector only."""
+QUIET_PERCENTILE = 20
+"""Part of the detector, in per cent, that is quiet enough to tell of the detector only."""
 _TRIPLES, _CHUNK = 512, 64
 """Triples of neighbouring positions that are looked at, and how many at once."""
 
 
 def split(data: DiffractionData, rule: Split, seed: int, number: int = 0) -> tuple[DiffractionData, DiffractionData]:
-    """Two halves of the counts.
+    """Two halves of an acquisition.
 
     Args:
         data: counts as unsigned integers; a half of a count cannot be drawn from floats.
-        rule: how.
-        seed: of the random split of single counts.
+        rule: `counts`: each count is assigned at random; `positions`: every other position is one half.
+        seed: of the random assignment.
         number: 0, 1, …: of the split where there are several; positions are halved as a checkerboard, by columns, by rows.
     """
     if rule == "positions":
         first = alternate(data.positions, number)
-        return tuple(
-            replace(data, patterns=selected(data.patterns, m), positions=data.positions[m]) for m in (first, ~first)
-        )  # type: ignore[return-value]
-    from agent.reconstruction.counts.thinning import halves
-
+        return _at(data, first), _at(data, ~first)
     one, other = halves(data.patterns, seed)
     return replace(data, patterns=one), replace(data, patterns=other)
 
 
 def alternate(positions: NDArray[np.float64], number: int = 0) -> NDArray[np.bool_]:
-    """(n,) True for every other position of a raster (n, 2): a checkerboard, for odd numbers columns and rows in turn.
+    """Every other position of a raster: a checkerboard, for odd numbers columns and rows in turn.
 
     Positions that are no raster are halved by the parity of their ranks, much as at random.
+
+    Args:
+        positions: (n, 2), Å.
+        number: of the split, 0, 1, ….
+
+    Returns:
+        (n,) True for the first half.
     """
     spacing = np.ptp(positions, axis=0).max() / max(len(positions), 1)
     ranks = [np.unique(np.round(axis / spacing), return_inverse=True)[1] for axis in positions.T]
@@ -56,15 +57,18 @@ def alternate(positions: NDArray[np.float64], number: int = 0) -> NDArray[np.boo
     return np.asarray(parity % 2 == 0)
 
 
-def excess_variance(patterns: NDArray[np.unsignedinteger], positions: NDArray[np.float64]) -> float:
+def excess_variance(patterns: NDArray[np.unsignedinteger[Any]], positions: NDArray[np.float64]) -> float:
     """Variance of the counts in 2 × 2 detector pixels over their mean: 1 where every electron gives one count.
 
-    What varies evenly from position to position drops out of X(r − d) − 2 X(r) + X(r + d); the quietest part of the detector
-    decides, since the specimen makes others scatter more. NaN without positions in a row.
+    What varies evenly from position to position drops out of X(r − d) − 2 X(r) + X(r + d). The quietest part of the
+    detector decides, since the specimen makes others scatter more.
 
     Args:
         patterns: (n, ky, kx) counts.
-        positions: (n, 2), in the order of the scan.
+        positions: (n, 2), Å, in the order of the scan.
+
+    Returns:
+        The ratio; NaN without positions in a row.
     """
     p = positions
     bend = np.abs(p[2:] - 2 * p[1:-1] + p[:-2]).max(axis=1)
@@ -76,14 +80,18 @@ def excess_variance(patterns: NDArray[np.unsignedinteger], positions: NDArray[np
     square, total = np.zeros((rows, columns)), np.zeros((rows, columns))
     for first in range(0, len(middle), _CHUNK):
         before, here, after = (
-            _binned(patterns[middle[first : first + _CHUNK] + shift], rows, columns) for shift in (-1, 0, 1)
+            _sum_bins(patterns[middle[first : first + _CHUNK] + shift], rows, columns) for shift in (-1, 0, 1)
         )
         square += ((before - 2 * here + after) ** 2).sum(axis=0, dtype=np.float64) / 6
         total += (before + here + after).sum(axis=0, dtype=np.float64) / 3
     enough = total > 30  # counts, so that the ratio has settled
-    return float(np.percentile(square[enough] / total[enough], QUIETEST)) if enough.any() else float("nan")
+    return float(np.percentile(square[enough] / total[enough], QUIET_PERCENTILE)) if enough.any() else float("nan")
 
 
-def _binned(patterns: NDArray[np.unsignedinteger], rows: int, columns: int) -> NDArray[np.float32]:
+def _at(data: DiffractionData, chosen: NDArray[np.bool_]) -> DiffractionData:
+    return replace(data, patterns=selected(data.patterns, chosen), positions=data.positions[chosen])
+
+
+def _sum_bins(patterns: NDArray[np.unsignedinteger[Any]], rows: int, columns: int) -> NDArray[np.float32]:
     even = np.asarray(patterns[:, : 2 * rows, : 2 * columns], np.float32)
     return np.asarray(even.reshape(-1, rows, 2, columns, 2).sum(axis=(2, 4)))

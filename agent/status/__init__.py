@@ -1,1 +1,1 @@
-"""Telling the world: progress on the terminal, status on a broker. Watching is not taking part."""
+"""What others see of a running campaign: progress on the terminal, a log file, live status on an MQTT broker."""

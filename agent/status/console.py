@@ -27,15 +27,15 @@ from agent.events import (
     TrialChanged,
 )
 from agent.formatting import duration, electrons, length, signed_length, uncertain
-from agent.records import Trial
+from agent.records import Settings, Trial
 
 BAR_WIDTH = 34
 
 
 class ConsoleProgress:
-    """Shows which trial, which phase, budget, score so far and time left. An observer and a context manager.
+    """An observer and a context manager that shows trial, phase, budget, best score so far and time left.
 
-    On a terminal the lower lines are redrawn in place and finished trials scroll up above them; elsewhere each change
+    On a terminal the lower lines are redrawn in place and finished trials scroll up above them. Elsewhere each change
     that matters is one line.
 
     Args:
@@ -93,11 +93,8 @@ class ConsoleProgress:
             case TargetSet():
                 self._say(f"target: {uncertain(event.target, None)} bit/Å² ({event.reason})")
             case Recommended():
-                settings = event.recommendation.settings
-                self._say(
-                    f"recommended: step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
-                    f"dose {electrons(settings.dose)} {self._dose_unit()}. {event.recommendation.reason}"
-                )
+                recommended = event.recommendation
+                self._say(f"recommended: {self._settings_text(recommended.settings)}. {recommended.reason}")
             case CampaignEnded():
                 self._ended = True
                 self._say(f"{event.state}{': ' + event.reason if event.reason else ''}")
@@ -139,7 +136,7 @@ class ConsoleProgress:
             resolution = f", {trial.score.resolution:.3g} Å" if trial.score.resolution else ""
             veto = f" – not trusted: {trial.score.veto}" if trial.score.veto else ""
             self._say(
-                f"trial {trial.number} ({trial.role}): {self._settings_text(trial)} "
+                f"trial {trial.number} ({trial.role}): {self._settings_text(trial.settings)} "
                 f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{resolution}{veto}"
             )
         elif trial.state in ("failed", "vetoed"):
@@ -161,8 +158,7 @@ class ConsoleProgress:
         where = "" if self._phase.trial is None else f"trial {self._phase.trial} of {planned}: "
         return f"{where}{self._phase.phase}"
 
-    def _settings_text(self, trial: Trial) -> str:
-        settings = trial.settings
+    def _settings_text(self, settings: Settings) -> str:
         return (
             f"step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
             f"dose {electrons(settings.dose)} {self._dose_unit()}"

@@ -17,7 +17,7 @@ from agent.events import (
     TargetSet,
     TrialChanged,
 )
-from agent.records import Settings, State
+from agent.records import Settings, TrialState
 
 LOG = "log.txt"
 logger = logging.getLogger("agent.campaign")
@@ -25,7 +25,7 @@ logger = logging.getLogger("agent.campaign")
 
 @contextmanager
 def log_file(folder: Path) -> Iterator[None]:
-    """Append everything that this program logs to `log.txt` while the context is open."""
+    """Append everything that this program logs to `log.txt` in `folder` while the context is open."""
     handler = logging.FileHandler(folder / LOG, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("agent", "instrument")]
@@ -46,7 +46,7 @@ class LogObserver:
     """Writes a line for every event that a person may want to find later."""
 
     def __init__(self) -> None:
-        self._states: dict[int, State] = {}
+        self._states: dict[int, TrialState] = {}
 
     def on_event(self, event: Event) -> None:
         """Log `event`; progress within a step is left out."""

@@ -28,10 +28,9 @@ logger = logging.getLogger(__name__)
 AVAILABILITY = "availability"
 PROGRESS_INTERVAL = 0.5
 """s between two progress messages of one kind."""
-FAREWELL = 3.0
+LAST_MESSAGES_TIMEOUT = 3.0
 """s that the last messages may take when the campaign has ended."""
-
-GOODBYE = 1.0
+OFFLINE_TIMEOUT = 1.0
 """s that saying `offline` may take."""
 
 
@@ -44,7 +43,11 @@ def utc_now() -> str:
 async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
     """A publisher that lives as long as the block; what is in its outbox at the end is still sent if the broker is there.
 
-    Raises BadInputError where the password file cannot be read.
+    Args:
+        broker: where and as whom.
+
+    Raises:
+        BadInputError: the password file cannot be read.
     """
     publisher = MqttPublisher(broker)
     delivery = asyncio.create_task(publisher.deliver(), name="mqtt")
@@ -53,7 +56,7 @@ async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
     finally:
         publisher.close()
         if publisher.connected:
-            await asyncio.wait([delivery], timeout=FAREWELL)
+            await asyncio.wait([delivery], timeout=LAST_MESSAGES_TIMEOUT)
         delivery.cancel()
         await asyncio.gather(delivery, return_exceptions=True)
 
@@ -131,12 +134,15 @@ class MqttPublisher:
         self._outbox.post_all_again()
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._guard_availability(client)), group.create_task(self._beat())]
+                others = [
+                    group.create_task(self._correct_availability(client)),
+                    group.create_task(self._repeat_heartbeat()),
+                ]
                 await self._empty_outbox(client)
-                for helper in helpers:
-                    helper.cancel()
+                for other in others:
+                    other.cancel()
         finally:
-            async with asyncio.timeout(GOODBYE):
+            async with asyncio.timeout(OFFLINE_TIMEOUT):
                 await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
 
     async def _empty_outbox(self, client: aiomqtt.Client) -> None:
@@ -147,12 +153,12 @@ class MqttPublisher:
                 self._outbox.put_back(letter)
                 raise
 
-    async def _guard_availability(self, client: aiomqtt.Client) -> None:
+    async def _correct_availability(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
             if message.payload != b"online":
                 await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
 
-    async def _beat(self) -> None:
+    async def _repeat_heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
             self._outbox.post(self._translator.heartbeat())

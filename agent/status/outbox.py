@@ -18,10 +18,12 @@ class Letter:
 
 
 class Outbox:
-    """Letters on their way to a broker that may be slow or away.
+    """Letters on their way to a broker that may be slow or away. Posting never blocks.
 
-    A retained topic occupies one place however often it changes. Of what is not retained the oldest is dropped where
-    more than `capacity` wait. Nothing here ever blocks who posts.
+    A retained topic occupies one place however often it changes.
+
+    Args:
+        capacity: letters that are not retained and may wait; of more the oldest are dropped.
     """
 
     def __init__(self, capacity: int = 256) -> None:

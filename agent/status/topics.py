@@ -35,6 +35,11 @@ Fields = dict[str, Any]
 def topic_root(site: str, instrument: str, agent: str = "ptychopilot") -> str:
     """Root of an agent's topics; characters with a meaning in topics become underscores.
 
+    Args:
+        site: the facility's name.
+        instrument: its own name, as it describes itself.
+        agent: name of the program.
+
     >>> topic_root("site", "simulated MoS2 / bilayer")
     'emagent/1/site/simulated_MoS2_bilayer/ptychopilot'
     """

@@ -2,9 +2,9 @@
 
 Whatever the loop is about to do, it writes down first (WAL, synchronous=FULL: on disk when the call returns). So a
 campaign killed at any point can be continued, and no exposure is forgotten. Bulk data live in HDF5 files beside it
-(agent.storage.files). Three tables:
+(acquisition_file, reconstruction_file). Three tables:
 
-- `facts`: key -> JSON. Config, description, id, seed, versions, layout, endpoint, state, recommendation, model view.
+- `facts`: name -> JSON, one row for each field of `agent.storage.facts.CampaignFacts` that is known.
 - `trials`: number -> the trial's present state (agent.records.Trial).
 - `entries`: the history, append-only: every change of the other two, with its time.
 """
@@ -15,18 +15,19 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, Unpack
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
+from pydantic_core import to_json
 
-from agent.config import CampaignConfig
 from agent.errors import BadInputError, StoppedError
-from agent.records import CampaignLayout, CampaignRecord, ModelView, Recommendation, Trial
-from instrument.models import Description, Record
+from agent.records import CampaignRecord, ElectronBudget, Trial
+from agent.storage.facts import CampaignFacts, FactChanges, InstrumentLink
+from instrument.models import Record
 
 SCHEMA_VERSION = 1
 JOURNAL = "journal.sqlite"
@@ -46,13 +47,7 @@ CREATE TABLE entries (
 """
 
 
-class InstrumentLink(Record):
-    """How the campaign reaches its instrument."""
-
-    endpoint: str = Field(description="ZeroMQ control endpoint")
-    command: tuple[str, ...] | None = Field(
-        default=None, description="the command that starts the instrument again, where the agent had started it"
-    )
+_REQUIRED = {name for name, field in CampaignFacts.model_fields.items() if field.is_required()}
 
 
 class Entry(Record):
@@ -62,43 +57,35 @@ class Entry(Record):
     time: str
     kind: str
     trial: int | None
-    value: Any
-
-
-_FACTS: dict[str, TypeAdapter[Any]] = {
-    "config": TypeAdapter(CampaignConfig),
-    "description": TypeAdapter(Description),
-    "campaign": TypeAdapter(str),
-    "link": TypeAdapter(InstrumentLink),
-    "processing": TypeAdapter(str),
-    "layout": TypeAdapter(CampaignLayout),
-    "versions": TypeAdapter(dict[str, str]),
-    "started": TypeAdapter(str),
-    "finished": TypeAdapter(str),
-    "state": TypeAdapter(str),
-    "reason": TypeAdapter(str),
-    "target": TypeAdapter(float),
-    "recommended": TypeAdapter(Recommendation),
-    "model_view": TypeAdapter(ModelView),
-}
+    value: JsonValue
 
 
 class Journal:
     """The journal of one campaign folder, held by one agent at a time.
 
     Use `create` or `open` as a context manager; every method that writes has committed to disk when it returns.
+
+    Attributes:
+        folder: of the campaign.
+        facts: what is known of the campaign besides its trials, as it is on disk.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int) -> None:
+    def __init__(self, folder: Path, connection: sqlite3.Connection, lock: int, facts: CampaignFacts) -> None:
         self.folder = folder
+        self.facts = facts
         self._connection = connection
         self._lock = lock
 
     @classmethod
-    def create(cls, folder: Path, **facts: Any) -> Self:
-        """Start the journal of a new campaign with what is known of it so far (see `write`), in one transaction.
+    def create(cls, folder: Path, facts: CampaignFacts) -> Self:
+        """Start the journal of a new campaign, in one transaction.
 
-        Raises BadInputError where the folder exists and is not empty, or cannot be written.
+        Args:
+            folder: of the campaign; made if missing.
+            facts: what is known so far.
+
+        Raises:
+            BadInputError: the folder exists and is not empty, or cannot be written.
         """
         require_new(folder)
         try:
@@ -109,12 +96,12 @@ class Journal:
             raise BadInputError(msg) from error
         try:
             connection = _connect(folder)
-            journal = cls(folder, connection, lock)
+            journal = cls(folder, connection, lock, facts)
             with _transaction(connection):
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     connection.execute(statement)
-                journal._put(facts)
+                journal._put(facts, [name for name in CampaignFacts.model_fields if name in facts.model_fields_set])
         except BaseException:
             os.close(lock)
             raise
@@ -124,17 +111,20 @@ class Journal:
     def open(cls, folder: Path) -> Self:
         """Continue the journal of a campaign.
 
-        Raises BadInputError where the folder is none, is damaged, is of a newer version, or another agent holds it.
+        Raises:
+            BadInputError: the folder holds no campaign, is damaged, is of a newer version, or another agent has it.
         """
         _require(folder)
         lock = _take_lock(folder)
         try:
             connection = _connect(folder)
             _check_version(folder, connection)
+            with _damage(folder):
+                facts = CampaignFacts.model_validate(_read_facts(folder, connection, _REQUIRED))
         except BaseException:
             os.close(lock)
             raise
-        return cls(folder, connection, lock)
+        return cls(folder, connection, lock, facts)
 
     def __enter__(self) -> Self:
         return self
@@ -147,14 +137,12 @@ class Journal:
         self._connection.close()
         os.close(self._lock)
 
-    def write(self, **facts: Any) -> None:
-        """Write facts (see `_FACTS` for names and types) in one transaction."""
+    def write(self, **changes: Unpack[FactChanges]) -> None:
+        """Write facts, new or changed, in one transaction."""
+        facts = CampaignFacts.model_validate({**dict(self.facts), **changes})
         with _transaction(self._connection):
-            self._put(facts)
-
-    def read(self, key: str) -> Any:
-        """A fact, or None where it has not been written yet."""
-        return _read_fact(self._connection, key)
+            self._put(facts, changes)
+        self.facts = facts
 
     def write_trial(self, trial: Trial) -> None:
         """Write the state of a trial, new or changed."""
@@ -166,7 +154,7 @@ class Journal:
             )
             self._append(f"trial {trial.state}", trial.number, text)
 
-    def note(self, kind: str, trial: int | None = None, **value: Any) -> None:
+    def note(self, kind: str, trial: int | None = None, **value: str) -> None:
         """Append to the history what is neither fact nor trial: an operator's command, an alarm, a connection."""
         with _transaction(self._connection):
             self._append(kind, trial, json.dumps(value))
@@ -179,9 +167,9 @@ class Journal:
         """The campaign as it stands."""
         return _read_record(self.folder, self._connection)
 
-    def _put(self, facts: dict[str, Any]) -> None:
-        for key, value in facts.items():
-            text = _FACTS[key].dump_json(value).decode()
+    def _put(self, facts: CampaignFacts, names: Iterable[str]) -> None:
+        for key in names:
+            text = to_json(getattr(facts, key)).decode()
             self._connection.execute(
                 "INSERT INTO facts VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value", (key, text)
             )
@@ -202,9 +190,9 @@ def load_campaign(folder: Path | str) -> CampaignRecord:
 
 def load_link(folder: Path | str) -> InstrumentLink:
     """How a campaign reached its instrument. Raises BadInputError."""
-    with _reading(Path(folder)) as connection:
-        link: InstrumentLink = _read_fact(connection, "link")
-        return link
+    folder = Path(folder)
+    with _reading(folder) as connection, _damage(folder):
+        return InstrumentLink.model_validate(_read_facts(folder, connection, {"link"})["link"])
 
 
 def load_history(folder: Path | str) -> list[Entry]:
@@ -307,9 +295,24 @@ def _check_version(folder: Path, connection: sqlite3.Connection) -> None:
         raise BadInputError(msg)
 
 
-def _read_fact(connection: sqlite3.Connection, key: str) -> Any:
-    row = connection.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
-    return None if row is None else _FACTS[key].validate_json(row[0])
+@contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """What SQLite or the records refuse becomes a BadInputError."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, ValidationError, json.JSONDecodeError) as error:
+        msg = f"{folder / JOURNAL}: damaged ({str(error).splitlines()[0]})"
+        raise BadInputError(msg) from error
+
+
+def _read_facts(folder: Path, connection: sqlite3.Connection, required: Set[str]) -> dict[str, JsonValue]:
+    """The facts that are known, as JSON values by the names of CampaignFacts."""
+    rows = connection.execute("SELECT key, value FROM facts")
+    known: dict[str, JsonValue] = {key: json.loads(text) for key, text in rows if key in CampaignFacts.model_fields}
+    if not required <= known.keys():
+        msg = f"{folder}: the journal is incomplete; run the campaign again in another folder"
+        raise BadInputError(msg)
+    return known
 
 
 def _read_trials(connection: sqlite3.Connection) -> list[Trial]:
@@ -318,24 +321,11 @@ def _read_trials(connection: sqlite3.Connection) -> list[Trial]:
 
 
 def _read_record(folder: Path, connection: sqlite3.Connection) -> CampaignRecord:
-    names = ("config", "description", "state", "recommended", "target", "model_view")
-    try:
+    with _damage(folder):
         with _transaction(connection, "DEFERRED"):  # one consistent view while the agent writes
-            facts: dict[str, Any] = {name: _read_fact(connection, name) for name in names}
-            texts = {name: _read_fact(connection, name) or "" for name in ("reason", "started", "finished")}
-            versions = _read_fact(connection, "versions") or {}
+            known = _read_facts(folder, connection, {"config", "description"})
             trials = _read_trials(connection)
-    except (sqlite3.DatabaseError, ValidationError) as error:
-        msg = f"{folder / JOURNAL}: damaged ({str(error).splitlines()[0]})"
-        raise BadInputError(msg) from error
-    if facts["config"] is None or facts["description"] is None:
-        msg = f"{folder}: the journal is incomplete; run the campaign again in another folder"
-        raise BadInputError(msg)
-    return CampaignRecord(
-        folder=str(folder),
-        trials=tuple(trials),
-        electrons_spent=sum(t.electrons for t in trials if t.role != "expert"),
-        versions=versions,
-        **facts,
-        **texts,
-    )
+        shared = {name: value for name, value in known.items() if name in CampaignRecord.model_fields}
+        record = CampaignRecord.model_validate({"folder": str(folder), "trials": trials, **shared})
+    spent = ElectronBudget.of_campaign(record.config, trials).spent
+    return record.model_copy(update={"electrons_spent": spent})

@@ -7,7 +7,6 @@ default (earliest) bounds are used: a killed file of the newest bounds cannot be
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import ValidationError
 
 from agent.config import Metadata
 from agent.errors import BadInputError, StoppedError
+from agent.storage.atomic import part_of, publish
 from instrument.models import AcquisitionPlan, Description
 
 
@@ -59,9 +59,7 @@ class NewFile:
         with self.writing():
             self.file.flush()
             self.file.close()
-            _sync(self._part)
-            self._part.rename(self.path)
-            _sync(self.path.parent)
+            publish(self.path)
 
     def _discard(self) -> None:
         # A file that cannot be flushed cannot be closed in order either; why it is given up is being told already.
@@ -70,25 +68,12 @@ class NewFile:
         self._part.unlink(missing_ok=True)
 
 
-def part_of(path: Path) -> Path:
-    """The name of a file while it is being written."""
-    return path.with_name(path.name + ".part")
-
-
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error of the operating system or of HDF5 says that the disk (or the quota) is full."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, OSError) and error.errno in codes:
         return True
     return isinstance(error, (OSError, RuntimeError)) and any(f"errno = {code}," in str(error) for code in codes)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def put(group: h5py.Group, name: str, value: Any, units: str, long_name: str) -> None:

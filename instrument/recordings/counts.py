@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings.recording import Recording
 
 MOST_COUNTS = 1e9
@@ -133,7 +133,7 @@ def as_type(patterns: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
     """
     if patterns.dtype == dtype:
         return patterns
-    out = room(patterns.shape, dtype)
+    out = allocate(patterns.shape, dtype)
     out[...] = patterns
     return out
 
@@ -143,7 +143,7 @@ def _in_a_row(patterns: NDArray[Any]) -> NDArray[Any]:
     n_y, n_x = patterns.shape[:2]
     if min(n_y, n_x) == 1 or patterns.strides[0] == n_x * patterns.strides[1]:
         return patterns.reshape(-1, *patterns.shape[2:])
-    out = room((n_y * n_x, *patterns.shape[2:]), patterns.dtype)
+    out = allocate((n_y * n_x, *patterns.shape[2:]), patterns.dtype)
     for row, line in enumerate(patterns):
         out[row * n_x : (row + 1) * n_x] = line
     return out
@@ -183,7 +183,7 @@ def _without(patterns: NDArray[Any], dead: NDArray[np.bool_], total: NDArray[np.
     """Patterns with 0 in dead pixels; the same ones where these hold nothing else."""
     if not total[dead].any():  # not-a-number is something
         return patterns
-    out = patterns if patterns.flags.writeable else room(patterns.shape, patterns.dtype)
+    out = patterns if patterns.flags.writeable else allocate(patterns.shape, patterns.dtype)
     for part, to in zip(_chunks(patterns), _chunks(out), strict=True):
         to[...] = part
         to[:, dead] = 0
@@ -194,7 +194,7 @@ def _whole_electrons(
     path: Path, patterns: NDArray[Any], counts_per_electron: float
 ) -> tuple[NDArray[np.uint16], NDArray[np.float64], float]:
     """The signal of an analogue detector, rounded to electrons; their sum (ky, kx); how many % of the pixels were negative."""
-    electrons = room(patterns.shape, np.uint16)
+    electrons = allocate(patterns.shape, np.uint16)
     most, below, total = np.iinfo(np.uint16).max, 0, np.zeros(patterns.shape[1:])
     for part, to in zip(_chunks(patterns), _chunks(electrons), strict=True):
         rounded = np.rint(part / counts_per_electron)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings.hdf5 import has_signature, open_hdf5, read_dataset
 from instrument.recordings.raster import as_raster
 from instrument.recordings.recording import Number, Recording, RecordingOptions
@@ -100,7 +100,7 @@ def _joined(path: Path, parts: list[Any]) -> NDArray[Any]:
         raise BadInputError(msg)
     if len(parts) == 1:
         return read_dataset(path, parts[0])
-    out = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    out = allocate((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     first = 0
     for part in parts:
         out[first : first + len(part)] = read_dataset(path, part)

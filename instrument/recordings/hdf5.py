@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import stored
+from instrument.memory import load_dataset
 from instrument.recordings import nion
 from instrument.recordings.raster import as_raster
 from instrument.recordings.recording import Number, Recording, RecordingOptions
@@ -148,7 +148,7 @@ def read_dataset(path: Path, data: Any) -> NDArray[Any]:
         BadInputError: the file is damaged, or compressed in a way that is not known here.
     """
     try:
-        return stored(data)
+        return load_dataset(data)
     except (OSError, ValueError) as error:
         reason = "cannot be read to its end, so the file is damaged"
         if "can't open directory" in str(error) or "filter" in str(error):

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings.raster import as_raster
 from instrument.recordings.recording import Recording, RecordingOptions
 
@@ -157,7 +157,7 @@ def _joined(headers: list[MibHeader], parts: list[NDArray[Any]], path: Path) -> 
     if len({(part.shape[1:], part.dtype) for part in parts}) > 1:
         msg = f"{path}: the numbered files beside it have patterns of other sizes or types, so they are no series of one scan"
         raise BadInputError(msg)
-    out = room((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
+    out = allocate((sum(map(len, parts)), *parts[0].shape[1:]), parts[0].dtype)
     first = 0
     for i in order:
         out[first : first + len(parts[i])] = parts[i]
@@ -260,7 +260,7 @@ def _unpack(path: Path, header: MibHeader, frames: int) -> NDArray[Any]:
     mapped = np.memmap(path, dtype=record, mode="r", shape=(frames,))["words"]
     quad = header.layout == "2x2" and width == 4 * height
     shape = (2 * height, 2 * height) if quad else (height, width)
-    out = room((frames, *shape), {1: "u1", 6: "u1", 12: "u2", 24: "u4"}[depth])
+    out = allocate((frames, *shape), {1: "u1", 6: "u1", 12: "u2", 24: "u4"}[depth])
     for i in range(frames):
         turned = np.ascontiguousarray(mapped[i, ..., ::-1]).reshape(images * height, row)
         if depth == 1:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings.recording import Number, Recording, RecordingOptions
 from instrument.recordings.units import Axis, axis_numbers, number_in
 
@@ -156,7 +156,7 @@ def _map_stored(path: Path, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 def _unpacked(file: IO[bytes]) -> NDArray[Any]:
     shape, fortran, dtype = _array_header(file)
-    out = room(shape[::-1] if fortran else shape, dtype)
+    out = allocate(shape[::-1] if fortran else shape, dtype)
     numbers, filled = out.reshape(-1).view(np.uint8), 0
     while part := file.read(2**20):
         numbers[filled : filled + len(part)] = np.frombuffer(part, np.uint8)

@@ -18,9 +18,10 @@ from agent.config import ScoreChoice
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
 from agent.reconstruction.counts.thinning import halves
 from agent.reconstruction.model import forward, geometry, probe
+from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import Step, schedule
 from agent.scoring.halves import score_halves
-from agent.scoring.ring_correlation import crop
+from agent.scoring.regions import crop
 from instrument.models import Rectangle
 
 ANGULAR_PIXEL, SEMIANGLE = 1.096, 21.4
@@ -59,12 +60,12 @@ def fft_only_pass(n_positions: int, n: int = 128) -> float:
 
 def pass_and_ratio(worker: Reconstructor, step: Step, n: int, repeats: int = 7) -> tuple[float, float]:
     """(median seconds of a pass, median of its ratio to the torch pass before it)."""
-    worker.one_pass(step)
+    make_pass(worker.experiment, worker.state, step)
     seconds, ratios = [], []
     for _ in range(repeats):
-        yardstick = fft_only_pass(len(worker.totals), n)
+        yardstick = fft_only_pass(len(worker.experiment.counts.totals), n)
         started = time.perf_counter()
-        worker.one_pass(step)
+        make_pass(worker.experiment, worker.state, step)
         seconds.append(time.perf_counter() - started)
         ratios.append(seconds[-1] / yardstick)
     return float(np.median(seconds)), float(np.median(ratios))
@@ -101,13 +102,13 @@ def test_seconds_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_with_one_core_taken(capsys: pytest.CaptureFixture[str]) -> None:
     worker = Reconstructor(scan(40, 0.85, patterns=200), ReconstructionSettings(device="cpu", background=False))
-    worker.one_pass(MINI)
+    make_pass(worker.experiment, worker.state, MINI)
 
     def median() -> float:
         seconds = []
         for _ in range(9):
             started = time.perf_counter()
-            worker.one_pass(MINI)
+            make_pass(worker.experiment, worker.state, MINI)
             seconds.append(time.perf_counter() - started)
         return float(np.median(seconds))
 
@@ -145,6 +146,7 @@ import re, sys, tempfile
 import numpy as np
 from pathlib import Path
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
+from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import Step
 import time
 n_side, n, on_disk = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "disk"
@@ -159,7 +161,7 @@ for i in range(0, len(patterns), 256):
 data = DiffractionData(patterns, positions, 80e3, 21.4, 1.096 * 128 / n, 100.0)
 worker = Reconstructor(data, ReconstructionSettings(device="cpu"))
 for step in (Step(None, 0.5, 0.5), Step(None, 0.5, 0.5)):
-    started = time.perf_counter(); worker.one_pass(step); seconds = time.perf_counter() - started
+    started = time.perf_counter(); make_pass(worker.experiment, worker.state, step); seconds = time.perf_counter() - started
 status = Path("/proc/self/status").read_text()
 peak, anonymous = (int(re.search(name + r":\\s+(\\d+) kB", status)[1]) / 1024 for name in ("VmHWM", "RssAnon"))
 print(seconds / len(positions) * 1e6, peak, anonymous)
@@ -201,7 +203,7 @@ def test_time_to_score(n_side: int, step: float, capsys: pytest.CaptureFixture[s
     for number in range(settings.max_passes):
         for half in pair:
             started = time.perf_counter()
-            half.one_pass(schedule(half.settings, len(data.patterns))[number])
+            make_pass(half.experiment, half.state, schedule(half.experiment.settings, len(data.patterns))[number])
             clock += (time.perf_counter() - started) / 2
         images = [crop(r.phase, r.origin, r.pixel_size, square) for r in (half.result() for half in pair)]
         scores.append(score_halves([(images[0], images[1])], data.pixel_size, ScoreChoice()).value)

@@ -20,7 +20,8 @@ from agent.config import ScoreChoice
 from agent.processing.column import ColumnState, bad_pixels, measure_column
 from agent.reconstruction import DiffractionData, ReconstructionSettings
 from agent.scoring.halves import judge
-from agent.scoring.ring_correlation import crop, flattened, ring_correlation, tukey
+from agent.scoring.regions import crop
+from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
 from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
 from sim_instrument import Column, build_specimen, simulate, true_phase
 
@@ -70,7 +71,7 @@ def limit_information(truth: NDArray[np.float64], pixel_size: tuple[float, float
     n_y, n_x = truth.shape
     window = tukey(n_y, CHOICE.taper)[:, None] * tukey(n_x, CHOICE.taper)[None, :]
     area_of_pixel = pixel_size[0] * pixel_size[1]
-    power = np.abs(np.fft.fft2(flattened(truth) * window)) ** 2 * area_of_pixel / (window**2).sum()
+    power = np.abs(np.fft.fft2(remove_plane(truth) * window)) ** 2 * area_of_pixel / (window**2).sum()
     k = np.hypot(np.fft.fftfreq(n_y, pixel_size[0])[:, None], np.fft.fftfreq(n_x, pixel_size[1])[None])
     edges = ring_correlation([(truth, truth)], pixel_size, CHOICE).edges
     rings = [power[(k >= low) & (k < high)].mean() for low, high in itertools.pairwise(edges)]

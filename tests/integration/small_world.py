@@ -23,8 +23,10 @@ import numpy as np
 
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 from agent.reconstruction.solver.result import Reconstruction
-from agent.scoring.ring_correlation import Spectrum, score_spectrum
-from agent.storage.files import read_acquisition, write_reconstruction
+from agent.scoring.information import score_spectrum
+from agent.scoring.ring_correlation import Spectrum
+from agent.storage.acquisition_file import read_acquisition
+from agent.storage.reconstruction_file import write_reconstruction
 from instrument import (
     AcquisitionPlan,
     BlankedError,

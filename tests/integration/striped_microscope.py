@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 
@@ -113,6 +116,35 @@ class StripedMicroscope:
 
     async def health(self) -> Health:
         return Health(blanked=not self.beam_on, message=f"pid {os.getpid()}")
+
+
+class WatchedMicroscope(StripedMicroscope):
+    """Writes down every change of the beam, in the file that BEAM_FILE names; one frame every 20 ms.
+
+    Where STUCK_AT is set it blocks the event loop for 5 s after so many frames, as a driver's call may.
+    """
+
+    @property
+    def beam_on(self) -> bool:
+        return self._beam_on
+
+    @beam_on.setter
+    def beam_on(self, on: bool) -> None:
+        self._beam_on = on
+        with Path(os.environ["BEAM_FILE"]).open("a") as lines:
+            lines.write(f"{time.time()} {'on' if on else 'off'}\n")
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        async with contextlib.aclosing(super().acquire(plan)) as frames:
+            async for frame in frames:
+                if frame.index == int(os.environ.get("STUCK_AT", "-1")):
+                    time.sleep(5.0)  # noqa: ASYNC251
+                yield frame
+
+
+def make_watched() -> WatchedMicroscope:
+    """Factory for `python -m instrument serve`, where a test has to see the beam from outside."""
+    return WatchedMicroscope(frame_interval=0.02)
 
 
 def make() -> StripedMicroscope:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from served_small_world import Server, serving
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign, run_campaign
-from agent.campaign.run import dry_run
+from agent.campaign.dry_run import dry_run
 from agent.campaign.stop import Control
 from agent.cli.errors import EXIT_CODES
 from agent.config import CampaignConfig
@@ -25,10 +24,9 @@ from agent.events import Event, FramesReceived, TrialChanged
 from agent.records import CampaignRecord
 from agent.storage.journal import load_history
 from instrument import InstrumentClient
-from instrument.status import Exposure
+from instrument.status import LedgerEntry
 
 HERE = Path(__file__).parent
-SERVE = (sys.executable, "-m", "instrument", "serve")
 PROCESSING = "small_world:process"
 
 
@@ -38,48 +36,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "world"
     folder.mkdir()
     monkeypatch.setenv("SMALL_WORLD", str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(HERE))
     return folder
-
-
-class Server:
-    """An instrument server process whose state survives it."""
-
-    def __init__(self, state: Path, interval: float = 0.0, factory: str = "make") -> None:
-        self.state = state
-        self.adapter = f"small_world:{factory}"
-        self.interval = interval
-        self.endpoint = "tcp://127.0.0.1:*"
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            [*SERVE, self.adapter, "--control", self.endpoint, "--state-dir", str(self.state)],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "SMALL_WORLD_INTERVAL": str(self.interval)},
-        )
-        assert self.process.stdout is not None
-        self.endpoint = json.loads(self.process.stdout.readline())["control"]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@contextmanager
-def serving(tmp_path: Path, interval: float = 0.0, factory: str = "make") -> Iterator[Server]:
-    server = Server(tmp_path / "instrument", interval, factory)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -104,12 +63,12 @@ def config(**changes: Any) -> CampaignConfig:
     return CampaignConfig.model_validate({**values, **changes})
 
 
-async def ledger(endpoint: str) -> list[Exposure]:
+async def ledger(endpoint: str) -> list[LedgerEntry]:
     async with InstrumentClient(endpoint, timeout=5) as client:
         return await client.exposures()
 
 
-def assert_no_region_exposed_twice(exposures: list[Exposure], world: Path) -> None:
+def assert_no_region_exposed_twice(exposures: list[LedgerEntry], world: Path) -> None:
     dosed = [e for e in exposures if e.dose > 0]
     for one, other in combinations(dosed, 2):
         assert not one.illuminated.overlaps(other.illuminated, 1e-4), (one.id, other.id)
@@ -416,18 +375,22 @@ async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
     )
 
 
+def cheapest(**changes: Any) -> CampaignConfig:
+    values: dict[str, Any] = {
+        "goal": {"kind": "cheapest", "fraction": 0.6},
+        "electrons": 2e6,
+        "area": {"height": 24, "width": 24},
+        "exploration": {"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
+        "search": {"dose": (20, 900)},
+        "expert": None,
+        "score": {"field": 20},
+    }
+    return config(**{**values, **changes})
+
+
 async def test_the_cheapest_way_to_a_part_of_what_a_recording_can_give(tmp_path: Path) -> None:
-    cheapest = config(
-        goal={"kind": "cheapest", "fraction": 0.6},
-        electrons=2e6,
-        area={"height": 24, "width": 24},
-        exploration={"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
-        search={"dose": (20, 900)},
-        expert=None,
-        score={"field": 20},
-    )
     with serving(tmp_path, factory="make_recording") as server:
-        record = await run_campaign(cheapest, server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+        record = await run_campaign(cheapest(), server.endpoint, tmp_path / "campaign", processing=PROCESSING)
     reference, final = record.trial("reference"), record.trial("final")
     assert [t.role for t in record.trials] == ["reference", *["exploration"] * 4, "final"]
     assert reference is not None
@@ -498,3 +461,15 @@ async def test_dry_run_costs_nothing_and_tells_what_would_be(server: Server, tmp
     assert plan.electrons == 2e6
     assert plan.duration > 0
     assert await ledger(server.endpoint) == []
+
+
+async def test_a_dry_run_counts_the_electrons_of_the_reference(tmp_path: Path) -> None:
+    with serving(tmp_path, factory="make_recording") as server:
+        plan = await dry_run(cheapest(), server.endpoint)
+        with pytest.raises(BadInputError, match=r"budget of 2.4e\+04 electrons is too small"):
+            await dry_run(cheapest(electrons=6e5), server.endpoint)
+    reference = 1000.0 * 24 * 24
+    assert plan.reference_electrons == pytest.approx(reference), "half of what there is, over a trial's field"
+    assert plan.exploration_electrons == pytest.approx(0.6 * (2e6 - reference))
+    assert plan.final_dose == pytest.approx(0.4 * (2e6 - reference) / 24**2)
+    assert plan.acquisitions == 6

@@ -23,8 +23,8 @@ from agent.cli.app import app
 from agent.cli.errors import run_guarded
 from agent.cli.simulator import instrument_process, simulator_command
 from agent.errors import InstrumentUnavailableError
-from agent.storage.files import read_reconstruction
 from agent.storage.journal import load_campaign
+from agent.storage.reconstruction_file import read_reconstruction
 from instrument import InstrumentClient
 
 HERE = Path(__file__).parent

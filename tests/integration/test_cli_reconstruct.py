@@ -13,7 +13,7 @@ from phantom import SEMIANGLE, VOLTAGE, experiment
 from agent.cli.reconstruct import reconstruct_file
 from agent.errors import BadInputError
 from agent.report.pictures import Picture
-from agent.storage.files import read_reconstruction
+from agent.storage.reconstruction_file import read_reconstruction
 from instrument.recordings import RecordingOptions
 
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"

@@ -9,8 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from instrument import (
 from instrument.__main__ import main
 from instrument.background import Background
 from instrument.ledger import Ledger
+from instrument.serve import ending_signals
 
 HERE = Path(__file__).parent
-SERVE = (sys.executable, "-m", "instrument", "serve", "striped_microscope:make")
+SERVE = (sys.executable, "-m", "instrument", "serve")
 PLAN = AcquisitionPlan(
     id="a1",
     campaign="c",
@@ -64,9 +66,19 @@ class Signal:
 
 
 @contextmanager
-def server(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+def server(
+    state: Path,
+    *options: str,
+    adapter: str = "striped_microscope:make",
+    launcher: tuple[str, ...] = (),
+    **environment: str,
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     process = subprocess.Popen(
-        [*SERVE, "--state-dir", str(state), *options], cwd=HERE, stdout=subprocess.PIPE, text=True
+        [*launcher, *SERVE, adapter, "--state-dir", str(state), *options],
+        cwd=HERE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     )
     try:
         yield process, json.loads(process.stdout.readline())
@@ -114,6 +126,82 @@ async def test_a_signal_ends_the_scan_books_it_and_exits_cleanly(tmp_path: Path,
 async def _signal_when(event: asyncio.Event, process: subprocess.Popen[str], number: signal.Signals) -> None:
     await event.wait()
     process.send_signal(number)
+
+
+ENDING = [
+    getattr(signal, name)
+    for name in ("SIGHUP", "SIGQUIT", "SIGABRT", "SIGUSR1", "SIGALRM", "SIGTSTP", "SIGRTMIN")
+    if hasattr(signal, name)
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+async def test_the_beam_is_off_after_any_signal_that_can_be_caught(tmp_path: Path):
+    folders = [tmp_path / number.name for number in ENDING]
+    for folder in folders:
+        folder.mkdir()
+    await asyncio.gather(*map(_signalled_while_exposing, folders, ENDING))
+
+
+async def _signalled_while_exposing(folder: Path, number: signal.Signals, **environment: str) -> float:
+    """Send a signal to a server that is exposing; the beam must go off. Returns the s until it was."""
+    beam = folder / "beam"
+    watched = server(folder, adapter="striped_microscope:make_watched", BEAM_FILE=str(beam), **environment)
+    with ExitStack() as stack:
+        process, ready = await asyncio.to_thread(stack.enter_context, watched)
+        async with InstrumentClient(ready["control"], timeout=30, request_timeout=30.0) as client:
+            await client.open_campaign("c", 1e6)
+            async with client.lease(ttl=60.0), Background() as tasks:
+                await client.prepare(PLAN)
+                sink = Signal(3)
+                acquisition = tasks.create_task(_acquire_until_it_is_gone(client, sink))
+                await sink.reached.wait()
+                assert beam.read_text().split()[-1] == "on"
+                sent = time.time()
+                process.send_signal(number)
+                async with asyncio.timeout(30):
+                    while beam.read_text().split()[-1] != "off":
+                        await asyncio.sleep(0.01)
+                went_off = float(beam.read_text().split()[-2])
+                assert await asyncio.to_thread(process.wait, 30) == 0, number
+                acquisition.cancel()
+    assert beam.read_text().split()[-1] == "off"
+    ledger = Ledger(folder)
+    outcome = ledger.outcome("a1")
+    ledger.close()
+    assert outcome is not None
+    assert (outcome.state, outcome.reason) == ("aborted", "the server was shut down")
+    return went_off - sent
+
+
+async def _acquire_until_it_is_gone(client: InstrumentClient, sink: Signal) -> None:
+    with contextlib.suppress(UnreachableError):
+        await client.acquire("a1", sink)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+async def test_a_signal_blanks_at_once_while_the_event_loop_is_stuck_in_a_driver(tmp_path: Path):
+    assert await _signalled_while_exposing(tmp_path, signal.SIGHUP, STUCK_AT="3") < 2.0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_no_signal_that_ends_a_process_is_forgotten():
+    harmless = {signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU}
+    faults = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+    uncatchable = {signal.SIGKILL, signal.SIGSTOP}
+    assert ending_signals() == signal.valid_signals() - harmless - faults - uncatchable
+    assert {signal.SIGINT, signal.SIGTERM, *ENDING} <= ending_signals()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nohup of Unix")
+async def test_a_server_under_nohup_survives_its_terminal(tmp_path: Path):
+    with server(tmp_path, launcher=("nohup",)) as (process, ready):
+        process.send_signal(signal.SIGHUP)
+        async with InstrumentClient(ready["control"], timeout=5) as client:
+            assert (await client.status()).phase == "idle"
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(timeout=5) == 0
 
 
 async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tmp_path: Path):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +28,7 @@ from instrument import (
     StaleLeaseError,
     wire,
 )
+from instrument.data_socket import DataSocket
 
 
 async def test_every_frame_arrives_with_its_own_counts(tmp_path: Path):
@@ -122,6 +126,80 @@ async def test_a_second_receiver_ends_the_scan_it_would_tear_holes_into(tmp_path
                 await until(lambda: not microscope.beam_on)
         assert running.result().state == "aborted"
         assert "second receiver" in running.result().reason
+
+
+@contextmanager
+def silent_connections(endpoint: str, count: int) -> Iterator[None]:
+    """TCP connections that never say anything."""
+    host, port = endpoint.removeprefix("tcp://").split(":")
+    with ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        yield
+
+
+async def test_a_connection_that_says_nothing_does_not_abort_an_exposure(tmp_path: Path):
+    microscope = StripedMicroscope(frame_interval=0.01)
+    async with serving(tmp_path, microscope) as (server, client), client.lease():
+        await client.prepare(make_plan())
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", Frames()))
+            await until(lambda: microscope.exposed.get("a1", 0) > 5)
+            with silent_connections(server.data, 20):
+                await until(running.done)
+        assert running.result().state == "done"
+
+
+async def test_a_connection_that_says_nothing_does_not_keep_an_exposure_from_starting(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (server, client), client.lease():
+        await client.prepare(make_plan())
+        with silent_connections(server.data, 20):
+            frames = Frames()
+            assert (await client.acquire("a1", frames)).state == "done"
+        assert sorted(frames.patterns) == list(range(100))
+
+
+async def test_what_is_no_receiver_is_not_counted(tmp_path: Path):
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        data = DataSocket(push, 512)
+        push.bind("tcp://127.0.0.1:*")
+        endpoint = push.getsockopt_string(zmq.LAST_ENDPOINT)
+        with context.socket(zmq.PULL) as receiver:
+            receiver.connect(endpoint)
+            await until(lambda: data.receivers() == 1)
+            for talk in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" + bytes(8) + b"\x7f\x03"):
+                with socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2]))) as other:
+                    other.sendall(talk)
+                    await asyncio.sleep(0.1)
+                    assert data.receivers() == 1
+                await asyncio.sleep(0.05)
+                assert data.receivers() == 1
+            with context.socket(zmq.SUB) as other:
+                other.connect(endpoint)
+                await asyncio.sleep(0.1)
+                assert data.receivers() == 1
+            with context.socket(zmq.PULL) as other:
+                other.connect(endpoint)
+                await until(lambda: data.receivers() == 2)
+            await until(lambda: data.receivers() == 1)
+        await until(lambda: data.receivers() == 0)
+        data.close()
+
+
+async def test_a_receiver_of_an_old_protocol_is_noticed(tmp_path: Path):
+    """ZMTP 2 has no handshake that would be reported, and takes frames all the same."""
+    now = 0.0
+    with zmq.Context() as context, context.socket(zmq.PUSH) as push:
+        data = DataSocket(push, 512, clock=lambda: now)
+        push.bind("tcp://127.0.0.1:*")
+        port = int(push.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as old:
+            old.sendall(b"\xff" + bytes(8) + b"\x7f\x01\x07\x00\x00")
+            await asyncio.sleep(0.1)
+            assert data.receivers() == 0
+            now = 10.0
+            assert data.receivers() == 1
+        data.close()
 
 
 # 2. Exactly once
@@ -238,6 +316,30 @@ async def test_the_client_keeps_its_lease_alive(tmp_path: Path):
         await client.prepare(make_plan())
         assert (await client.acquire("a1", Frames())).state == "done"
         assert (await client.status()).phase == "idle"
+
+
+@pytest.mark.parametrize("forged", [False, True])
+async def test_requests_of_others_do_not_keep_the_lease_from_being_renewed(tmp_path: Path, forged: bool):
+    microscope = StripedMicroscope(frame_interval=0.02)
+    async with serving(tmp_path, microscope) as (server, client), client.lease(ttl=0.8) as lease:
+        await client.prepare(make_plan())
+        token = wire.LeaseToken(holder=lease.holder, fence=lease.fence) if forged else None
+        with zmq.Context() as context, context.socket(zmq.DEALER) as crowd:
+            crowd.connect(server.control)
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(client.acquire("a1", Frames()))
+                await until(lambda: microscope.exposed)
+                for number in range(100):
+                    waiting = wire.Request(id=str(number), op="outcome", args={"id": "a1", "wait": 30.0}, lease=token)
+                    crowd.send_multipart(wire.encode(waiting))
+                # Those that found no place were refused; the others wait for the end of the acquisition.
+                await until(lambda: server._pending["lease holder" if forged else "anyone"] == 64)
+                with pytest.raises(ConflictError, match="64 requests are being handled"):
+                    await client._control.request("health", limit=5, lease=token)
+                if not forged:
+                    assert (await client.health()).ok
+            assert client._lease_lost is None
+        assert (running.result().state, running.result().frames) == ("done", 100)
 
 
 async def test_a_second_agent_is_kept_out_and_a_stale_one_refused(tmp_path: Path):

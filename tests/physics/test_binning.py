@@ -18,6 +18,7 @@ from agent.reconstruction.counts.layout import framed
 from agent.reconstruction.counts.patterns import in_bins
 from agent.reconstruction.model import binning, forward
 from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.solver.passes import make_pass, planned, seen_in_bins
 
 SETTINGS = ReconstructionSettings(max_passes=12, stop_early=False, background=False, quantitative=False, device="cpu")
 NARROW = 100.0
@@ -64,12 +65,16 @@ def test_the_model_of_bins_is_the_model_in_bins(change: dict[str, Any]) -> None:
     data = replace(phantom.experiment(dose=1e5, defocus=NARROW), **optics)
     worker = Reconstructor(data, replace(SETTINGS, **change))
     # any object will do, as long as it scatters
-    phases = phantom.atoms(worker.geometry.object_shape, worker.geometry.origin, worker.geometry.pixel_size)
-    worker.unknowns.object[...] = np.exp(1j * phases / worker.settings.slices)
-    worker.unknowns.guard = 0.0
+    phases = phantom.atoms(
+        worker.experiment.geometry.object_shape,
+        worker.experiment.geometry.origin,
+        worker.experiment.geometry.pixel_size,
+    )
+    worker.state.unknowns.object[...] = np.exp(1j * phases / worker.experiment.settings.slices)
+    worker.state.unknowns.guard = 0.0
     index = np.arange(0, len(data.positions), 7)
-    fine, _ = forward.intensities(worker.problem, worker.unknowns, index, np)
-    problem, unknowns = worker._in_bins()
+    fine, _ = forward.intensities(worker.experiment.problem(), worker.state.unknowns, index, np)
+    problem, unknowns = seen_in_bins(worker.experiment, worker.state)
     coarse, _ = forward.intensities(problem, unknowns, index, np)
     # what is left is the blur of the bins: the fringes of the probe's full width lose a quarter of their contrast
     difference = float(np.linalg.norm(coarse - summed(fine)) / np.linalg.norm(summed(fine)))
@@ -85,12 +90,12 @@ def test_passes_over_bins_are_as_good_as_over_pixels(change: dict[str, Any], mon
     for possible in (binning.possible, lambda *_: False):
         monkeypatch.setattr(binning, "possible", possible)
         worker = Reconstructor(data, replace(SETTINGS, **change))
-        for step in worker.steps():
+        for step in planned(worker.experiment, worker.state):
             if not step.binned:
                 break
-            worker.one_pass(step)
+            make_pass(worker.experiment, worker.state, step)
         found, truth, _ = phantom.inner(worker.result())
-        errors[worker._can_bin] = float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
+        errors[worker.experiment.can_bin] = float(np.linalg.norm(found - truth) / np.linalg.norm(truth))
     assert errors[True] < 1.1 * errors[False] < 0.7  # low frequencies take more passes
 
 
@@ -108,15 +113,15 @@ def test_passes_over_bins_are_as_good_as_over_pixels(change: dict[str, Any], mon
 def test_when_patterns_are_binned(defocus: float, shape: tuple[int, int], shown: float, legal: bool) -> None:
     data = phantom.experiment(defocus=defocus, shape=shape, step=3.0)
     worker = Reconstructor(replace(data, mask=np.random.default_rng(0).random(shape) < shown), SETTINGS)
-    assert worker._can_bin == legal
+    assert worker.experiment.can_bin == legal
 
 
 def test_light_on_the_edge_of_the_disc_is_no_background(monkeypatch: pytest.MonkeyPatch) -> None:
     data = phantom.experiment(dose=1e6, defocus=NARROW)
     settings = replace(SETTINGS, background=True)
-    binned = Reconstructor(data, settings).unknowns.background
+    binned = Reconstructor(data, settings).state.unknowns.background
     monkeypatch.setattr(binning, "possible", lambda *_: False)
-    assert binned.sum() < 1.1 * Reconstructor(data, settings).unknowns.background.sum()
+    assert binned.sum() < 1.1 * Reconstructor(data, settings).state.unknowns.background.sum()
 
 
 class Watched(CpuBackend):
@@ -186,6 +191,6 @@ def test_a_dense_scan_begins_with_one_half_and_then_the_other(watched: Watched) 
             seen = frozenset()
     assert passes == halves
     assert told == [(done, 6) for done in range(1, 7)]
-    assert worker.passes == worker.result().passes == 5
+    assert worker.state.passes == worker.result().passes == 5
     sparse = Reconstructor(phantom.experiment(step=1.5), replace(SETTINGS, max_passes=5))
-    assert len(sparse.steps()) == 5
+    assert len(planned(sparse.experiment, sparse.state)) == 5

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, reconstruct
 from agent.reconstruction.model import forward
+from agent.reconstruction.solver import per_pattern
 from agent.reconstruction.solver import positions as displacement
 from agent.reconstruction.solver.result import Reconstruction
 from instrument import optics
@@ -117,17 +118,19 @@ def test_no_position_leaves_the_object() -> None:
         phantom.experiment(step=3.0, positions=phantom.raster(3.0)), replace(SETTINGS, refine_positions="free")
     )
     worker.run()
-    everything = np.arange(len(worker.totals))
-    sums = worker.backend.accumulate(worker.problem, worker.unknowns, everything, forward.Wanted())
-    sums.slopes[:, :2] = 1e6 * centred(worker.data.positions)  # all of them outwards, without end
+    everything = np.arange(len(worker.experiment.counts.totals))
+    sums = worker.experiment.backend.accumulate(
+        worker.experiment.problem(), worker.state.unknowns, everything, forward.Wanted()
+    )
+    sums.slopes[:, :2] = 1e6 * centred(worker.experiment.data.positions)  # all of them outwards, without end
     for _ in range(30):
-        worker.per_pattern.update(worker.unknowns, sums, worker.problem, worker.backend)
-    found, room = worker.unknowns, np.asarray(worker.unknowns.object.shape[1:]) - phantom.N
+        per_pattern.update(worker.experiment, worker.state, worker.experiment.problem(), sums, 0.0)
+    found, room = worker.state.unknowns, np.asarray(worker.state.unknowns.object.shape[1:]) - phantom.N
     assert (found.corners >= 0).all()
     assert (found.corners < room).all()  # the sub-pixel shift reaches into the next pixel
     assert (found.corners == 0).any()
     assert ((found.fractions >= 0) & (found.fractions <= 1)).all()
-    worker.backend.accumulate(worker.problem, found, everything, forward.Wanted())
+    worker.experiment.backend.accumulate(worker.experiment.problem(), found, everything, forward.Wanted())
 
 
 def test_drifts_of_lines_need_lines() -> None:
@@ -153,7 +156,7 @@ def test_intensities_are_found_and_noise_is_not(dose: float) -> None:
     truth = np.clip(1 + 0.1 * rng.normal(size=len(NOMINAL)), 0.5, 1.5)
     truth /= truth.mean()
     worker = finished(phantom.experiment(dose=dose, intensity=truth), max_passes=12, refine_intensity=True)
-    found = worker.unknowns.weights[:, 0].astype(float) ** 2
+    found = worker.state.unknowns.weights[:, 0].astype(float) ** 2
     noise = 1 / np.sqrt(dose * 1.5**2)
     best = 0.1 * noise / np.hypot(0.1, noise)  # of an estimate that knows spread and noise
     assert (
@@ -161,7 +164,7 @@ def test_intensities_are_found_and_noise_is_not(dose: float) -> None:
     )  # what absorbs is partly put into the object: 0.01 where noise is less
     assert found.mean() == pytest.approx(1.0, abs=1e-3)
     even = finished(phantom.experiment(dose=dose), max_passes=12, refine_intensity=True)
-    assert np.std(even.unknowns.weights[:, 0] ** 2) < 0.3 * noise
+    assert np.std(even.state.unknowns.weights[:, 0] ** 2) < 0.3 * noise
 
 
 @pytest.mark.parametrize(
@@ -184,10 +187,11 @@ def test_a_probe_that_varies_is_followed(change: str, correlation: float, part: 
     # a slow drift of the defocus is nearly what a specimen of varying height would show, hence 60 passes
     settings = {"max_passes": 60 if change == "defocus" else 20}
     followed = finished(data, variable_modes=1, **settings)
-    weights = followed.unknowns.weights[:, 1]
+    weights = followed.state.unknowns.weights[:, 1]
     assert abs(np.corrcoef(weights, drift)[0, 1]) > correlation
     ignored, steady = finished(data, **settings), finished(phantom.experiment(dose=1e5), **settings)
-    gained = (ignored.deviance[-1] - followed.deviance[-1]) / (ignored.deviance[-1] - steady.deviance[-1])
+    without, followed_by, best = (job.result().deviance[-1] for job in (ignored, followed, steady))
+    gained = (without - followed_by) / (without - best)
     assert gained > part
 
 
@@ -195,11 +199,11 @@ def test_variations_are_in_gauge() -> None:
     drift = np.linspace(-1, 1, len(NOMINAL))
     data = phantom.experiment(dose=1e4, probes=lambda j, wave: phantom.defocused(wave, 40 * drift[j]))
     worker = finished(data, max_passes=12, variable_modes=2)
-    apertures = worker.unknowns.apertures.reshape(3, -1).astype(complex)
+    apertures = worker.state.unknowns.apertures.reshape(3, -1).astype(complex)
     overlap = apertures @ apertures.conj().T
     size = np.sqrt(np.diag(overlap).real)
     assert np.abs(overlap / size / size[:, None] - np.eye(3)).max() < 1e-3
-    weights = worker.unknowns.weights[:, 1:].astype(float)
+    weights = worker.state.unknowns.weights[:, 1:].astype(float)
     assert np.abs(weights.mean(axis=0)).max() < 1e-4
     assert np.allclose((weights**2).mean(axis=0), 1, atol=1e-3)
 

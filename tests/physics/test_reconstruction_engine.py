@@ -348,7 +348,7 @@ def test_counts_that_memory_cannot_hold_stay_on_disk_and_the_result_says_so(monk
 def test_counts_do_not_outlive_their_reconstruction() -> None:
     worker = Reconstructor(experiment(dose=3e3, step=3.0), ReconstructionSettings(max_passes=1, device="cpu"))
     worker.run()
-    counts = weakref.ref(worker.problem.counts)
+    counts = weakref.ref(worker.experiment.problem().counts)
     del worker
     gc.collect()
     assert counts() is None

@@ -239,7 +239,7 @@ def test_patterns_that_come_later_stay_on_disk_where_memory_is_short(monkeypatch
         worker.append(data.patterns[1::2], data.positions[1::2])
         worker.run()
         results.append(worker.result())
-    assert isinstance(worker.problem.counts, np.memmap)
+    assert isinstance(worker.experiment.problem().counts, np.memmap)
     assert np.array_equal(results[0].object, results[1].object)
     assert not results[0].notes
     assert "kept on disk" in results[1].notes[0]

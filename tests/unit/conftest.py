@@ -11,9 +11,11 @@ import pytest
 
 from agent.config import CampaignConfig, Metadata, parse_config
 from agent.reconstruction.solver.result import Reconstruction
-from agent.records import ModelView, Recommendation, Score, Settings, Suggestion, Trial
-from agent.storage.files import Acquisition, write_reconstruction
-from agent.storage.journal import InstrumentLink, Journal
+from agent.records import CampaignLayout, ModelView, Recommendation, Score, Settings, Suggestion, Trial
+from agent.storage.acquisition_file import Acquisition
+from agent.storage.facts import CampaignFacts, InstrumentLink
+from agent.storage.journal import Journal
+from agent.storage.reconstruction_file import write_reconstruction
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 
 PIXEL = 0.33
@@ -201,16 +203,19 @@ def cheapest_campaign(tmp_path: Path) -> Path:
 
 
 def _journal(campaign: CampaignOnDisk) -> Journal:
-    return Journal.create(
-        campaign.folder,
+    field = campaign.trial(1, "exploration", (1.0, 0.0, 1.0), None).plan.field
+    facts = CampaignFacts(
         config=campaign.config,
         description=campaign.description,
         campaign="made-up-1",
+        layout=CampaignLayout(final=field, expert=None, exploration=(field,), margin=0),
         link=InstrumentLink(endpoint="tcp://127.0.0.1:1"),
+        processing="agent.processing:process",
         versions={"ptychopilot": "0.1.0"},
         started="2026-03-01T12:00:00.000+00:00",
         state="running",
     )
+    return Journal.create(campaign.folder, facts)
 
 
 def _view() -> ModelView:

@@ -23,7 +23,7 @@ PER_THREAD = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class Dimensions:
     """What buffers and kernels are made for; sizes in pixels, of which `lit` in the support of the apertures."""
 
     n_y: int
@@ -39,15 +39,20 @@ class Layout:
     """Whether a thread block of the device holds a wave in its shared memory."""
 
     @classmethod
-    def of(cls, problem: Problem, unknowns: Unknowns, shared_memory: int) -> Layout:
-        """The layout that a reconstruction needs, on a device whose thread blocks have so many bytes of shared memory."""
+    def of(cls, problem: Problem, unknowns: Unknowns, shared_memory: int) -> Dimensions:
+        """The sizes of a reconstruction.
+
+        Args:
+            problem, unknowns: what it is given and what it finds.
+            shared_memory: bytes that a thread block of the device may have.
+        """
         apertures, n_y, n_x = unknowns.apertures.shape
         slices, height, width = unknowns.object.shape
         lit = n_y * n_x if problem.support is None else int(np.count_nonzero(problem.support))
         blurred = problem.transfer is not None
-        layout = cls(n_y, n_x, problem.n_modes, apertures, slices, height, width, blurred, lit, in_shared=False)
-        small = n_y in IN_SHARED and n_x in IN_SHARED and layout.block[1] <= shared_memory
-        return replace(layout, in_shared=small)
+        dims = cls(n_y, n_x, problem.n_modes, apertures, slices, height, width, blurred, lit, in_shared=False)
+        small = n_y in IN_SHARED and n_x in IN_SHARED and dims.block[1] <= shared_memory
+        return replace(dims, in_shared=small)
 
     @property
     def plane(self) -> int:
@@ -114,27 +119,27 @@ class Layout:
 class Buffers:
     """Device memory for chunks of up to `chunk` patterns and batches of up to `total`, padding included."""
 
-    def __init__(self, layout: Layout, chunk: int, total: int, xp: Any) -> None:
+    def __init__(self, dims: Dimensions, chunk: int, total: int, xp: Any) -> None:
         f, c, i = xp.float32, xp.complex64, xp.int32
-        self.layout, self.chunk, self.total = layout, chunk, total
-        detector, area = (layout.n_y, layout.n_x), (layout.slices, layout.height, layout.width)
+        self.dims, self.chunk, self.total = dims, chunk, total
+        detector, area = (dims.n_y, dims.n_x), (dims.slices, dims.height, dims.width)
         segments = -(-chunk // SEGMENT)
-        self.stash = xp.empty((layout.slices, chunk, layout.modes, *detector), c)
-        self.residuals = xp.empty((layout.slices if layout.in_shared else 0, chunk, layout.modes, *detector), c)
-        self.waves = xp.empty((chunk, layout.modes, *detector), c)
-        self.planes = xp.empty((chunk if layout.blurred else 0, *detector), c)
-        self.ramps = xp.empty((chunk, layout.n_y + layout.n_x), c)
+        self.stash = xp.empty((dims.slices, chunk, dims.modes, *detector), c)
+        self.residuals = xp.empty((dims.slices if dims.in_shared else 0, chunk, dims.modes, *detector), c)
+        self.waves = xp.empty((chunk, dims.modes, *detector), c)
+        self.planes = xp.empty((chunk if dims.blurred else 0, *detector), c)
+        self.ramps = xp.empty((chunk, dims.n_y + dims.n_x), c)
         self.places = xp.empty((chunk, 2), i)
-        self.lists = xp.empty(layout.tiles * layout.parts * (1 + -(-chunk // layout.parts)), i)
+        self.lists = xp.empty(dims.tiles * dims.parts * (1 + -(-chunk // dims.parts)), i)
         self.part_ratio = xp.empty((segments, *detector), f)
-        self.part_apertures = xp.empty((segments, layout.apertures, layout.lit), c)
-        self.part_slopes = xp.empty((chunk, 2 + layout.apertures, layout.lit_groups), f)
-        self.part_modelled, self.part_deviance = (xp.empty((chunk, layout.groups), f) for _ in range(2))
-        self.part_numerator = xp.empty((layout.parts, *area[1:]), c)
-        self.part_illumination = xp.empty((layout.parts, *area[1:]), f)
+        self.part_apertures = xp.empty((segments, dims.apertures, dims.lit), c)
+        self.part_slopes = xp.empty((chunk, 2 + dims.apertures, dims.lit_groups), f)
+        self.part_modelled, self.part_deviance = (xp.empty((chunk, dims.groups), f) for _ in range(2))
+        self.part_numerator = xp.empty((dims.parts, *area[1:]), c)
+        self.part_illumination = xp.empty((dims.parts, *area[1:]), f)
         self.index = xp.empty(total, i)
         self.modelled, self.deviance = (xp.zeros(total, f) for _ in range(2))
-        self.slopes = xp.zeros((total, 2 + layout.apertures), f)
+        self.slopes = xp.zeros((total, 2 + dims.apertures), f)
         self.ratio = xp.zeros(detector, f)
         self.numerator, self.illumination = xp.zeros(area, c), xp.zeros(area, f)
-        self.apertures = xp.zeros((layout.apertures, layout.lit), c)
+        self.apertures = xp.zeros((dims.apertures, dims.lit), c)

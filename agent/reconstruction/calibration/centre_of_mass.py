@@ -1,13 +1,6 @@
 """How the detector is turned against the scan, from the patterns' centre of mass: its field must be free of curl.
 
-The mean momentum of the electrons that went through a thin object is the gradient of its phase, blurred by the probe's
-intensity, whatever the probe's aberrations (Lazić, Bosch & Lazar, Ultramicroscopy 160 (2016) 265, eq. 16):
-
-    k̄(R) = (|P|² ⋆ ∇φ)(R) / 2π,   in Fourier space along g; a component across g is curl.
-
-With the frame of the detector turned by θ (and its rows reversed) the field that is seen is M⁻¹ k̄. For each hand the power
-along g is a cosine of 2θ, whose maximum is known at once: no search, and nothing of what parallax uses (defocus, the disc's
-inner structure) enters. θ is known up to half a turn, which reverses the phase.
+Lazić, Bosch & Lazar, Ultramicroscopy 160 (2016) 265; README, "Centre of mass".
 """
 
 from __future__ import annotations

@@ -1,14 +1,6 @@
 """Which shift map is right where a crystal is sampled coarsely: the one whose diffracted discs overlap where they are seen to.
 
-The images of a lattice that is finer than two scan steps appear at aliases of its frequencies, g + n for whole n (cycles per
-scan step), and then a wrong rotation, hand and defocus can shift them just as well as the right one. But frequency g
-interferes only where the discs at q and q ± λg overlap. For a weak phase object (Rodenburg, McCallum & Nellist,
-Ultramicroscopy 48 (1993) 304; parallax.py has the signs)
-
-    I_q(g) ∝ φ(g) exp(−2πi g·s(q)) [ D(q − λg) exp(−iχ(g)) − D(q + λg) exp(iχ(g)) ],   D = 1 inside the disc,
-
-so the places of the overlaps tell the true g, in length and, on the detector, in direction. With the unknown φ(g) profiled
-out, the likelihood of a shift map is the power of the images along this pattern.
+Rodenburg, McCallum & Nellist, Ultramicroscopy 48 (1993) 304; README, "Overlap of discs".
 """
 
 from __future__ import annotations

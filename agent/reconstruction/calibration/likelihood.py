@@ -1,51 +1,31 @@
 """Optics measured by likelihood: defocus, aberrations to third order, rotation, disc centre, all at once.
 
-A gradient on the probe's phase creeps, because the object adapts to a wrong defocus and hides most of it. So the object is
-eliminated: I(θ) are the counts that a short reconstruction from an empty object expects when it is made under the parameters
-θ, always with the same order of mini-batches, which makes them a smooth function. Its derivatives J = ∂I/∂θ, by finite
-differences, hold whatever the object can do; θ follows from Gauss–Newton steps in the Poisson likelihood,
-
-    (Jᵀ W J + P) Δθ = Jᵀ W (n − I) − P (θ − θ_0),   W = 1/I,   P = 1/width²,
-
-(variable projection: Golub & Pereyra, Inverse Problems 19 (2003) R1), where P is what was known before. The disc and its
-surroundings tell nearly all of it, on a grid just so fine that what scatters beyond is not folded into them. A short
-reconstruction has not converged and what it lacks looks like a wrong defocus at high dose, so the last steps take the
-residual of a long one. The inverse of the matrix on the left is the covariance: a parameter that the counts do not
-determine stays where it was, with the uncertainty it had.
+Gauss–Newton steps on counts from which the object has been eliminated (variable projection: Golub & Pereyra, Inverse Problems 19
+(2003) R1); README, "Optics by likelihood".
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration import parameters
+from agent.reconstruction.calibration.expectation import LONG, SHORT, Expectation, central_part, short_settings
 from agent.reconstruction.kernels import cuda
 from agent.reconstruction.kernels.cuda import GpuFailedError
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import legal_length
 from agent.reconstruction.model.settings import ReconstructionSettings
-from agent.reconstruction.solver.reconstructor import Reconstructor
-from agent.reconstruction.solver.schedule import schedule
 
-SHORT, LONG, FURTHER = 2, 20, 8
-"""Passes: of the reconstructions that give derivatives; of the last residuals, from an empty object and from that of the step
-before."""
 COARSE_POSITIONS = 121
 """Positions used while the start is far."""
 DIFFERENCE = 0.17
 """Step of the finite differences in natural units: well above the noise of the reconstructions, well below a radian."""
 SURROUNDINGS = 1.2
 """Radius, in radii of the disc, that nothing is folded into where patterns are cut to their middle."""
-COUNTS_USED = 0.995
-"""Derivatives are kept for the brightest pixels that hold this part of all counts; the rest costs memory and tells little."""
-GUARD = 0.1
-"""Part of the engine's first guard that keeps the weights of dark pixels finite."""
 LONGEST = 1.5
 """Largest step, natural units: beyond it the phase at the rim has turned too far for a linear model."""
 NEAR, FAR = 0.3, 0.6
@@ -86,112 +66,12 @@ class Tuned:
     improved: bool = True
 
 
-def central_part(data: DiffractionData, n_positions: int) -> NDArray[np.int64]:
-    """Indices of the `n_positions` positions nearest the middle of the scan (Chebyshev distance): a dense square."""
-    centre = (data.positions.min(axis=0) + data.positions.max(axis=0)) / 2
-    distance = np.abs(data.positions - centre).max(axis=1)
-    return np.sort(np.argsort(distance, kind="stable")[:n_positions])
-
-
-def deviance_of_part(data: DiffractionData, n_positions: int = 324) -> float:
-    """Deviance per detector pixel of a short reconstruction of the middle of the scan, with a background."""
-    part = central_part(data, n_positions)
-    small = replace(data, patterns=data.patterns[part], positions=data.positions[part])
-    worker = Reconstructor(small, _short(ReconstructionSettings()))
-    worker.run()
-    return worker.deviance[-1]
-
-
-def _short(settings: ReconstructionSettings) -> ReconstructionSettings:
-    """The same physics in few passes with one probe mode that stays."""
-    return replace(
-        settings,
-        padding=1.0,
-        max_passes=SHORT,
-        stop_early=False,
-        quantitative=False,
-        regularise=False,
-        refine_probe=False,
-        refine_positions=None,
-        refine_intensity=False,
-        probe_modes=1,
-        variable_modes=0,
-    )
-
-
-class _Expectation:
-    """Counts expected under given parameters, the object eliminated: the function whose zero residual is sought.
-
-    Attributes:
-        counts: (m,) of the pixels used, all patterns.
-        evaluations: reconstructions made.
-    """
-
-    def __init__(self, data: DiffractionData, settings: ReconstructionSettings, names: tuple[str, ...]) -> None:
-        self.data, self.names = data, names
-        self.worker = Reconstructor(data, settings)
-        counts = self._flat(self.worker.problem.counts)
-        mean = counts.mean(axis=0, dtype=np.float64)
-        order = np.argsort(mean)[::-1]
-        n_used = int(np.searchsorted(np.cumsum(mean[order]), COUNTS_USED * mean.sum())) + 1
-        self.pixels = np.sort(order[:n_used])
-        self.counts = counts[:, self.pixels].astype(np.float32).ravel()
-        self.guard = np.float32(GUARD * self.worker.guard)
-        self.evaluations = 0
-
-    def _flat(self, counts: Any) -> NDArray[Any]:
-        host = self.worker.backend.to_host(counts)
-        return host.reshape(len(host), -1)
-
-    def __call__(self, theta: NDArray[np.float64], passes: int, before: Reconstructor | None = None) -> Any:
-        """((m,) expected counts for parameters (p,), the reconstruction); its object starts from that of `before`."""
-        self.evaluations += 1
-        values = dict(zip(self.names, theta.tolist(), strict=True))
-        worker = self.worker.under(parameters.with_values(self.data, values))
-        everything = np.arange(len(worker.unknowns.corners))
-        steps = schedule(replace(worker.settings, max_passes=passes), len(everything)) if passes else []
-        if before is not None and _same_grid(before, worker):
-            worker.unknowns.object = before.unknowns.object.copy()
-            worker.unknowns.background = before.unknowns.background.copy()
-            steps = schedule(replace(worker.settings, max_passes=LONG + FURTHER), len(everything))[LONG:]
-        for step in steps:
-            worker.one_pass(step)
-        worker.settle()
-        expected = self._flat(worker.backend.expected(worker.problem, worker.unknowns, everything))
-        return np.ascontiguousarray(expected[:, self.pixels]).ravel(), worker
-
-    def signal(self, theta: NDArray[np.float64], expected: NDArray[np.float32]) -> float:
-        """What the object explains of the deviance, per pixel of the scanned area: about 1 if it is nothing but noise."""
-        pixel = self.worker.geometry.pixel_size
-        n_pixels = float(np.ptp(self.data.positions, axis=0).prod()) / (pixel[0] * pixel[1])
-        return (self.deviance(self(theta, 0)[0]) - self.deviance(expected)) / max(n_pixels, 1.0)
-
-    def halved(self) -> _Expectation:
-        """The same of a random half of the counts."""
-        twin, worker = copy.copy(self), copy.copy(self.worker)
-        counts = worker.backend.thin(worker.problem.counts, 0.5, worker.settings.seed + 1)
-        worker.problem = replace(worker.problem, counts=counts)
-        worker.unknowns = replace(worker.unknowns, background=worker.unknowns.background * np.float32(0.5))
-        worker.totals = worker.totals / 2
-        twin.worker, twin.evaluations = worker, 0
-        return twin
-
-    def deviance(self, expected: NDArray[np.float32]) -> float:
-        """Poisson deviance, summed."""
-        counted, model = self.counts + self.guard, expected + self.guard
-        return float(2 * (counted * np.log(counted / model) - counted + model).sum(dtype=np.float64))
-
-
-def _same_grid(one: Reconstructor, other: Reconstructor) -> bool:
-    return one.geometry.object_shape == other.geometry.object_shape and one.geometry.origin == other.geometry.origin
-
-
 class _Search:
     """Gauss–Newton steps with what was known before; everything in natural units, counted from the start."""
 
     def __init__(
         self,
-        function: _Expectation,
+        function: Expectation,
         start: NDArray[np.float64],
         units: NDArray[np.float64],
         prior: NDArray[np.float64],
@@ -226,7 +106,7 @@ class _Search:
 
     def _weigh(self, expected: NDArray[np.float32]) -> None:
         """Fisher weights: where the model was dark and is not, or is and was not, the brighter counts."""
-        self.weights = 1 / (np.maximum(expected, self.model) + self.function.guard)
+        self.weights = 1 / (np.maximum(expected, self.model) + self.function.count_offset)
         weighted = np.asarray(self.jacobian * self.weights, np.float32)
         self.trust = np.eye(len(self.start))
         information = (weighted @ self.jacobian.T).astype(np.float64)
@@ -295,9 +175,9 @@ class _Search:
 
     def long_steps(self, x: NDArray[np.float64], passes: int) -> NDArray[np.float64]:
         """Steps with the derivatives at hand and residuals of long reconstructions."""
-        worker = None
+        made = None
         for _ in range(MOST_LONG_STEPS):
-            expected, worker = self.function(self.start + x * self.units, passes, worker)
+            expected, made = self.function(self.start + x * self.units, passes, made)
             step = self.step(x, expected)
             x = x + step
             if self.size(step) < SETTLED:
@@ -326,25 +206,25 @@ def tune(
     names = tuple(widths)
     given, offset = data, {"row": 0, "column": 0}
     data, (offset["row"], offset["column"]) = _surroundings(data)
-    chosen = _short(settings or ReconstructionSettings(background=False))
+    chosen = short_settings(settings or ReconstructionSettings(background=False))
     start = np.array([parameters.value(data, name) for name in names])
     units = np.array([parameters.unit(data, name) for name in names])
     prior = np.array([widths[name] for name in names]) / units
     x = np.zeros(len(names))
     evaluations = 0
     if prior.max() > NEAR and n_positions > COARSE_POSITIONS:
-        coarse = _Search(_Expectation(_part(data, COARSE_POSITIONS), chosen, names), start, units, prior)
+        coarse = _Search(Expectation.of(_part(data, COARSE_POSITIONS), chosen, names), start, units, prior)
         x = coarse.short_steps(x)
         evaluations = coarse.function.evaluations
         _tell(on_progress, 0.3)
-    function = _Expectation(_part(data, n_positions), chosen, names)
+    function = Expectation.of(_part(data, n_positions), chosen, names)
     search = _Search(function, start, units, prior)
     x = search.short_steps(x)
     _tell(on_progress, 0.7)
     signal = function.signal(start + x * units, search.at(x))
     if signal < FAINT:
         return Tuned(given, dict(widths), np.nan, evaluations + function.evaluations, improved=False)
-    if signal < CLEAR and function.worker.problem.counts.dtype.kind == "u":
+    if signal < CLEAR and function.experiment.counts.pixels().dtype.kind == "u":
         search.halve(x)
     x = search.long_steps(x, long_passes)
     expected, untouched = search.at(x), search.at(0 * x)

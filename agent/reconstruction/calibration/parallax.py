@@ -1,20 +1,4 @@
-"""Parallax: the images that the pixels of the bright-field disc see are one image, each shifted by its angle.
-
-With the probe's wave in the aperture exp(−iχ(k)), exit wave ψ(r) = P(r − R) O(r) and pattern |FFT ψ|², a weak phase
-object O = 1 + iφ gives at detector pixel q, inside the disc,
-
-    I_q(R) = 1 + 2 Re[ i Σ_g φ(g) exp(i χ(q) − i χ(q − g)) exp(2πi g·R) ].
-
-For χ = 2π/λ · ½ αᵀ A α (α = λk; A = C10 + twofold astigmatism) χ(q) − χ(q − g) = g·∇χ(q) − χ(g): every pixel sees the
-same image J, moved to J(R − s) by s(q) = −∇χ(q)/2π = −A α(q), with J(g) = 2 sin χ(g) φ(g). With α in the scan's frame,
-α = M α_detector, the shifts are a linear map of the detector angle, s = −A M α_detector. Underfocus (C10 < 0): images
-move along the angle, and matter is dark.
-
-The map is found without registering pairs: the shifted-back images add up to the largest power, and for a frequency g
-that sum over the detector is a Fourier transform, Σ_q I_q(g) exp(2πi ρ·α_q) at ρ = sᵀg. One FFT over the detector
-serves all candidates, and every count takes part, so it works where single bright-field images are noise. For
-parallax by registering images see Varnavides et al., arXiv 2309.05250.
-"""
+"""Parallax: the bright-field images are one image, each shifted by its detector angle (README, "Parallax")."""
 
 from __future__ import annotations
 

@@ -1,14 +1,4 @@
-"""Which sign of the defocus is right, where shifts cannot tell.
-
-A detector turned by 180° with the opposite defocus (all even aberrations negated) gives exactly the same patterns for
-the complex conjugate object. Only what is known of matter decides: it advances the wave's phase (φ > 0, mean inner
-potential > 0), and where there is more of it, more electrons leave the bright-field disc. Two independent readings:
-
-- scattering: integrating the patterns' centre of mass over the scan gives φ blurred by the probe's intensity (Lazić,
-  Bosch & Lazar, Ultramicroscopy 160 (2016) 265), whose sign follows the rotation's; it must go with the electrons that
-  are missing from the disc, a contrast that is quadratic in φ and therefore knows no sign.
-- compactness: atoms, beads and particles stand out of their surroundings, so the phase has a longer tail upwards.
-"""
+"""The sign of the defocus where shifts cannot tell: matter advances the phase and scatters electrons (README, "Polarity")."""
 
 from __future__ import annotations
 

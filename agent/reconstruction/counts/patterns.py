@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels import table
+from agent.reconstruction.kernels.machine_code import pack
 from agent.reconstruction.kernels.threads import cores, share
-from instrument.memory import room
-
-_pair_up = Kernel("detector", "pair_up")
+from instrument.memory import allocate
 
 _CHUNK = 512
 """Patterns at a time."""
@@ -29,7 +28,7 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
     """The patterns of (n, ky, kx) that `which` (n,) names; all of them are not copied."""
     if which.all():
         return patterns
-    out = room((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
+    out = allocate((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
     for to, index in enumerate(np.flatnonzero(which)):
         out[to] = patterns[index]
     return out
@@ -37,7 +36,7 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
 
 def as_type(counts: NDArray[Any], kind: DTypeLike) -> NDArray[Any]:
     """`counts` in another type."""
-    out = room(counts.shape, kind)
+    out = allocate(counts.shape, kind)
     out[...] = counts
     return out
 
@@ -46,7 +45,7 @@ def joined(first: Any, second: Any, xp: Any) -> Any:
     """Counts (n, …) and (m, …) of the array module `xp` as (n + m, …)."""
     if xp is not np:
         return xp.concatenate([first, second])
-    out = room((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
+    out = allocate((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
     out[: len(first)], out[len(first) :] = first, second
     return out
 
@@ -77,7 +76,10 @@ def in_bins(patterns: NDArray[Any]) -> NDArray[Any]:
     flat = np.ascontiguousarray(patterns, kind).reshape(n, -1)
 
     def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
-        _pair_up(packed(flat[first:stop].reshape(-1), width, out[first:stop].reshape(-1), largest))
+        arguments = table.PairUpArguments(
+            patterns=flat[first:stop].reshape(-1), width=width, out=out[first:stop].reshape(-1), largest=largest
+        )
+        table.pair_up(pack(arguments))
 
     return narrow(work, (n, height // 2, width // 2), kind, cores())
 
@@ -92,7 +94,7 @@ def narrow(
 
     16 bits, or floats where the largest numbers it tells do not fit.
     """
-    out, largest = room(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
+    out, largest = allocate(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
     number = iter(largest)
     share(lambda first, stop: work(first, stop, out, next(number)), shape[0], workers)
     if out.dtype == np.uint16 and largest.max() >= 2**16:

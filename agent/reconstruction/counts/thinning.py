@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.counts.patterns import chunks
-from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels import table
+from agent.reconstruction.kernels.machine_code import pack
 from agent.reconstruction.kernels.threads import share
-from instrument.memory import room
-
-_halve = Kernel("thinning", "halve")
-_thin = Kernel("thinning", "thin")
+from instrument.memory import allocate
 
 
 def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -36,7 +34,10 @@ def thin(counts: NDArray[Any], fraction: float, seed: int, out: NDArray[Any] | N
     source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
 
     def work(first: int, stop: int) -> None:
-        _thin(packed(source[first:stop], limit, first, _mixed(seed), target[first:stop]))
+        arguments = table.ThinArguments(
+            counts=source[first:stop], limit=limit, first=first, seed=_mixed(seed), out=target[first:stop]
+        )
+        table.thin(pack(arguments))
 
     share(work, len(counts))
     return out
@@ -50,10 +51,10 @@ def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]
         seed: the same seed gives the same split.
 
     Returns:
-        Two arrays of the same shape and type that add up to `counts`, where `patterns.room` is.
+        Two arrays of the same shape and type that add up to `counts`, where `instrument.memory.allocate` is.
     """
     kind = counts.dtype.newbyteorder("=")
-    one, other = room(counts.shape, kind), room(counts.shape, kind)
+    one, other = allocate(counts.shape, kind), allocate(counts.shape, kind)
     done = 0
     for chunk in chunks(counts):
         part = slice(done, done + len(chunk))
@@ -68,7 +69,10 @@ def _halve_chunk(counts: NDArray[Any], number: int, seed: int, out: NDArray[Any]
     source, target = counts.reshape(len(counts), -1), out.reshape(len(counts), -1)
 
     def work(first: int, stop: int) -> None:
-        _halve(packed(source[first:stop], number + first, _mixed(seed), target[first:stop]))
+        arguments = table.HalveArguments(
+            counts=source[first:stop], first=number + first, seed=_mixed(seed), out=target[first:stop]
+        )
+        table.halve(pack(arguments))
 
     share(work, len(counts))
 

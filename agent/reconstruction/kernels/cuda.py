@@ -6,9 +6,11 @@ CuPy is imported when a device is made, never before.
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import resources
 from typing import Any, Protocol
 
@@ -21,11 +23,22 @@ _PLANS, _GRAPHS = 6, 16
 
 _log = logging.getLogger(__name__)
 
-Launch = Callable[..., None]
-"""(name of a kernel, number of threads, its further arguments): arrays, int and float (passed as 32 bits).
 
-With `block=(threads, bytes)` of the block and of its shared memory: number of blocks instead of threads.
-"""
+class Launch(Protocol):
+    """Launches kernels."""
+
+    def __call__(self, name: str, number: int, *, block: tuple[int, int] | None = None, **arguments: Any) -> None:
+        """Launch one kernel.
+
+        Args:
+            name: of the kernel.
+            number: of threads; of blocks where `block` is given.
+            block: (threads, bytes) of a block and of its shared memory.
+            arguments: by the names that the kernel's source has; arrays, int and float (passed as 32 bits).
+        """
+        ...
+
+
 Sizes = tuple[tuple[str, int], ...]
 """Names and values of the sizes that the kernels are compiled for."""
 
@@ -68,6 +81,37 @@ def source() -> str:
     """The kernels' source, in one piece."""
     folder = resources.files(__package__)
     return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
+
+
+@lru_cache(maxsize=1)
+def parameters() -> dict[str, dict[str, str]]:
+    """Kernel -> its parameters after the first, in their order -> `int`, `float` or `array`; as the source has them."""
+    found = {}
+    for name, listed in re.findall(r"KERNEL (\w+)\(unsigned \w+,(.*?)\) {", source(), re.DOTALL):
+        each = [" ".join(parameter.split()) for parameter in listed.split(",")]
+        found[name] = {p.split()[-1]: "array" if "*" in p else p.split()[0] for p in each}
+    return found
+
+
+def ordered(name: str, arguments: dict[str, Any]) -> list[Any]:
+    """The arguments of a launch as the kernel takes them.
+
+    Args:
+        name: of the kernel.
+        arguments: by name.
+
+    Returns:
+        They in the order of the kernel's parameters, numbers as 32 bits.
+
+    Raises:
+        TypeError: an argument is missing, or is none of the kernel's.
+    """
+    expected = parameters()[name]
+    if arguments.keys() != expected.keys():
+        msg = f"the kernel {name} takes {', '.join(expected)}, not {', '.join(arguments)}"
+        raise TypeError(msg)
+    make: dict[str, Callable[[Any], Any]] = {"int": np.int32, "float": np.float32, "array": lambda array: array}
+    return [make[kind](arguments[parameter]) for parameter, kind in expected.items()]
 
 
 @contextmanager
@@ -128,15 +172,15 @@ class CupyDevice:
             module = self.xp.RawModule(code=source(), options=macros)
             functions: dict[str, Any] = {}
 
-            def launch(name: str, number: int, *arguments: Any, block: tuple[int, int] | None = None) -> None:
+            def launch(name: str, number: int, *, block: tuple[int, int] | None = None, **arguments: Any) -> None:
                 if name not in functions:
                     functions[name] = module.get_function(name)
                     if block is not None:
                         functions[name].max_dynamic_shared_size_bytes = block[1]
                 threads, shared = block or (BLOCK, 0)
                 blocks = -(-number // BLOCK) if block is None else number
-                passed = [_as_argument(a) for a in arguments]
-                functions[name]((blocks,), (threads,), (np.uint32(number), *passed), shared_mem=shared)
+                passed = (np.uint32(number), *ordered(name, arguments))
+                functions[name]((blocks,), (threads,), passed, shared_mem=shared)
 
             self._launchers[sizes] = launch
         return self._launchers[sizes]
@@ -200,10 +244,3 @@ class CupyDevice:
 def _of_cuda(error: Exception) -> bool:
     """Whether an error comes from CuPy or CUDA; told by its module, so that asking does not import them."""
     return type(error).__module__.split(".")[0] in ("cupy", "cupy_backends", "cuda")
-
-
-def _as_argument(value: Any) -> Any:
-    """A kernel's argument: whole numbers and truth values as int, others as float, arrays as they are."""
-    if isinstance(value, int | np.integer):
-        return np.int32(value)
-    return np.float32(value) if isinstance(value, float | np.floating) else value

@@ -37,14 +37,14 @@ def zero(plane: Any, start: int, stop: int) -> None:
 
 @njit(**OPTIONS)
 def _residual(
-    model: Any, counts: Any, place: int, base: int, n: int, mask: Any, guard: float, variance: float, loss: int,
+    model: Any, counts: Any, place: int, base: int, n: int, mask: Any, count_offset: float, variance: float, loss: int,
     want_ratio: bool, ratio_sum: Any, want_deviance: bool,
 ) -> tuple[float, float]:  # fmt: skip
     """model (n floats from 0) becomes the residual factor; (deviance/2, sum of the masked model) are returned.
 
     Poisson ½((c + g)/(I + g) − 1), amplitude √((c + g)/(I + g)) − 1, Gaussian ½(c − I)/σ².
     """
-    g, half, one = splat(np.float32(guard)), splat(np.float32(0.5)), splat(np.float32(1))
+    g, half, one = splat(np.float32(count_offset)), splat(np.float32(0.5)), splat(np.float32(1))
     inverse_variance = splat(np.float32(0.5 / variance))
     deviance, modelled = splat(np.float32(0)), splat(np.float32(0))
     for i in range(0, n, LANES):
@@ -85,7 +85,7 @@ def _send_back(
 @njit(**OPTIONS)
 def detect(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
-    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
+    counts: Any, place: int, mask: Any, background: Any, count_offset: float, variance: float, loss: int,
     want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """Waves along x to the detector, the residual, and back along x into object planes v of each mode."""
@@ -104,7 +104,7 @@ def detect(
             if len(expected) > 0:
                 store(expected, place + base + i, intensity)
         part = _residual(
-            model, counts, place + base, base, n_x * LANES, mask, guard, variance, loss, want_ratio, ratio_sum,
+            model, counts, place + base, base, n_x * LANES, mask, count_offset, variance, loss, want_ratio, ratio_sum,
             want_deviance,
         )  # fmt: skip
         deviance += part[0]
@@ -120,7 +120,7 @@ def detect(
 def detect_blurred(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
     plan_x: Any, twiddles_x: Any, transfer: Any, b_re: Any, b_im: Any, d_re: Any, d_im: Any, order_x: Any, order_y: Any,
-    counts: Any, place: int, mask: Any, background: Any, guard: float, variance: float, loss: int,
+    counts: Any, place: int, mask: Any, background: Any, count_offset: float, variance: float, loss: int,
     want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """As `detect` with a detector whose point spread has the transfer function `transfer` (real, even)."""
@@ -140,7 +140,9 @@ def detect_blurred(
         store(d_re, i, load(d_re, i) + load(background, i))
         if len(expected) > 0:
             store(expected, place + i, load(d_re, i))
-    result = _residual(d_re, counts, place, 0, plane, mask, guard, variance, loss, want_ratio, ratio_sum, want_deviance)
+    result = _residual(
+        d_re, counts, place, 0, plane, mask, count_offset, variance, loss, want_ratio, ratio_sum, want_deviance
+    )
     if not want_adjoint:
         return result
     _blur(d_re, b_re, b_im, d_im, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer, order_x, order_y)

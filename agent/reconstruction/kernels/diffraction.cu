@@ -1,4 +1,4 @@
-// The fused GPU form of forward.accumulate: what happens between the transforms. gpu.py holds the order of the launches.
+// The fused GPU form of forward.accumulate: what happens between the transforms. gpu_launches.py holds the order of the launches.
 //
 // Arrays are in the order of an FFT, zero frequency first; a window of the object is read with its middle first. Transforms
 // are unnormalised both ways; each kernel says which factor it makes up for. A chunk is a number of patterns that are held
@@ -68,13 +68,13 @@ INLINE float2 ramp_at(const float2* ramps, int pattern, int pixel) {
 
 // Of one pattern each: the ramps (patterns, NY + NX), and the window's corner (x, y), which padding has where nothing is.
 KERNEL prepare(unsigned n_threads, const int* __restrict__ index, const int2* __restrict__ corners,
-               const float2* __restrict__ fractions, float2* __restrict__ ramps, int2* __restrict__ places) {
+               const float2* __restrict__ subpixel_shifts, float2* __restrict__ ramps, int2* __restrict__ places) {
   THREADS(i) {
     const int j = i / (NY + NX), k = i % (NY + NX), number = index[j];
     if (k == 0) places[j] = number < 0 ? make_int2(-(1 << 29), -(1 << 29)) : make_int2(corners[number].y, corners[number].x);
     if (number < 0) continue;
     const bool row = k < NY;
-    const float turns = row ? frequency(k, NY) * fractions[number].x : frequency(k - NY, NX) * fractions[number].y;
+    const float turns = row ? frequency(k, NY) * subpixel_shifts[number].x : frequency(k - NY, NX) * subpixel_shifts[number].y;
     float2 factor;
     sincospif(-2.0f * turns, &factor.y, &factor.x);
     ramps[i] = row ? scaled(factor, sqrtf(1.0f / PLANE)) : factor;
@@ -139,10 +139,10 @@ INLINE float count_at(const void* counts, int kind, int number, int pixel) {
 }
 
 // See forward.residual. FUSED: the model is the waves' intensity, and the waves become residuals, with 1/PLANE for the
-// transforms before and behind. Otherwise the model stands in `planes`, and the factor takes its place there.
+// transforms before and behind. Otherwise the model stands in `field`, and the factor takes its place there.
 template <bool FUSED>
 INLINE void compare_with_counts(unsigned i, int patterns, const int* __restrict__ index, const void* __restrict__ counts,
-                                int kind, const float* __restrict__ mask, const float* __restrict__ background, float guard,
+                                int kind, const float* __restrict__ mask, const float* __restrict__ background, float count_offset,
                                 float variance, int loss, int want_adjoint, int want_ratio, int want_deviance,
                                 float2* __restrict__ field, float* __restrict__ ratios, float* __restrict__ modelled,
                                 float* __restrict__ deviances) {
@@ -176,10 +176,10 @@ INLINE void compare_with_counts(unsigned i, int patterns, const int* __restrict_
       }
       const float model = intensity + background[pixel], seen = mask[pixel];
       const float counted = count_at(counts, kind, number, pixel);
-      const float ratio = (counted + guard) / (model + guard);
+      const float ratio = (counted + count_offset) / (model + count_offset);
       ratio_sum[q] += ratio;
       expected += model * seen;
-      if (want_deviance) deviance += ((counted + guard) * logf(fmaxf(ratio, 1e-30f)) - (counted - model)) * seen;
+      if (want_deviance) deviance += ((counted + count_offset) * logf(fmaxf(ratio, 1e-30f)) - (counted - model)) * seen;
       if (!want_adjoint) continue;
       float factor = 0.5f * (ratio - 1.0f);
       if (loss == AMPLITUDE) factor = sqrtf(ratio) - 1.0f;
@@ -200,22 +200,22 @@ INLINE void compare_with_counts(unsigned i, int patterns, const int* __restrict_
 
 // Waves on a perfect detector. Threads: (segment, group of pixels, lane).
 KERNEL detect(unsigned n_threads, int patterns, const int* __restrict__ index, const void* __restrict__ counts, int kind,
-              const float* __restrict__ mask, const float* __restrict__ background, float guard, float variance, int loss,
-              int want_adjoint, int want_ratio, int want_deviance, float2* __restrict__ waves, float* __restrict__ ratios,
+              const float* __restrict__ mask, const float* __restrict__ background, float count_offset, float variance, int loss,
+              int want_adjoint, int want_ratio, int want_deviance, float2* __restrict__ field, float* __restrict__ ratios,
               float* __restrict__ modelled, float* __restrict__ deviances) {
   THREADS(i)
-    compare_with_counts<true>(i, patterns, index, counts, kind, mask, background, guard, variance, loss, want_adjoint,
-                              want_ratio, want_deviance, waves, ratios, modelled, deviances);
+    compare_with_counts<true>(i, patterns, index, counts, kind, mask, background, count_offset, variance, loss, want_adjoint,
+                              want_ratio, want_deviance, field, ratios, modelled, deviances);
 }
 
-// The same where a point spread comes between: `planes` (patterns, PLANE) hold the model and then the factor.
+// The same where a point spread comes between: `field` (patterns, PLANE) holds the model and then the factor.
 KERNEL compare(unsigned n_threads, int patterns, const int* __restrict__ index, const void* __restrict__ counts, int kind,
-               const float* __restrict__ mask, const float* __restrict__ background, float guard, float variance, int loss,
-               int want_adjoint, int want_ratio, int want_deviance, float2* __restrict__ planes, float* __restrict__ ratios,
+               const float* __restrict__ mask, const float* __restrict__ background, float count_offset, float variance, int loss,
+               int want_adjoint, int want_ratio, int want_deviance, float2* __restrict__ field, float* __restrict__ ratios,
                float* __restrict__ modelled, float* __restrict__ deviances) {
   THREADS(i)
-    compare_with_counts<false>(i, patterns, index, counts, kind, mask, background, guard, variance, loss, want_adjoint,
-                               want_ratio, want_deviance, planes, ratios, modelled, deviances);
+    compare_with_counts<false>(i, patterns, index, counts, kind, mask, background, count_offset, variance, loss, want_adjoint,
+                               want_ratio, want_deviance, field, ratios, modelled, deviances);
 }
 
 // Intensity of the waves on the detector, 1/PLANE for the transform before. Threads: (pattern, pixel).
@@ -280,7 +280,7 @@ KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, in
     const int* list = lists + ((long long)part * all_tiles + tile) * (1 + (patterns + parts - 1) / parts);
     const int end = list[0];
     float2 product = make_float2(0, 0);
-    float light = 0;
+    float lit = 0;
     for (int first = 0; first < end; first += AHEAD) {
       int where[AHEAD];
       float2 wave[AHEAD][MODES], before[AHEAD][MODES];
@@ -304,13 +304,13 @@ KERNEL transmit_back(unsigned n_threads, int patterns, int height, int width, in
 #pragma unroll
         for (int mode = 0; mode < MODES; ++mode) {
           product = sum(product, times_conjugate(wave[q][mode], before[q][mode]));
-          light += before[q][mode].x * before[q][mode].x + before[q][mode].y * before[q][mode].y;
+          lit += before[q][mode].x * before[q][mode].x + before[q][mode].y * before[q][mode].y;
           if (go_on) waves[where[q] + mode * PLANE] = times_conjugate(wave[q][mode], transmission);
         }
       }
     }
     numerator[(part * height + y) * width + x] = product;
-    illumination[(part * height + y) * width + x] = light;
+    illumination[(part * height + y) * width + x] = lit;
   }
 }
 

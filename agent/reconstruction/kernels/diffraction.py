@@ -118,7 +118,7 @@ def _propagate(
 @njit(**OPTIONS)
 def _back_through_slice(
     o_re: Any, o_im: Any, window: int, width: int, n_y: int, plan_y: Any, twiddles_y: Any, go_on: bool,
-    t_re: Any, t_im: Any, first: int, s_re: Any, s_im: Any, stash: int, a_re: Any, a_im: Any, light: Any,
+    t_re: Any, t_im: Any, first: int, s_re: Any, s_im: Any, stash: int, a_re: Any, a_im: Any, illumination: Any,
 ) -> None:  # fmt: skip
     """The group at `first` of t along y into real space; adds conj(wave)·t and |wave|²; conj(object)·t along y again."""
     inverse(t_re, t_im, first, n_y, plan_y, twiddles_y)
@@ -128,7 +128,7 @@ def _back_through_slice(
         p_re, p_im = load(s_re, stash + y * LANES), load(s_im, stash + y * LANES)
         store(a_re, o, load(a_re, o) + (re * p_re + im * p_im))
         store(a_im, o, load(a_im, o) + (im * p_re - re * p_im))
-        store(light, o, load(light, o) + (p_re * p_re + p_im * p_im))
+        store(illumination, o, load(illumination, o) + (p_re * p_re + p_im * p_im))
         if go_on:
             x_re, x_im = load(o_re, o), load(o_im, o)
             store(t_re, i, re * x_re + im * x_im)
@@ -186,42 +186,39 @@ def _columns_to_aperture(
 
 @njit(**OPTIONS)
 def block(
-    index: Any, counts: Any, corners: Any, fractions: Any, weights: Any,
-    h_re: Any, h_im: Any, mask: Any, transfer: Any,
+    pattern_index: Any, counts: Any,
+    corners: Any, subpixel_shifts: Any, weights: Any, propagators_re: Any, propagators_im: Any, mask: Any, transfer: Any,
     plan_y: Any, twiddles_y: Any, plan_x: Any, twiddles_x: Any, order_y: Any, order_x: Any,
     places_y: Any, places_x: Any, frequencies_y: Any, frequencies_x: Any,
-    o_re: Any, o_im: Any, n_slices: int, width: int, a_re: Any, a_im: Any, n_modes: int,
-    background: Any, guard: float, variance: float, loss: int,
-    want_adjoint: int, want_probe: int, want_ratio: int, want_deviance: int, expected: Any, slopes: Any, modelled: Any,
-    n_re: Any, n_im: Any, light: Any, sum_re: Any, sum_im: Any, ratio_sum: Any,
+    object_re: Any, object_im: Any, n_slices: int, width: int, apertures_re: Any, apertures_im: Any, n_modes: int,
+    background: Any, count_offset: float, variance: float, loss: int, want_adjoint: int, want_probe: int, want_ratio: int,
+    want_deviance: int, expected: Any, slopes: Any, modelled: Any,
+    numerator_re: Any, numerator_im: Any, illumination: Any, aperture_sum_re: Any, aperture_sum_im: Any, ratio_sum: Any,
     t_re: Any, t_im: Any, c_re: Any, c_im: Any, s_re: Any, s_im: Any, w_re: Any, w_im: Any, v_re: Any, v_im: Any,
     model: Any, d_re: Any, d_im: Any, ramp_y: Any, ramp_x: Any,
 ) -> float:  # fmt: skip
-    """The patterns `index` through the model and back, added to the accumulators; returns half their deviance.
+    """The patterns `pattern_index` through the model and back, added to the accumulators; returns half their deviance.
 
-    All planes are flat. Object and its sums (S · Y · width), planar; a (V · m_x · pad_y) apertures, of which the first `n_modes`
-    are probe modes and the rest variations of mode 0; h (S − 1 planes); counts (n · n_y · n_x) in detector planes;
-    weights (n, V); slopes (n, 2 + V); modelled (n,); expected (n · n_y · n_x) takes the model, or is empty; t one group,
-    c compact planes, s (P · S planes), w and v (P planes) are scratch.
+    The arguments are described in `table`, group by group.
     """
     n_y, n_x = len(order_y), len(order_x)
     pad_y, m_y = len(frequencies_y), len(places_y)
-    plane, area = n_y * n_x, len(o_re) // n_slices
+    plane, area = n_y * n_x, len(object_re) // n_slices
     deviance = 0.0
     blurred = len(transfer) > 0
-    for j in index:
+    for j in pattern_index:
         corner = corners[j, 0] * width + corners[j, 1]
-        ramps(frequencies_y[:m_y], fractions[j, 0], n_y, ramp_y[0], ramp_y[1])
-        ramps(frequencies_x, fractions[j, 1], n_x, ramp_x[0], ramp_x[1])
+        ramps(frequencies_y[:m_y], subpixel_shifts[j, 0], n_y, ramp_y[0], ramp_y[1])
+        ramps(frequencies_x, subpixel_shifts[j, 1], n_x, ramp_x[0], ramp_x[1])
         for m in range(n_modes):
             _aperture_to_columns(
-                a_re, a_im, weights[j], m, n_modes, places_x, ramp_y, ramp_x, n_x, plan_x, twiddles_x,
+                apertures_re, apertures_im, weights[j], m, n_modes, places_x, ramp_y, ramp_x, n_x, plan_x, twiddles_x,
                 t_re, t_im, c_re, c_im,
             )  # fmt: skip
             for s in range(n_slices):
                 if s > 0:
                     _propagate(
-                        w_re[m * plane :], w_im[m * plane :], v_re, v_im, h_re, h_im, (s - 1) * plane, 1.0,
+                        w_re[m * plane :], w_im[m * plane :], v_re, v_im, propagators_re, propagators_im, (s - 1) * plane, 1.0,
                         n_y, n_x, plan_x, twiddles_x,
                     )  # fmt: skip
                 for x in range(0, n_x, LANES):
@@ -237,19 +234,19 @@ def block(
                             store(t_re, i, load(v_re, x * n_y + i))
                             store(t_im, i, load(v_im, x * n_y + i))
                     _through_slice(
-                        o_re, o_im, s * area + corner + x, width, x, n_y, n_x, plan_y, twiddles_y, t_re, t_im,
+                        object_re, object_im, s * area + corner + x, width, x, n_y, n_x, plan_y, twiddles_y, t_re, t_im,
                         s_re, s_im, (m * n_slices + s) * plane + x * n_y, w_re[m * plane :], w_im[m * plane :],
                     )  # fmt: skip
         if blurred:
             part = detect_blurred(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_y, twiddles_y, plan_x, twiddles_x, transfer,
-                c_re, c_im, d_re, d_im, order_x, order_y, counts, j * plane, mask, background, guard, variance,
+                c_re, c_im, d_re, d_im, order_x, order_y, counts, j * plane, mask, background, count_offset, variance,
                 loss, want_ratio, ratio_sum, want_deviance, want_adjoint, expected,
             )  # fmt: skip
         else:
             part = detect(
                 w_re, w_im, v_re, v_im, n_modes, n_y, n_x, plan_x, twiddles_x, counts, j * plane, mask,
-                background, guard, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model, expected,
+                background, count_offset, variance, loss, want_ratio, ratio_sum, want_deviance, want_adjoint, model, expected,
             )  # fmt: skip
         deviance += part[0]
         modelled[j] = part[1]
@@ -260,8 +257,9 @@ def block(
                 go_on = s > 0 or want_probe
                 for x in range(0, n_x, LANES):
                     _back_through_slice(
-                        o_re, o_im, s * area + corner + x, width, n_y, plan_y, twiddles_y, go_on,
-                        v_re, v_im, m * plane + x * n_y, s_re, s_im, (m * n_slices + s) * plane + x * n_y, n_re, n_im, light,
+                        object_re, object_im, s * area + corner + x, width, n_y, plan_y, twiddles_y, go_on,
+                        v_re, v_im, m * plane + x * n_y, s_re, s_im, (m * n_slices + s) * plane + x * n_y,
+                        numerator_re, numerator_im, illumination,
                     )  # fmt: skip
                     first = m * plane + x * n_y
                     if s > 0:
@@ -276,12 +274,12 @@ def block(
                             store(c_im, target, load(v_im, source))
                 if s > 0:
                     _propagate(
-                        w_re[m * plane :], w_im[m * plane :], v_re[m * plane :], v_im[m * plane :], h_re, h_im,
-                        (s - 1) * plane, -1.0, n_y, n_x, plan_x, twiddles_x,
+                        w_re[m * plane :], w_im[m * plane :], v_re[m * plane :], v_im[m * plane :],
+                        propagators_re, propagators_im, (s - 1) * plane, -1.0, n_y, n_x, plan_x, twiddles_x,
                     )  # fmt: skip
             if want_probe:
                 _columns_to_aperture(
-                    c_re, c_im, a_re, a_im, weights[j], m, n_modes, frequencies_y, frequencies_x, places_x,
-                    ramp_y, ramp_x, n_y, n_x, plan_x, twiddles_x, t_re, t_im, sum_re, sum_im, slopes[j],
+                    c_re, c_im, apertures_re, apertures_im, weights[j], m, n_modes, frequencies_y, frequencies_x, places_x,
+                    ramp_y, ramp_x, n_y, n_x, plan_x, twiddles_x, t_re, t_im, aperture_sum_re, aperture_sum_im, slopes[j],
                 )  # fmt: skip
     return deviance

@@ -7,7 +7,8 @@ from typing import Any
 
 from numba import njit
 
-from agent.reconstruction.kernels.simd import REGISTER, butterfly
+from agent.reconstruction.kernels.butterfly import butterfly
+from agent.reconstruction.kernels.simd import REGISTER
 from agent.reconstruction.kernels.transform import LANES, RADICES
 
 OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}

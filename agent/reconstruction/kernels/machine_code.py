@@ -1,9 +1,9 @@
 """Kernels that run without their compiler: machine code kept from the process that compiled it.
 
-Numba takes longer to import and to take up its types than a small field takes to reconstruct. So it is asked once: the
-optimised code of a kernel, without the wrappers that Python calls, lies as an object file beside the modules (where these cannot
-be written, in the user's cache), and llvmlite alone links it into a process. The file's name is a digest of the kernels'
-sources, the argument types, llvmlite's version (each numba has one of its own) and the processor, so it is never out of date.
+Numba takes longer to import than a small field takes to reconstruct, so it is asked once. The optimised code of a kernel is
+kept as an object file beside the modules, or in the user's cache where these cannot be written, and llvmlite alone links it
+into a process. The file's name is a digest of the kernels' sources, the argument types, llvmlite's version (each numba has
+one of its own) and the processor, so it is never out of date.
 """
 
 from __future__ import annotations
@@ -11,46 +11,61 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import inspect
 import os
 import struct
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 _FOLDER = Path(__file__).parent
-_SOURCES = (
-    "detector.py",
-    "diffraction.py",
-    "fft.py",
-    "machine_code.py",
-    "object.py",
-    "simd.py",
-    "thinning.py",
-    "transform.py",
-)
 _RELEASE = "NRT_MemInfo_call_dtor"
 """Numba's release of memory it has allocated. Our arrays belong to NumPy: it is linked in but never called."""
 
 Kind = tuple[str, int]
+"""Type of an argument: character of the dtype and number of dimensions of an array, or ("int", 0), ("float", 0)."""
 _Native = Callable[..., int]
 
 
-class Packed(NamedTuple):
-    """Arguments of a kernel as its machine code takes them, eight bytes a number; `owners` keeps the arrays alive."""
+class Group(Protocol):
+    """A NamedTuple of arguments."""
 
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Form(NamedTuple):
+    """Which group of arguments, and the types of its fields."""
+
+    group: type[Group]
     kinds: tuple[Kind, ...]
+
+
+class Packed(NamedTuple):
+    """Arguments of a kernel as its machine code takes them, eight bytes a number; `owner` keeps the arrays alive."""
+
+    form: Form
     values: bytes
-    owners: tuple[Any, ...]
+    owner: Group
 
 
-def packed(*arguments: Any) -> Packed:
-    """C-contiguous arrays, int and float; arrays may be changed in place afterwards, but not moved.
+def pack(arguments: Group) -> Packed:
+    """Make the block of bytes that a kernel reads its arguments from.
+
+    Args:
+        arguments: a group of `table`; C-contiguous arrays, int and float. Arrays may be changed in place afterwards, but
+            not moved.
+
+    Returns:
+        The block and what it was made of; a kernel may be called with it any number of times.
 
     Raises:
         TypeError: any other argument.
@@ -75,7 +90,7 @@ def packed(*arguments: Any) -> Packed:
         else:
             msg = f"kernels take arrays, int and float, not {type(argument)}"
             raise TypeError(msg)
-    return Packed(tuple(kinds), b"".join(values), arguments)
+    return Packed(Form(type(arguments), tuple(kinds)), b"".join(values), arguments)
 
 
 class Kernel:
@@ -85,27 +100,62 @@ class Kernel:
         module: of this package, which holds the function and is imported only to compile it.
         name: of the function, jitted by numba; it returns a float or nothing, neither allocates nor
             raises (no slice assignment, no reshape).
+        groups: NamedTuples whose fields, one after another, are the parameters of the function.
     """
 
-    def __init__(self, module: str, name: str) -> None:
-        self.module, self.name = module, name
-        self._native: dict[tuple[Kind, ...], _Native] = {}
+    def __init__(self, module: str, name: str, *groups: type[Group]) -> None:
+        self.module, self.name, self.groups = module, name, groups
+        self._native: dict[tuple[Form, ...], _Native] = {}
         self._lock = threading.Lock()
 
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the function's parameters, as the groups have them."""
+        return tuple(name for group in self.groups for name in _fields(group))
+
     def __call__(self, *parts: Packed) -> float:
-        """Run on the arguments of all `parts`, one after another; 0.0 where the function returns nothing."""
-        kinds = tuple(chain.from_iterable(part.kinds for part in parts))
-        native = self._native.get(kinds)
+        """Run the function.
+
+        Args:
+            parts: one block of arguments for each group, in their order.
+
+        Returns:
+            What the function returns; 0.0 where that is nothing.
+
+        Raises:
+            TypeError: the blocks are not those of this kernel's groups.
+        """
+        forms = tuple([part.form for part in parts])
+        native = self._native.get(forms)
         if native is None:
             with self._lock:
-                native = self._native.setdefault(kinds, self._native.get(kinds) or self._load(kinds))
+                native = self._native.setdefault(forms, self._native.get(forms) or self._load(forms))
         result, error = ctypes.c_double(0.0), ctypes.c_void_p()
         if native(ctypes.byref(result), ctypes.byref(error), b"".join(part.values for part in parts)):
-            msg = f"the kernel {self.name} failed on arguments of types {kinds}"
+            msg = f"the kernel {self.name} failed on arguments of types {_kinds(forms)}"
             raise RuntimeError(msg)
         return result.value
 
-    def _load(self, kinds: tuple[Kind, ...]) -> _Native:
+    def function(self) -> Any:
+        """The jitted function; imports numba.
+
+        Raises:
+            TypeError: its parameters are not the fields of the groups.
+        """
+        function = getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+        taken = tuple(inspect.signature(function.py_func).parameters)
+        if taken != self.parameters:
+            msg = f"the kernel {self.name} takes {', '.join(taken)}; the table names {', '.join(self.parameters)}"
+            raise TypeError(msg)
+        return function
+
+    def _load(self, forms: tuple[Form, ...]) -> _Native:
+        given = tuple(form.group for form in forms)
+        if given != self.groups:
+            expected, found = (", ".join(group.__name__ for group in groups) for groups in (self.groups, given))
+            msg = f"the kernel {self.name} takes {expected}, not {found}"
+            raise TypeError(msg)
+        kinds = _kinds(forms)
         symbol = f"{self.name}_{_digest(kinds)}"
         code = _kept(symbol)
         if code is None:
@@ -122,7 +172,7 @@ class Kernel:
             scalars = {"int": int64, "float": float64}
             return scalars[name] if name in scalars else types.Array(from_dtype(np.dtype(name)), ndim, "C")
 
-        function = getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+        function = self.function()
         signature = tuple(kind(*each) for each in kinds)
         function.compile(signature)
         module = llvm.parse_assembly(function.inspect_llvm(signature))
@@ -140,6 +190,16 @@ class Kernel:
                 msg = f"the kernel {self.name} needs {used.name}, which only numba has: it may not raise or allocate"
                 raise RuntimeError(msg)
         return bytes(machine.emit_object(module))
+
+
+def _fields(group: type[Group]) -> tuple[str, ...]:
+    fields: Any = group._fields  # of the class: Python's types know it of instances only
+    return tuple(fields)
+
+
+def _kinds(forms: tuple[Form, ...]) -> tuple[Kind, ...]:
+    """The types of all arguments, one after another."""
+    return tuple(chain.from_iterable(form.kinds for form in forms))
 
 
 def _unpacking(function: Any, symbol: str) -> str:
@@ -177,7 +237,7 @@ def _origin() -> str:
     import llvmlite
     import llvmlite.binding as llvm
 
-    sources = hashlib.sha256(b"".join((_FOLDER / name).read_bytes() for name in _SOURCES)).hexdigest()
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_FOLDER.glob("*.py")))).hexdigest()
     return " ".join((sources, llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()))
 
 

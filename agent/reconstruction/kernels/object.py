@@ -18,18 +18,20 @@ def split(z: Any, re: Any, im: Any) -> None:
 
 
 @njit(**OPTIONS)
-def gather(re: Any, im: Any, light: Any, scale: float, more: int, numerator: Any, illumination: Any) -> None:
-    """One thread's accumulators (n) become numerator (2 n floats) and scaled illumination (n), or `more` of them."""
-    factor = np.float32(scale)
+def gather(
+    re: Any, im: Any, illumination: Any, illumination_scale: float, more: int, numerator: Any, total_illumination: Any
+) -> None:
+    """One thread's sums (m) become numerator (2 m floats) and scaled illumination (m), or are added to them: `more`."""
+    factor = np.float32(illumination_scale)
     for i in range(len(re)):
-        x, y, lit = re[i], im[i], light[i] * factor
+        x, y, lit = re[i], im[i], illumination[i] * factor
         if more:
-            x, y, lit = x + numerator[2 * i], y + numerator[2 * i + 1], lit + illumination[i]
-        numerator[2 * i], numerator[2 * i + 1], illumination[i] = x, y, lit
+            x, y, lit = x + numerator[2 * i], y + numerator[2 * i + 1], lit + total_illumination[i]
+        numerator[2 * i], numerator[2 * i + 1], total_illumination[i] = x, y, lit
 
 
 @njit(**OPTIONS)
-def turn(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
+def step_phases(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
     """`forward.turn` on floats z (2 n)."""
     half, least = np.float32(0.5 * size), np.float32(floor)
     for i in range(len(illumination)):

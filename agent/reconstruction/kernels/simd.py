@@ -1,20 +1,14 @@
-"""Sixteen floats as one numba value, and the steps of an FFT across sixteen columns at once.
+"""Sixteen floats as one numba value: loading, storing, arithmetic, transposition.
 
 LLVM vectorises what is written with these whatever the machine has: one AVX-512 register, two of AVX2, four of SSE or
 NEON. Steps that work on many vectors at once take as many lanes at a time as a register has. No compiler, no extension
 and no particular instruction set is needed.
-
-An FFT across columns transforms sixteen columns together, lane by lane, so no data move between lanes; a group of
-n × 16 numbers (16 KiB at n = 128) stays in the first-level cache. It works in place: decimation in frequency forwards,
-from natural to permuted order, decimation in time backwards, from permuted to natural. Nothing is ever put in order,
-because counts and apertures are stored permuted once (Gentleman & Sande, AFIPS 29 (1966) 563).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -26,7 +20,7 @@ from numba.extending import intrinsic, models, register_model
 
 from agent.reconstruction.kernels.transform import LANES, registers
 
-_FAST = ("fast",)
+FAST = ("fast",)
 _FLOAT, _INT = ir.FloatType(), ir.IntType(32)
 _VECTOR, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 REGISTER = registers()[0]
@@ -49,7 +43,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _VECTOR)
 
 
-def _constant(value: float, lanes: int = LANES) -> Any:
+def constant(value: float, lanes: int = LANES) -> Any:
     return ir.Constant(ir.VectorType(_FLOAT, lanes), [value] * lanes)
 
 
@@ -61,7 +55,7 @@ def _define_operator(symbol: Any, instruction: str) -> None:
 
     @lower_builtin(symbol, vector, vector)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args, flags=_FAST)
+        return getattr(builder, instruction)(*args, flags=FAST)
 
 
 for _symbol, _instruction in (
@@ -73,21 +67,21 @@ for _symbol, _instruction in (
     _define_operator(_symbol, _instruction)
 
 
-def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
 
-def _read(builder: Any, base: Any, index: Any, lanes: int = LANES) -> Any:
+def read(builder: Any, base: Any, index: Any, lanes: int = LANES) -> Any:
     value = builder.load(builder.bitcast(builder.gep(base, [index]), ir.VectorType(_FLOAT, lanes).as_pointer()))
     value.align = 4
     return value
 
 
-def _write(builder: Any, base: Any, index: Any, value: Any) -> None:
+def write(builder: Any, base: Any, index: Any, value: Any) -> None:
     builder.store(value, builder.bitcast(builder.gep(base, [index]), value.type.as_pointer())).align = 4
 
 
-def _broadcast(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
+def broadcast(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
     undefined = ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
@@ -98,7 +92,7 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
     """Sixteen floats of a flat float32 array from `index` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _read(builder, _data(context, builder, sig.args[0], args[0]), args[1])
+        return read(builder, data_of(context, builder, sig.args[0], args[0]), args[1])
 
     return vector(array, types.intp), codegen
 
@@ -108,7 +102,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """Write sixteen floats into a flat float32 array from `index` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        _write(builder, _data(context, builder, sig.args[0], args[0]), args[1], args[2])
+        write(builder, data_of(context, builder, sig.args[0], args[0]), args[1], args[2])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -119,7 +113,7 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     """A float32 sixteen times."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return _broadcast(builder, args[0])
+        return broadcast(builder, args[0])
 
     return vector(types.float32), codegen
 
@@ -134,7 +128,7 @@ def total(typingctx: Any, value: Any) -> Any:
             width //= 2
             lanes = ir.VectorType(_INT, LANES)
             mask = ir.Constant(lanes, [(i + width) % LANES for i in range(LANES)])
-            rest = builder.fadd(rest, builder.shuffle_vector(rest, rest, mask), flags=_FAST)
+            rest = builder.fadd(rest, builder.shuffle_vector(rest, rest, mask), flags=FAST)
         return builder.extract_element(rest, ir.Constant(_INT, 0))
 
     return types.float32(vector), codegen
@@ -160,7 +154,7 @@ def load_counts(typingctx: Any, array: Any, index: Any) -> Any:
     """Sixteen counts of a flat array of unsigned integers or float32, as floats."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
+        base, kind = data_of(context, builder, sig.args[0], args[0]), sig.args[0].dtype
         return _read_counts(builder, base, kind, args[1], LANES)
 
     return vector(array, types.intp), codegen
@@ -171,7 +165,7 @@ def load_runs(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
     """As `load_counts`: eight counts from `first` on, then eight from `second` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
+        base, kind = data_of(context, builder, sig.args[0], args[0]), sig.args[0].dtype
         halves = [_read_counts(builder, base, kind, place, LANES // 2) for place in args[1:]]
         return builder.shuffle_vector(*halves, ir.Constant(_INTS, list(range(LANES))))
 
@@ -183,9 +177,9 @@ def store_counts(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """Write sixteen whole numbers, as floats, into a flat array of unsigned integers or float32 that holds them."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        base, kind = _data(context, builder, sig.args[0], args[0]), sig.args[0].dtype
+        base, kind = data_of(context, builder, sig.args[0], args[0]), sig.args[0].dtype
         if kind == types.float32:
-            _write(builder, base, args[1], args[2])
+            write(builder, base, args[1], args[2])
         else:
             item = ir.VectorType(ir.IntType(kind.bitwidth), LANES)
             whole = builder.trunc(builder.fptosi(args[2], _INTS), item)
@@ -207,16 +201,16 @@ def log(typingctx: Any, value: Any) -> Any:
         bits = b.bitcast(args[0], _INTS)
         exponent = b.sitofp(b.sub(b.ashr(bits, of(23)), of(127)), _VECTOR)
         mantissa = b.bitcast(b.or_(b.and_(bits, of(0x7FFFFF)), of(0x3F800000)), _VECTOR)
-        large = b.fcmp_ordered(">", mantissa, _constant(math.sqrt(2)))
-        mantissa = b.select(large, b.fmul(mantissa, _constant(0.5)), mantissa)
-        exponent = b.select(large, b.fadd(exponent, _constant(1.0)), exponent)
-        s = b.fdiv(b.fsub(mantissa, _constant(1.0)), b.fadd(mantissa, _constant(1.0)), flags=_FAST)
-        q = b.fmul(s, s, flags=_FAST)
-        series = _constant(1 / 9)
+        large = b.fcmp_ordered(">", mantissa, constant(math.sqrt(2)))
+        mantissa = b.select(large, b.fmul(mantissa, constant(0.5)), mantissa)
+        exponent = b.select(large, b.fadd(exponent, constant(1.0)), exponent)
+        s = b.fdiv(b.fsub(mantissa, constant(1.0)), b.fadd(mantissa, constant(1.0)), flags=FAST)
+        q = b.fmul(s, s, flags=FAST)
+        series = constant(1 / 9)
         for term in (1 / 7, 1 / 5, 1 / 3, 1.0):
-            series = b.fadd(b.fmul(series, q, flags=_FAST), _constant(term), flags=_FAST)
-        twice = b.fmul(b.fmul(_constant(2.0), s, flags=_FAST), series, flags=_FAST)
-        return b.fadd(twice, b.fmul(exponent, _constant(math.log(2)), flags=_FAST), flags=_FAST)
+            series = b.fadd(b.fmul(series, q, flags=FAST), constant(term), flags=FAST)
+        twice = b.fmul(b.fmul(constant(2.0), s, flags=FAST), series, flags=FAST)
+        return b.fadd(twice, b.fmul(exponent, constant(math.log(2)), flags=FAST), flags=FAST)
 
     return vector(vector), codegen
 
@@ -229,7 +223,7 @@ def pairs(typingctx: Any, one: Any, other: Any) -> Any:
         even, odd = (
             builder.shuffle_vector(*args, ir.Constant(_INTS, list(range(first, 2 * LANES, 2)))) for first in (0, 1)
         )
-        return builder.fadd(even, odd, flags=_FAST)
+        return builder.fadd(even, odd, flags=FAST)
 
     return vector(vector, vector), codegen
 
@@ -251,7 +245,7 @@ def sqrt(typingctx: Any, value: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(_VECTOR, [_VECTOR])
         function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32")
-        return builder.call(function, [args[0]], fastmath=_FAST)
+        return builder.call(function, [args[0]], fastmath=FAST)
 
     return vector(vector), codegen
 
@@ -284,7 +278,7 @@ def transpose(
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = [_data(context, builder, sig.args[i], args[i]) for i in (0, 3)]
+        sides = [data_of(context, builder, sig.args[i], args[i]) for i in (0, 3)]
 
         def place(start: Any, step: Any, i: int) -> Any:
             return builder.add(start, builder.mul(step, ir.Constant(step.type, i)))
@@ -292,117 +286,11 @@ def transpose(
         for i in range(0, LANES, REGISTER):
             for j in range(0, LANES, REGISTER):
                 part = builder.add(args[1], ir.Constant(args[1].type, j))
-                rows = [_read(builder, data[0], place(part, args[2], i + q), REGISTER) for q in range(REGISTER)]
+                rows = [read(builder, sides[0], place(part, args[2], i + q), REGISTER) for q in range(REGISTER)]
                 part = builder.add(args[4], ir.Constant(args[4].type, i))
                 for q, row in enumerate(_transposed(builder, rows)):
-                    _write(builder, data[1], place(part, args[5], j + q), row)
+                    write(builder, sides[1], place(part, args[5], j + q), row)
         return context.get_dummy_value()
 
     places = (types.intp, types.intp)
     return types.void(source, *places, target, *places), codegen
-
-
-class _Complex:
-    """A complex number whose arithmetic is emitted as instructions."""
-
-    def __init__(self, builder: Any, re: Any, im: Any) -> None:
-        self.builder, self.re, self.im = builder, re, im
-
-    def __add__(self, other: _Complex) -> _Complex:
-        b = self.builder
-        return _Complex(b, b.fadd(self.re, other.re, flags=_FAST), b.fadd(self.im, other.im, flags=_FAST))
-
-    def __sub__(self, other: _Complex) -> _Complex:
-        b = self.builder
-        return _Complex(b, b.fsub(self.re, other.re, flags=_FAST), b.fsub(self.im, other.im, flags=_FAST))
-
-    def scaled(self, factor: float) -> _Complex:
-        """Times a real constant."""
-        b, c = self.builder, _constant(factor, self.re.type.count)
-        return _Complex(b, b.fmul(self.re, c, flags=_FAST), b.fmul(self.im, c, flags=_FAST))
-
-    def times(self, re: Any, im: Any) -> _Complex:
-        """Times a complex number given by its parts."""
-        b = self.builder
-        real = b.fsub(b.fmul(self.re, re, flags=_FAST), b.fmul(self.im, im, flags=_FAST), flags=_FAST)
-        imag = b.fadd(b.fmul(self.re, im, flags=_FAST), b.fmul(self.im, re, flags=_FAST), flags=_FAST)
-        return _Complex(b, real, imag)
-
-    def turned(self) -> _Complex:
-        """Times −i."""
-        return _Complex(self.builder, self.im, self.builder.fneg(self.re))
-
-    def rotated(self, eighths: int) -> _Complex:
-        """Times exp(−2πi · eighths/8), for 0 to 3 eighths."""
-        if eighths == 0:
-            return self
-        if eighths == 2:
-            return self.turned()
-        # (1 − i)/√2 and (−1 − i)/√2: two multiplications
-        return (self + self.turned() if eighths == 1 else self.turned() - self).scaled(math.sqrt(0.5))
-
-
-def _dft(x: list[_Complex]) -> list[_Complex]:
-    """Forward transform of 2, 3, 4, 5 or 8 numbers; 8 = 2 · 4 by Cooley and Tukey."""
-    n = len(x)
-    if n == 2:
-        return [x[0] + x[1], x[0] - x[1]]
-    if n == 4:
-        a, b, c, d = x[0] + x[2], x[0] - x[2], x[1] + x[3], (x[1] - x[3]).turned()
-        return [a + c, b + d, a - c, b - d]
-    if n in (3, 5):
-        y = [sum(x[1:], x[0])] * n
-        for k in range(1, n // 2 + 1):
-            pairs = [(x[q] + x[n - q], x[q] - x[n - q], 2 * math.pi * k * q / n) for q in range(1, n // 2 + 1)]
-            cosines = [total.scaled(math.cos(angle)) for total, _, angle in pairs]
-            sines = [difference.scaled(math.sin(angle)).turned() for _, difference, angle in pairs]
-            mean, wave = sum(cosines, x[0]), sum(sines[1:], sines[0])
-            y[k], y[n - k] = mean + wave, mean - wave
-        return y
-    even, odd = _dft(x[0::2]), [value.rotated(k) for k, value in enumerate(_dft(x[1::2]))]
-    return [a + b for a, b in zip(even, odd, strict=True)] + [a - b for a, b in zip(even, odd, strict=True)]
-
-
-def _twiddle(builder: Any, table: Any, start: Any, q: int, inverse: bool) -> tuple[Any, Any]:
-    """(re, im) of the q-th twiddle factor from `start` on, for an inverse transform its conjugate, in all lanes of a register."""
-    places = (builder.add(start, ir.Constant(start.type, 2 * (q - 1) + part)) for part in (0, 1))
-    re, im = (_broadcast(builder, builder.load(builder.gep(table, [place])), REGISTER) for place in places)
-    return re, builder.fneg(im) if inverse else im
-
-
-def butterfly(radix: int, inverse: bool, twiddled: bool) -> Callable[..., None]:
-    """The step of an in-place FFT: f(re, im, start, stride, twiddles, twiddle_start).
-
-    Loads REGISTER numbers from each start + q·stride on, q < radix, transforms them across the q, and writes them back.
-    Forwards the results are multiplied by the twiddle factors (re, im of q = 1, 2, … one after another), backwards the
-    inputs by their conjugates; where not `twiddled`, all of these are 1 and left out.
-    """
-
-    @intrinsic
-    def step(typingctx: Any, re: Any, im: Any, start: Any, stride: Any, twiddles: Any, twiddle_start: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            planes = [_data(context, builder, sig.args[i], args[i]) for i in (0, 1)]
-            table = _data(context, builder, sig.args[4], args[4])
-            factors = [_twiddle(builder, table, args[5], q, inverse) for q in range(1, radix)] if twiddled else []
-
-            def turned(values: list[_Complex]) -> list[_Complex]:
-                rest = (v.times(*f) for v, f in zip(values[1:], factors, strict=True)) if twiddled else values[1:]
-                return [values[0], *rest]
-
-            def swapped(values: list[_Complex]) -> list[_Complex]:
-                return [_Complex(builder, v.im, v.re) for v in values]
-
-            places = [builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, q))) for q in range(radix)]
-            pairs = [[_read(builder, plane, at, REGISTER) for plane in planes] for at in places]
-            values = [_Complex(builder, *pair) for pair in pairs]
-            # the inverse transform is the forward one with real and imaginary parts exchanged
-            done = swapped(_dft(swapped(turned(values)))) if inverse else turned(_dft(values))
-            for at, value in zip(places, done, strict=True):
-                _write(builder, planes[0], at, value.re)
-                _write(builder, planes[1], at, value.im)
-            return context.get_dummy_value()
-
-        index = types.intp
-        return types.void(re, im, index, index, twiddles, index), codegen
-
-    return step

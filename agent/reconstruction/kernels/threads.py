@@ -24,9 +24,18 @@ def pool(workers: int) -> ThreadPoolExecutor:
 
 
 def share(work: Callable[[int, int], Any], n: int, workers: int | None = None) -> None:
-    """`work(first, stop)` on equal parts of 0 … n − 1, each in a thread of its own; the last part in the caller's."""
-    parts = list(pairwise(np.linspace(0, n, (workers or cores()) + 1).astype(int).tolist()))
-    jobs = [pool(len(parts)).submit(work, *part) for part in parts[:-1]]
-    work(*parts[-1])
+    """Share n pieces of work out between threads, in equal parts; the last part is done in the caller's thread.
+
+    Args:
+        work: work(first, stop) does the pieces first … stop − 1; it is not called where there are none.
+        n: number of pieces.
+        workers: number of threads; None: one for each core.
+    """
+    threads = workers or cores()
+    bounds = pairwise(np.linspace(0, n, threads + 1).astype(int).tolist())
+    parts = [(first, stop) for first, stop in bounds if first < stop]
+    jobs = [pool(threads).submit(work, *part) for part in parts[:-1]]
+    for part in parts[-1:]:
+        work(*part)
     for job in jobs:
         job.result()

@@ -1,5 +1,5 @@
-// Waves through the specimen and back, each in the shared memory of one thread block: what `gpu.py` launches in place of cuFFT
-// and the kernels between its transforms, for the detectors of `gpu_buffers.Layout.in_shared`. Follows diffraction.cu, whose
+// Waves through the specimen and back, each in the shared memory of one thread block: what `gpu_launches.py` launches in place of cuFFT
+// and the kernels between its transforms, for the detectors of `gpu_buffers.Dimensions.in_shared`. Follows diffraction.cu, whose
 // conventions and helpers it uses; the factors that it takes up and leaves are the same.
 //
 // A transform along an axis of n = 8·Q pixels (Q = 4, 8, 12 or 16) is two steps in registers, of Q and of 8, which read and

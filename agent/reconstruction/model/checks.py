@@ -158,7 +158,7 @@ def _check_optics(data: DiffractionData) -> None:
         )
         raise BadInputError(msg)
     check_semiangle(data.semiangle)
-    limit = optics.largest_defocus(data.semiangle, data.angular_pixel, data.voltage)
+    limit = data.largest_defocus
     if abs(data.defocus) > limit:
         msg = (
             f"at a defocus of {data.defocus:g} Å the probe (2α|Δf|) is wider than the window 1/Δk; "

@@ -47,6 +47,11 @@ class DiffractionData:
     area_integration: bool = False
 
     @property
+    def largest_defocus(self) -> float:
+        """|Δf|, Å, at which the geometric probe disc fills the window 1/Δk of one pattern."""
+        return optics.largest_defocus(self.semiangle, self.angular_pixel, self.voltage)
+
+    @property
     def pixel_size(self) -> tuple[float, float]:
         """(y, x) sampling of the object, Å: 1/(N Δk)."""
         n_y, n_x = self.patterns.shape[-2:]

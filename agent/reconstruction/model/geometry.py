@@ -124,3 +124,24 @@ def to_scan_frame(
     turned = [map_coordinates(part, index, order=5, mode="nearest") for part in parts]
     result = turned[0] + 1j * turned[1] if len(turned) == 2 else turned[0]
     return result.astype(image.dtype), (float(axes[0][0]), float(axes[1][0]))
+
+
+def paste(
+    source: Any, from_origin: tuple[float, float], target: Any, origin: tuple[float, float], pixel: tuple[float, float]
+) -> None:
+    """Copy what two images (…, y, x) on one lattice of pixels share.
+
+    Args:
+        source: image to copy from.
+        from_origin: (y, x), Å, of its first pixel.
+        target: image to copy to, in place.
+        origin: (y, x), Å, of its first pixel.
+        pixel: (y, x), Å.
+    """
+    here, there = [], []
+    for axis in (0, 1):
+        offset = round((from_origin[axis] - origin[axis]) / pixel[axis])
+        low, high = max(0, offset), min(target.shape[axis - 2], offset + source.shape[axis - 2])
+        here.append(slice(low, high))
+        there.append(slice(low - offset, high - offset))
+    target[..., here[0], here[1]] = source[..., there[0], there[1]]

@@ -1,21 +1,18 @@
-"""How object and probe climb the likelihood: one preconditioned step for each mini-batch, then full passes with momentum."""
+"""How object and probe climb the likelihood: one preconditioned step a mini-batch, then full passes with momentum."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from agent.reconstruction.model import forward
-from agent.reconstruction.model.depth import DAMPING, Depths
-from agent.reconstruction.model.transmission import TransmissionLaw
+from agent.reconstruction.model.depth import DAMPING
+from agent.reconstruction.solver import per_pattern
+from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.positions import moved
-from agent.reconstruction.solver.prior import Prior
 from agent.reconstruction.solver.schedule import Step
-
-if TYPE_CHECKING:
-    from agent.reconstruction.solver.reconstructor import Reconstructor
+from agent.reconstruction.solver.state import Reached, SolverState
 
 ILLUMINATION_FLOOR = 0.05
 """Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
@@ -24,135 +21,141 @@ PROBE_FREEDOM = 0.1
 """Part of its intensity by which a probe is expected to differ from the one it started from."""
 
 
-@dataclass
-class Reached:
-    """What the last full pass reached, and how long the momentum has built up; all on the device."""
+def mini_batch_update(
+    experiment: Experiment, state: SolverState, sums: forward.Sums, step: Step, n_patterns: int
+) -> None:
+    """A step with what a mini-batch adds up to.
 
-    object: Any
-    apertures: Any
-    age: Any = 1.0
-    numbers: Any = None
-    """Of the slices' law, where they have one."""
-
-
-class Ascent:
-    """What the steps of a reconstruction leave behind for those that follow.
+    It moves phases only: amplitudes are small and would mostly take up its noise.
 
     Args:
-        xp: array module.
-        resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
-        depths: what is seen of which slice a phase belongs to.
-        law: what goes with the phases of slices; None: nothing.
+        experiment: what is given.
+        state: changed in place.
+        sums: of the mini-batch.
+        step: how far.
+        n_patterns: in the mini-batch.
     """
-
-    def __init__(self, xp: Any, resolved: tuple[float, float], depths: Depths, law: TransmissionLaw | None) -> None:
-        self.reached: Reached | None = None
-        """None: no full pass was made since the start, or since the extrapolated point was left."""
-        self.depths, self.law = depths, law
-        self.prior = Prior(xp, depths, resolved)
-        self.window: Any = None
-        """(y, x), corner-centred, 0 to 1: how far a change of the probe stands out of the noise in real space."""
-
-    def in_batch(self, worker: Reconstructor, sums: forward.Sums, step: Step, n: int) -> None:
-        """A step with what a mini-batch of n patterns adds up to.
-
-        It moves phases only: amplitudes are small and would mostly take up its noise.
-        """
-        self._update_object(worker, sums, step.size, phase_only=True)
-        if step.probe > 0 and sums.aperture_numerator is not None:
-            worker.unknowns.apertures += (step.probe / n) * sums.aperture_numerator * worker.support
-
-    def in_full(self, worker: Reconstructor, sums: forward.Sums, step: Step) -> None:
-        """A step with the sums over all patterns, extrapolated after Nesterov; the momentum restarts where it points uphill.
-
-        O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
-        """
-        xp, found, modes = worker.backend.xp, worker.unknowns, worker.n_modes
-        if self.reached is None:
-            self.window = _window(worker)
-        last = self.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()), self.numbers)
-        before = found.object.copy()
-        if worker.phase_only and len(found.object) > 1:
-            self._turn_in_depth(worker, sums, step.size)
-        else:
-            self._update_object(worker, sums, step.size, worker.phase_only)
-        self._expect(worker, sums, step.size)
-        self._constrain(worker, sums)
-        uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
-        age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
-        reach = xp.where(uphill, 0.0, (last.age - 1) / age)
-        if step.probe > 0:
-            change = xp.fft.ifft2(sums.aperture_numerator[:modes] * worker.support) * self.window
-            change = xp.fft.fft2(change) * worker.support
-            found.apertures[:modes] += (step.probe / len(found.corners)) * change
-        displacement = worker.per_pattern.update(found, sums, worker.problem, worker.backend, reach)
-        if displacement is not None:
-            found.object[...] = _moved(worker, found.object, displacement)
-            self._constrain(worker, sums)
-            last.object = _moved(worker, last.object, displacement)
-        self.reached = Reached(found.object.copy(), found.apertures.copy(), age, self.numbers)
-        if self.law is not None:
-            self.law.numbers = self.law.numbers + reach * (self.law.numbers - last.numbers)
-        reach = reach.astype(np.float32)
-        if worker.phase_only:
-            half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
-            # rounding of the modulus would grow threefold with every pass
-            found.object *= forward.turned(half, xp) / xp.abs(found.object)
-            self._constrain(worker, sums)
-        else:
-            found.object += reach * (found.object - last.object)
-        if step.probe > 0:
-            # variations go without: their weights would have to be extrapolated with them
-            found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
-
-    @property
-    def numbers(self) -> Any:
-        """Of the slices' law."""
-        return None if self.law is None else self.law.numbers
-
-    def _update_object(self, worker: Reconstructor, sums: forward.Sums, size: float, phase_only: bool) -> None:
-        """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
-        obj, floor = worker.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
-        if phase_only:
-            worker.backend.turn(obj, sums, size / len(obj), floor, worker.settings.positivity)
-        else:
-            obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
-
-    def _turn_in_depth(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
-        """A step of the phases of several slices, divided by what is seen of their depths (`depth`), and of their law."""
-        xp, obj, light = worker.backend.xp, worker.unknowns.object, sums.illumination
-        slope = obj.conj() * sums.object_numerator
-        uphill = slope.imag if self.law is None else self.law.climb(obj, slope, light, size)
-        change = uphill / (light + ILLUMINATION_FLOOR * light.max())
-        change = self.depths.filtered(change, lambda seen: size / (seen + DAMPING))
-        obj *= xp.exp(1j * change)
-
-    def _expect(self, worker: Reconstructor, sums: forward.Sums, size: float) -> None:
-        """Let slices differ, or all be what they are, as far as the counts tell."""
-        obj, regularise = worker.unknowns.object, worker.settings.regularise
-        if regularise or len(obj) > 1:
-            obj[...] = self.prior.imposed(obj, sums.illumination, size, worker.phase_only, regularise)
-
-    def _constrain(self, worker: Reconstructor, sums: forward.Sums) -> None:
-        """Let slices be what follows from their phases, and no phase below that of vacuum where that is asked for."""
-        obj, xp = worker.unknowns.object, worker.backend.xp
-        if self.law is not None:
-            obj[...] = self.law.imposed(obj, sums.illumination)
-        if worker.settings.positivity:
-            obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+    _step_object(experiment, state, sums, step.size, phase_only=True)
+    if step.probe > 0 and sums.aperture_numerator is not None:
+        state.unknowns.apertures += (step.probe / n_patterns) * sums.aperture_numerator * experiment.support
 
 
-def _window(worker: Reconstructor) -> Any:
-    """(y, x) s/(s + b), with the expected variance s of a change and that of the noise b, 1/(2n) a pixel, which n patterns leave.
+def full_update(
+    experiment: Experiment, state: SolverState, problem: forward.Problem, sums: forward.Sums, step: Step
+) -> None:
+    """A step with the sums over all patterns, extrapolated after Nesterov; the momentum restarts where it points uphill.
 
-    Where no light falls a change of the probe is noise, and the object's makes up for it: at 3e2 e/Å² it costs a twentieth of
-    the error. The steps only get smaller there; what many counts say is found all the same.
+    O'Donoghue & Candès, Found. Comput. Math. 15 (2015) 715, gradient scheme.
+
+    Args:
+        experiment: what is given.
+        state: changed in place.
+        problem: of the experiment, with its counts.
+        sums: over all patterns.
+        step: how far.
     """
-    xp = worker.backend.xp
-    light = (xp.abs(xp.fft.ifft2(worker.start_probe, norm="ortho")) ** 2).sum(axis=0)
-    return (light / (light + 1 / (2 * PROBE_FREEDOM * len(worker.unknowns.corners)))).astype(np.float32)
+    xp, found = experiment.backend.xp, state.unknowns
+    if state.reached is None:
+        state.probe_window = _probe_window(experiment, state)
+    last = state.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()), state.law_numbers)
+    before = found.object.copy()
+    if experiment.phase_only and len(found.object) > 1:
+        _step_in_depth(experiment, state, sums, step.size)
+    else:
+        _step_object(experiment, state, sums, step.size, phase_only=experiment.phase_only)
+    _impose_prior(experiment, state, sums, step.size)
+    _constrain(experiment, state, sums)
+    uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
+    age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
+    reach = xp.where(uphill, 0.0, (last.age - 1) / age)
+    if step.probe > 0:
+        _step_probe(experiment, state, sums, step.probe)
+    displacement = per_pattern.update(experiment, state, problem, sums, reach)
+    if displacement is not None:
+        found.object[...] = _moved(experiment, found.object, displacement)
+        _constrain(experiment, state, sums)
+        last.object = _moved(experiment, last.object, displacement)
+    state.reached = Reached(found.object.copy(), found.apertures.copy(), age, state.law_numbers)
+    _extrapolate(experiment, state, sums, last, reach, probe_moves=step.probe > 0)
 
 
-def _moved(worker: Reconstructor, obj: Any, displacement: Any) -> Any:
-    obj = moved(obj, displacement, worker.backend.xp)
-    return obj / abs(obj) if worker.phase_only else obj
+def _extrapolate(
+    experiment: Experiment, state: SolverState, sums: forward.Sums, last: Reached, reach: Any, *, probe_moves: bool
+) -> None:
+    """Go on, by `reach` of the way from `last`, beyond what was reached."""
+    xp, found, modes = experiment.backend.xp, state.unknowns, experiment.n_modes
+    if state.law is not None:
+        state.law.numbers = state.law.numbers + reach * (state.law.numbers - last.numbers)
+    reach = reach.astype(np.float32)
+    if experiment.phase_only:
+        half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
+        # rounding of the modulus would grow threefold with every pass
+        found.object *= forward.turned(half, xp) / xp.abs(found.object)
+        _constrain(experiment, state, sums)
+    else:
+        found.object += reach * (found.object - last.object)
+    if probe_moves:
+        # variations go without: their weights would have to be extrapolated with them
+        found.apertures[:modes] += reach * (found.apertures[:modes] - last.apertures[:modes])
+
+
+def _step_object(
+    experiment: Experiment, state: SolverState, sums: forward.Sums, size: float, *, phase_only: bool
+) -> None:
+    """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
+    obj, floor = state.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
+    if phase_only:
+        experiment.backend.turn(obj, sums, size / len(obj), floor, experiment.settings.positivity)
+    else:
+        obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
+
+
+def _step_in_depth(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:
+    """A step of the phases of several slices, divided by what is seen of their depths (`model.depth`), and of their law."""
+    xp, obj, illumination = experiment.backend.xp, state.unknowns.object, sums.illumination
+    slope = obj.conj() * sums.object_numerator
+    gradient = slope.imag if state.law is None else state.law.climb(obj, slope, illumination, size)
+    change = gradient / (illumination + ILLUMINATION_FLOOR * illumination.max())
+    change = experiment.depths.filtered(change, lambda seen: size / (seen + DAMPING))
+    obj *= xp.exp(1j * change)
+
+
+def _step_probe(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:
+    """One step of the probe modes, small where a change of the probe would be noise."""
+    xp, modes = experiment.backend.xp, experiment.n_modes
+    change = xp.fft.ifft2(sums.aperture_numerator[:modes] * experiment.support) * state.probe_window
+    change = xp.fft.fft2(change) * experiment.support
+    state.unknowns.apertures[:modes] += (size / len(state.unknowns.corners)) * change
+
+
+def _impose_prior(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:
+    """Let slices differ, or all be what they are, as far as the counts tell."""
+    obj, regularise = state.unknowns.object, experiment.settings.regularise
+    if regularise or len(obj) > 1:
+        obj[...] = state.prior.imposed(obj, sums.illumination, size, experiment.phase_only, regularise)
+
+
+def _constrain(experiment: Experiment, state: SolverState, sums: forward.Sums) -> None:
+    """Let slices be what follows from their phases, and no phase below that of vacuum where that is asked for."""
+    obj, xp = state.unknowns.object, experiment.backend.xp
+    if state.law is not None:
+        obj[...] = state.law.imposed(obj, sums.illumination)
+    if experiment.settings.positivity:
+        obj *= xp.exp(-1j * xp.minimum(xp.angle(obj), 0))
+
+
+def _probe_window(experiment: Experiment, state: SolverState) -> Any:
+    """(y, x) s/(s + b): expected variance s of a change of the probe, and b = 1/(2n) of the noise that n patterns leave.
+
+    Where the probe is dark, a change of it is noise, and the object's makes up for it: at 3e2 e/Å² it costs a twentieth of the
+    error. The steps only get smaller there; what many counts say is found all the same.
+    """
+    xp = experiment.backend.xp
+    modes = experiment.apertures[: experiment.n_modes]
+    intensity = (xp.abs(xp.fft.ifft2(modes, norm="ortho")) ** 2).sum(axis=0)
+    return (intensity / (intensity + 1 / (2 * PROBE_FREEDOM * len(state.unknowns.corners)))).astype(np.float32)
+
+
+def _moved(experiment: Experiment, obj: Any, displacement: Any) -> Any:
+    obj = moved(obj, displacement, experiment.backend.xp)
+    return obj / abs(obj) if experiment.phase_only else obj

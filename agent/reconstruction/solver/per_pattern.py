@@ -1,23 +1,15 @@
-"""What each pattern has of its own: its position, its intensity, its share of the probe's variations.
-
-Every estimate that only the counts of one pattern support is drawn towards the mean of all patterns as far as its own noise
-asks for (empirical Bayes: what the estimates scatter beyond the Poisson noise is the variance of what is true).
-"""
+"""What each pattern has of its own: its position, its intensity, its share of the probe's variations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.reconstruction.model.forward import Problem, Sums, Unknowns
-from agent.reconstruction.model.geometry import Geometry
+from agent.reconstruction.model import forward
 from agent.reconstruction.model.settings import ReconstructionSettings
-from agent.reconstruction.solver.positions import Displacement
-
-if TYPE_CHECKING:
-    from agent.reconstruction.backends.protocol import Backend
+from agent.reconstruction.solver.experiment import Experiment
+from agent.reconstruction.solver.state import SolverState
 
 STEP = 0.5
 """Of the Newton steps of variations and weights, each: both together reach for the same residual."""
@@ -28,80 +20,64 @@ A drift of the defocus is found in 40 passes with 5 and not in 100 with 1; with 
 """
 
 
-class PatternUnknowns:
-    """Updates corners, fractions and weights of `Unknowns` once per full pass.
+def needs_slopes(settings: ReconstructionSettings) -> bool:
+    """Whether `update` needs `Sums.slopes`."""
+    return settings.refine_positions is not None or settings.variable_modes > 0
+
+
+def update(experiment: Experiment, state: SolverState, problem: forward.Problem, sums: forward.Sums, reach: Any) -> Any:
+    """One step of every quantity that each pattern has of its own; call it after the apertures have taken theirs.
 
     Args:
-        settings: which of them are refined.
-        geometry: object grid; a refined position stays on it.
-        positions: (n, 2), Å, nominal.
-        totals: (n,) counts of each pattern in the counting pixels.
+        experiment: what is given.
+        state: changed in place.
+        problem: of the experiment, with its counts.
+        sums: over all patterns in their order.
+        reach: of the momentum, 0 … 1.
 
-    Raises:
-        BadInputError: where drifts of scan lines are asked for and the positions are no raster.
+    Returns:
+        The displacement (2, y, x) in pixels that the object has to follow (`positions.moved`), or None.
     """
+    settings = experiment.settings
+    if settings.refine_intensity:
+        _update_intensities(experiment, state.unknowns, sums)
+    if settings.variable_modes:
+        _update_variations(experiment, state.unknowns, sums)
+    if state.displacement is None:
+        return None
+    return state.displacement.update(state.unknowns, sums, problem, experiment.backend, reach)
 
-    def __init__(
-        self,
-        settings: ReconstructionSettings,
-        geometry: Geometry,
-        positions: NDArray[np.float64],
-        totals: NDArray[np.float64],
-    ) -> None:
-        self.settings, self.geometry, self.nominal, self.totals = settings, geometry, positions, totals
-        kind = settings.refine_positions
-        self.displacement = None if kind is None else Displacement(kind, geometry, positions)
 
-    @property
-    def needs_slopes(self) -> bool:
-        """Whether `update` needs `Sums.slopes`."""
-        return self.displacement is not None or self.settings.variable_modes > 0
+def _update_intensities(experiment: Experiment, unknowns: forward.Unknowns, sums: forward.Sums) -> None:
+    """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1."""
+    xp, modes = experiment.backend.xp, experiment.n_modes
+    background = (experiment.constants.mask * unknowns.background).sum().astype(np.float64)
+    now = unknowns.weights[:, 0].astype(np.float64) ** 2
+    modelled = sums.modelled.astype(np.float64)
+    coherent = xp.maximum(modelled - background, 1e-3 * modelled.mean())
+    found = now * (xp.asarray(experiment.counts.totals) - background) / coherent
+    scale = found.mean()
+    noise = (now / (scale * coherent)) ** 2 * xp.maximum(modelled, 1e-30)
+    found = xp.maximum(_shrunk(found / scale, noise, xp), 0)
+    unknowns.weights[:, :modes] = xp.sqrt(found / found.mean()).astype(np.float32)[:, None]
 
-    def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: Any = 0.0) -> Any:
-        """One step of every refined quantity, from the sums of a pass over all patterns in their order.
 
-        Call it after the apertures have taken their step. Returns the displacement (2, y, x) in pixels that the object has
-        to follow (`displacement.moved`), or None.
-        """
-        if self.settings.refine_intensity:
-            self._intensities(unknowns, sums, problem, backend)
-        if self.settings.variable_modes:
-            self._variations(unknowns, sums, problem, backend)
-        return None if self.displacement is None else self.displacement.update(unknowns, sums, problem, backend, reach)
+def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums: forward.Sums) -> None:
+    """A Newton step of the variations and of their weights, then their gauge.
 
-    def positions(self, unknowns: Unknowns, backend: Backend) -> NDArray[np.float64]:
-        """(n, 2), Å, in the scan's frame, as they are now."""
-        return self.nominal if self.displacement is None else self.displacement.positions(unknowns, backend)
-
-    def _intensities(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
-        """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1."""
-        xp, modes = backend.xp, problem.n_modes
-        haze = (problem.mask * unknowns.background).sum().astype(np.float64)
-        now = unknowns.weights[:, 0].astype(np.float64) ** 2
-        modelled = sums.modelled.astype(np.float64)
-        coherent = xp.maximum(modelled - haze, 1e-3 * modelled.mean())
-        found = now * (xp.asarray(self.totals) - haze) / coherent
-        scale = found.mean()
-        noise = (now / (scale * coherent)) ** 2 * xp.maximum(modelled, 1e-30)
-        found = xp.maximum(_shrunk(found / scale, noise, xp), 0)
-        unknowns.weights[:, :modes] = xp.sqrt(found / found.mean()).astype(np.float32)[:, None]
-
-    def _variations(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend) -> None:
-        """A Newton step of the variations and of their weights, then their gauge.
-
-        What changes the amplitude of the aperture is seen at once, with the information that the first mode has (weights have
-        variance 1). What changes its phase is seen only where scattered waves interfere, and partly taken up by the object.
-        """
-        xp, modes, n = backend.xp, problem.n_modes, len(unknowns.corners)
-        apertures = unknowns.apertures
-        turn = apertures[0] / xp.maximum(xp.abs(apertures[0]), 1e-30)
-        shape = apertures[modes:] * turn.conj()
-        information = (shape.real**2 + shape.imag**2 / PHASE_GAIN).sum(axis=(1, 2))
-        unknowns.weights[:, modes:] += STEP * sums.slopes[:, 2 + modes :] / xp.maximum(information, 1e-30)
-        slope = sums.aperture_numerator[modes:] * turn.conj() * xp.asarray(problem.support)
-        change = (STEP / n) * (slope.real + 1j * PHASE_GAIN * slope.imag) * turn
-        apertures[modes:] += change.astype(apertures.dtype)
-        in_gauge(unknowns, modes, xp)
+    What changes the amplitude of the aperture is seen at once, with the information that the first mode has (weights have
+    variance 1). What changes its phase is seen only where scattered waves interfere, and partly taken up by the object.
+    """
+    xp, modes, n = experiment.backend.xp, experiment.n_modes, len(unknowns.corners)
+    apertures = unknowns.apertures
+    turn = apertures[0] / xp.maximum(xp.abs(apertures[0]), 1e-30)
+    shape = apertures[modes:] * turn.conj()
+    information = (shape.real**2 + shape.imag**2 / PHASE_GAIN).sum(axis=(1, 2))
+    unknowns.weights[:, modes:] += STEP * sums.slopes[:, 2 + modes :] / xp.maximum(information, 1e-30)
+    slope = sums.aperture_numerator[modes:] * turn.conj() * xp.asarray(experiment.constants.support)
+    change = (STEP / n) * (slope.real + 1j * PHASE_GAIN * slope.imag) * turn
+    apertures[modes:] += change.astype(apertures.dtype)
+    in_gauge(unknowns, modes, xp)
 
 
 def _shrunk(found: Any, noise: Any, xp: Any) -> Any:
@@ -110,7 +86,7 @@ def _shrunk(found: Any, noise: Any, xp: Any) -> Any:
     return found.mean() + (found - found.mean()) * (true / xp.maximum(true + noise, 1e-30))
 
 
-def in_gauge(unknowns: Unknowns, modes: int, xp: Any) -> None:
+def in_gauge(unknowns: forward.Unknowns, modes: int, xp: Any) -> None:
     """The same variations with weights of mean 0 and variance 1, orthogonal to the first mode and to each other.
 
     What follows the first mode is left out: its real part is an intensity, its imaginary part a phase of the pattern that no

@@ -1,30 +1,16 @@
-"""Positions refined with the object that follows them.
-
-The pull on each position is known exactly (`Sums.slopes`). What it takes to find how far to go is that the object gives way:
-where neighbouring positions are off by the same, the object is drawn off with them, nothing pulls any more, and steps with
-the curvature of a fixed object crawl. Here the object is eliminated from the normal equations instead. With the illumination
-I_j of pattern j, I = Σ I_j and the phase-averaged Fisher information G_ab = 2 Re ∂_aO ∂_bO* of a moved object,
-
-    Σ_b [ ∫ I_j G_ab d_jb − ∫ I_j (G_ab / I) Σ_k I_k d_kb ] = dL/dr_ja,
-
-which a few conjugate-gradient steps solve for the displacements d, in the span of the scan's model; the object then moves
-with the mean displacement Σ I_j d_j / I of those who see it. The object's gradient stands for the probe's (the same patterns
-arise where the object moves under a fixed probe) because it is small where there is nothing to see.
-"""
+"""Positions refined together with the object that follows them (README, "Positions")."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.backends.protocol import Backend
 from agent.reconstruction.model.forward import Problem, Sums, Unknowns
 from agent.reconstruction.model.geometry import Geometry
 from instrument.errors import BadInputError
-
-if TYPE_CHECKING:
-    from agent.reconstruction.backends.protocol import Backend
 
 Kind = Literal["free", "lines", "linear"]
 
@@ -42,7 +28,7 @@ FLOOR = 0.05
 """Part of the largest illumination below which the object does not give way."""
 
 
-def padding(kind: Kind | None, positions: NDArray[np.float64], pixel_size: tuple[float, float]) -> int:
+def spare_pixels(kind: Kind | None, positions: NDArray[np.float64], pixel_size: tuple[float, float]) -> int:
     """Spare object pixels on each side: where positions are refined, enough for a scan with a scale wrong by 6 %."""
     span = np.ptp(positions, axis=0).max() / min(pixel_size)
     return 4 if kind is None else 6 + int(np.ceil(0.03 * span))

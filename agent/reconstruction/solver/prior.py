@@ -1,33 +1,6 @@
-"""What is expected of a specimen before a count is looked at: as much power at each spatial frequency as stands out of the noise.
+"""What is expected of a specimen before a count is looked at: as much power as stands out of the noise (README, "The prior").
 
-The diffraction-plane limit says how much of a phase image's spectrum is noise, B = 1/(2 dose); what is above is specimen. So
-phases have a Gaussian prior whose power P at each frequency is found from the picture itself, by expectation maximisation over
-patches of neighbouring frequencies (empirical Bayes; Dempster, Laird & Rubin, J. R. Stat. Soc. B 39 (1977) 1): a frequency
-then has the mean x and the variance PB/(P + B), and P is the mean over a patch of |x|² + PB/(P + B). The maximum of the
-posterior is found with the proximal step of the accelerated gradient method (Beck & Teboulle, SIAM J. Imaging Sci. 2 (2009)
-183), which here is a Wiener filter. At a reflection of a crystal, and wherever else there is signal, the prior tells nothing.
-
-Nor does it beyond the frequencies that the detector resolves, where it has been extended. How sharp atoms are shows there only in
-what they leave of the lower ones. It is found slowly, would be taken for nothing, and what is left would be too weak: 0.5 % on
-bilayer MoS₂, which at 1e5 e/Å² is 0.2 of the limit.
-
-It is used in two ways.
-
-- Always, for what slices differ by, each of which has its share of the summed phase's power. Which slice a phase
-  belongs to is seen by far fewer electrons than the phase itself: at 1 1/Å and 6 Å from slice to slice the difference of two has
-  ten times the noise of their sum, below 0.5 1/Å a hundred times, and that of free slices enters their sum (Cramér–Rao bounds
-  with and without the difference known: `tests/benchmarks/information.py`, printed by `make limit`).
-- On request (`regularise`), for the phases themselves. Noise in a reconstruction scatters electrons of its own, among which
-  those that the specimen scatters to high angles are lost. A filter comes too late for them.
-
-Vacancies of a crystal have power between its reflections, at every frequency but in few places. A prior that is the same
-everywhere takes noise for vacancies everywhere. So with `regularise` a specimen is taken for the sum of two: one with a power at
-each frequency, and one with a power V at each place, the same at all frequencies, found like the other from means over
-neighbouring places. To each of the two the other is noise beside B: 1/(1/V + 1/(P + B)), means over frequencies and places, is
-what a part's variance is then. (That powers of what is not there go to 0 by themselves: Tipping, J. Mach. Learn. Res. 1 (2001)
-211.) Between the reflections of bilayer MoS₂ with vacancies at 1e5 e/Å² that leaves 0.6 of the noise, where the first prior
-alone leaves all of it, its power known or not.
-
+At each spatial frequency and, with `regularise`, in each place; the powers are found from the picture itself (empirical Bayes).
 Runs on NumPy and CuPy arrays alike and never waits for the device.
 """
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.model import geometry, probe, transmission
-
-if TYPE_CHECKING:
-    from agent.reconstruction.solver.reconstructor import Reconstructor
+from agent.reconstruction.solver.experiment import Experiment
+from agent.reconstruction.solver.state import SolverState, deviances, illumination, last_reached, positions
 
 
 @dataclass(frozen=True)
@@ -59,69 +57,83 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
 
 
-def of(worker: Reconstructor) -> Reconstruction:
-    """The state of `worker` as a finished reconstruction. Raises ArithmeticError where it holds values that are not numbers."""
-    data, geo, host = worker.data, worker.geometry, worker.backend.to_host
-    obj = host(worker.reached().object)
-    apertures = host(worker.reached().apertures)[: worker.n_modes]
+def finished(experiment: Experiment, state: SolverState, phase_scale: float, seconds: float) -> Reconstruction:
+    """The state as a reconstruction in the scan's frame, quantitative where the settings ask for it.
+
+    Args:
+        experiment: what is given.
+        state: not changed.
+        phase_scale: by what noise has weakened the phases.
+        seconds: wall-clock time that it took.
+
+    Raises:
+        ArithmeticError: it holds values that are not numbers.
+    """
+    data, geo, host = experiment.data, experiment.geometry, experiment.backend.to_host
+    last = last_reached(state)
+    obj, apertures = host(last.object), host(last.apertures)[: experiment.n_modes]
     if not (np.isfinite(obj).all() and np.isfinite(apertures).all()):
         msg = "the reconstruction diverged (values that are not numbers); lower step_size or check the calibration"
         raise ArithmeticError(msg)
-    illumination = worker.illumination()
-    obj, scale = _corrected(worker, obj, illumination)
+    if not experiment.settings.quantitative:
+        phase_scale = 1.0
+    lit = illumination(experiment, state)
+    obj = _corrected(experiment, obj, lit, phase_scale)
     margin = 0.1 * min(n * p for n, p in zip(geo.object_shape, geo.pixel_size, strict=True))
-    lit, origin = geometry.to_scan_frame(illumination, geo, data.positions, margin)
-    lit = np.clip(lit, 0, None)
+    illuminated, origin = geometry.to_scan_frame(lit, geo, data.positions, margin)
+    illuminated = np.clip(illuminated, 0, None)
     turned = [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in obj]
-    seen = _seen(worker, obj, illumination)
+    seen = _resolved(experiment, state, obj, lit)
     shown = turned if seen is obj else [geometry.to_scan_frame(layer, geo, data.positions, margin)[0] for layer in seen]
-    phase = np.zeros(lit.shape, np.float32)
+    phase = np.zeros(illuminated.shape, np.float32)
     for layer in shown:
-        phase += np.angle(layer * np.conj((layer * lit).sum())).astype(np.float32)
-    haze = np.fft.fftshift(host(worker.unknowns.background)) if worker.settings.background else None
+        phase += np.angle(layer * np.conj((layer * illuminated).sum())).astype(np.float32)
+    modelled = experiment.settings.background
     return Reconstruction(
         object=np.stack(turned).astype(np.complex64),
         phase=phase,
         pixel_size=geo.pixel_size,
         origin=origin,
         probe=probe.to_real_space(probe.orthogonalised(apertures)),
-        positions=worker.per_pattern.positions(worker.unknowns, worker.backend),
+        positions=positions(experiment, state),
         defocus=data.defocus,
         aberrations=dict(data.aberrations),
-        background=haze,
-        phase_scale=scale,
-        deviance=worker.deviance,
-        passes=worker.passes,
-        illuminated=lit.astype(np.float32),
-        device=worker.backend.name,
-        seconds=worker.seconds,
-        notes=worker.notes,
+        background=np.fft.fftshift(host(state.unknowns.background)) if modelled else None,
+        phase_scale=phase_scale,
+        deviance=deviances(experiment, state),
+        passes=state.passes,
+        illuminated=illuminated.astype(np.float32),
+        device=experiment.backend.name,
+        seconds=seconds,
+        notes=experiment.counts.notes,
     )
 
 
-def _seen(worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """The slices (S, y, x) without what only follows from their resolved frequencies (`transmission`)."""
-    law = worker.ascent.law
+def _resolved(
+    experiment: Experiment, state: SolverState, obj: NDArray[np.complex64], lit: NDArray[np.float32]
+) -> NDArray[np.complex64]:
+    """The slices (S, y, x) without what only follows from their resolved frequencies (`model.transmission`)."""
+    law = state.law
     if law is None or not law.extended:
         return obj
     mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
-    phase = law.seen(worker.backend.xp.asarray(np.angle(obj * mean.conj())))
-    return np.asarray(np.exp(1j * worker.backend.to_host(phase)), np.complex64)
+    phase = law.seen(experiment.backend.xp.asarray(np.angle(obj * mean.conj())))
+    return np.asarray(np.exp(1j * experiment.backend.to_host(phase)), np.complex64)
 
 
 def _corrected(
-    worker: Reconstructor, obj: NDArray[np.complex64], lit: NDArray[np.float32]
-) -> tuple[NDArray[np.complex64], float]:
-    """The object (S, y, x) with what weakened its phases undone where the settings ask for it, and the scale that noise left."""
-    if not worker.settings.quantitative:
-        return obj, 1.0
-    scale = worker.noise_scale
+    experiment: Experiment, obj: NDArray[np.complex64], lit: NDArray[np.float32], phase_scale: float
+) -> NDArray[np.complex64]:
+    """The object (S, y, x) with what weakened its phases undone: noise, and slices that stand for slabs."""
+    settings = experiment.settings
+    if not settings.quantitative:
+        return obj
     mean = (obj * lit).sum(axis=(1, 2), keepdims=True)
     before = np.angle(obj * mean.conj())
     after = before
     if len(obj) > 1:
-        k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(lit.shape, worker.geometry.pixel_size, strict=True))
-        thick = worker.settings.thicknesses[:, None, None]
-        slab = transmission.of_slab(k_y[:, None] ** 2 + k_x**2, thick, worker.data.voltage)
+        k_y, k_x = (np.fft.fftfreq(n, p) for n, p in zip(lit.shape, experiment.geometry.pixel_size, strict=True))
+        thick = settings.thicknesses[:, None, None]
+        slab = transmission.of_slab(k_y[:, None] ** 2 + k_x**2, thick, experiment.data.voltage)
         after = np.fft.ifft2(np.fft.fft2(before) / slab).real
-    return (obj * np.exp(1j * (after / scale - before))).astype(np.complex64), scale
+    return (obj * np.exp(1j * (after / phase_scale - before))).astype(np.complex64)

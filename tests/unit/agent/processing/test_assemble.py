@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agent.config import Metadata
 from agent.errors import BadInputError
 from agent.processing.assemble import PatternFile, read_patterns
-from agent.storage.files import AcquisitionWriter
+from agent.storage.acquisition_file import AcquisitionWriter
 from instrument import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle, stream
 from instrument.recordings import RecordingOptions
 

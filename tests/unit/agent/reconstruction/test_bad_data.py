@@ -60,7 +60,9 @@ def some_mask(*shown: tuple[int, int]) -> NDArray[np.bool_]:
 @pytest.mark.parametrize("dtype", ["u1", "u2", ">u2", "u4", "i4", "f2", ">f4", "f8"])
 def test_counts_of_any_type_are_legal(dtype: str) -> None:
     check_data(good(patterns=good().patterns.astype(dtype)))
-    totals = Reconstructor(good(patterns=good().patterns.astype(dtype)), ReconstructionSettings(device="cpu")).totals
+    totals = Reconstructor(
+        good(patterns=good().patterns.astype(dtype)), ReconstructionSettings(device="cpu")
+    ).experiment.counts.totals
     assert (totals == good().patterns.sum(axis=(1, 2))).all()
 
 
@@ -200,7 +202,7 @@ def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.Monkey
         ),
         ({"slices": 2, "slice_spacing": (float("nan"),)}, "slice_spacing of (nan,) is not possible; legal: 0 … 10000"),
         ({"padding": 0.5}, "padding of 0.5 is not possible; legal: 1 … 4, or None"),
-        ({"step_size": 0.0}, "step_size of 0 is not possible; legal: above 0"),
+        ({"step_size": 0.0}, "step_size of 0.0 is not possible; legal: above 0"),
         ({"focal_spread": float("nan")}, "focal_spread of nan is not possible; legal: 0 … 100000"),
         ({"loss": "l2"}, "loss of 'l2' is not possible; legal: 'poisson', 'amplitude', 'gaussian'"),
         ({"device": "cuda"}, "device of 'cuda' is not possible; legal: 'auto', 'cpu', 'gpu'"),

@@ -14,8 +14,9 @@ import pytest
 
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
-from agent.records import Recommendation, Score, Settings, Suggestion, Trial
-from agent.storage.journal import JOURNAL, InstrumentLink, Journal, load_campaign, load_history, load_link
+from agent.records import CampaignLayout, Recommendation, Score, Settings, Suggestion, Trial
+from agent.storage.facts import CampaignFacts, InstrumentLink
+from agent.storage.journal import JOURNAL, Journal, load_campaign, load_history, load_link
 from instrument.models import Description, Detector, Parameter, Rectangle
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -46,16 +47,19 @@ def trial(number: int, **changes: Any) -> Trial:
 
 
 def create(folder: Path) -> Journal:
-    return Journal.create(
-        folder,
+    field = Rectangle(y=0, x=0, height=24, width=24)
+    facts = CampaignFacts(
         config=load_config(GOLDEN / "campaign.yaml"),
         description=description(),
         campaign="golden-000001",
+        layout=CampaignLayout(final=field, expert=None, exploration=(field,), margin=0),
         link=InstrumentLink(endpoint="tcp://127.0.0.1:5555", command=("python", "-m", "sim_instrument")),
+        processing="agent.processing:process",
         versions={"ptychopilot": "0.1.0"},
         started="2026-01-01T00:00:00.000+00:00",
         state="running",
     )
+    return Journal.create(folder, facts)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -68,7 +72,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         journal.write_trial(trial(2, role="expert", electrons=7e5))
         journal.write(recommended=recommended, target=2.0)
         journal.note("operator", who="A. Tester", command="pause")
+        known = journal.facts
         assert load_campaign(tmp_path / "c") == journal.record(), "a reader sees it while it is being written"
+    with Journal.open(tmp_path / "c") as journal:
+        assert journal.facts == known
     record = load_campaign(tmp_path / "c")
     assert record.trials[0] == done
     assert record.recommended == recommended
@@ -179,6 +186,17 @@ def test_journals_of_this_version_stay_readable(tmp_path: Path) -> None:
     assert done.score.value == 3.5
     assert record.recommended is not None
     assert record.recommended.settings == done.settings
+
+
+def test_a_journal_without_what_a_campaign_needs_cannot_be_continued(tmp_path: Path) -> None:
+    create(tmp_path / "c").close()
+    connection = sqlite3.connect(tmp_path / "c" / JOURNAL)
+    with connection:
+        connection.execute("DELETE FROM facts WHERE key = 'layout'")
+    connection.close()
+    with pytest.raises(BadInputError, match="incomplete"):
+        Journal.open(tmp_path / "c")
+    assert load_campaign(tmp_path / "c").state == "running", "a report needs less"
 
 
 def test_the_golden_campaign_file_says_what_it_said() -> None:

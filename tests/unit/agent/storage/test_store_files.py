@@ -16,13 +16,8 @@ from agent.config import Metadata
 from agent.errors import BadInputError, StoppedError
 from agent.reconstruction.solver.result import Reconstruction
 from agent.records import Score
-from agent.storage.files import (
-    AcquisitionWriter,
-    read_acquisition,
-    read_reconstruction,
-    require_space,
-    write_reconstruction,
-)
+from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition, require_space
+from agent.storage.reconstruction_file import read_reconstruction, write_reconstruction
 from instrument import stream
 from instrument.errors import StreamError
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
-from instrument.memory import room
+from instrument.memory import allocate
 from instrument.recordings import RecordingOptions, counts_of, parse_shape, read_recording
 
 UNSTATED = RecordingOptions()
@@ -441,7 +441,7 @@ def test_numbers_that_only_hdf5_can_convert_are_read(tmp_path: Path) -> None:
 def test_counts_that_neither_memory_nor_disk_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("instrument.memory.free_memory", lambda: 8 * 10**9)
     with pytest.raises(BadInputError, match=r"take 1e\+03 GB, more than half of the free memory \(8 GB\).*set TMPDIR"):
-        room((10**6, 10**6), "u1")
+        allocate((10**6, 10**6), "u1")
 
 
 @pytest.mark.parametrize(

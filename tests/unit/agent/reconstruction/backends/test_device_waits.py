@@ -18,7 +18,9 @@ from agent.reconstruction.backends import choice
 from agent.reconstruction.backends.arrays import ArrayBackend
 from agent.reconstruction.backends.gpu import GpuBackend
 from agent.reconstruction.model import forward
+from agent.reconstruction.solver.passes import make_pass
 from agent.reconstruction.solver.schedule import schedule
+from agent.reconstruction.solver.state import deviances, settle
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[4] / "physics"))
@@ -134,7 +136,7 @@ def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], mon
     data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=9, stop_early=False, **case)
     strict = StrictBackend()
-    objects, deviances = [], []
+    objects, found_deviances = [], []
     for engine in (strict, ArrayBackend(np, "plain")):
         monkeypatch.setattr(choice, "choose", lambda device, engine=engine: engine)
         worker = Reconstructor(data, settings)
@@ -142,13 +144,13 @@ def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], mon
         assert steps[-1].batch is None
         strict.passing = True
         for step in steps:
-            worker.one_pass(step, want_deviance=not step.binned)
-        worker.settle()
+            make_pass(worker.experiment, worker.state, step, want_deviance=not step.binned)
+        settle(worker.state)
         strict.passing = False
-        objects.append(engine.to_host(worker.unknowns.object))
-        deviances.append(worker.deviance)
+        objects.append(engine.to_host(worker.state.unknowns.object))
+        found_deviances.append(deviances(worker.experiment, worker.state))
     assert np.abs(objects[0] - objects[1]).max() < 1e-5
-    assert deviances[0] == pytest.approx(deviances[1], rel=1e-6)
+    assert found_deviances[0] == pytest.approx(found_deviances[1], rel=1e-6)
 
 
 class RecordingDevice(HostDevice):
@@ -175,9 +177,9 @@ def test_graphs_find_their_arrays_where_they_were(
     settings = ReconstructionSettings(max_passes=12, stop_early=False, **case)
     worker = Reconstructor(data, settings)
     for step in schedule(settings, len(data.positions)):
-        worker.one_pass(step)
-    worker.settle()
-    worker.one_pass(schedule(settings, len(data.positions))[-1])
+        make_pass(worker.experiment, worker.state, step)
+    settle(worker.state)
+    make_pass(worker.experiment, worker.state, schedule(settings, len(data.positions))[-1])
     assert len(device.recorded) > 12
     # those of the bins, where the probe is small enough, and those of the pixels
     places = {pointers for _, pointers in device.recorded}

@@ -17,7 +17,7 @@ from agent.reconstruction.backends import choice
 from agent.reconstruction.backends.arrays import ArrayBackend
 from agent.reconstruction.backends.cpu import CpuBackend
 from agent.reconstruction.backends.gpu import GpuBackend
-from agent.reconstruction.backends.gpu_buffers import Buffers, Layout
+from agent.reconstruction.backends.gpu_buffers import Buffers, Dimensions
 from agent.reconstruction.counts.layout import framed
 from agent.reconstruction.kernels import cuda
 from agent.reconstruction.kernels.cuda import GpuFailedError
@@ -55,10 +55,10 @@ class HostDevice:
             subprocess.run(command, check=True, input=cuda.source(), text=True)
         library = ctypes.CDLL(str(path))
 
-        def launch(name: str, number: int, *arguments: Any, block: tuple[int, int] | None = None) -> None:
+        def launch(name: str, number: int, *, block: tuple[int, int] | None = None, **arguments: Any) -> None:
             assert block is None or block[1] <= self.shared
             self.launched.append(name)
-            getattr(library, name)(ctypes.c_uint(number), *(_passed(a) for a in arguments))
+            getattr(library, name)(ctypes.c_uint(number), *(_passed(a) for a in cuda.ordered(name, arguments)))
 
         return launch
 
@@ -76,11 +76,11 @@ class HostDevice:
 
 
 def _passed(value: Any) -> Any:
-    """As `cuda._as_argument`, for ctypes."""
+    """What `cuda.ordered` gives, for ctypes."""
     if isinstance(value, np.ndarray):
         assert value.flags.c_contiguous
         return ctypes.c_void_p(value.ctypes.data)
-    return ctypes.c_float(value) if isinstance(value, float) else ctypes.c_int(value)
+    return ctypes.c_float(value) if isinstance(value, np.float32) else ctypes.c_int(value)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_waves_stay_in_shared_memory_where_they_fit(folder: Path) -> None:
     problem, unknowns = example(2, 2, shape=(64, 32), n=9, supported=True)
     index = np.arange(len(problem.counts))
     sums = []
-    for shared in (0, Layout.of(problem, unknowns, 0).block[1] - 1, 232448):
+    for shared in (0, Dimensions.of(problem, unknowns, 0).block[1] - 1, 232448):
         device = HostDevice(folder, shared=shared)
         sums.append(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING))
         assert ("to_detector" in device.launched) == ("from_detector" in device.launched) == (shared == 232448)
@@ -314,12 +314,12 @@ def test_the_kernels_of_a_gpu_are_warmed(folder: Path, monkeypatch: pytest.Monke
 def test_chunks_fit_the_memory_there_is(folder: Path) -> None:
     problem, unknowns = example(3, 3)
     index = np.arange(len(problem.counts))
-    layout = Layout.of(problem, unknowns, 0)
-    device = HostDevice(folder, memory=layout.bytes_for(5) / 0.8 + 1)
+    dims = Dimensions.of(problem, unknowns, 0)
+    device = HostDevice(folder, memory=dims.bytes_for(5) / 0.8 + 1)
     expected = forward.accumulate(problem, unknowns, index, EVERYTHING, np)
     compare(GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING), expected)
     assert device.launched.count("prepare") == 5
-    device.memory = layout.bytes_for(1)
+    device.memory = dims.bytes_for(1)
     with pytest.raises(GpuFailedError, match=r"one pattern at a time need .* GB, .* GB are free"):
         GpuBackend(device).accumulate(problem, unknowns, index, EVERYTHING)
     with pytest.raises(GpuFailedError, match="9 patterns of 1000 × 1000 need"):
@@ -332,10 +332,10 @@ def test_refused_memory_makes_smaller_chunks_and_then_one_error(folder: Path, mo
     class Refusing(Buffers):
         largest = 4
 
-        def __init__(self, layout: Any, chunk: int, total: int, xp: Any) -> None:
+        def __init__(self, dims: Any, chunk: int, total: int, xp: Any) -> None:
             if chunk > self.largest:
                 raise MemoryError
-            super().__init__(layout, chunk, total, xp)
+            super().__init__(dims, chunk, total, xp)
 
     monkeypatch.setattr(module, "Buffers", Refusing)
     problem, unknowns = example()
@@ -355,8 +355,8 @@ def test_kernels_compile_and_keep_to_their_registers(
 ) -> None:
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc: the kernels cannot be compiled for a GPU")
-    layout = Layout(128, 128, modes, apertures, 1, 500, 500, False, 1300, True)
-    macros = [f"-D{name}={value}" for name, value in layout.sizes]
+    dims = Dimensions(128, 128, modes, apertures, 1, 500, 500, False, 1300, True)
+    macros = [f"-D{name}={value}" for name, value in dims.sizes]
     options = ["-cubin", f"-arch={architecture}", "-Werror", "all-warnings", "-Xptxas", "-v"]
     command = ["nvcc", *options, *macros, str(tmp_path / "kernels.cu"), "-o", str(tmp_path / "kernels.cubin")]
     (tmp_path / "kernels.cu").write_text(cuda.source())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -95,22 +96,32 @@ def test_what_the_device_asks_of_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     device = cuda.CupyDevice()
     assert device.free_memory() == 750
     launch = device.kernels((("NY", 4),))
-    launch("prepare", 257, True, 2.5, 3)
-    launch("to_detector", 257, 3, block=(128, 99_000))
+    launch("sum_rows", 257, columns=3, add=True, rows=2, partial="a", out="b")  # in whatever order
+    launch("sum_columns", 257, columns=3, partial="a", out="b", block=(128, 99_000))
     assert device.shared_memory() == 100_000
     assert device.kernels((("NY", 4),)) is launch
     wave = fake_array(1, 5, 2, 4, 6)
     device.transform(wave, wave, inverse=True)
     device.transform(wave, wave, inverse=False)
-    arguments = (np.uint32(257), np.int32(1), np.float32(2.5), np.int32(3))
+    arguments = (np.uint32(257), np.int32(2), np.int32(3), np.int32(1), "a", "b")
     assert fake.log == [
         "compile ('-DNY=4',)",
-        f"prepare (2,) (256,) {arguments} 0",
-        f"to_detector (257,) (128,) {(np.uint32(257), np.int32(3))} 99000",
+        f"sum_rows (2,) (256,) {arguments} 0",
+        f"sum_columns (257,) (128,) {(np.uint32(257), np.int32(3), 'a', 'b')} 99000",
         "plan (4, 6) × 10",
         "fft 1",
         "fft -1",
     ]
+
+
+def test_arguments_are_those_of_the_source() -> None:
+    assert list(cuda.parameters()) == re.findall(r"^(?:WAVE_)?KERNEL (\w+)", cuda.source(), re.MULTILINE)
+    assert cuda.parameters()["filter"] == {"transfer": "array", "planes": "array"}
+    passed = cuda.ordered("propagate", {"backwards": True, "n_waves": 3, "waves": "w", "propagator": "p"})
+    assert passed == [3, 1, "p", "w"]
+    assert cuda.parameters()["detect"]["variance"] == "float"
+    with pytest.raises(TypeError, match="the kernel filter takes transfer, planes, not planes, transfr"):
+        cuda.ordered("filter", {"planes": "p", "transfr": "t"})
 
 
 def test_a_sequence_that_comes_again_is_recorded_and_replayed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,18 +5,24 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from agent.reconstruction.kernels import machine_code
-from agent.reconstruction.kernels.machine_code import Kernel, packed
+from agent.reconstruction.kernels import machine_code, table
+from agent.reconstruction.kernels.machine_code import Kernel, pack
 
 
 def halved(counts: np.ndarray, kernel: Kernel) -> np.ndarray:
     out = np.empty_like(counts)
-    kernel(packed(counts, 0, 7, out))
+    kernel(pack(table.HalveArguments(counts=counts, first=0, seed=7, out=out)))
     return out
+
+
+def halving() -> Kernel:
+    """A kernel that this process has not linked yet."""
+    return Kernel("thinning", "halve", table.HalveArguments)
 
 
 COUNTS = np.random.default_rng(0).integers(0, 9, (3, 50)).astype(np.uint8)
@@ -43,19 +49,19 @@ def test_a_second_process_reconstructs_without_numba() -> None:
 
 def test_other_sources_are_compiled_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(machine_code, "_folders", lambda: (tmp_path,))
-    first = halved(COUNTS, Kernel("thinning", "halve"))
+    first = halved(COUNTS, halving())
     kept = set(tmp_path.iterdir())
-    assert np.array_equal(halved(COUNTS, Kernel("thinning", "halve")), first)
+    assert np.array_equal(halved(COUNTS, halving()), first)
     assert set(tmp_path.iterdir()) == kept
     monkeypatch.setattr(machine_code, "_origin", lambda: "the kernels of tomorrow")
-    assert np.array_equal(halved(COUNTS, Kernel("thinning", "halve")), first)
+    assert np.array_equal(halved(COUNTS, halving()), first)
     assert len(set(tmp_path.iterdir()) - kept) == 1
 
 
 def test_folders_that_cannot_be_written_cost_time_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(machine_code, "_folders", lambda: (tmp_path / "file" / "cache",))
-    out = halved(COUNTS, Kernel("thinning", "halve"))
+    out = halved(COUNTS, halving())
     assert (out <= COUNTS).all()
     assert 0.4 < out.sum() / COUNTS.sum() < 0.6
 
@@ -63,4 +69,30 @@ def test_folders_that_cannot_be_written_cost_time_only(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("wrong", [COUNTS[:, ::2], COUNTS.astype(">u2"), [1, 2], "seven", None])
 def test_arguments_that_machine_code_cannot_take_are_refused(wrong: object) -> None:
     with pytest.raises(TypeError, match="kernels take"):
-        packed(wrong)
+        pack(table.ComplexArguments(z=wrong))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", table.KERNELS, ids=lambda kernel: kernel.name)
+def test_the_table_names_the_arguments_of_every_kernel_in_their_order(kernel: Kernel) -> None:
+    assert kernel.function() is not None
+    assert len(set(kernel.parameters)) == len(kernel.parameters)
+
+
+def test_a_kernel_whose_arguments_stand_in_another_order_is_not_compiled() -> None:
+    class Exchanged(NamedTuple):
+        counts: np.ndarray
+        seed: int
+        first: int
+        out: np.ndarray
+
+    with pytest.raises(
+        TypeError, match=r"halve takes counts, first, seed, out; the table names counts, seed, first, out"
+    ):
+        Kernel("thinning", "halve", Exchanged).function()
+
+
+def test_groups_in_another_order_are_refused() -> None:
+    parts = pack(table.ComplexArguments(np.zeros(4, np.float32))), pack(table.PlanarArguments(*np.zeros((2, 2), "f4")))
+    table.split(*parts)
+    with pytest.raises(TypeError, match="split takes ComplexArguments, PlanarArguments, not PlanarArguments, Complex"):
+        table.split(*reversed(parts))

@@ -13,23 +13,9 @@ from agent.policy import SearchSpace
 from agent.policy.space import as_settings
 from agent.records import Settings
 from instrument import OutOfLimitsError, optics
-from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Parameter, Rectangle
 
-
-def description(**changes):
-    values = {
-        "name": "test",
-        "voltage": 80e3,
-        "semiangle": 21.4,
-        "beam_current": 10.0,
-        "detector": Detector(shape=(128, 128), angular_pixel=0.82, dtype="uint16", saturation=65535),
-        "step": Parameter(kind="continuous", unit="Å", minimum=0.2, maximum=5.0),
-        "defocus": Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-        "dose": Parameter(kind="continuous", unit="e/Å²", minimum=50.0, maximum=1e6),
-        "electrons_per_pattern": (10.0, 2e5),
-        "area": Rectangle(y=0, x=0, height=400, width=400),
-    }
-    return Description(**(values | changes))
+from .landscapes import description
 
 
 def campaign(*, trials=8, field=30.0, **changes):
@@ -206,13 +192,13 @@ def test_a_fixed_defocus_is_no_variable_and_discrete_steps_are_kept():
     assert space.variables == ("step", "dose")
     assert set(points[:, 0]) == set(steps)
     assert set(points[:, 1]) == {300.0}
-    assert space.to_unit(points).shape == (100, 2)
+    assert space.normalize(points).shape == (100, 2)
 
 
 def test_model_coordinates_know_the_dose():
     space = SearchSpace(description(), campaign())
     points = space.draw(np.random.default_rng(2).random((50, 3)))
-    np.testing.assert_allclose(space.dose_of(space.to_unit(points)), points[:, 2], rtol=1e-12)
+    np.testing.assert_allclose(space.dose_of(space.normalize(points)), points[:, 2], rtol=1e-12)
 
 
 def test_a_defocus_that_is_too_small_for_the_smallest_step_is_never_drawn():

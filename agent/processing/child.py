@@ -1,8 +1,8 @@
 """Reconstruction in a child process, so that a crash, a lack of memory or a hang costs one trial and never the campaign.
 
-The child is a plain interpreter, `python -m agent.processing.worker MODULE:FUNCTION`, that imports the processing once and then
-takes one job after another: JSON lines in on stdin, JSON lines out on a pipe of its own (stdout goes to stderr, so that a
-library's chatter cannot break the protocol). It ends when its parent does.
+The child is a plain interpreter, `python -m agent.processing.child MODULE:FUNCTION DESCRIPTOR`. It imports the processing
+once and then takes one job after another: JSON lines in on stdin, JSON lines out on a pipe of its own, so that what a
+library prints cannot break the protocol. It ends when its parent does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Any, Self
 from agent.errors import AgentError, BadInputError, StoppedError
 from agent.plugins import load_attribute
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
-from agent.storage.nexus import part_of
+from agent.storage.atomic import part_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,16 @@ class ProcessingError(AgentError):
     """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
 
 
-class ReconstructionWorker:
-    """The child process and the conversation with it.
+class ReconstructionProcess:
+    """The child process, seen from its parent.
 
-    >>> async with ReconstructionWorker() as worker:                    # doctest: +SKIP
-    ...     result = await worker.run(job, on_progress=print)
+    >>> async with ReconstructionProcess() as child:                    # doctest: +SKIP
+    ...     result = await child.run(job, on_progress=print)
 
     Jobs run one at a time, in the order in which `run` was called. A child that died is replaced for the next job.
+
+    Args:
+        processing: `module:function` that the child calls with a ProcessingJob and a Progress.
     """
 
     def __init__(self, processing: str = PROCESSING) -> None:
@@ -53,7 +56,7 @@ class ReconstructionWorker:
         self._replies: asyncio.StreamReader | None = None
         self._transport: asyncio.ReadTransport | None = None
         self._chatter: IO[bytes] | None = None
-        self._turn = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -68,14 +71,15 @@ class ReconstructionWorker:
         """Process a job.
 
         Args:
+            job: what to do.
             on_progress: called from the event loop with a phase's name and the fraction done.
-            timeout_s: the child is killed after this time.
+            timeout_s: s after which the child is killed; None: never.
 
         Raises:
             ProcessingError: the processing raised, hung or died; the message says why.
             StoppedError: the disk is full.
         """
-        async with self._turn:
+        async with self._one_at_a_time:
             if self._process is None or self._process.returncode is not None:
                 await self._stop()
                 await self._start()
@@ -135,7 +139,7 @@ class ReconstructionWorker:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "agent.processing.worker",
+                "agent.processing.child",
                 self._processing,
                 str(write_end),
                 stdin=asyncio.subprocess.PIPE,
@@ -179,7 +183,12 @@ def _child_environment() -> dict[str, str]:
 
 
 def main(processing: str, reply_descriptor: int) -> None:
-    """The child's life: import once, then one job after another until the parent closes stdin."""
+    """The child's life: import once, then one job after another until the parent closes stdin.
+
+    Args:
+        processing: `module:function` to call with each job.
+        reply_descriptor: file descriptor of the pipe that takes the replies.
+    """
     replies = os.fdopen(reply_descriptor, "w", encoding="utf-8", buffering=1)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()

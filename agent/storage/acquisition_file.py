@@ -1,14 +1,11 @@
-"""Bulk data on disk: one HDF5 file per acquisition and one per reconstruction, never modified once they have their name.
+"""Acquisition files: what the detector counted and everything needed to make sense of it, in HDF5.
 
 Frames are stored as they came over the wire: a bslz4 payload is an HDF5 bitshuffle/LZ4 chunk (filter 32008), one chunk a
-frame. Both files follow the NeXus default-plot chain (root `default` → NXentry → NXdata `signal`/`axes`), so that H5Web and
-silx open them on a picture, and name things after NXem. Lengths are in Å, angles in mrad, energies in eV; every dataset
-carries its `units`.
+frame. The file is never modified once it has its name. README.md of this room says what is where in it.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +18,11 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import StoppedError
-from agent.reconstruction.solver.result import Reconstruction
-from agent.records import Score
-from agent.storage.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image
+from agent.storage.nexus import NewFile, put, read_context, read_text, reading, write_entry, write_image
 from instrument import stream
 from instrument.errors import StreamError
-from instrument.memory import stored
-from instrument.models import AcquisitionPlan, Description, Outcome, Rectangle
+from instrument.memory import load_dataset
+from instrument.models import AcquisitionPlan, Description, Outcome
 
 RESERVE = 64 * 2**20
 """Bytes that stay free on the disk besides what an acquisition needs: journal, log and reconstructions."""
@@ -53,31 +48,6 @@ class Acquisition:
     description: Description
     metadata: Metadata
     outcome: Outcome
-
-
-@dataclass(frozen=True)
-class StoredReconstruction:
-    """What a reconstruction file holds.
-
-    Attributes:
-        reconstruction: object, probe and all that is known of them.
-        score: of the acquisition.
-        half_phases: (2, y, x), rad, of the two half-count reconstructions, on the grid of `reconstruction.phase`.
-        scored: the part that was scored, in the frame of the positions, Å.
-        plan: of the acquisition.
-        description: of the instrument.
-        metadata: sample, operator, proposal.
-        notes: what the reconstruction has to say to a person.
-    """
-
-    reconstruction: Reconstruction
-    score: Score
-    half_phases: NDArray[np.float32] | None
-    scored: Rectangle
-    plan: AcquisitionPlan
-    description: Description
-    metadata: Metadata
-    notes: tuple[str, ...]
 
 
 class AcquisitionWriter:
@@ -177,102 +147,12 @@ def read_acquisition(path: Path) -> Acquisition:
         measurement = entry["measurement"]
         plan, description, metadata = read_context(entry)
         return Acquisition(
-            patterns=stored(measurement["patterns"]),
+            patterns=load_dataset(measurement["patterns"]),
             received=measurement["received"][:].astype(bool),
             plan=plan,
             description=description,
             metadata=metadata,
             outcome=Outcome.model_validate_json(read_text(measurement["outcome"])),
-        )
-
-
-def write_reconstruction(
-    path: Path,
-    reconstruction: Reconstruction,
-    score: Score,
-    half_phases: NDArray[np.float32] | None,
-    scored: Rectangle,
-    acquisition: Acquisition,
-    notes: tuple[str, ...] = (),
-) -> None:
-    """Write a reconstruction file.
-
-    Args:
-        half_phases: (2, y, x), rad, of the two half-count reconstructions.
-        scored: the part that was scored.
-        acquisition: what it was made from; its plan, description and metadata are written along.
-
-    Raises:
-        StoppedError: the disk is full; nothing half-written stays behind.
-    """
-    r = reconstruction
-    with NewFile(path) as new, new.writing() as file:
-        entry = write_entry(
-            file, acquisition.plan, acquisition.description, acquisition.metadata, default="phase_image"
-        )
-        y, x = (r.origin[axis] + np.arange(r.phase.shape[axis]) * r.pixel_size[axis] for axis in (0, 1))
-        write_image(entry, "phase_image", r.phase, "rad", (y, x), "Å", "phase of the object")
-        write_image(entry, "amplitude_image", np.abs(r.object).prod(axis=0), "", (y, x), "Å", "amplitude of the object")
-        probe_axes = tuple((np.arange(n) - n // 2) * p for n, p in zip(r.probe.shape[1:], r.pixel_size, strict=True))
-        intensity = (np.abs(r.probe) ** 2).sum(axis=0)
-        write_image(entry, "probe_image", intensity, "counts", probe_axes, "Å", "intensity of the probe, all states")
-        _write_frc(entry, score)
-
-        process = entry.create_group("reconstruction")
-        process.attrs["NX_class"] = "NXprocess"
-        process["program"] = "ptychopilot"
-        put(process, "object", r.object, "", "complex transmission (slices, y, x)")
-        put(process, "phase", r.phase, "rad", "phase summed over the slices")
-        put(process, "probe", r.probe, "", "probe states (mode, y, x), real space, centred")
-        put(process, "positions", r.positions, "Å", "probe positions (y, x) as used")
-        put(process, "illuminated", r.illuminated, "", "summed probe intensity relative to its maximum")
-        put(process, "pixel_size", np.asarray(r.pixel_size), "Å", "(y, x)")
-        put(process, "origin", np.asarray(r.origin), "Å", "(y, x) of the first pixel")
-        put(process, "defocus", r.defocus, "Å", "measured, positive for underfocus")
-        put(process, "deviance", np.asarray(r.deviance), "", "Poisson deviance per detector pixel, one value a pass")
-        put(process, "passes", r.passes, "", "passes over all patterns")
-        put(process, "seconds", r.seconds, "s", "wall-clock time")
-        process["device"] = r.device
-        process["aberrations"] = json.dumps(dict(r.aberrations))
-        if r.background is not None:
-            put(process, "background", r.background, "counts", "counts a pattern that no coherent model explains")
-        if half_phases is not None:
-            put(process, "half_phases", half_phases, "rad", "phases of the two half-count reconstructions (half, y, x)")
-        process["score"] = score.model_dump_json()
-        process["scored"] = scored.model_dump_json()
-        process.create_dataset("notes", data=list(notes), dtype=h5py.string_dtype())
-        new.publish()
-
-
-def read_reconstruction(path: Path) -> StoredReconstruction:
-    """Read a reconstruction file. Raises BadInputError where it is none, or damaged."""
-    with reading(path, "reconstruction") as entry:
-        group = entry["reconstruction"]
-        plan, description, metadata = read_context(entry)
-        return StoredReconstruction(
-            reconstruction=Reconstruction(
-                object=group["object"][:],
-                phase=group["phase"][:],
-                pixel_size=read_pair(group["pixel_size"]),
-                origin=read_pair(group["origin"]),
-                probe=group["probe"][:],
-                positions=group["positions"][:],
-                defocus=float(group["defocus"][()]),
-                aberrations=json.loads(read_text(group["aberrations"])),
-                background=group["background"][:] if "background" in group else None,
-                deviance=tuple(group["deviance"][:].tolist()),
-                passes=int(group["passes"][()]),
-                illuminated=group["illuminated"][:],
-                device=read_text(group["device"]),
-                seconds=float(group["seconds"][()]),
-            ),
-            score=Score.model_validate_json(read_text(group["score"])),
-            half_phases=group["half_phases"][:] if "half_phases" in group else None,
-            scored=Rectangle.model_validate_json(read_text(group["scored"])),
-            plan=plan,
-            description=description,
-            metadata=metadata,
-            notes=tuple(note.decode() for note in group["notes"][:]),
         )
 
 
@@ -296,13 +176,3 @@ def _outside_disc(description: Description) -> NDArray[np.float32]:
     for row, column in detector.dead_pixels:
         outside[row, column] = 0
     return outside
-
-
-def _write_frc(entry: h5py.Group, score: Score) -> None:
-    data = entry.create_group("fourier_ring_correlation")
-    data.attrs["NX_class"] = "NXdata"
-    data.attrs["signal"] = "frc"
-    data.attrs["axes"] = ["frequency"]
-    put(data, "frc", np.asarray(score.frc, dtype=np.float64), "", "Fourier ring correlation of the two halves")
-    put(data, "frequency", np.asarray(score.frequency, dtype=np.float64), "1/Å", "spatial frequency")
-    put(data, "pairs", np.asarray(score.pairs, dtype=np.float64), "", "independent Fourier pairs per ring")

@@ -12,8 +12,8 @@ import pytest
 
 from agent.config import ReconstructionChoice, ScoreChoice
 from agent.errors import StoppedError
+from agent.processing.child import ProcessingError, ReconstructionProcess
 from agent.processing.process import ProcessingJob
-from agent.processing.worker import ProcessingError, ReconstructionWorker
 from instrument.models import Rectangle
 
 BEHAVIOUR = '''
@@ -48,10 +48,10 @@ def process(job, on_progress):
 
 
 @pytest.fixture
-async def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReconstructionWorker]:
+async def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReconstructionProcess]:
     (tmp_path / "behaviour.py").write_text(BEHAVIOUR)
     monkeypatch.syspath_prepend(str(tmp_path))
-    async with ReconstructionWorker("behaviour:process") as running:
+    async with ReconstructionProcess("behaviour:process") as running:
         yield running
 
 
@@ -67,10 +67,10 @@ def job(name: str, seed: int = 0) -> ProcessingJob:
     )
 
 
-async def test_results_and_progress_come_back_and_the_process_stays_warm(worker: ReconstructionWorker) -> None:
+async def test_results_and_progress_come_back_and_the_process_stays_warm(child: ReconstructionProcess) -> None:
     progress: list[tuple[str, float]] = []
-    first = await worker.run(job("good", 1), lambda phase, part: progress.append((phase, part)))
-    second = await worker.run(job("good", 2))
+    first = await child.run(job("good", 1), lambda phase, part: progress.append((phase, part)))
+    second = await child.run(job("good", 2))
     assert (first.score.value, second.score.value) == (1, 2)
     assert progress == [("first", 0.5), ("first", 1.0)]
     assert first.device == second.device != str(os.getpid())
@@ -81,41 +81,41 @@ async def test_results_and_progress_come_back_and_the_process_stays_warm(worker:
     [("die", "SIGKILL"), ("exit", "exit code 3: out of memory"), ("raise", "ValueError: makes no sense")],
 )
 async def test_a_lost_job_is_a_typed_error_and_the_next_one_works(
-    worker: ReconstructionWorker, tmp_path: Path, name: str, message: str
+    child: ReconstructionProcess, tmp_path: Path, name: str, message: str
 ) -> None:
     with pytest.raises(ProcessingError, match=message):
-        await worker.run(job(name).model_copy(update={"output": tmp_path / "out.h5"}))
+        await child.run(job(name).model_copy(update={"output": tmp_path / "out.h5"}))
     assert "out.h5.part" not in os.listdir(tmp_path), "nothing half-written stays behind"
-    assert (await worker.run(job("good", 7))).score.value == 7
+    assert (await child.run(job("good", 7))).score.value == 7
 
 
 async def test_a_full_disk_stops_the_campaign_rather_than_costing_it_trial_after_trial(
-    worker: ReconstructionWorker,
+    child: ReconstructionProcess,
 ) -> None:
     with pytest.raises(StoppedError, match="disk is full"):
-        await worker.run(job("full"))
+        await child.run(job("full"))
 
 
-async def test_a_hanging_job_is_ended(worker: ReconstructionWorker) -> None:
-    await worker.run(job("good"))
+async def test_a_hanging_job_is_ended(child: ReconstructionProcess) -> None:
+    await child.run(job("good"))
     with pytest.raises(ProcessingError, match=r"longer than 0\.2 s"):
-        await worker.run(job("hang"), timeout_s=0.2)
-    assert (await worker.run(job("good", 7))).score.value == 7
+        await child.run(job("hang"), timeout_s=0.2)
+    assert (await child.run(job("good", 7))).score.value == 7
 
 
 async def test_a_processing_that_cannot_be_loaded_is_said_by_the_job() -> None:
-    async with ReconstructionWorker("no_such_module:process") as worker:
+    async with ReconstructionProcess("no_such_module:process") as child:
         with pytest.raises(ProcessingError, match="no_such_module"):
-            await worker.run(job("good"))
+            await child.run(job("good"))
 
 
 ORPHAN = """
 import asyncio, os, signal, sys
 sys.path.insert(0, {path!r})
-from agent.processing.worker import ReconstructionWorker
+from agent.processing.child import ReconstructionProcess
 async def main():
-    async with ReconstructionWorker("behaviour:process") as worker:
-        print(worker._process.pid, flush=True)
+    async with ReconstructionProcess("behaviour:process") as child:
+        print(child._process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """

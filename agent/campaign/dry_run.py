@@ -1,0 +1,95 @@
+"""What a campaign would do and cost, before it exposes anything."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pydantic import Field
+
+from agent.campaign.connection import PATIENCE_S, connected, take_stock
+from agent.campaign.planning import (
+    acquisitions_planned,
+    first_suggestion,
+    needs_reference,
+    plan_campaign,
+    planned_budget,
+    reference_settings,
+)
+from agent.campaign.stop import Control
+from agent.config import CampaignConfig
+from agent.records import CampaignLayout, Settings, Suggestion
+from instrument import AcquisitionPlan, Description, InstrumentClient, Rectangle
+from instrument.models import Record
+
+
+class DryRun(Record):
+    """What a campaign would do and cost. Nothing has been exposed or reserved."""
+
+    trials: int = Field(description="exploratory acquisitions")
+    acquisitions: int = Field(description="all of them: reference, exploration, final, expert")
+    electrons: float = Field(description="the budget; counts where counts per electron are not known")
+    reference_electrons: float = Field(
+        default=0.0, description="part of it that the reference acquisition takes; 0 where none is needed"
+    )
+    exploration_electrons: float = Field(description="largest part of it that exploration may spend")
+    final_dose: float = Field(
+        description="dose that the rest buys over the area of interest, in the description's unit"
+    )
+    duration: float = Field(description="estimated beam time of all acquisitions, s, without reconstruction")
+    first: Suggestion = Field(description="the first settings that would be tried")
+    layout: CampaignLayout
+    description: Description
+
+
+async def dry_run(config: CampaignConfig, endpoint: str, *, patience: float = PATIENCE_S) -> DryRun:
+    """Find out what a campaign would do and cost; nothing is reserved or exposed.
+
+    Args:
+        config: the campaign.
+        endpoint: control endpoint of the instrument, tcp://…
+        patience: s to wait for an instrument that does not answer.
+
+    Raises:
+        BadInputError: the campaign is not feasible.
+        InstrumentUnavailableError: the instrument is not there.
+    """
+    async with connected(endpoint, "ptychopilot", patience, Control()) as client:
+        description, exposed = await take_stock(client)
+        layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        first = await asyncio.to_thread(first_suggestion, config, description, layout)
+        budget = planned_budget(config, description)
+        final_dose = budget.final_share / layout.final.area
+        final = first.settings.model_copy(update={"dose": final_dose})
+        duration = config.exploration.trials * await _duration(
+            client, description, layout.exploration[0], first.settings
+        )
+        duration += (1 + (config.expert is not None)) * await _duration(client, description, layout.final, final)
+        if needs_reference(config):
+            settings = reference_settings(description, config).settings
+            duration += await _duration(client, description, layout.exploration[0], settings)
+    return DryRun(
+        trials=config.exploration.trials,
+        acquisitions=acquisitions_planned(config),
+        electrons=budget.total,
+        reference_electrons=budget.reference,
+        exploration_electrons=budget.exploration_share,
+        final_dose=final_dose,
+        duration=duration,
+        first=first,
+        layout=layout,
+        description=description,
+    )
+
+
+async def _duration(client: InstrumentClient, description: Description, field: Rectangle, settings: Settings) -> float:
+    """Beam time, s, of a field at `settings`, with no more electrons per pattern than the instrument can give."""
+    plan = AcquisitionPlan(
+        id="dry-run",
+        campaign="dry-run",
+        region="dry-run",
+        field=field,
+        step=settings.step,
+        defocus=settings.defocus,
+        dose=min(settings.dose, description.electrons_per_pattern[1] / settings.step**2),
+    )
+    return (await client.check(plan)).duration

@@ -1,0 +1,192 @@
+"""The policies without a model: the expert's settings, random search, and Sobol's sequence."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import ClassVar
+
+import numpy as np
+
+from agent.errors import BadInputError
+from agent.policy.base import Observation, Problem
+from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.final import recommend_best_observed, refuse_unaffordable
+from agent.policy.limits import Array
+from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.records import ModelView, Recommendation, Settings, Suggestion
+
+DOSE_SPREAD = (0.4, 1.6)
+"""Where doses are to differ: between these multiples of the even share of a trial; their mean is then below it."""
+DUPLICATE_DISTANCE = 1e-3
+"""Points nearer than this in the model's coordinates are the same settings."""
+
+
+class Baseline(ABC):
+    """suggest/ingest around a rule for the next settings, which a subclass states in `choose`.
+
+    Goal best_picture: all trials get the same dose, so that their scores can be compared; it is at most that of the final
+    acquisition. Goal cheapest: doses differ.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        """Prepare a campaign.
+
+        Args:
+            problem: the campaign's.
+            seed: of everything random.
+
+        Raises:
+            BadInputError: where no settings are legal, or where the electrons pay for no exploration or final acquisition.
+        """
+        self.problem = problem
+        self.seed = seed
+        self.space = SearchSpace(problem.description, problem.config)
+        self.budget = ExplorationBudget(problem, self.space)
+        self.book = ObservationBook()
+        if problem.config.goal.kind == "best_picture":
+            refuse_unaffordable(self.space, problem, self.budget.final_electrons)
+
+    @abstractmethod
+    def choose(self, book: ObservationBook) -> tuple[Array, str]:
+        """The rule.
+
+        Args:
+            book: what is known, pending trials included.
+
+        Returns:
+            Settings (3,) of the next trial, legal, and the reason for them; nan ends exploration.
+        """
+
+    def ingest(self, observations: Iterable[Observation]) -> None:
+        """See Policy."""
+        self.book.ingest(observations)
+
+    def suggest(self, n_points: int = 1) -> list[Suggestion]:
+        """See Policy. Each of several points is chosen as if those before it were pending."""
+        book = self.book
+        suggestions: list[Suggestion] = []
+        while len(suggestions) < n_points and self.budget.largest_dose(book) >= self.budget.smallest_dose:
+            point, reason = self.choose(book)
+            if not np.isfinite(point).all():
+                break
+            suggestions.append(self._explain(point, reason, book))
+            book = book.with_pending(suggestions[-1].settings)
+        return suggestions
+
+    def recommend(self, electrons_left: float) -> Recommendation:
+        """See Policy: the best trial."""
+        return recommend_best_observed(self.book.scored_trials, self.problem, self.space, electrons_left)
+
+    def view(self, electrons_left: float) -> ModelView | None:
+        """None: there is no model."""
+        return None
+
+    def dose_range(self, book: ObservationBook) -> tuple[float, float]:
+        """Smallest and largest dose that the next trial should have, e/Å²."""
+        even, largest = self.budget.even_dose(book), self.budget.largest_dose(book)
+        if self.problem.config.goal.kind == "cheapest":
+            return DOSE_SPREAD[0] * even, min(DOSE_SPREAD[1] * even, largest)
+        dose = max(min(even, self.budget.final_electrons / self.problem.final_area), self.budget.smallest_dose)
+        return dose, dose
+
+    def _explain(self, point: Array, reason: str, book: ObservationBook) -> Suggestion:
+        settings = as_settings(point)
+        cost = (
+            f"trial {len(book.exploration) + 1} of {self.problem.config.exploration.trials}, "
+            f"{settings.dose * self.problem.trial_area:.3g} electrons"
+        )
+        return Suggestion(
+            settings=settings,
+            source=self.name,
+            reason=f"{reason}; {cost}",
+            constraint=self.space.active_constraint(settings),
+            nearest_trial=book.nearest(point, self.space),
+        )
+
+
+class ExpertPolicy(Baseline):
+    """Repeats the step and defocus of config.expert, whatever the data say."""
+
+    name = "expert"
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        """See Baseline.
+
+        Raises:
+            BadInputError: also where config.expert is missing or not legal.
+        """
+        super().__init__(problem, seed)
+        if problem.config.expert is None:
+            msg = "policy expert needs the key expert: [step in Å, defocus in Å]"
+            raise BadInputError(msg)
+        self.step, self.defocus = problem.config.expert
+        low, high = (float(v[0]) for v in self.space.dose_interval(np.array([self.step])))
+        dose = float(np.clip(self.budget.even_dose(self.book), low, max(low, high)))
+        illegal = self.space.why_illegal(Settings(step=self.step, defocus=self.defocus, dose=dose))
+        if illegal:
+            msg = f"expert [{self.step:g}, {self.defocus:g}] is not legal: {illegal}"
+            raise BadInputError(msg)
+
+    def choose(self, book: ObservationBook) -> tuple[Array, str]:
+        """See Baseline."""
+        low, high = self.dose_range(book)
+        doses = self.space.legal_doses(self.step, dose_max=high)
+        ideal = np.exp(np.random.default_rng([self.seed, book.next_number]).uniform(np.log(low), np.log(high)))
+        dose = doses[np.argmin(np.abs(np.log(doses / ideal)))] if doses.size else np.nan
+        return np.array([self.step, self.defocus, dose]), "the expert's settings"
+
+
+class RandomPolicy(Baseline):
+    """Draws each trial independently from the legal settings and keeps the best: the least a policy has to beat."""
+
+    name = "random"
+
+    def choose(self, book: ObservationBook) -> tuple[Array, str]:
+        """See Baseline."""
+        low, high = self.dose_range(book)
+        generator = np.random.default_rng([self.seed, book.next_number])
+        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
+        return points[0] if len(points) else self.space.lowest_dose_trial, "drawn at random from the legal settings"
+
+
+class SobolPolicy(Baseline):
+    """Spreads the trials evenly over the legal settings and keeps the best."""
+
+    name = "sobol"
+
+    def choose(self, book: ObservationBook) -> tuple[Array, str]:
+        """See Baseline."""
+        low, high = self.dose_range(book)
+        point = sobol_point(self.space, book, self.seed, dose_min=low, dose_max=high)
+        return point, f"point {len(book.exploration) + 1} of a Sobol sequence over the legal settings"
+
+
+def sobol_point(space: SearchSpace, book: ObservationBook, seed: int, *, dose_min: float, dose_max: float) -> Array:
+    """The point of a scrambled Sobol sequence that belongs to the next trial, or the first after it that is new.
+
+    Scrambling: Owen (1998), as in scipy.stats.qmc. Every prefix of Sobol's sequence fills the space evenly.
+
+    Args:
+        space: the legal settings.
+        book: what has been tried, pending trials included.
+        seed: of the scrambling.
+        dose_min: smallest dose wanted, e/Å².
+        dose_max: largest dose allowed, e/Å².
+
+    Returns:
+        (3,) step Å, defocus Å, dose e/Å².
+    """
+    from scipy.stats import qmc
+
+    index = len(book.exploration)
+    cube = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(seed)).random_base2(int(index + 64).bit_length())
+    points = space.draw(cube, dose_min=dose_min, dose_max=dose_max)
+    points = np.roll(points, -index, axis=0) if len(points) else space.lowest_dose_trial[None]
+    known = space.normalize(as_points(o.settings for o in book.all))
+    distance = np.linalg.norm(space.normalize(points)[:, None] - known[None], axis=-1)
+    new = np.flatnonzero((distance > DUPLICATE_DISTANCE).all(axis=1))
+    point: Array = points[new[0] if new.size else 0]
+    return point

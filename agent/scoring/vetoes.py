@@ -1,0 +1,117 @@
+"""Evidence against a score, from counts: does the model describe what it was fitted to, and does it predict what it was not?
+
+Only the built-in reconstruction is examined; one of the user's own has no model that could be asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor
+from agent.records import Score
+
+MISFIT = 5.0
+"""Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
+_EXAMINED = 64
+"""Patterns, spread over the scan, from which the misfit is taken."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How well the reconstruction of the first half explains counts.
+
+    Attributes:
+        misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
+        heldout_gain: log-likelihood of the second half's counts over that of an empty specimen, nat per electron.
+    """
+
+    misfit: float
+    heldout_gain: float
+
+
+def reconstruct_examined(
+    first: DiffractionData,
+    second: DiffractionData,
+    settings: ReconstructionSettings,
+    seed: int,
+    *,
+    same_positions: bool,
+) -> tuple[Reconstruction, Evidence]:
+    """Reconstruct the first half and ask it for both halves' counts.
+
+    Args:
+        first: the half to reconstruct.
+        second: the other half, which is predicted.
+        settings: of the reconstruction.
+        seed: of the first half's mini-batches.
+        same_positions: whether the halves were drawn from the counts of each pattern, or from the positions.
+    """
+    solver = Reconstructor(first, replace(settings, seed=seed))
+    predictor = solver if same_positions else Reconstructor(second, settings)
+    empty = predictor.deviance_of(second.patterns)
+    solver.run()
+    found = solver.result()
+    if predictor is not solver:
+        predictor.take_over(solver)
+    gained = empty - predictor.deviance_of(second.patterns)
+    per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
+    return found, Evidence(_misfit(solver, first.patterns), 0.5 * gained * per_electron)
+
+
+def apply_vetoes(score: Score, evidence: Evidence) -> Score:
+    """The score with the evidence and, where that speaks against it, the veto; one that it has already stays."""
+    veto = None
+    if evidence.misfit > MISFIT:
+        veto = (
+            f"the model does not describe the data: deviance {evidence.misfit:.1f} times what counting noise explains"
+        )
+    elif evidence.heldout_gain <= 0 and score.value > 2 * score.sd:
+        veto = (
+            "overfit: the picture predicts held-out counts worse than an empty specimen "
+            f"({evidence.heldout_gain:.2g} nat per electron)"
+        )
+    return score.model_copy(
+        update={"heldout_gain": evidence.heldout_gain, "deviance": evidence.misfit, "veto": score.veto or veto}
+    )
+
+
+def relative_deviance(
+    counts: NDArray[np.unsignedinteger[Any]], model: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> float:
+    """Poisson deviance over its expectation if `model` were the truth; 1 is perfect.
+
+    Args:
+        counts: (b, ky, kx).
+        model: (b, ky, kx), expected counts.
+        mask: (ky, kx), False where a pixel is not used.
+    """
+    seen = np.broadcast_to(mask > 0, counts.shape)
+    n, mean = counts[seen].astype(np.float64), np.maximum(model[seen].astype(np.float64), 1e-9)
+    observed = 2 * (n * np.log(np.maximum(n, 1e-300) / mean) - (n - mean))
+    observed = np.where(n > 0, observed, 2 * mean)
+    return float(observed.sum() / expected_deviance(mean).sum())
+
+
+def expected_deviance(mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """E[2(n log(n/I) − (n − I))] for n ~ Poisson(I): summed and interpolated in log I; 1 + 1/(6 I) for large I.
+
+    Args:
+        mean: expected counts I, of any shape.
+    """
+    grid = np.geomspace(1e-9, 30, 200)
+    n = np.arange(1, 120)
+    log_factorial = np.cumsum(np.log(n))
+    probability = np.exp(n[None] * np.log(grid[:, None]) - grid[:, None] - log_factorial[None])
+    terms = 2 * (n[None] * np.log(n[None] / grid[:, None]) - (n[None] - grid[:, None]))
+    table = (probability * terms).sum(axis=1) + np.exp(-grid) * 2 * grid
+    small = np.exp(np.interp(np.log(mean), np.log(grid), np.log(table)))
+    return np.where(mean > 30, 1 + 1 / (6 * mean), small)
+
+
+def _misfit(solver: Reconstructor, patterns: NDArray[np.unsignedinteger[Any]]) -> float:
+    index = np.linspace(0, len(patterns) - 1, min(_EXAMINED, len(patterns))).astype(np.int64)
+    return relative_deviance(*solver.compared(index))

@@ -1,0 +1,46 @@
+"""A file that has its name is whole: it is written as `NAME.part`, put on the disk and renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def part_of(path: Path) -> Path:
+    """The name of a file while it is being written."""
+    return path.with_name(path.name + ".part")
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write a text file in one step: a reader finds the old content or the new, after a power cut as well.
+
+    Args:
+        path: the file to write or to replace; its folder must exist.
+        text: its content, stored as UTF-8.
+
+    Raises:
+        OSError: it cannot be written; what stood there before is untouched and no part stays behind.
+    """
+    part = part_of(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        publish(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def publish(path: Path) -> None:
+    """Put the written `part_of(path)` on the disk and give it its name."""
+    part = part_of(path)
+    _sync(part)
+    part.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

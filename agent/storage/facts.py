@@ -1,0 +1,51 @@
+"""What a journal knows of a campaign besides its trials."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from pydantic import Field
+
+from agent.config import CampaignConfig
+from agent.records import CampaignLayout, CampaignState, ModelView, Recommendation
+from instrument.models import Description, Record
+
+
+class InstrumentLink(Record):
+    """How the campaign reaches its instrument."""
+
+    endpoint: str = Field(description="ZeroMQ control endpoint")
+    command: tuple[str, ...] | None = Field(
+        default=None, description="the command that starts the instrument again, where the agent had started it"
+    )
+
+
+class CampaignFacts(Record):
+    """The facts of a campaign. Each is a row of its own in the journal, and is missing there until it is known."""
+
+    config: CampaignConfig
+    description: Description = Field(description="of the instrument when the campaign began")
+    campaign: str = Field(description="id in the instrument's ledger")
+    layout: CampaignLayout
+    link: InstrumentLink
+    processing: str = Field(description="module:function that turns an acquisition into a score")
+    versions: dict[str, str] = Field(default_factory=dict, description="of Python and the packages it began with")
+    started: str = Field(default="", description="ISO 8601, UTC")
+    state: CampaignState = "running"
+    reason: str = Field(default="", description="why it stopped or failed")
+    finished: str = Field(default="", description="ISO 8601, UTC; empty while it runs")
+    target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
+    recommended: Recommendation | None = None
+    model_view: ModelView | None = None
+
+
+class FactChanges(TypedDict, total=False):
+    """The facts that change while a campaign runs; see CampaignFacts."""
+
+    link: InstrumentLink
+    state: CampaignState
+    reason: str
+    finished: str
+    target: float
+    recommended: Recommendation
+    model_view: ModelView

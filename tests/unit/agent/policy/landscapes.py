@@ -1,0 +1,93 @@
+"""A made-up score with an optimum that is known, and campaigns that explore it without an instrument."""
+
+import numpy as np
+
+from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.policy import Observation, Problem, make_policy
+from instrument.models import Description, Detector, Parameter, Rectangle
+
+TRIAL_AREA, FINAL_AREA = 900.0, 3600.0
+
+
+def description(**changes):
+    values = {
+        "name": "test",
+        "voltage": 80e3,
+        "semiangle": 21.4,
+        "beam_current": 10.0,
+        "detector": Detector(shape=(128, 128), angular_pixel=0.82, dtype="uint16", saturation=65535),
+        "step": Parameter(kind="continuous", unit="Å", minimum=0.2, maximum=5.0),
+        "defocus": Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
+        "dose": Parameter(kind="continuous", unit="e/Å²", minimum=50.0, maximum=1e6),
+        "electrons_per_pattern": (10.0, 2e5),
+        "area": Rectangle(y=0, x=0, height=400, width=400),
+    }
+    return Description(**(values | changes))
+
+
+def problem(policy="botorch", *, trials=10, initial=4, share=0.5, instrument=None, target=None, **changes):
+    values = {
+        "name": "test",
+        "electrons": 2e7,
+        "area": AreaOfInterest(height=60, width=60),
+        "exploration": Exploration(height=30, width=30, trials=trials, initial=initial, share=share),
+        "search": Search(step=(0.4, 3.0), defocus=(0.0, 700.0)),
+        "policy": policy,
+        "expert": (0.85, 500.0),
+    }
+    config = CampaignConfig(**(values | changes))
+    return Problem(instrument or description(), config, FINAL_AREA, TRIAL_AREA, target)
+
+
+class Landscape:
+    """A smooth optimum in (log step, defocus) that differs from seed to seed; the score grows as log2(1 + D·q/D₀)."""
+
+    def __init__(self, seed, noise=0.04, knee=500.0):
+        generator = np.random.default_rng(seed)
+        self.step, self.defocus = np.exp(generator.uniform(np.log(0.7), np.log(2.0))), generator.uniform(120, 350)
+        self.widths = generator.uniform(0.4, 0.8), generator.uniform(100, 220)
+        self.noise, self.knee = noise, knee
+        self.generator = generator
+
+    def truth(self, settings):
+        a = np.log(settings.step / self.step) / self.widths[0]
+        b = (settings.defocus - self.defocus) / self.widths[1]
+        return float(np.log2(1 + settings.dose / self.knee * (0.15 + 0.85 / (1 + a**2 + b**2))))
+
+    def observe(self, trial, settings, overhead=1.0):
+        return Observation(
+            trial=trial,
+            settings=settings,
+            state="done",
+            score=self.truth(settings) + self.noise * float(self.generator.normal()),
+            variance=self.noise**2,
+            electrons=settings.dose * TRIAL_AREA * overhead,
+        )
+
+
+def explore(policy, landscape, overhead=1.0):
+    """A campaign in which each trial is suggested while the one before is still pending. Returns what was suggested."""
+    suggestions, under_way = [], []
+    while len(suggestions) < policy.problem.config.exploration.trials:
+        suggested = policy.suggest()
+        if not suggested:
+            break
+        suggestions += suggested
+        under_way.append((len(suggestions), suggested[0].settings))
+        policy.ingest([Observation(trial=len(suggestions), settings=suggested[0].settings, state="pending")])
+        if len(under_way) == 2:
+            policy.ingest([landscape.observe(*under_way.pop(0), overhead)])
+    policy.ingest([landscape.observe(number, settings, overhead) for number, settings in under_way])
+    return suggestions
+
+
+def spent(suggestions, overhead=1.0):
+    return sum(s.settings.dose for s in suggestions) * TRIAL_AREA * overhead
+
+
+def scored_policy(task, seed=0, count=6, landscape=None):
+    policy = make_policy(task, seed)
+    landscape = landscape or Landscape(2)
+    for number in range(1, count + 1):
+        policy.ingest([landscape.observe(number, policy.suggest()[0].settings)])
+    return policy
