@@ -38,7 +38,7 @@ lint: env
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 bench: env
 	$(BIN)/python -m pytest tests/benchmarks -s

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from agent.errors import BadInputError
 from instrument import optics
@@ -182,7 +183,14 @@ class CampaignConfig(Record):
 
 
 def load_config(path: Path | str) -> CampaignConfig:
-    """Read a campaign file (YAML). Raises BadInputError with one sentence per mistake."""
+    """Read a campaign file.
+
+    Args:
+        path: of a YAML file.
+
+    Raises:
+        BadInputError: it cannot be read or is no campaign; one sentence per mistake.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -200,7 +208,15 @@ def load_config(path: Path | str) -> CampaignConfig:
 
 
 def parse_config(raw: Any, source: str) -> CampaignConfig:
-    """Validate a mapping as a campaign; `source` names it in messages."""
+    """Validate a mapping as a campaign.
+
+    Args:
+        raw: keys and values as YAML or JSON give them.
+        source: names it in messages.
+
+    Raises:
+        BadInputError: it is no campaign; one phrase per mistake.
+    """
     if not isinstance(raw, dict):
         msg = f"{source}: not a campaign file (a mapping of keys to values is expected)"
         raise BadInputError(msg)
@@ -210,8 +226,12 @@ def parse_config(raw: Any, source: str) -> CampaignConfig:
         raise BadInputError(f"{source}: " + "; ".join(describe_mistake(e) for e in error.errors())) from error
 
 
-def describe_mistake(error: Any) -> str:
-    """One pydantic error as a phrase: which key, which value, what is legal."""
+def describe_mistake(error: ErrorDetails) -> str:
+    """One mistake as a phrase: which key, which value, what is legal.
+
+    Args:
+        error: an element of `ValidationError.errors()`.
+    """
     key = ".".join(str(part) for part in error["loc"]) or "file"
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}"

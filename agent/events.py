@@ -136,7 +136,7 @@ class Audience:
         self._observers = list(observers)
 
     def add(self, observer: Observer) -> None:
-        """One more."""
+        """Let one more observer watch from now on."""
         self._observers.append(observer)
 
     def tell(self, event: Event) -> None:

@@ -1,4 +1,4 @@
-"""One acquisition: on a fresh region, reserved, exposed, on disk; and what became of one that was interrupted."""
+"""One acquisition: on a fresh region, reserved, exposed, on disk. And what became of one that was interrupted."""
 
 from __future__ import annotations
 
@@ -66,7 +66,12 @@ class Acquirer:
         return f"{self._campaign}-expert" if role == "expert" else self._campaign
 
     def plan(self, trial: Trial, field: Rectangle) -> AcquisitionPlan:
-        """The plan of a trial. Its id depends on nothing but campaign and number: asked for twice, exposed once."""
+        """The plan of a trial. Its id depends on nothing but campaign and number: asked for twice, exposed once.
+
+        Args:
+            trial: says what to acquire.
+            field: where, specimen frame, Å.
+        """
         return AcquisitionPlan(
             id=f"{self._campaign}-{trial.number:03d}",
             campaign=self.account(trial.role),
@@ -84,7 +89,12 @@ class Acquirer:
     async def place(self, trial: Trial, description: Description) -> Rectangle:
         """The field of a trial: as laid out at the start, or another one where that was exposed meanwhile.
 
-        Raises FreshAreaError.
+        Args:
+            trial: whose role and place in the order count.
+            description: of the instrument now.
+
+        Raises:
+            FreshAreaError: no fresh region of the size is left.
         """
         layout = self._layout
         planned = {"final": layout.final, "expert": layout.expert}.get(trial.role)
@@ -109,7 +119,14 @@ class Acquirer:
         return found
 
     async def acquire(self, trial: Trial, description: Description) -> Trial:
-        """Reserve, expose and store a trial that has its plan; the trial comes back `acquired` or `failed`.
+        """Reserve, expose and store a trial that has its plan.
+
+        Args:
+            trial: in state `suggested`, with its plan.
+            description: of the instrument now.
+
+        Returns:
+            The trial, `acquired` or `failed`.
 
         Raises:
             StoppedError: an operator, the disk or the instrument in SAFE; what was exposed is booked.
@@ -185,8 +202,12 @@ class Acquirer:
     async def reconcile(self, trial: Trial) -> Trial:
         """Find out from the instrument what became of a trial whose acquisition was interrupted.
 
-        Exposed and on disk: acquired. Never exposed: open again, under the same id. Exposed and lost: failed, its
-        electrons counted and its region left alone.
+        Args:
+            trial: in an open state, with its plan.
+
+        Returns:
+            The trial. Exposed and on disk: acquired. Never exposed: suggested again, under the same id. Exposed and
+            lost: failed, its electrons counted and its region left alone.
         """
         assert trial.plan is not None
         path = self.path(trial)

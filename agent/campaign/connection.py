@@ -55,7 +55,14 @@ async def connected(endpoint: str, holder: str, patience: float, control: Contro
 
 
 async def take_stock(client: InstrumentClient) -> tuple[Description, list[Rectangle]]:
-    """What the instrument offers, and the illuminated rectangles of everything exposed so far, by whichever campaign."""
+    """Ask what there is before a campaign begins.
+
+    Args:
+        client: connected; needs no lease.
+
+    Returns:
+        What the instrument offers, and the illuminated rectangles, Å, of all exposures so far, whichever campaign's.
+    """
     description = await client.describe()
     return description, [line.illuminated for line in await client.exposures() if line.dose > 0]
 

@@ -1,9 +1,9 @@
 """Where on the specimen everything happens: the area of interest, fresh exploration regions beside it, the scored square.
 
-A region counts as exposed where the beam's tails went, not where the scan points lie. So regions keep a margin of the
-widest probe the campaign may choose, and no illuminated rectangle overlaps another or anything exposed before,
-whichever campaign exposed it. On a repeatable instrument (a recording) there is no fresh and stale: every trial uses
-the middle of the area of interest itself.
+A region counts as exposed wherever the tails of the probe reach, not only where the scan points lie. So regions keep a
+margin of the widest probe that the campaign may choose, and no illuminated rectangle overlaps another, or anything
+exposed before by any campaign. On a repeatable instrument (a recording) every trial uses the middle of the area of
+interest itself.
 """
 
 from __future__ import annotations
@@ -26,9 +26,17 @@ _TOLERANCE = 1e-5
 
 
 def defocus_range(description: Description, config: CampaignConfig) -> tuple[float, float]:
-    """Legal nominal defocus, Å: what instrument, campaign and the window 1/Δk of one pattern allow together.
+    """Legal nominal defocus: what instrument, campaign and the window 1/Δk of one pattern allow together.
 
-    Raises BadInputError where the three have nothing in common.
+    Args:
+        description: of the instrument.
+        config: of the campaign; `search.defocus` and `search.window` narrow the range.
+
+    Returns:
+        (lowest, highest), Å.
+
+    Raises:
+        BadInputError: the three have nothing in common.
     """
     low, high = description.defocus.bounds
     if description.defocus.kind == "fixed":
@@ -46,9 +54,16 @@ def defocus_range(description: Description, config: CampaignConfig) -> tuple[flo
 
 
 def illumination_margin(description: Description, config: CampaignConfig) -> float:
-    """Width, Å, of the rim around a field that the widest probe of the campaign can reach.
+    """The rim around a field that the widest probe of the campaign can reach.
 
     Geometric radius α|Δf| (at least the diffraction limit) plus one diffraction-limited radius for the tails.
+
+    Args:
+        description: of the instrument.
+        config: of the campaign; the expert's defocus counts as well.
+
+    Returns:
+        Its width, Å.
     """
     candidates = [*defocus_range(description, config)]
     if config.expert is not None:
@@ -60,7 +75,15 @@ def illumination_margin(description: Description, config: CampaignConfig) -> flo
 def area_of_interest(description: Description, config: CampaignConfig) -> Rectangle:
     """Where the final picture is taken; in the middle of what can be scanned unless the campaign says where.
 
-    Raises BadInputError where it does not fit.
+    Args:
+        description: of the instrument.
+        config: of the campaign.
+
+    Returns:
+        The area of interest, specimen frame, Å.
+
+    Raises:
+        BadInputError: it does not fit into what can be scanned.
     """
     wanted, area = config.area, description.area
     rectangle = Rectangle(
@@ -79,6 +102,8 @@ def plan_layout(description: Description, config: CampaignConfig, exposed: Seque
     """Place everything the campaign needs at its start.
 
     Args:
+        description: of the instrument.
+        config: of the campaign.
         exposed: illuminated rectangles of the instrument's ledger, whichever campaign they belong to.
 
     Raises:
@@ -87,19 +112,7 @@ def plan_layout(description: Description, config: CampaignConfig, exposed: Seque
     final = area_of_interest(description, config)
     exploration = config.exploration
     if description.repeatable:
-        if exploration.height > final.height + 1e-6 or exploration.width > final.width + 1e-6:
-            msg = (
-                f"exploration: a field of {exploration.height:g} × {exploration.width:g} Å is larger than the area of "
-                f"interest, {final.height:g} × {final.width:g} Å; on a recording trials lie inside it"
-            )
-            raise BadInputError(msg)
-        field = centred(final, exploration.height, exploration.width)
-        return CampaignLayout(
-            final=final,
-            expert=final if config.expert is not None else None,
-            exploration=(field,) * exploration.trials,
-            margin=0.0,
-        )
+        return _layout_of_recording(final, config)
     margin = illumination_margin(description, config)
     touched = [r for r in exposed if r.overlaps(final.grown(margin))]
     if touched:
@@ -137,13 +150,41 @@ def plan_layout(description: Description, config: CampaignConfig, exposed: Seque
     return CampaignLayout(final=final, expert=expert, exploration=tuple(fields), margin=margin)
 
 
+def _layout_of_recording(final: Rectangle, config: CampaignConfig) -> CampaignLayout:
+    """Every trial in the middle of the area of interest. Raises BadInputError where it is larger than that."""
+    exploration = config.exploration
+    if exploration.height > final.height + 1e-6 or exploration.width > final.width + 1e-6:
+        msg = (
+            f"exploration: a field of {exploration.height:g} × {exploration.width:g} Å is larger than the area of "
+            f"interest, {final.height:g} × {final.width:g} Å; on a recording trials lie inside it"
+        )
+        raise BadInputError(msg)
+    field = centred(final, exploration.height, exploration.width)
+    return CampaignLayout(
+        final=final,
+        expert=final if config.expert is not None else None,
+        exploration=(field,) * exploration.trials,
+        margin=0.0,
+    )
+
+
 def fresh_field(
     area: Rectangle, height: float, width: float, margin: float, taken: Iterable[Rectangle], beside: Rectangle
 ) -> Rectangle | None:
-    """The field of `height` × `width` nearest to `beside` whose illuminated rectangle overlaps none of `taken`.
+    """Find the nearest field whose illuminated rectangle overlaps nothing that is taken.
 
     Candidates touch the edges of the area or of what is taken (bottom-left packing), so that little area is lost.
-    Returns None where none fits.
+
+    Args:
+        area: what can be scanned.
+        height: of the field, Å.
+        width: of the field, Å.
+        margin: width of the rim that is illuminated around the field, Å.
+        taken: illuminated rectangles that must not be overlapped.
+        beside: the field lies as near to the middle of this as it can.
+
+    Returns:
+        The field without its rim; None where none fits.
     """
     obstacles = np.array([(r.y, r.x, r.y + r.height, r.x + r.width) for r in taken], dtype=np.float64).reshape(-1, 4)
     full = np.array([height + 2 * margin, width + 2 * margin])
@@ -171,9 +212,16 @@ def fresh_field(
 
 
 def scored_edge(config: CampaignConfig) -> float:
-    """Edge, Å, of the square that is scored in every trial.
+    """The square that is scored in every trial.
 
-    Raises BadInputError where the campaign asks for more than a trial's field.
+    Args:
+        config: of the campaign.
+
+    Returns:
+        Its edge, Å.
+
+    Raises:
+        BadInputError: the campaign asks for more than a trial's field.
     """
     shorter = min(config.exploration.height, config.exploration.width)
     edge = config.score.field if config.score.field is not None else SCORED_FRACTION * shorter
@@ -187,6 +235,10 @@ def scored_rectangle(field: Rectangle, config: CampaignConfig) -> Rectangle:
     """The part of `field` that is scored: a trial's square, or the whole interior of a larger field.
 
     The rim that is left out is as wide in every field as in a trial, so that all fields are judged alike.
+
+    Args:
+        field: of an acquisition, Å.
+        config: of the campaign.
     """
     edge = scored_edge(config)
     rim = (min(config.exploration.height, config.exploration.width) - edge) / 2
@@ -199,7 +251,7 @@ def scored_rectangle(field: Rectangle, config: CampaignConfig) -> Rectangle:
 
 
 def centred(outer: Rectangle, height: float, width: float) -> Rectangle:
-    """A rectangle of `height` × `width` in the middle of `outer`."""
+    """A rectangle of `height` × `width`, Å, in the middle of `outer`."""
     return Rectangle(
         y=outer.y + (outer.height - height) / 2,
         x=outer.x + (outer.width - width) / 2,

@@ -1,8 +1,8 @@
 """The loop: describe → (suggest → prepare → acquire → reconstruct → score → ingest)* → recommend → final → done.
 
-The loop reads where it stands from the journal, so beginning, going on after a lost connection and resuming after a
-kill are the same thing. Acquiring the next data set overlaps reconstructing the last one; nevertheless the settings of
-trial n depend only on the scores up to n − 2 and on the settings of n − 1 (TrialBook.observations).
+The loop reads from the journal where it stands: beginning, going on after a lost connection and resuming after a kill are
+the same thing. Acquiring the next data set overlaps reconstructing the last one. Nevertheless the settings of trial n
+depend only on the scores up to n − 2 and on the settings of n − 1 (TrialBook.observations).
 """
 
 from __future__ import annotations
@@ -46,10 +46,17 @@ T = TypeVar("T")
 
 
 class Loop:
-    """One connection's part of a campaign: goes on from where the journal says it stands, to its end."""
+    """One connection's part of a campaign: goes on from where the journal says it stands, to its end.
+
+    Args:
+        session: the campaign.
+        child: the process that reconstructs.
+        client: holds the lease.
+        tasks: where what runs beside the loop lives.
+    """
 
     def __init__(
-        self, session: Session, worker: ReconstructionProcess, client: InstrumentClient, tasks: Background
+        self, session: Session, child: ReconstructionProcess, client: InstrumentClient, tasks: Background
     ) -> None:
         self.config = session.config
         self.layout = session.layout
@@ -60,7 +67,7 @@ class Loop:
         self._failures_after = session.failures_after
         self._client = client
         self._acquirer = Acquirer(session, client)
-        self._pipeline = Pipeline(session, worker, tasks)
+        self._pipeline = Pipeline(session, child, tasks)
 
     async def run(self) -> None:
         """Everything that is still to do."""

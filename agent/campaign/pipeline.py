@@ -1,4 +1,4 @@
-"""Acquired trials through the reconstruction process, one after another, while the next acquisition runs."""
+"""The way of an acquired trial through the reconstruction process, while the next acquisition runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Pipeline:
 
     Args:
         session: whose trials are reconstructed.
-        worker: the process that does it.
+        child: the process that does it.
         tasks: where the waiting for it lives.
     """
 
-    def __init__(self, session: Session, worker: ReconstructionProcess, tasks: Background) -> None:
-        self._worker = worker
+    def __init__(self, session: Session, child: ReconstructionProcess, tasks: Background) -> None:
+        self._child = child
         self._tasks = tasks
         self._folder = session.folder.resolve()
         self._config = session.config
@@ -46,12 +46,19 @@ class Pipeline:
         self._jobs: dict[int, asyncio.Task[None]] = {}
 
     def start(self, trial: Trial) -> None:
-        """Queue an acquired trial."""
+        """Queue an acquired trial, or one whose reconstruction was interrupted or failed."""
         before = next(reversed(self._jobs.values())) if self._jobs else None
         self._jobs[trial.number] = self._tasks.create_task(self._process(trial, before))
 
     async def finished(self, numbers: Iterable[int] | None = None) -> None:
-        """Wait until the trials of these numbers (None: all) are scored or have failed. Raises StoppedError."""
+        """Wait until trials are scored or have failed.
+
+        Args:
+            numbers: of the trials; None: all that were queued. Those that were not queued are not waited for.
+
+        Raises:
+            StoppedError: the campaign is to stop at once.
+        """
         wanted = list(self._jobs) if numbers is None else [n for n in numbers if n in self._jobs]
         waiting = [job for n in wanted if not (job := self._jobs[n]).done()]
         if waiting:
@@ -88,7 +95,7 @@ class Pipeline:
 
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._worker.run(self._job(trial), on_progress, timeout)
+                return await self._child.run(self._job(trial), on_progress, timeout)
             except ProcessingError:
                 if attempt == ATTEMPTS:
                     raise

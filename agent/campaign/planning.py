@@ -88,7 +88,12 @@ def acquisitions_planned(config: CampaignConfig) -> int:
 def planned_budget(config: CampaignConfig, description: Description) -> ElectronBudget:
     """The electrons before anything is exposed, with those that the reference will take.
 
-    Raises BadInputError as reference_settings does.
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+
+    Raises:
+        BadInputError: as reference_settings.
     """
     reference = 0.0
     if needs_reference(config):
@@ -103,6 +108,10 @@ def reference_part(description: Description) -> float:
 
 def reference_settings(description: Description, config: CampaignConfig) -> Suggestion:
     """The acquisition that tells what the instrument can give: finest step, all or half of what the recording holds.
+
+    Args:
+        description: of the instrument; only a recording has a reference.
+        config: of the campaign.
 
     Raises:
         BadInputError: the instrument is no recording, or the budget does not pay for it.
@@ -149,7 +158,7 @@ def expert_settings(config: CampaignConfig, final: AcquisitionPlan, area: Rectan
 
 
 def final_suggestion(recommendation: Recommendation, source: str) -> Suggestion:
-    """The recommendation as a trial."""
+    """The recommendation as the suggestion of a trial; `source` is the policy's name."""
     return Suggestion(
         settings=recommendation.settings,
         source=source,
@@ -183,7 +192,16 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
 
 
 def first_suggestion(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Suggestion:
-    """What the policy would try first. Raises BadInputError where it has nothing to try."""
+    """What the policy would try first.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+        layout: of the campaign.
+
+    Raises:
+        BadInputError: it has nothing to try.
+    """
     suggestions = _first_policy(config, description, layout).suggest(1)
     if not suggestions:
         msg = "electrons: the budget does not pay for a single exploratory acquisition"

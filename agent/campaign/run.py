@@ -186,7 +186,7 @@ async def _until_done(session: Session, patience: float, *, release_safe: bool) 
     """Connect and work, again after every lost connection, until everything is done."""
     journal, control = session.journal, session.control
     endpoint = journal.facts.link.endpoint
-    async with ReconstructionProcess(journal.facts.processing) as worker:
+    async with ReconstructionProcess(journal.facts.processing) as child:
         while True:
             session.audience.tell(PhaseChanged(phase="connecting", message=endpoint))
             try:
@@ -195,7 +195,7 @@ async def _until_done(session: Session, patience: float, *, release_safe: bool) 
                         await release(client, journal)
                         release_safe = False
                     async with client.lease(), Background() as tasks:
-                        await Loop(session, worker, client, tasks).run()
+                        await Loop(session, child, client, tasks).run()
                 return
             except SafeStateError as error:
                 msg = f"{error}; `ptychopilot resume {journal.folder}` does that"

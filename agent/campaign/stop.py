@@ -30,7 +30,12 @@ class Control:
         return self._reason
 
     def stop(self, reason: str, *, now: bool) -> None:
-        """Stop at once (a running exposure is aborted, the beam is off) or after the running acquisition."""
+        """Ask the campaign to stop.
+
+        Args:
+            reason: told to whoever waits for the campaign; the first one stays.
+            now: at once, a running exposure is aborted and the beam is off; otherwise after the running acquisition.
+        """
         self._reason = self._reason or reason
         if now:
             self._now.set()
@@ -45,7 +50,17 @@ class Control:
         await self._now.wait()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
-        """The result of `work`; where a stop at once comes first, `work` is cancelled and StoppedError raised."""
+        """Wait for something that takes long.
+
+        Args:
+            work: cancelled where a stop at once comes first.
+
+        Returns:
+            The result of `work`.
+
+        Raises:
+            StoppedError: a stop at once came first.
+        """
         task = asyncio.ensure_future(work)
         stop = asyncio.ensure_future(self._now.wait())
         try:

@@ -124,7 +124,11 @@ class TrialBook:
         return trial
 
     def failures_in_a_row(self, after: int) -> list[Trial]:
-        """The failed trials since the last success, counting only those with a number above `after`."""
+        """The failed trials since the last success.
+
+        Args:
+            after: only trials with a number above this one count.
+        """
         failed: list[Trial] = []
         for trial in self:
             if trial.number <= after or trial.state not in ENDED:
@@ -138,6 +142,9 @@ class TrialBook:
         The exploration trial just before it counts as pending, whether or not its score has arrived meanwhile: so
         a suggestion does not depend on how long a reconstruction took. What failed before it was reconstructed is
         known to have failed.
+
+        Args:
+            number: of the trial that is suggested next.
         """
         told = [
             t

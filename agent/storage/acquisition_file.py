@@ -53,8 +53,17 @@ class Acquisition:
 class AcquisitionWriter:
     """The sink of an acquisition's frames: takes them as they arrive, in any order, compressed as they are.
 
-    `finish` gives the file its name; leaving the context without it removes what was written. Raises StoppedError when
-    the disk is full; nothing half-written stays behind.
+    `finish` gives the file its name; leaving the context without it removes what was written. Where the disk is full
+    everything raises StoppedError, and nothing half-written stays behind.
+
+    Args:
+        path: of the file to write.
+        plan: what was asked for.
+        description: of the instrument; its detector says what frames are like.
+        metadata: written along.
+
+    Attributes:
+        received: (n_positions,) bool, whether the frame of a position has arrived.
     """
 
     def __init__(self, path: Path, plan: AcquisitionPlan, description: Description, metadata: Metadata) -> None:
@@ -86,7 +95,11 @@ class AcquisitionWriter:
         self._new.__exit__(*exc_info)
 
     def start(self, header: stream.SeriesStart) -> None:
-        """Refuse a series that is not what the detector's description says; raises StreamError."""
+        """Look at a series before its frames come (instrument.receiver.FrameSink).
+
+        Raises:
+            StreamError: shape or type of its frames is not what the detector's description says.
+        """
         if header.shape != self._shape or np.dtype(header.image_dtype) != self._dtype:
             msg = (
                 f"the detector sends {header.shape} {header.image_dtype}, its description says {self._shape} "
@@ -95,7 +108,14 @@ class AcquisitionWriter:
             raise StreamError(msg)
 
     def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-        """Store the frame of scan position `index` (instrument.receiver.FrameSink)."""
+        """Store a frame (instrument.receiver.FrameSink).
+
+        Args:
+            index: its scan position.
+            chunk: the pattern as an HDF5 bitshuffle/LZ4 chunk.
+            pattern_shape: (detector_y, detector_x).
+            dtype: of the pattern.
+        """
         pattern = stream.decode_chunk(chunk, pattern_shape, dtype)
         with self._new.writing():
             self._patterns.id.write_direct_chunk((index, 0, 0), chunk)
@@ -142,7 +162,14 @@ class AcquisitionWriter:
 
 
 def read_acquisition(path: Path) -> Acquisition:
-    """Read an acquisition file. Raises BadInputError where it is none, or damaged."""
+    """Read an acquisition file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        BadInputError: it is no acquisition file, or damaged.
+    """
     with reading(path, "acquisition") as entry:
         measurement = entry["measurement"]
         plan, description, metadata = read_context(entry)
@@ -157,7 +184,15 @@ def read_acquisition(path: Path) -> Acquisition:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise StoppedError unless the disk of `folder` holds `needed` more bytes and a reserve. Asked before an exposure."""
+    """Make sure, before an exposure, that the disk holds it.
+
+    Args:
+        folder: on the disk in question.
+        needed: bytes; RESERVE more must be free.
+
+    Raises:
+        StoppedError: there is not enough room.
+    """
     free = shutil.disk_usage(folder).free
     if free < needed + RESERVE:
         msg = (

@@ -111,6 +111,9 @@ class Journal:
     def open(cls, folder: Path) -> Self:
         """Continue the journal of a campaign.
 
+        Args:
+            folder: of the campaign.
+
         Raises:
             BadInputError: the folder holds no campaign, is damaged, is of a newer version, or another agent has it.
         """
@@ -155,7 +158,13 @@ class Journal:
             self._append(f"trial {trial.state}", trial.number, text)
 
     def note(self, kind: str, trial: int | None = None, **value: str) -> None:
-        """Append to the history what is neither fact nor trial: an operator's command, an alarm, a connection."""
+        """Append to the history what is neither fact nor trial: an operator's command, an alarm, a connection.
+
+        Args:
+            kind: what happened, in a word or two.
+            trial: number of the trial that it concerns, if any.
+            value: whatever belongs to it.
+        """
         with _transaction(self._connection):
             self._append(kind, trial, json.dumps(value))
 
@@ -182,7 +191,14 @@ class Journal:
 
 
 def load_campaign(folder: Path | str) -> CampaignRecord:
-    """Read a campaign, running or finished, without disturbing whoever runs it. Raises BadInputError."""
+    """Read a campaign, running or finished, without disturbing whoever runs it.
+
+    Args:
+        folder: of the campaign.
+
+    Raises:
+        BadInputError: the folder holds no campaign, is damaged or of another journal version.
+    """
     folder = Path(folder)
     with _reading(folder) as connection:
         return _read_record(folder, connection)
@@ -203,7 +219,14 @@ def load_history(folder: Path | str) -> list[Entry]:
 
 
 def require_new(folder: Path) -> None:
-    """Raise BadInputError where `folder` cannot hold a new campaign because something is in it."""
+    """Refuse a folder that cannot hold a new campaign because something is in it.
+
+    Args:
+        folder: may exist where nothing but a started instrument's own state is in it.
+
+    Raises:
+        BadInputError: it is a file, or not empty.
+    """
     if folder.is_dir() and any(entry.name != INSTRUMENT for entry in folder.iterdir()):
         hint = (
             f"`ptychopilot resume {folder}` continues the campaign in it"

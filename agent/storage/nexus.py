@@ -1,7 +1,6 @@
 """HDF5 files with the manners of NeXus: the default-plot chain, names after NXem, units, and a name only when whole.
 
-A file is written as `NAME.part`, closed, fsynced and renamed, so a file that has its name is whole. The library's
-default (earliest) bounds are used: a killed file of the newest bounds cannot be opened by ordinary readers.
+The library's default (earliest) bounds are used: a killed file of the newest bounds cannot be opened by ordinary readers.
 """
 
 from __future__ import annotations
@@ -93,7 +92,18 @@ def write_image(
     title: str,
     logarithmic: bool = False,
 ) -> None:
-    """An NXdata group with an image and its axes (y, x)."""
+    """Write an NXdata group with an image and its axes.
+
+    Args:
+        entry: the group that gets it.
+        name: of the new group.
+        image: (y, x).
+        units: of the image.
+        axes: coordinates of the rows and of the columns.
+        axes_units: of both.
+        title: what viewers show.
+        logarithmic: whether viewers show it on a logarithmic scale.
+    """
     data = entry.create_group(name)
     data.attrs["NX_class"] = "NXdata"
     data.attrs["signal"] = "image"
@@ -110,7 +120,18 @@ def write_image(
 def write_entry(
     file: h5py.File, plan: AcquisitionPlan, description: Description, metadata: Metadata, default: str
 ) -> h5py.Group:
-    """The root and the NXentry with everything that is told in words and single numbers."""
+    """Write the root and the NXentry with everything that is told in words and single numbers.
+
+    Args:
+        file: open for writing.
+        plan: of the acquisition.
+        description: of the instrument.
+        metadata: sample, operator, proposal.
+        default: name of the group that viewers show first.
+
+    Returns:
+        The entry.
+    """
     file.attrs["NX_class"] = "NXroot"
     file.attrs["default"] = "entry"
     file.attrs["creator"] = "ptychopilot"
@@ -177,7 +198,15 @@ def read_context(entry: h5py.Group) -> tuple[AcquisitionPlan, Description, Metad
 
 @contextmanager
 def reading(path: Path, what: str) -> Iterator[h5py.Group]:
-    """The entry of a file of this program; `what` names it in messages. Raises BadInputError."""
+    """Open the entry of a file of this program.
+
+    Args:
+        path: of the file.
+        what: names the kind of file in messages.
+
+    Raises:
+        BadInputError: the file is missing, damaged, or none of ours; also where reading it fails inside the context.
+    """
     try:
         with h5py.File(path, "r") as file:
             yield file["entry"]

@@ -58,9 +58,13 @@ def write_reconstruction(
     """Write a reconstruction file.
 
     Args:
+        path: of the file to write.
+        reconstruction: from all counts.
+        score: of the acquisition.
         half_phases: (2, y, x), rad, of the two half-count reconstructions.
-        scored: the part that was scored.
+        scored: the part that was scored, Å.
         acquisition: what it was made from; its plan, description and metadata are written along.
+        notes: what the reconstruction has to say to a person.
 
     Raises:
         StoppedError: the disk is full; nothing half-written stays behind.
@@ -105,7 +109,14 @@ def write_reconstruction(
 
 
 def read_reconstruction(path: Path) -> StoredReconstruction:
-    """Read a reconstruction file. Raises BadInputError where it is none, or damaged."""
+    """Read a reconstruction file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        BadInputError: it is no reconstruction file, or damaged.
+    """
     with reading(path, "reconstruction") as entry:
         group = entry["reconstruction"]
         plan, description, metadata = read_context(entry)

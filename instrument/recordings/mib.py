@@ -1,16 +1,13 @@
 """Merlin MIB files of Quantum Detectors (Medipix3): frames one after the other, each behind a header of text.
 
-A frame's header is a comma-separated line that starts with `MQ1,` and is padded to the length it states:
-
-    MQ1, sequence number, length of the header in bytes, number of chips, width, height, type, layout, chips in use, time,
-    exposure, …
-
-The type is U08, U16 or U32, big-endian, or R64: the chips' own 64-bit words, in which the least significant bits are the
-first pixel. How many bits a pixel has in R64 (1, 6 or 12; 24 is sent as two images, the upper 12 bits first) is the counter
-depth, the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2 assembly have their four chips side by
-side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many frames one trigger, a scan line,
-brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered files, NAME000001.mib and so on,
-beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and ScanX: LiberTEM's documentation.)
+A header is a comma-separated line, padded to the length it states: MQ1, number of the frame, length of the header in bytes,
+number of chips, width, height, type, layout, chips in use, time, exposure, … The type is U08, U16 or U32, big-endian, or R64: the
+chips' own 64-bit words, in which the least significant bits are the first pixel. How many bits a pixel has in R64 (1, 6 or 12;
+24 is sent as two images, the upper 12 bits first) is the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2
+assembly have their four chips side by side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many
+frames one trigger, a scan line, brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered
+files, NAME000001.mib and so on, beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and
+ScanX: LiberTEM's documentation.)
 """
 
 from __future__ import annotations

@@ -2,26 +2,15 @@
 
 import numpy as np
 import pytest
+from examples import description
 
 from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
 from agent.policy import Observation, Problem, make_policy
 from agent.policy.space import as_settings
-from instrument.models import Description, Detector, Parameter, Rectangle
 
 
 @pytest.mark.parametrize("trials", [10, 50, 200])
 def test_suggestion(benchmark, trials):
-    description = Description(
-        name="bench",
-        voltage=80e3,
-        semiangle=21.4,
-        detector=Detector(shape=(128, 128), angular_pixel=0.82, dtype="uint16", saturation=65535),
-        step=Parameter(kind="continuous", unit="Å", minimum=0.2, maximum=5.0),
-        defocus=Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-        dose=Parameter(kind="continuous", unit="e/Å²", minimum=50.0, maximum=1e6),
-        electrons_per_pattern=(10.0, 2e5),
-        area=Rectangle(y=0, x=0, height=400, width=400),
-    )
     config = CampaignConfig(
         name="bench",
         electrons=2e6 * (trials + 1),
@@ -29,7 +18,7 @@ def test_suggestion(benchmark, trials):
         exploration=Exploration(height=30, width=30, trials=trials + 1, initial=4),
         search=Search(step=(0.4, 3.0), defocus=(0.0, 700.0)),
     )
-    policy = make_policy(Problem(description, config, 3600.0, 900.0), 0)
+    policy = make_policy(Problem(description(), config, 3600.0, 900.0), 0)
     generator = np.random.default_rng(0)
     for number, point in enumerate(policy.space.draw(generator.random((trials, 3)), dose_min=300, dose_max=1000), 1):
         settings = as_settings(point)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import examples
 import pytest
 
-from instrument import AcquisitionPlan, Rectangle
+from instrument import AcquisitionPlan
 from sim_instrument import Column, SpecimenOptions, build_specimen, simulate
 from sim_instrument.damage import DamageState
 
@@ -53,5 +54,4 @@ def test_simulated_acquisition(benchmark: Any, case: str) -> None:
 
 
 def plan(edge: int, defocus: float) -> AcquisitionPlan:
-    field = Rectangle(y=180, x=180, height=0.85 * edge, width=0.85 * edge)
-    return AcquisitionPlan(id="a1", campaign="c", region="r", field=field, step=0.85, defocus=defocus, dose=2000)
+    return examples.plan("a1", 0.85 * edge, 180, 180, step=0.85, defocus=defocus, dose=2000)

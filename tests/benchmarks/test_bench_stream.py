@@ -17,8 +17,9 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from examples import plan
 
-from instrument import AcquisitionPlan, InstrumentClient, Rectangle, SeriesStart, stream
+from instrument import InstrumentClient, SeriesStart, stream
 
 FRAMES = 64 * 64
 FRAME_BYTES = 128 * 128 * 2
@@ -56,11 +57,9 @@ def endpoint(tmp_path: Path) -> Iterator[str]:
 
 async def acquire(endpoint: str, path: Path, name: str) -> float:
     """Seconds from `start` until the last of FRAMES frames is in a closed file."""
-    field = Rectangle(y=0, x=0, height=64, width=64)
-    plan = AcquisitionPlan(id=name, campaign="c", region="r", field=field, step=1.0, defocus=0.0, dose=100.0)
     async with InstrumentClient(endpoint, timeout=10) as client, client.lease():
         await client.open_campaign("c", 1e9)
-        await client.prepare(plan)
+        await client.prepare(plan(name, 64.0))
         sink = Hdf5Sink(path)
         started = time.perf_counter()
         outcome = await client.acquire(name, sink)

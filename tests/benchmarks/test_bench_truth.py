@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 
+import examples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from agent.reconstruction import DiffractionData, ReconstructionSettings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
-from instrument.models import AcquisitionPlan, Description, Detector, Parameter, Rectangle
+from instrument.models import Description
 from sim_instrument import Column, build_specimen, simulate, true_phase
 
 CHOICE = ScoreChoice()
@@ -30,19 +31,13 @@ CHOICE = ScoreChoice()
 
 def description(column: Column) -> Description:
     """What the simulated microscope says of itself, as far as calibration needs it."""
-    anything = Parameter(kind="continuous", unit="", minimum=-1e6, maximum=1e6)
-    return Description(
-        name="study",
+    return examples.description(
         voltage=column.voltage,
         semiangle=column.semiangle,
-        detector=Detector(shape=(128, 128), angular_pixel=column.angular_pixel, dtype="uint16", saturation=4095),
-        step=anything,
-        defocus=anything,
-        dose=anything,
-        electrons_per_pattern=(1, 1e9),
+        defocus=examples.between(-1e6, 1e6),
+        detector=examples.detector(128, column.angular_pixel, saturation=4095),
         scan_rotation=column.nominal_rotation,
         mirrored=column.mirrored,
-        area=Rectangle(y=0, x=0, height=400, width=400),
     )
 
 
@@ -85,10 +80,8 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
     grid = [(step, defocus) for step in (1.05, 1.5, 2.5) for defocus in (60.0, 150.0, 250.0, 500.0)]
     rows = []
     for number, (step, defocus) in enumerate(grid):
-        field = Rectangle(y=30.0 + 80 * (number // 4), x=30.0 + 80 * (number % 4), height=26, width=26)
-        plan = AcquisitionPlan(
-            id=f"study-{number}", campaign="study", region="r", field=field, step=step, defocus=defocus, dose=4e3
-        )
+        y, x = 30.0 + 80 * (number // 4), 30.0 + 80 * (number % 4)
+        plan = examples.plan(f"study-{number}", 26, y, x, step=step, defocus=defocus, dose=4e3)
         counts = simulate(plan, specimen, column).reshape(-1, 128, 128)
         data = DiffractionData(
             counts,
@@ -104,7 +97,7 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
         )
         known = measured.state
         assert isinstance(known, ColumnState)
-        square = Rectangle(y=field.y + 4, x=field.x + 4, height=18, width=18)
+        square = examples.square(18, y + 4, x + 4)
         judged = judge(measured.data, ReconstructionSettings(device="cpu"), [square], CHOICE, number)
         picture = judged.reconstruction
         pixel = picture.pixel_size

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from examples import plan
 from striped_microscope import StripedMicroscope
 
 from instrument import (
     AcquisitionPlan,
     InstrumentClient,
     InstrumentServer,
-    Rectangle,
+    Outcome,
     SeriesStart,
     decode_chunk,
 )
@@ -42,16 +43,7 @@ class Frames:
 
 
 def make_plan(name: str = "a1", size: float = 10.0, dose: float = PER_PATTERN, **changes: Any) -> AcquisitionPlan:
-    fields = {
-        "id": name,
-        "campaign": "c",
-        "region": "r1",
-        "field": Rectangle(y=20, x=30, height=size, width=size),
-        "step": 1.0,
-        "defocus": 50.0,
-        "dose": dose,
-    }
-    return AcquisitionPlan(**{**fields, **changes})
+    return plan(name, size, 20, 30, **({"region": "r1", "defocus": 50.0, "dose": dose} | changes))
 
 
 @asynccontextmanager
@@ -64,6 +56,28 @@ async def serving(
     ):
         await client.open_campaign("c", budget)
         yield server, client
+
+
+class UnderWay(NamedTuple):
+    """What runs while an acquisition does."""
+
+    microscope: StripedMicroscope
+    server: InstrumentServer
+    client: InstrumentClient
+    running: asyncio.Task[Outcome]
+
+
+@asynccontextmanager
+async def under_way(folder: Path, sink: Frames | None = None) -> AsyncIterator[UnderWay]:
+    """An acquisition that stays at its sixth frame, beam on, until something blanks it."""
+    microscope = StripedMicroscope()
+    microscope.held_at = 5
+    async with serving(folder, microscope) as (server, client), client.lease():
+        await client.prepare(make_plan())
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(client.acquire("a1", sink or Frames()))
+            await until(lambda: microscope.exposed.get("a1") == 5)
+            yield UnderWay(microscope, server, client, running)
 
 
 async def until(condition: Callable[[], Any], limit: float = 5.0) -> None:

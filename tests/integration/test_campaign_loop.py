@@ -3,108 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-from served_small_world import Server, serving
+from served_small_world import (
+    PROCESSING,
+    Server,
+    assert_no_region_exposed_twice,
+    config,
+    ledger,
+    outline,
+    serving,
+)
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign, run_campaign
 from agent.campaign.dry_run import dry_run
-from agent.campaign.stop import Control
-from agent.cli.errors import EXIT_CODES
 from agent.config import CampaignConfig
-from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
-from agent.events import Event, FramesReceived, TrialChanged
-from agent.records import CampaignRecord
+from agent.errors import AgentError, BadInputError, InstrumentUnavailableError
+from agent.events import Event, TrialChanged
 from agent.storage.journal import load_history
-from instrument import InstrumentClient
-from instrument.status import LedgerEntry
 
-HERE = Path(__file__).parent
-PROCESSING = "small_world:process"
+pytestmark = pytest.mark.usefixtures("world")
 
 
-@pytest.fixture(autouse=True)
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of faults; and the small world importable in every process."""
-    folder = tmp_path / "world"
-    folder.mkdir()
-    monkeypatch.setenv("SMALL_WORLD", str(folder))
-    monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
-    monkeypatch.syspath_prepend(str(HERE))
-    return folder
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with serving(tmp_path) as running:
-        yield running
-
-
-def config(**changes: Any) -> CampaignConfig:
-    values: dict[str, Any] = {
-        "name": "small",
-        "metadata": {"sample": "stripes", "operator": "A. Tester"},
-        "electrons": 2e6,
-        "area": {"height": 24, "width": 24},
-        "exploration": {"trials": 3, "height": 16, "width": 16, "initial": 3},
-        "search": {"step": (0.8, 2.0), "defocus": (50, 150), "dose": (50, 1000)},
-        "policy": "sobol",
-        "expert": (1.0, 100.0),
-        "score": {"field": 12},
-        "seed": 3,
-    }
-    return CampaignConfig.model_validate({**values, **changes})
-
-
-async def ledger(endpoint: str) -> list[LedgerEntry]:
-    async with InstrumentClient(endpoint, timeout=5) as client:
-        return await client.exposures()
-
-
-def assert_no_region_exposed_twice(exposures: list[LedgerEntry], world: Path) -> None:
-    dosed = [e for e in exposures if e.dose > 0]
-    for one, other in combinations(dosed, 2):
-        assert not one.illuminated.overlaps(other.illuminated, 1e-4), (one.id, other.id)
-    seen = [json.loads(line)["id"] for line in (world / "exposures.jsonl").read_text().splitlines()]
-    assert len(seen) == len(set(seen)), "the microscope was told to expose an acquisition twice"
-
-
-def outline(record: CampaignRecord) -> list[tuple[Any, ...]]:
-    return [(t.number, t.role, t.state, t.settings, t.score, t.electrons) for t in record.trials]
-
-
-class Stopper:
-    """Stops the campaign at the first event that `when` approves of."""
-
-    def __init__(self, control: Control, when: Callable[[Event], bool], *, now: bool = True) -> None:
-        self._control, self._when, self._now = control, when, now
+class Watcher:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
 
     def on_event(self, event: Event) -> None:
-        if self._when(event):
-            self._control.stop("enough", now=self._now)
+        self.events.append(event)
+
+
+class Saboteur:
+    def on_event(self, event: Event) -> None:
+        raise RuntimeError("an observer must not hurt")
+
+
+def cheapest(**changes: Any) -> CampaignConfig:
+    values: dict[str, Any] = {
+        "goal": {"kind": "cheapest", "fraction": 0.6},
+        "electrons": 2e6,
+        "area": {"height": 24, "width": 24},
+        "exploration": {"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
+        "search": {"dose": (20, 900)},
+        "expert": None,
+        "score": {"field": 20},
+    }
+    return config(**{**values, **changes})
 
 
 async def test_a_campaign_from_beginning_to_end(server: Server, tmp_path: Path, world: Path) -> None:
-    events: list[Event] = []
-
-    class Watcher:
-        def on_event(self, event: Event) -> None:
-            events.append(event)
-
-    class Saboteur:
-        def on_event(self, event: Event) -> None:
-            raise RuntimeError("an observer must not hurt")
-
-    folder = tmp_path / "campaign"
+    watcher, folder = Watcher(), tmp_path / "campaign"
     record = await run_campaign(
-        config(), server.endpoint, folder, observers=[Saboteur(), Watcher()], processing=PROCESSING
+        config(), server.endpoint, folder, observers=[Saboteur(), watcher], processing=PROCESSING
     )
     assert [t.role for t in record.trials] == ["exploration"] * 3 + ["final", "expert"]
     assert {t.state for t in record.trials} == {"done"}
@@ -137,7 +89,7 @@ async def test_a_campaign_from_beginning_to_end(server: Server, tmp_path: Path, 
     assert stored.patterns.sum() == pytest.approx(final.plan.electrons, rel=0.02)
     assert read_reconstruction(folder / str(final.reconstruction_file)).score == final.score
 
-    kinds = {type(event).__name__ for event in events}
+    kinds = {type(event).__name__ for event in watcher.events}
     assert kinds >= {
         "CampaignStarted",
         "PhaseChanged",
@@ -206,186 +158,6 @@ async def test_several_failures_in_a_row_stop_the_campaign_and_resume_goes_on(
     record = await resume_campaign(folder)
     assert [t.state for t in record.trials][:3] == ["failed"] * 3
     assert record.trial("final") is not None
-
-
-async def test_stop_at_once_aborts_the_exposure_and_resume_finishes(tmp_path: Path, world: Path) -> None:
-    folder, control = tmp_path / "campaign", Control()
-    stopper = Stopper(control, lambda e: isinstance(e, FramesReceived) and e.trial == 2)
-    with serving(tmp_path, interval=0.005) as server:
-        with pytest.raises(StoppedError, match="enough"):
-            await run_campaign(
-                config(expert=None),
-                server.endpoint,
-                folder,
-                observers=[stopper],
-                processing=PROCESSING,
-                control=control,
-            )
-        stopped = load_campaign(folder)
-        assert stopped.state == "stopped"
-        second = stopped.trials[1]
-        assert second.state == "failed"
-        assert second.plan is not None
-        assert 0 < second.electrons < second.plan.electrons, "the partial dose is booked"
-        assert not list(folder.rglob("*.part"))
-        record = await resume_campaign(folder)
-        assert_no_region_exposed_twice(await ledger(server.endpoint), world)
-    assert record.state == "done"
-    assert record.trials[:2] == (record.trials[0], second)
-    assert record.trials[0].state == "done"
-
-
-async def test_a_time_limit_lets_the_running_acquisition_finish(tmp_path: Path) -> None:
-    folder = tmp_path / "campaign"
-    with serving(tmp_path, interval=0.004) as server, pytest.raises(StoppedError, match="time limit"):
-        await run_campaign(config(time_limit=0.3), server.endpoint, folder, processing=PROCESSING)
-    trials = load_campaign(folder).trials
-    assert trials
-    assert all(t.acquisition_file is not None for t in trials if t.electrons)
-
-
-async def test_an_instrument_in_safe_stops_the_campaign_and_resume_releases_it(server: Server, tmp_path: Path) -> None:
-    folder = tmp_path / "campaign"
-    async with InstrumentClient(server.endpoint, timeout=5) as operator:
-        await operator.blank()
-        with pytest.raises(StoppedError, match="SAFE"):
-            await run_campaign(config(), server.endpoint, folder, processing=PROCESSING)
-        record = await resume_campaign(folder)
-        events = await operator.events()
-    assert record.state == "done"
-    assert events[-1].kind == "resume"
-    assert events[-1].operator == "A. Tester"
-
-
-async def test_a_killed_instrument_is_waited_for_then_resumed(tmp_path: Path, world: Path) -> None:
-    folder = tmp_path / "campaign"
-    with serving(tmp_path, interval=0.002) as server:
-
-        class Killer:
-            def on_event(self, event: Event) -> None:
-                if isinstance(event, FramesReceived) and event.trial == 2 and server.process.poll() is None:
-                    server.kill()
-
-        with pytest.raises(InstrumentUnavailableError, match="no instrument answers"):
-            await run_campaign(
-                config(), server.endpoint, folder, observers=[Killer()], processing=PROCESSING, patience=3
-            )
-        assert load_campaign(folder).state == "stopped"
-        server.start()
-        record = await resume_campaign(folder)
-        exposures = await ledger(server.endpoint)
-    assert record.state == "done"
-    second = record.trials[1]
-    assert second.state == "failed"
-    assert second.electrons == next(e.electrons for e in exposures if second.plan and e.id == second.plan.id) > 0
-    assert_no_region_exposed_twice(exposures, world)
-
-
-async def test_an_instrument_that_comes_back_in_time_is_not_noticed(tmp_path: Path, world: Path) -> None:
-    folder = tmp_path / "campaign"
-    with serving(tmp_path) as server:
-
-        class Restarter:
-            def on_event(self, event: Event) -> None:
-                if isinstance(event, TrialChanged) and event.trial.number == 2 and event.trial.plan is None:
-                    server.kill()
-                    server.start()
-
-        record = await run_campaign(
-            config(), server.endpoint, folder, observers=[Restarter()], processing=PROCESSING, patience=6
-        )
-        assert_no_region_exposed_twice(await ledger(server.endpoint), world)
-    assert [t.state for t in record.trials] == ["done"] * 5
-
-
-KILLS = (
-    "suggested:1",
-    "reserved:1",
-    "acquiring:2",
-    "acquired:2",
-    "reconstructing:3",
-    "done:3",
-    "suggested:4",
-    "acquired:4",
-    "suggested:5",
-    "acquired:5",
-)
-
-
-@pytest.mark.slow
-async def test_killed_at_every_step_the_campaign_is_the_same_as_undisturbed(
-    server: Server, tmp_path: Path, world: Path
-) -> None:
-    folder, file = tmp_path / "campaign", tmp_path / "config.json"
-    file.write_text(config().model_dump_json())
-    entries = 0
-    for moment in (*KILLS, ""):
-        verb = "resume" if folder.exists() else "run"
-        code = await agent_process(verb, folder, server.endpoint, file, moment)
-        assert code == (-9 if moment else 0), moment
-        history = load_history(folder)
-        assert len(history) > entries, "what was journalled is still there"
-        entries = len(history)
-    exposures = await ledger(server.endpoint)
-    assert_no_region_exposed_twice(exposures, world)
-    assert all(e.state == "done" for e in exposures)
-    with serving(tmp_path / "second") as other:
-        undisturbed = await run_campaign(config(), other.endpoint, tmp_path / "undisturbed", processing=PROCESSING)
-    assert outline(load_campaign(folder)) == outline(undisturbed)
-
-
-async def test_killed_while_frames_arrive_the_trial_is_lost_and_its_region_left_alone(
-    tmp_path: Path, world: Path
-) -> None:
-    folder, file = tmp_path / "campaign", tmp_path / "config.json"
-    file.write_text(config(expert=None).model_dump_json())
-    with serving(tmp_path, interval=0.004) as server:
-        assert await agent_process("run", folder, server.endpoint, file, "frames:2") == -9
-        assert load_campaign(folder).trials[1].state == "acquiring"
-        record = await resume_campaign(folder, endpoint=server.endpoint)
-        exposures = await ledger(server.endpoint)
-    lost = record.trials[1]
-    assert record.state == "done"
-    assert lost.state == "failed"
-    assert "frames are lost" in lost.reason
-    assert lost.electrons == exposures[1].electrons > 0
-    assert_no_region_exposed_twice(exposures, world)
-    assert not list(folder.rglob("*.part"))
-
-
-async def agent_process(verb: str, folder: Path, endpoint: str, file: Path, moment: str) -> int:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(HERE / "agent_process.py"), verb, str(folder), endpoint, str(file), moment
-    )
-    return await process.wait()
-
-
-async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
-    folder, file = tmp_path / "campaign", tmp_path / "config.json"
-    file.write_text(config(expert=None).model_dump_json())
-    with serving(tmp_path, interval=0.004) as server:
-        assert await agent_process("run", folder, server.endpoint, file, "interrupt:2") == EXIT_CODES[StoppedError]
-        stopped = load_campaign(folder)
-        async with InstrumentClient(server.endpoint, timeout=5) as client:
-            status = await client.status()
-    assert (stopped.state, stopped.reason) == ("stopped", "stopped by SIGINT")
-    assert stopped.trials[1].state == "failed"
-    assert (status.phase, status.blanked, status.holder) == ("idle", True, ""), (
-        "beam off, lease given back, not in SAFE"
-    )
-
-
-def cheapest(**changes: Any) -> CampaignConfig:
-    values: dict[str, Any] = {
-        "goal": {"kind": "cheapest", "fraction": 0.6},
-        "electrons": 2e6,
-        "area": {"height": 24, "width": 24},
-        "exploration": {"trials": 4, "height": 24, "width": 24, "initial": 4, "share": 0.6},
-        "search": {"dose": (20, 900)},
-        "expert": None,
-        "score": {"field": 20},
-    }
-    return config(**{**values, **changes})
 
 
 async def test_the_cheapest_way_to_a_part_of_what_a_recording_can_give(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from served_small_world import CAMPAIGN
 
 from agent.cli.app import app
 from agent.cli.errors import run_guarded
@@ -27,15 +28,11 @@ from agent.storage.journal import load_campaign
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument import InstrumentClient
 
-HERE = Path(__file__).parent
 PTYCHOPILOT = (sys.executable, "-c", "from agent.cli import main; main()")
 
 
 @pytest.fixture(autouse=True)
-def _world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "world").mkdir()
-    monkeypatch.setenv("SMALL_WORLD", str(tmp_path / "world"))
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+def _here(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
 
@@ -52,17 +49,8 @@ def endpoint(tmp_path: Path) -> Iterator[str]:
 
 
 def _campaign(tmp_path: Path, **changes: Any) -> Path:
-    values: dict[str, Any] = {
-        "name": "small",
-        "electrons": 2e6,
-        "area": {"height": 24, "width": 24},
-        "exploration": {"trials": 3, "height": 16, "width": 16, "initial": 3},
-        "search": {"step": [0.8, 2.0], "defocus": [50, 150], "dose": [50, 1000]},
-        "policy": "sobol",
-        "score": {"field": 12},
-    }
     path = tmp_path / "campaign.yaml"
-    path.write_text(yaml.safe_dump({**values, **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**CAMPAIGN, **changes}), encoding="utf-8")
     return path
 
 

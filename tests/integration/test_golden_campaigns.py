@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from served_small_world import serving
 
 from agent import load_campaign, read_acquisition, read_reconstruction, resume_campaign
+from agent.events import Audience, TrialChanged
 from agent.report import write_report
 from agent.storage.journal import load_history, load_link
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture
@@ -91,3 +95,30 @@ async def test_a_campaign_killed_under_an_earlier_version_is_finished_by_this_on
     assert record.trials[0] == before.trials[0]
     assert record.trials[1].electrons == before.trials[1].electrons > 0
     assert len((world / "exposures.jsonl").read_text().splitlines()) == 2, "what is on disk is not exposed again"
+
+
+def examples(readme: str) -> list[str]:
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_example_of_the_storage_room_reads_a_campaign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    golden("finished", tmp_path).rename(tmp_path / "my-campaign")
+    monkeypatch.chdir(tmp_path)
+    (example,) = examples("agent/storage/README.md")
+    exec(compile(example, "agent/storage/README.md", "exec"), {})  # noqa: S102 – the README is ours
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "2 exploration failed reconstruction: ValueError: the data make no sense"
+    assert lines[4].startswith("5 final done 1.7855")
+
+
+def test_the_example_of_the_campaign_room_watches_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = examples("agent/campaign/README.md")
+    namespace: dict[str, Any] = {}
+    exec(compile(example, "agent/campaign/README.md", "exec"), namespace)  # noqa: S102 – the README is ours
+    audience = Audience([namespace["Alarm"]()])
+    for trial in load_campaign(golden("finished", tmp_path)).trials:
+        audience.tell(TrialChanged(trial=trial))
+    assert capsys.readouterr().out == "trial 2 has failed: reconstruction: ValueError: the data make no sense\n"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from served_stripes import PER_PATTERN, Frames, make_plan, serving, until
+from served_stripes import PER_PATTERN, Frames, make_plan, serving, under_way
 from striped_microscope import StripedMicroscope, pattern_of
 
 from instrument import (
@@ -125,14 +125,9 @@ async def test_a_sink_that_fails_aborts_and_is_heard(tmp_path: Path):
 
 
 async def test_an_acquisition_that_is_cancelled_is_aborted(tmp_path: Path):
-    microscope = StripedMicroscope()
-    microscope.held_at = 5
-    async with serving(tmp_path, microscope) as (_, client), client.lease():
-        await client.prepare(make_plan())
-        async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(client.acquire("a1", Frames()))
-            await until(lambda: microscope.exposed.get("a1") == 5)
-            running.cancel()
+    async with under_way(tmp_path) as (_, _, client, running):
+        running.cancel()
+        await asyncio.wait([running])
         assert (await client.outcome("a1")).state == "aborted"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiomqtt
 import pytest
+from examples import description, detector
 
 from agent.config import CampaignConfig, Mqtt, parse_config
 from agent.errors import BadInputError
@@ -29,7 +30,6 @@ from agent.events import (
 )
 from agent.records import Score, Settings, Suggestion, Trial
 from agent.status.mqtt import MqttPublisher, publishing
-from instrument.models import Description, Detector, Parameter, Rectangle
 
 if shutil.which("mosquitto") is None and os.environ.get("CI") != "true":
     pytest.skip("needs the broker mosquitto (Debian: apt install mosquitto)", allow_module_level=True)
@@ -118,22 +118,8 @@ def _config() -> CampaignConfig:
 
 
 def _started() -> CampaignStarted:
-    any_value = Parameter(kind="continuous", unit="", minimum=1.0, maximum=1e6)
-    description = Description(
-        name="bench 1",
-        voltage=80e3,
-        semiangle=21.4,
-        beam_current=20.0,
-        detector=Detector(shape=(64, 64), angular_pixel=1.0, dtype="uint8", saturation=255),
-        step=any_value,
-        defocus=any_value,
-        dose=any_value,
-        electrons_per_pattern=(1.0, 1e5),
-        area=Rectangle(y=0, x=0, height=99, width=99),
-    )
-    return CampaignStarted(
-        campaign="c-1", folder="/tmp/c", config=_config(), description=description, trials_planned=10
-    )
+    bench = description(name="bench 1", beam_current=20.0, detector=detector(64, 1.0, dtype="uint8", saturation=255))
+    return CampaignStarted(campaign="c-1", folder="/tmp/c", config=_config(), description=bench, trials_planned=10)
 
 
 def _trial(number: int, state: Any, score: float | None = None) -> TrialChanged:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,13 +95,9 @@ def experiment(
     states = wave[None] if modes is None else modes(wave)
     settings = ReconstructionSettings(slices=len(layers), slice_spacing=spacing)
     fine = replace(data, point_spread=point_spread, area_integration=area_integration)
-    problem = forward.Problem(
-        np.zeros((n, 1, 1)),
-        np.ones(shape, np.float32),
-        len(states),
-        start.propagators(data, settings, geo, shape),
-        transfer=start.transfer(fine, shape),
-    )
+    propagators, transfer = start.propagators(data, settings, geo, shape), start.transfer(fine, shape)
+    no_counts, weight = np.zeros((n, 1, 1)), np.ones(shape, np.float32)
+    problem = forward.Problem(no_counts, weight, len(states), propagators, transfer=transfer)
     phases = np.stack([atoms(geo.object_shape, geo.origin, geo.pixel_size, layer) for layer in layers])
     weights = np.ones((n, len(states)))
     if intensity is not None:
@@ -114,17 +111,29 @@ def experiment(
         np.zeros(shape),
         0.0,
     )
+    of_pattern = None if probes is None else lambda number: probes(number, wave)
+    patterns = np.roll(_counts(problem, unknowns, of_pattern, seed), (shape[0] // 2, shape[1] // 2), axis=(1, 2))
+    return replace(data, patterns=patterns, positions=believed)
+
+
+def _counts(
+    problem: forward.Problem,
+    unknowns: forward.Unknowns,
+    of_pattern: Callable[[int], NDArray[np.complex64]] | None,
+    seed: int | None,
+) -> NDArray[Any]:
+    """(n, ky, kx), corner-centred: drawn, or expected where `seed` is None; `of_pattern`: each pattern's own wave."""
     rng = np.random.default_rng(seed)
-    size = 1 if probes else 64
+    n = len(problem.counts)
+    size = 1 if of_pattern else 64
     counts = []
     for first in range(0, n, size):
-        if probes is not None:
-            unknowns.apertures = probes(first, wave)[None].astype(np.complex128)
+        if of_pattern is not None:
+            unknowns.apertures = of_pattern(first)[None].astype(np.complex128)
         model, _ = forward.intensities(problem, unknowns, np.arange(n)[first : first + size], np)
         model = np.maximum(model, 0)
         counts.append(model.astype(np.float32) if seed is None else rng.poisson(model).astype(np.uint16))
-    patterns = np.roll(np.concatenate(counts), (shape[0] // 2, shape[1] // 2), axis=(1, 2))
-    return replace(data, patterns=patterns, positions=believed)
+    return np.concatenate(counts)
 
 
 def thin_object(

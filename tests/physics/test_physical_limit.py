@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import phantom
@@ -19,20 +20,18 @@ WRONG = 1.03
 BANDS = ((0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 
 
-@pytest.fixture(scope="module")
+@cache
 def thin() -> tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]]:
     """(experiment without counts, true phase on its grid, expected electrons per e/Å²) of random atoms in one slice."""
     return phantom.thin_object((N, N), ANGULAR_PIXEL, step=STEP, field=FIELD, defocus=DEFOCUS, rim=15, count=1400)
 
 
+@cache
 def picture(
-    thin: tuple[DiffractionData, NDArray[np.float64], NDArray[np.float64]],
-    dose: float,
-    seed: int,
-    settings: ReconstructionSettings,
+    dose: float, seed: int, settings: ReconstructionSettings
 ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], NDArray[np.float64], float]:
     """(spectrum of the phase, of the aligned truth, frequency, density of |spectrum|² in rad²Å²) of the middle 20 Å."""
-    data, phase, expected = thin
+    data, phase, expected = thin()
     counts = np.random.default_rng([seed, int(dose)]).poisson(expected * dose).astype(np.uint32)
     result = reconstruct(replace(data, patterns=counts, defocus=WRONG * DEFOCUS), replace(settings, seed=seed))
     geo = geometry.locate(data)
@@ -55,10 +54,10 @@ def picture(
 
 
 @pytest.mark.parametrize("dose", [1e2, 1e3, 1e4, 1e6])
-def test_the_phase_is_quantitative_at_every_dose(dose: float, thin: tuple) -> None:
+def test_the_phase_is_quantitative_at_every_dose(dose: float) -> None:
     scales = []
     for seed in range(8):
-        got, truth, k, _ = picture(thin, dose, seed, ReconstructionSettings(device="cpu"))
+        got, truth, k, _ = picture(dose, seed, ReconstructionSettings(device="cpu"))
         band = (k >= 0.25) & (k <= 1.0)
         scales.append((got * truth.conj())[band].real.sum() / (np.abs(truth[band]) ** 2).sum())
     # 0.8 at 1e2 e/Å² and 0.95 at 1e3 without `quantitative`
@@ -66,19 +65,19 @@ def test_the_phase_is_quantitative_at_every_dose(dose: float, thin: tuple) -> No
 
 
 @pytest.mark.parametrize("dose", [1e3, 1e4])
-def test_the_error_is_near_the_physical_limit(dose: float, thin: tuple) -> None:
+def test_the_error_is_near_the_physical_limit(dose: float) -> None:
     found = []
     for seed in range(4):
-        got, truth, k, density = picture(thin, dose, seed, ReconstructionSettings(device="cpu"))
+        got, truth, k, density = picture(dose, seed, ReconstructionSettings(device="cpu"))
         power = np.abs(got - truth) ** 2 * density * 2 * dose
         found.append([power[(k >= low) & (k < high)].mean() for low, high in BANDS])
     assert np.max(np.mean(found, axis=0)) < 1.3
 
 
 @pytest.mark.parametrize(("dose", "most"), [(3e2, 4e-3), (1e5, 4e-5)])
-def test_a_probe_takes_up_no_noise_where_no_light_falls(dose: float, most: float, thin: tuple) -> None:
+def test_a_probe_takes_up_no_noise_where_no_light_falls(dose: float, most: float) -> None:
     """Error power of a probe that was right at the start; with changes anywhere it is 6e-3 at 3e2 e/Å², and as here at 1e5."""
-    data, _, expected = thin
+    data, _, expected = thin()
     wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
     truth = probe.to_real_space(wave[None])[0]
     truth /= np.linalg.norm(truth)
@@ -93,11 +92,11 @@ def test_a_probe_takes_up_no_noise_where_no_light_falls(dose: float, most: float
 
 
 @pytest.mark.parametrize(("dose", "tolerance"), [(1e2, 0.08), (1e3, 0.02), (1e4, 0.02)])
-def test_regularisation_never_makes_it_worse(dose: float, tolerance: float, thin: tuple) -> None:
+def test_regularisation_never_makes_it_worse(dose: float, tolerance: float) -> None:
     errors, scales = [], []
     for regularise in (False, True):
         for seed in range(3):
-            got, truth, k, _ = picture(thin, dose, seed, ReconstructionSettings(device="cpu", regularise=regularise))
+            got, truth, k, _ = picture(dose, seed, ReconstructionSettings(device="cpu", regularise=regularise))
             errors.append(float((np.abs(got - truth) ** 2).sum()))
             band = (k >= 0.25) & (k <= 1.0)
             scales.append((got * truth.conj())[band].real.sum() / (np.abs(truth[band]) ** 2).sum())
@@ -107,9 +106,9 @@ def test_regularisation_never_makes_it_worse(dose: float, tolerance: float, thin
 
 
 @pytest.mark.parametrize("dose", [3e2, 3e3])
-def test_held_out_counts_stop_near_the_best(dose: float, thin: tuple) -> None:
+def test_held_out_counts_stop_near_the_best(dose: float) -> None:
     def error(settings: ReconstructionSettings, seed: int) -> float:
-        got, truth, k, _ = picture(thin, dose, seed, replace(settings, device="cpu", quantitative=False))
+        got, truth, k, _ = picture(dose, seed, replace(settings, device="cpu", quantitative=False))
         band = (k >= 0.25) & (k <= 1.0)
         return float(np.sqrt((np.abs(got - truth)[band] ** 2).sum()))
 

@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import math
 
+import examples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import convolve1d
 
-from instrument import AcquisitionPlan, Rectangle, optics
+from instrument import AcquisitionPlan, optics
 from sim_instrument import Column, SpecimenOptions, build_specimen, expected_intensities
 from sim_instrument.column import FWHM
 from sim_instrument.detector import PixelDetector, poisson
@@ -26,17 +27,10 @@ PROBES = np.array([[200.0, 210.0], [203.3, 214.1]])
 
 
 def plan(defocus: float = 200.0, positions: NDArray[np.float64] = PROBES, **changes: object) -> AcquisitionPlan:
-    values: dict[str, object] = {
-        "id": "a1",
-        "campaign": "c",
-        "region": "r",
-        "field": Rectangle(y=190, x=190, height=40, width=40),
-        "step": 0.8,
-        "defocus": defocus,
-        "dose": 3000.0,
-        "positions": tuple(map(tuple, positions.tolist())),
-    }
-    return AcquisitionPlan.model_validate(values | changes)
+    places = tuple(map(tuple, positions.tolist()))
+    return examples.plan(
+        "a1", 40, 190, 190, **({"step": 0.8, "dose": 3000.0, "positions": places} | changes), defocus=defocus
+    )
 
 
 def patterns(column: Column, defocus: float = 200.0, positions: NDArray[np.float64] = PROBES) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import examples
 import h5py
 import numpy as np
 import pytest
@@ -24,15 +25,7 @@ PERFECT = build_specimen(SpecimenOptions(vacancies=0))
 
 
 def plan(id: str = "a1", y: float = 180.0, dose: float = 1e5, step: float = 1.0) -> AcquisitionPlan:
-    return AcquisitionPlan(
-        id=id,
-        campaign="c",
-        region="r",
-        field=Rectangle(y=y, x=180, height=30, width=30),
-        step=step,
-        defocus=0,
-        dose=dose,
-    )
+    return examples.plan(id, 30, y, 180, step=step, defocus=0, dose=dose)
 
 
 def metals(specimen: Specimen, layer: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from examples import between, description, detector, plan, square
 
 from agent.config import CampaignConfig, Metadata, parse_config
 from agent.reconstruction.solver.result import Reconstruction
@@ -16,32 +17,20 @@ from agent.storage.acquisition_file import Acquisition
 from agent.storage.facts import CampaignFacts, InstrumentLink
 from agent.storage.journal import Journal
 from agent.storage.reconstruction_file import write_reconstruction
-from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Description, Outcome
 
 PIXEL = 0.33
 
 
 def made_up_description(counts_per_electron: float | None = 1.0) -> Description:
-    def between(low: float, high: float, unit: str) -> Parameter:
-        return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
-
-    return Description(
-        name="test bench",
-        voltage=80e3,
-        semiangle=21.4,
+    return description(
         beam_current=20.0,
-        detector=Detector(
-            shape=(128, 128),
-            angular_pixel=1.0,
-            dtype="uint16",
-            saturation=65535,
-            counts_per_electron=counts_per_electron,
-        ),
-        step=between(0.2, 10.0, "Å"),
-        defocus=between(-2000.0, 2000.0, "Å"),
+        detector=detector(angular_pixel=1.0, counts_per_electron=counts_per_electron),
+        step=between(0.2, 10.0),
+        defocus=between(-2000.0, 2000.0),
         dose=between(1.0, 1e4, "e/Å²"),
         electrons_per_pattern=(10.0, 1e6),
-        area=Rectangle(y=0.0, x=0.0, height=300.0, width=300.0),
+        area=square(300.0),
         repeatable=counts_per_electron is None,
         notes=("Made up for a test.",),
     )
@@ -104,10 +93,7 @@ class CampaignOnDisk:
     ) -> Trial:
         step, defocus, dose = settings
         edge = 24.0 if role == "exploration" else 32.0
-        area = Rectangle(y=50.0, x=50.0, height=edge, width=edge)
-        plan = AcquisitionPlan(
-            id=f"t{number}", campaign="c", region=f"r{number}", field=area, step=step, defocus=defocus, dose=dose
-        )
+        scan = plan(f"t{number}", edge, 50.0, 50.0, region=f"r{number}", step=step, defocus=defocus, dose=dose)
         file = None
         if score is not None and more.pop("pictured", False):
             file = f"reconstruction-{number}.h5"
@@ -115,17 +101,17 @@ class CampaignOnDisk:
             acquisition = Acquisition(
                 patterns=np.zeros(shape, np.uint16),
                 received=np.ones(1, bool),
-                plan=plan,
+                plan=scan,
                 description=self.description,
                 metadata=Metadata(),
-                outcome=Outcome(id=plan.id, state="done"),
+                outcome=Outcome(id=scan.id, state="done"),
             )
             write_reconstruction(
                 self.folder / file,
-                made_up_reconstruction(plan, number),
+                made_up_reconstruction(scan, number),
                 made_up_score(score, number),
                 None,
-                area,
+                scan.field,
                 acquisition,
             )
         suggestion = Suggestion(
@@ -138,8 +124,8 @@ class CampaignOnDisk:
             role=role,
             state="failed" if score is None else "done",
             suggestion=suggestion,
-            plan=plan,
-            electrons=plan.electrons,
+            plan=scan,
+            electrons=scan.electrons,
             score=None if score is None else made_up_score(score, number),
             defocus_measured=defocus + 11.0,
             reason="the reconstruction died" if score is None else "",

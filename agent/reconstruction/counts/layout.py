@@ -1,4 +1,4 @@
-"""How images of counts are laid out for a reconstruction: rolled, framed, in bins, added up, drawn."""
+"""How images of counts are laid out for a reconstruction, and the plain form of what backends do with counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from numpy.typing import DTypeLike, NDArray
 
 
 def framed(patterns: NDArray[Any], roll: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
-    """Patterns (b, ky, kx) with the zero beam rolled to pixel (0, 0) and a rim of zeros up to `shape`."""
+    """Patterns with the zero beam at pixel (0, 0) and a rim of zeros.
+
+    Args:
+        patterns: (b, ky, kx).
+        roll: (row, column) pixels that bring the zero beam there.
+        shape: (ky, kx) pixels wanted, no fewer than the patterns have.
+
+    Returns:
+        (b, *shape).
+    """
     size = patterns.shape[1:]
     if size == shape:
         return np.roll(patterns, roll, axis=(1, 2))
@@ -20,22 +29,35 @@ def framed(patterns: NDArray[Any], roll: tuple[int, int], shape: tuple[int, int]
 
 
 def two_by_two(images: Any, kind: DTypeLike | None = None) -> Any:
-    """Images (…, y, x) with 2 × 2 pixels added up, in the type `kind`."""
+    """Images with 2 × 2 pixels added up.
+
+    Args:
+        images: (…, y, x), of even numbers of pixels.
+        kind: type of the sums; None: NumPy's choice.
+
+    Returns:
+        (…, y/2, x/2).
+    """
     *rest, n_y, n_x = images.shape
     return images.reshape(*rest, n_y // 2, 2, n_x // 2, 2).sum(axis=(-3, -1), dtype=kind)
 
 
 def bins_of(counts: Any) -> Any:
-    """`Backend.binned` of counts (n, ky, kx)."""
+    """The plain form of `Backend.binned`, of counts (n, ky, kx)."""
     return two_by_two(counts, np.uint16 if counts.dtype == np.uint8 else np.float32)
 
 
 def sums_of(counts: Any) -> tuple[Any, Any]:
-    """`Backend.summed` of counts (n, ky, kx)."""
+    """The plain form of `Backend.summed`, of counts (n, ky, kx)."""
     return counts.sum(axis=(1, 2), dtype=np.float64), counts.sum(axis=0, dtype=np.float64)
 
 
 def drawn(model: Any, random: Any) -> Any:
-    """Poisson counts of what is expected, in 16 bits where these can hold them."""
+    """The plain form of `Backend.drawn`: Poisson counts, in 16 bits where these hold them.
+
+    Args:
+        model: expected counts, of any shape.
+        random: generator of the array's module.
+    """
     counts = random.poisson(model.clip(0))
     return counts.astype(np.float32 if model.max() > 5e4 else np.uint16)

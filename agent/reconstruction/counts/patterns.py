@@ -1,4 +1,4 @@
-"""The caller's patterns, in memory or on disk, looked at a bounded number at a time."""
+"""The caller's patterns, in memory or on disk, handled a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ _CHUNK = 512
 
 
 def kept_on_disk(counts: Any) -> tuple[str, ...]:
-    """A sentence for the user where `counts` are in a file."""
+    """A sentence for the user where `counts` have been put into a file; otherwise nothing."""
     if not isinstance(counts, np.memmap):
         return ()
     return (f"the counts take {counts.nbytes / 1e9:.3g} GB, more than half of the free memory: they are kept on disk",)
 
 
 def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
-    """The patterns of (n, ky, kx) that `which` (n,) names; all of them are not copied."""
+    """Some of the patterns.
+
+    Args:
+        patterns: (n, ky, kx).
+        which: (n,) True for those wanted; where it is true of all, nothing is copied.
+    """
     if which.all():
         return patterns
     out = allocate((int(which.sum()), *patterns.shape[1:]), patterns.dtype)
@@ -35,14 +40,14 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def as_type(counts: NDArray[Any], kind: DTypeLike) -> NDArray[Any]:
-    """`counts` in another type."""
+    """A copy of `counts` in another type."""
     out = allocate(counts.shape, kind)
     out[...] = counts
     return out
 
 
 def joined(first: Any, second: Any, xp: Any) -> Any:
-    """Counts (n, …) and (m, …) of the array module `xp` as (n + m, …)."""
+    """Counts (n, …) and (m, …), arrays of the module `xp`, one after the other: (n + m, …)."""
     if xp is not np:
         return xp.concatenate([first, second])
     out = allocate((len(first) + len(second), *first.shape[1:]), np.promote_types(first.dtype, second.dtype))
@@ -51,7 +56,14 @@ def joined(first: Any, second: Any, xp: Any) -> Any:
 
 
 def counts_type(patterns: NDArray[Any]) -> np.dtype[Any]:
-    """The type in which a reconstruction keeps counts: the smallest of uint8, uint16 and float32 that holds them."""
+    """The type in which a reconstruction keeps counts.
+
+    Args:
+        patterns: (b, ky, kx) integers or floats.
+
+    Returns:
+        The smallest of uint8, uint16 and float32 that holds them; float32 for floats, whole or not.
+    """
     if patterns.dtype.kind not in "bui":
         return np.dtype(np.float32)
     largest = int(patterns.max()) if patterns.size else 0
@@ -59,7 +71,15 @@ def counts_type(patterns: NDArray[Any]) -> np.dtype[Any]:
 
 
 def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
-    """Patterns (n, ky, kx), in memory or on disk, a bounded number at a time; 0 where `seen` (ky, kx) is given and false."""
+    """Patterns a bounded number at a time.
+
+    Args:
+        patterns: (n, ky, kx) in memory or on disk, of either byte order.
+        seen: (ky, kx) bool; pixels where it is false become 0. None: none.
+
+    Yields:
+        (b, ky, kx) in this machine's byte order.
+    """
     for first in range(0, len(patterns), _CHUNK):
         chunk = np.asarray(patterns[first : first + _CHUNK])
         kind = (
@@ -70,7 +90,14 @@ def chunks(patterns: Any, seen: Any = None) -> Iterator[NDArray[Any]]:
 
 
 def in_bins(patterns: NDArray[Any]) -> NDArray[Any]:
-    """Patterns (b, ky, kx) with 2 × 2 pixels added up; kx is a multiple of 32."""
+    """Patterns with 2 × 2 pixels added up.
+
+    Args:
+        patterns: (b, ky, kx) counts; kx is a multiple of 32.
+
+    Returns:
+        (b, ky/2, kx/2): 16 bits, or floats where these do not hold the sums.
+    """
     n, height, width = patterns.shape
     kind = patterns.dtype if patterns.dtype in (np.uint8, np.uint16) else counts_type(patterns)
     flat = np.ascontiguousarray(patterns, kind).reshape(n, -1)
@@ -90,9 +117,17 @@ def narrow(
     kind: np.dtype[Any],
     workers: int,
 ) -> NDArray[Any]:
-    """What `work(first, stop, out, largest)` makes of counts of a type, shared out between threads.
+    """Sums of counts in the smaller type that holds them, made by several threads.
 
-    16 bits, or floats where the largest numbers it tells do not fit.
+    Args:
+        work: work(first, stop, out, largest) writes the sums first … stop − 1 into `out` and their largest values into
+            `largest` (16,).
+        shape: of `out`.
+        kind: type of the counts.
+        workers: number of threads.
+
+    Returns:
+        16 bits, or floats where the counts are floats or the largest sums do not fit.
     """
     out, largest = allocate(shape, np.uint16 if kind.kind == "u" else np.float32), np.zeros((workers, 16), np.float32)
     number = iter(largest)

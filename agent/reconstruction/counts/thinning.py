@@ -51,7 +51,7 @@ def halves(counts: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]
         seed: the same seed gives the same split.
 
     Returns:
-        Two arrays of the same shape and type that add up to `counts`, where `instrument.memory.allocate` is.
+        Two arrays of the same shape and type that add up to `counts`; on disk where memory does not hold them.
     """
     kind = counts.dtype.newbyteorder("=")
     one, other = allocate(counts.shape, kind), allocate(counts.shape, kind)

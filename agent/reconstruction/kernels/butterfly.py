@@ -14,8 +14,8 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
+from agent.reconstruction.kernels.jit import instruction
 from agent.reconstruction.kernels.simd import FAST, REGISTER, broadcast, constant, data_of, read, write
 
 
@@ -95,7 +95,7 @@ def butterfly(radix: int, inverse: bool, twiddled: bool) -> Callable[..., None]:
     inputs by their conjugates; where not `twiddled`, all of these are 1 and left out.
     """
 
-    @intrinsic
+    @instruction
     def step(typingctx: Any, re: Any, im: Any, start: Any, stride: Any, twiddles: Any, twiddle_start: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             planes = [data_of(context, builder, sig.args[i], args[i]) for i in (0, 1)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from agent.reconstruction.kernels.fft import OPTIONS, forward, inverse
+from agent.reconstruction.kernels.fft import forward, inverse
+from agent.reconstruction.kernels.jit import jitted
 from agent.reconstruction.kernels.simd import (
     larger,
     load,
@@ -28,17 +28,17 @@ POISSON, AMPLITUDE = 0, 1
 """Codes of the likelihoods (`forward.LOSSES`); the third is Gaussian."""
 
 
-@njit(**OPTIONS)
+@jitted
 def zero(plane: Any, start: int, stop: int) -> None:
     nothing = splat(np.float32(0))
     for i in range(start, stop, LANES):
         store(plane, i, nothing)
 
 
-@njit(**OPTIONS)
+@jitted
 def _residual(
     model: Any, counts: Any, place: int, base: int, n: int, mask: Any, count_offset: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool,
+    want_ratio: int, ratio_sum: Any, want_deviance: int,
 ) -> tuple[float, float]:  # fmt: skip
     """model (n floats from 0) becomes the residual factor; (deviance/2, sum of the masked model) are returned.
 
@@ -64,7 +64,7 @@ def _residual(
     return float(total(deviance)), float(total(modelled))
 
 
-@njit(**OPTIONS)
+@jitted
 def _send_back(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, factors: Any, place: int, mode: int, y: int, n_y: int, n_x: int,
     plan_x: Any, twiddles_x: Any,
@@ -82,11 +82,11 @@ def _send_back(
         transpose(w_im, first + x * LANES, LANES, v_im, target, LANES)
 
 
-@njit(**OPTIONS)
+@jitted
 def detect(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
     counts: Any, place: int, mask: Any, background: Any, count_offset: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, model: Any, expected: Any,
+    want_ratio: int, ratio_sum: Any, want_deviance: int, want_adjoint: int, model: Any, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """Waves along x to the detector, the residual, and back along x into object planes v of each mode."""
     plane = n_y * n_x
@@ -116,12 +116,12 @@ def detect(
     return deviance, modelled
 
 
-@njit(**OPTIONS)
+@jitted
 def detect_blurred(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, n_modes: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
     plan_x: Any, twiddles_x: Any, transfer: Any, b_re: Any, b_im: Any, d_re: Any, d_im: Any, order_x: Any, order_y: Any,
     counts: Any, place: int, mask: Any, background: Any, count_offset: float, variance: float, loss: int,
-    want_ratio: bool, ratio_sum: Any, want_deviance: bool, want_adjoint: bool, expected: Any,
+    want_ratio: int, ratio_sum: Any, want_deviance: int, want_adjoint: int, expected: Any,
 ) -> tuple[float, float]:  # fmt: skip
     """As `detect` with a detector whose point spread has the transfer function `transfer` (real, even)."""
     plane = n_y * n_x
@@ -152,7 +152,7 @@ def detect_blurred(
     return result
 
 
-@njit(**OPTIONS)
+@jitted
 def _blur(
     image: Any, b_re: Any, b_im: Any, scratch: Any, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
     plan_x: Any, twiddles_x: Any, transfer: Any, order_x: Any, order_y: Any,
@@ -196,7 +196,7 @@ def _blur(
             image[target] = b_re[(kx // LANES * n_y + ky) * LANES + kx % LANES]
 
 
-@njit(**OPTIONS)
+@jitted
 def relayout(patterns: Any, rows: Any, columns: Any, places: Any, out: Any, block: Any) -> None:
     """Patterns (b · pixels) to detector planes (b · n_y · n_x): [(g · n_x + x) · 16 + l] = pattern[rows[16 g + l] + columns[x]].
 
@@ -232,7 +232,7 @@ def relayout(patterns: Any, rows: Any, columns: Any, places: Any, out: Any, bloc
                 first += LANES
 
 
-@njit(**OPTIONS)
+@jitted
 def add_up(planes: Any, totals: Any, sums: Any) -> None:
     """totals (b,) = counts of each of the planes (b · pixels), sums (pixels) += all planes."""
     pixels = len(sums)
@@ -247,7 +247,7 @@ def add_up(planes: Any, totals: Any, sums: Any) -> None:
                 part = splat(np.float32(0))
 
 
-@njit(**OPTIONS)
+@jitted
 def bin_up(planes: Any, pixels: int, places: Any, out: Any, largest: Any) -> None:
     """out (b · m) = counts of the planes (b · pixels), four places added up; their largest values go into `largest` (16).
 
@@ -278,7 +278,7 @@ def bin_up(planes: Any, pixels: int, places: Any, out: Any, largest: Any) -> Non
     store(largest, 0, most)
 
 
-@njit(**OPTIONS)
+@jitted
 def pair_up(patterns: Any, width: int, out: Any, largest: Any) -> None:
     """out (b · pixels/4) = patterns (b · pixels, lines of `width`, a multiple of 32) with 2 × 2 pixels added up; see `bin_up`."""
     most = splat(np.float32(0))

@@ -19,15 +19,15 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from agent.reconstruction.kernels.detector import detect, detect_blurred, zero
-from agent.reconstruction.kernels.fft import OPTIONS, forward, inverse
+from agent.reconstruction.kernels.fft import forward, inverse
+from agent.reconstruction.kernels.jit import jitted
 from agent.reconstruction.kernels.simd import load, splat, store, total, transpose
 from agent.reconstruction.kernels.transform import LANES
 
 
-@njit(**OPTIONS)
+@jitted
 def ramps(frequencies: Any, shift: float, n: int, re: Any, im: Any) -> None:
     """exp(−2πi k·shift/n) of the supported frequencies; the padding behind them stays as it is."""
     for i in range(len(frequencies)):
@@ -36,7 +36,7 @@ def ramps(frequencies: Any, shift: float, n: int, re: Any, im: Any) -> None:
         im[i] = math.sin(angle)
 
 
-@njit(**OPTIONS)
+@jitted
 def _aperture_to_columns(
     a_re: Any, a_im: Any, weights: Any, mode: int, n_modes: int, places_x: Any, ramp_y: Any, ramp_x: Any,
     n_x: int, plan_x: Any, twiddles_x: Any, t_re: Any, t_im: Any, c_re: Any, c_im: Any,
@@ -68,7 +68,7 @@ def _aperture_to_columns(
             transpose(t_im, x * LANES, LANES, c_im, target, LANES)
 
 
-@njit(**OPTIONS)
+@jitted
 def _through_slice(
     o_re: Any, o_im: Any, window: int, width: int, column: int, n_y: int, n_x: int, plan_y: Any, twiddles_y: Any,
     t_re: Any, t_im: Any, s_re: Any, s_im: Any, stash: int, w_re: Any, w_im: Any,
@@ -93,7 +93,7 @@ def _through_slice(
         transpose(t_im, y * LANES, LANES, w_im, target, LANES)
 
 
-@njit(**OPTIONS)
+@jitted
 def _propagate(
     w_re: Any, w_im: Any, v_re: Any, v_im: Any, h_re: Any, h_im: Any, kernel: int, sign: float,
     n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
@@ -115,9 +115,9 @@ def _propagate(
             transpose(w_im, base + x * LANES, LANES, v_im, target, LANES)
 
 
-@njit(**OPTIONS)
+@jitted
 def _back_through_slice(
-    o_re: Any, o_im: Any, window: int, width: int, n_y: int, plan_y: Any, twiddles_y: Any, go_on: bool,
+    o_re: Any, o_im: Any, window: int, width: int, n_y: int, plan_y: Any, twiddles_y: Any, go_on: int,
     t_re: Any, t_im: Any, first: int, s_re: Any, s_im: Any, stash: int, a_re: Any, a_im: Any, illumination: Any,
 ) -> None:  # fmt: skip
     """The group at `first` of t along y into real space; adds conj(wave)·t and |wave|²; conj(object)·t along y again."""
@@ -137,7 +137,7 @@ def _back_through_slice(
         forward(t_re, t_im, first, n_y, plan_y, twiddles_y)
 
 
-@njit(**OPTIONS)
+@jitted
 def _columns_to_aperture(
     c_re: Any, c_im: Any, a_re: Any, a_im: Any, weights: Any, mode: int, n_modes: int, frequencies_y: Any,
     frequencies_x: Any, places_x: Any, ramp_y: Any, ramp_x: Any, n_y: int, n_x: int, plan_x: Any, twiddles_x: Any,
@@ -184,7 +184,7 @@ def _columns_to_aperture(
     slopes[1] += np.float32(2 * math.pi / n_x) * total(slope_x)
 
 
-@njit(**OPTIONS)
+@jitted
 def block(
     pattern_index: Any, counts: Any,
     corners: Any, subpixel_shifts: Any, weights: Any, propagators_re: Any, propagators_im: Any, mask: Any, transfer: Any,

@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit
-
 from agent.reconstruction.kernels.butterfly import butterfly
+from agent.reconstruction.kernels.jit import jitted
 from agent.reconstruction.kernels.simd import REGISTER
 from agent.reconstruction.kernels.transform import LANES, RADICES
-
-OPTIONS = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-"""How the kernels are compiled."""
 
 
 def _stage(inverse: bool, twiddled: bool) -> Callable[..., None]:
     """One pass of a transform over the group of n × 16 from `start` on."""
     by_2, by_3, by_4, by_5, by_8 = (butterfly(radix, inverse, twiddled) for radix in RADICES)
 
-    @njit(**OPTIONS)
+    @jitted
     def stage(re: Any, im: Any, start: int, n: int, radix: int, stride: int, place: int, twiddles: Any) -> None:
         step, count = stride * LANES, 2 * (radix - 1)
         for block in range(start, start + n * LANES, radix * step):
@@ -44,7 +40,7 @@ _forward, _inverse = (_stage(inverse=inverse, twiddled=True) for inverse in (Fal
 _plain = _stage(inverse=False, twiddled=False)
 
 
-@njit(**OPTIONS)
+@jitted
 def forward(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) -> None:
     """In place, unnormalised: the group of n × 16 from `start` on, natural to permuted order."""
     for i in range(len(passes)):
@@ -55,7 +51,7 @@ def forward(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) ->
             _plain(re, im, start, n, radix, stride, place, twiddles)
 
 
-@njit(**OPTIONS)
+@jitted
 def inverse(re: Any, im: Any, start: int, n: int, passes: Any, twiddles: Any) -> None:
     """In place, unnormalised: the group of n × 16 from `start` on, permuted to natural order."""
     for i in range(len(passes) - 1, -1, -1):

@@ -267,9 +267,8 @@ def _engine() -> Any:
     return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-def _release(_: Any) -> None:
-    """See _RELEASE."""
+_release = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
+"""Stands for _RELEASE."""
 
 
 _linking = threading.Lock()

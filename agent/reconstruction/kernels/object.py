@@ -5,19 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from agent.reconstruction.kernels.fft import OPTIONS
+from agent.reconstruction.kernels.jit import jitted
 
 
-@njit(**OPTIONS)
+@jitted
 def split(z: Any, re: Any, im: Any) -> None:
     """Complex numbers, as floats (2 n), to real and imaginary parts (n)."""
     for i in range(len(re)):
         re[i], im[i] = z[2 * i], z[2 * i + 1]
 
 
-@njit(**OPTIONS)
+@jitted
 def gather(
     re: Any, im: Any, illumination: Any, illumination_scale: float, more: int, numerator: Any, total_illumination: Any
 ) -> None:
@@ -30,7 +29,7 @@ def gather(
         numerator[2 * i], numerator[2 * i + 1], total_illumination[i] = x, y, lit
 
 
-@njit(**OPTIONS)
+@jitted
 def step_phases(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
     """`forward.turn` on floats z (2 n)."""
     half, least = np.float32(0.5 * size), np.float32(floor)

@@ -16,8 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
+from agent.reconstruction.kernels.jit import instruction
 from agent.reconstruction.kernels.transform import LANES, registers
 
 FAST = ("fast",)
@@ -47,24 +48,25 @@ def constant(value: float, lanes: int = LANES) -> Any:
     return ir.Constant(ir.VectorType(_FLOAT, lanes), [value] * lanes)
 
 
-def _define_operator(symbol: Any, instruction: str) -> None:
+def _define_operator(symbol: Any, emitted: str) -> None:
     @infer_global(symbol)
     class _Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             return signature(vector, vector, vector) if args == (vector, vector) else None
 
-    @lower_builtin(symbol, vector, vector)
-    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return getattr(builder, instruction)(*args, flags=FAST)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return getattr(builder, emitted)(*args, flags=FAST)
+
+    lower_builtin(symbol, vector, vector)(lower)
 
 
-for _symbol, _instruction in (
+for _symbol, _emitted in (
     (operator.add, "fadd"),
     (operator.sub, "fsub"),
     (operator.mul, "fmul"),
     (operator.truediv, "fdiv"),
 ):
-    _define_operator(_symbol, _instruction)
+    _define_operator(_symbol, _emitted)
 
 
 def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
@@ -87,7 +89,7 @@ def broadcast(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
 
 
-@intrinsic
+@instruction
 def load(typingctx: Any, array: Any, index: Any) -> Any:
     """Sixteen floats of a flat float32 array from `index` on."""
 
@@ -97,7 +99,7 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
     return vector(array, types.intp), codegen
 
 
-@intrinsic
+@instruction
 def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """Write sixteen floats into a flat float32 array from `index` on."""
 
@@ -108,7 +110,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, vector), codegen
 
 
-@intrinsic
+@instruction
 def splat(typingctx: Any, scalar: Any) -> Any:
     """A float32 sixteen times."""
 
@@ -118,7 +120,7 @@ def splat(typingctx: Any, scalar: Any) -> Any:
     return vector(types.float32), codegen
 
 
-@intrinsic
+@instruction
 def total(typingctx: Any, value: Any) -> Any:
     """Sum of the sixteen lanes, float32."""
 
@@ -149,7 +151,7 @@ def _read_counts(builder: Any, base: Any, kind: Any, index: Any, n: int) -> Any:
     return builder.uitofp(value, floats)
 
 
-@intrinsic
+@instruction
 def load_counts(typingctx: Any, array: Any, index: Any) -> Any:
     """Sixteen counts of a flat array of unsigned integers or float32, as floats."""
 
@@ -160,7 +162,7 @@ def load_counts(typingctx: Any, array: Any, index: Any) -> Any:
     return vector(array, types.intp), codegen
 
 
-@intrinsic
+@instruction
 def load_runs(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
     """As `load_counts`: eight counts from `first` on, then eight from `second` on."""
 
@@ -172,7 +174,7 @@ def load_runs(typingctx: Any, array: Any, first: Any, second: Any) -> Any:
     return vector(array, types.intp, types.intp), codegen
 
 
-@intrinsic
+@instruction
 def store_counts(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """Write sixteen whole numbers, as floats, into a flat array of unsigned integers or float32 that holds them."""
 
@@ -189,7 +191,7 @@ def store_counts(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, vector), codegen
 
 
-@intrinsic
+@instruction
 def log(typingctx: Any, value: Any) -> Any:
     """Natural logarithm of positive floats, to 1e-6."""
 
@@ -215,7 +217,7 @@ def log(typingctx: Any, value: Any) -> Any:
     return vector(vector), codegen
 
 
-@intrinsic
+@instruction
 def pairs(typingctx: Any, one: Any, other: Any) -> Any:
     """Sums of neighbouring lanes: eight of the one, then eight of the other."""
 
@@ -228,7 +230,7 @@ def pairs(typingctx: Any, one: Any, other: Any) -> Any:
     return vector(vector, vector), codegen
 
 
-@intrinsic
+@instruction
 def larger(typingctx: Any, one: Any, other: Any) -> Any:
     """The larger number of each lane."""
 
@@ -238,7 +240,7 @@ def larger(typingctx: Any, one: Any, other: Any) -> Any:
     return vector(vector, vector), codegen
 
 
-@intrinsic
+@instruction
 def sqrt(typingctx: Any, value: Any) -> Any:
     """Square root."""
 
@@ -268,7 +270,7 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-@intrinsic
+@instruction
 def transpose(
     typingctx: Any, source: Any, start: Any, step: Any, target: Any, target_start: Any, target_step: Any
 ) -> Any:

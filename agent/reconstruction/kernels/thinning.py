@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-"""How the kernels are compiled."""
+from agent.reconstruction.kernels.jit import jitted
 
 
-@njit(**OPTIONS)
+@jitted
 def halve(counts: Any, first: int, seed: int, out: Any) -> None:
     """Binomial(n, ½) = number of set bits among n random bits. counts and out (b, m), of patterns `first` and on."""
     for i in range(counts.shape[0]):
@@ -34,7 +32,7 @@ def halve(counts: Any, first: int, seed: int, out: Any) -> None:
             out[i, j] = ones
 
 
-@njit(**OPTIONS)
+@jitted
 def thin(counts: Any, limit: int, first: int, seed: int, out: Any) -> None:
     """Each count is kept with the probability limit/2⁶⁴. counts and out (b, m), of patterns `first` and on."""
     for i in range(counts.shape[0]):

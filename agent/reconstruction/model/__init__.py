@@ -1,1 +1,1 @@
-"""The forward model: what the counts are expected to be, and what it starts from."""
+"""The forward model: what counts are expected of an object, a probe and a detector, and what it starts from."""

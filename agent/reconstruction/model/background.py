@@ -8,19 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 PEDESTAL, EXCESS = 0.8, 0.05
-"""Start: these parts of the darkest ring outside the disc, and of what other rings hold above it.
+"""The start holds these parts of the darkest ring outside the disc, and of what the other rings hold above it.
 
-A specimen scatters least into the darkest ring, so its counts are mostly background; what is above it may be either, and
+A specimen scatters least into the darkest ring, so the counts there are mostly background. What is above it may be either, and
 a background grows faster than it shrinks.
 """
 
 
 class Rings:
-    """Two-pixel wide rings round the disc centre, and means over them; corner-centred.
+    """Rings two pixels wide round the disc's centre, and means over them.
 
     Args:
-        shape: of the detector.
-        centre_offset: of the disc from pixel (0, 0).
+        shape: (ky, kx) detector pixels.
+        centre_offset: (row, column) of the disc from pixel (0, 0), pixels.
         xp: array module of the images; nothing here waits for its device.
     """
 
@@ -32,7 +32,7 @@ class Rings:
         self.xp, self.index, self.members = xp, xp.asarray(index), xp.asarray(np.maximum(members, 1).astype(np.float64))
 
     def mean(self, image: Any) -> Any:
-        """Each pixel of an image (ky, kx) replaced by the mean of its ring."""
+        """Each pixel of an image (ky, kx), corner-centred, replaced by the mean of its ring."""
         values = image.ravel().astype(np.float64)
         if self.xp is np:
             total = np.bincount(self.index.ravel(), values)
@@ -45,9 +45,17 @@ class Rings:
 def start(
     mean: NDArray[np.float64], seen: NDArray[np.bool_], bright: NDArray[np.bool_], rings: Rings
 ) -> NDArray[np.float32]:
-    """A flat pedestal and a part of the ring means outside the disc; inside, what its brightest neighbour ring has.
+    """The background that a reconstruction starts from.
 
-    `mean` counts per pattern, `seen` where the detector counts, `bright` the disc; (ky, kx), corner-centred.
+    Args:
+        mean: (ky, kx) mean counts per pattern, corner-centred.
+        seen: (ky, kx) where the detector counts.
+        bright: (ky, kx) the bright-field disc.
+        rings: round its centre.
+
+    Returns:
+        (ky, kx) counts: a flat pedestal and a part of the ring means outside the disc; inside, what the brightest ring
+        outside has.
     """
     mean = np.where(seen, mean, 0)
     outside = ~bright & (rings.mean(bright.astype(float)) == 0) & seen
@@ -57,13 +65,19 @@ def start(
     lowest = profile[outside].min()
     excess = np.where(outside, profile - lowest, 0.0)
     excess = np.where(outside, excess, excess.max())
-    return (PEDESTAL * lowest + EXCESS * excess + 1e-6 * mean.max()).astype(np.float32)
+    return np.asarray(PEDESTAL * lowest + EXCESS * excess + 1e-6 * mean.max()).astype(np.float32)
 
 
 def gain(ratio: Any, mask: Any, rings: Rings) -> Any:
-    """Factor of two expectation-maximisation steps in one, the coherent part held fixed: (ky, kx) float32.
+    """By what a background grows in a pass: two expectation-maximisation steps in one, the coherent part held fixed.
 
-    `ratio` is the mean of counts over model, (ky, kx), `mask` where the detector counts; arrays of the rings' module.
+    Args:
+        ratio: (ky, kx) mean over the patterns of counts over model.
+        mask: (ky, kx) float32, 1 where the detector counts.
+        rings: round the disc's centre; the arrays are of its module.
+
+    Returns:
+        (ky, kx) float32 factor, 0.2 … 5.
     """
     xp = rings.xp
     factor = rings.mean(ratio * mask) / xp.maximum(rings.mean(mask), 1e-6)

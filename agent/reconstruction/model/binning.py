@@ -1,8 +1,8 @@
-"""The first passes see the detector in bins of 2 × 2 pixels: a quarter of the work, and no count lost.
+"""The detector in bins of 2 × 2 pixels for the first passes: a quarter of the work, and no count is lost.
 
-Where the probe is much smaller than the window, patterns hold nothing as fine as two pixels. A window of half the width is enough
-then; the object and its pixels stay as they are. What bins blur (fringes of the whole probe's width lose a quarter of their
-contrast) the passes that follow put right.
+Where the probe is much smaller than the window, patterns hold nothing as fine as two pixels, and a window of half the width
+is enough; the object and its pixels stay as they are. Fringes as fine as the whole probe is wide lose a quarter of their
+contrast; the passes that follow put that right.
 """
 
 from __future__ import annotations
@@ -22,26 +22,32 @@ from agent.reconstruction.model.probe import to_real_space
 from agent.reconstruction.model.settings import ReconstructionSettings
 
 INSIDE = 0.9
-"""Part of the electrons that passes through the middle quarter of the window along both axes."""
+"""Part of the electrons that has to pass through the middle quarter of the window along both axes."""
 WHOLE = 0.8
-"""Part of the counting pixels that lie in bins of which every pixel counts."""
+"""Part of the counting pixels that has to lie in bins of which every pixel counts."""
 
 
 def half(shape: tuple[int, int]) -> tuple[int, int]:
-    """Bins (ky, kx) of a detector."""
+    """Bins (ky, kx) of a detector of `shape` (ky, kx) pixels."""
     return shape[0] // 2, shape[1] // 2
 
 
 def possible(modes: NDArray[np.complex64], seen: NDArray[np.bool_], shape: tuple[int, ...]) -> bool:
-    """Whether patterns of `shape` may be binned: the probe (modes, ky, kx) is small, and `seen` (ky, kx) has few holes."""
+    """Whether patterns may be binned: the probe is small, and few pixels do not count.
+
+    Args:
+        modes: (modes, ky, kx) probe in the aperture plane.
+        seen: (ky, kx) where the detector counts, rim included.
+        shape: (n, ky, kx) of the patterns as they were measured.
+    """
     n_y, n_x = seen.shape
     if any(n % 32 for n in shape[1:]) or any(legal_length(n // 2) != n // 2 for n in seen.shape):
         return False
     if 4 * int((two_by_two(seen, np.int64) == 4).sum()) < WHOLE * seen.sum():
         return False
-    light = (np.abs(to_real_space(modes)) ** 2).sum(axis=0)
-    middle = light[n_y // 2 - n_y // 8 : n_y // 2 + n_y // 8, n_x // 2 - n_x // 8 : n_x // 2 + n_x // 8]
-    return bool(middle.sum() >= INSIDE * light.sum())
+    intensity = (np.abs(to_real_space(modes)) ** 2).sum(axis=0)
+    middle = intensity[n_y // 2 - n_y // 8 : n_y // 2 + n_y // 8, n_x // 2 - n_x // 8 : n_x // 2 + n_x // 8]
+    return bool(middle.sum() >= INSIDE * intensity.sum())
 
 
 def binned(
@@ -52,9 +58,16 @@ def binned(
     geo: Geometry,
     xp: Any,
 ) -> tuple[Problem, Unknowns]:
-    """The same experiment on a detector whose pixel j is the pixels 2j and 2j + 1; the object is shared.
+    """The same experiment on a detector whose pixel j is the pixels 2j and 2j + 1. Nothing here waits for the device.
 
-    The counts of `problem` are those of the bins, all else is of the pixels. Nothing here waits for the device.
+    Args:
+        problem: its counts are those of the bins, all else is of the pixels.
+        found: what is known so far, on the pixels.
+        data, settings, geo: of the experiment.
+        xp: array module of `problem` and `found`.
+
+    Returns:
+        Problem and unknowns of the bins; the object, weights and sub-pixel shifts are shared with `found`.
     """
     n_y, n_x = problem.mask.shape
     small, edge = half((n_y, n_x)), (n_y // 4, n_x // 4)
@@ -71,8 +84,8 @@ def binned(
     waves = waves[:, edge[0] : edge[0] + small[0], edge[1] : edge[1] + small[1]]
     apertures = xp.fft.fft2(xp.fft.ifftshift(waves, axes=(1, 2)))
     # the cut made the disc's edge ring; what falls into each bin is known
-    light = two_by_two(xp.abs(found.apertures) ** 2)
-    apertures *= xp.sqrt(light / xp.maximum(xp.abs(apertures) ** 2, 1e-30))
+    intensity = two_by_two(xp.abs(found.apertures) ** 2)
+    apertures *= xp.sqrt(intensity / xp.maximum(xp.abs(apertures) ** 2, 1e-30))
     return (
         replace(
             problem,

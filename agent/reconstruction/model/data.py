@@ -1,4 +1,4 @@
-"""What a reconstruction is made from: the patterns and everything known of how they came about."""
+"""What a reconstruction is made from."""
 
 from __future__ import annotations
 

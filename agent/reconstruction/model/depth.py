@@ -1,11 +1,8 @@
 """How much the counts tell of the slice that a phase belongs to.
 
-Two weak phase gratings of spatial frequency k at depths z₁ and z₂ scatter alike but for a phase πλk²(z₁ − z₂), where it does not
-matter which part of the probe they are in. So in the curvature of the likelihood slices i and j go together by
-H_ij = cos(πλk²(z_i − z_j)) times the illumination: for low frequencies all are one, for high ones each stands for itself. H has
-two eigenvalues above 0 at each frequency, (S ± |Σ exp(2iπλk²z)|)/2, whose vectors are a cosine and a sine of πλk²z; whatever
-else slices may differ by is not seen at all, to this order. Steps divided by it (and a damping) find in tens of passes what
-slices differ by, where steps that share one slice's step out evenly need hundreds.
+To first order the curvature of the likelihood couples slices i and j, at spatial frequency k, by H_ij = cos(πλk²(z_i − z_j))
+times the illumination (README of this room). H has two eigenvalues above 0, (S ± |Σ exp(2iπλk²z)|)/2, whose vectors are a
+cosine and a sine of πλk²z. Steps are divided by them.
 
 Runs on NumPy and CuPy arrays alike and never waits for the device.
 """
@@ -19,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 DAMPING = 1.0
-"""Added to the eigenvalues that steps are divided by: what is not seen to first order is seen to second. With 0.3 the noise of
-bilayer MoS₂ grows sooner than its bias falls, with 3 the bias takes all passes."""
+"""Added to the eigenvalues that steps are divided by: what is invisible to first order is visible to second. With 0.3 the noise
+of bilayer MoS₂ grows sooner than its bias falls; with 3 all passes go to the bias."""
 
 
 class Depths:
-    """The eigenvectors of H for slices at certain depths.
+    """The eigenvectors of H for slices at given depths.
 
     Args:
         xp: array module.
-        depths: (S,) Å.
+        depths: (S,) Å below the first slice.
         wavelength: Å.
-        pixel_size: (y, x), Å.
+        pixel_size: (y, x) Å.
     """
 
     def __init__(
@@ -40,10 +37,14 @@ class Depths:
         self._known: dict[tuple[int, int], list[tuple[Any, Any]]] = {}
 
     def filtered(self, images: Any, gain: Callable[[Any], Any]) -> Any:
-        """Real images (…, S, y, x), float32, after gain(H).
+        """gain(H) applied to images.
 
         Args:
-            gain: of H's eigenvalues, 0 or (y, x//2 + 1) in the layout of `rfft2`; gives factors.
+            images: (…, S, y, x) real, float32.
+            gain: from eigenvalues of H, 0 or (y, x//2 + 1) in the layout of `rfft2`, to factors.
+
+        Returns:
+            (…, S, y, x) float32.
         """
         shape = images.shape[-2:]
         spectra = self.xp.fft.rfft2(images)

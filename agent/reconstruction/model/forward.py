@@ -4,18 +4,9 @@ Position j sees the window W_j of the object's slices O_s through probe modes P_
 
     ψ_1 = P_jm(r − r_j) · O_1,   ψ_s+1 = IFFT(H_s FFT ψ_s) · O_s+1,   Ψ_jm = FFT ψ_S,   I_j = T ∗ Σ_m |Ψ_jm|² + B
 
-with the Fresnel propagator H, the detector's point spread T and a background B of counts. In the aperture plane
-P_jm = w_jm A_m for all modes but the first, which may vary from position to position, P_j0 = w_j0 A_0 + Σ_v w_jv A_v
-(orthogonal probe relaxation: Odstrčil et al., Opt. Express 24 (2016) 8360).
-
-With counts n_j the Poisson log-likelihood Σ n log I − I has the Wirtinger gradient T∗(n/I − 1) Ψ. Half of it,
-χ = IFFT ½ (n/I − 1) Ψ, is to first order the step to the measured amplitude (Thibault & Guizar-Sicairos, New J. Phys.
-14 (2012) 063004). It is carried back slice by slice (Tsai et al., Opt. Express 24 (2016) 29089); its products with the
-conjugate waves are accumulated with their illuminations, which precondition the update (Odstrčil, Menzel &
-Guizar-Sicairos, Opt. Express 26 (2018) 3108).
-
-Runs on NumPy and CuPy arrays alike: every function takes the array module `xp`. All FFTs are unitary. Sums hold half the
-Wirtinger gradient of the log-likelihood L: dL = 4 Re Σ conj(sum) dz.
+Adjoint, preconditioning and their sources are in the README of this room. Runs on NumPy and CuPy arrays alike: every
+function takes the array module `xp`. All FFTs are unitary. Sums hold half the Wirtinger gradient of the log-likelihood L:
+dL = 4 Re Σ conj(sum) dz.
 """
 
 from __future__ import annotations
@@ -28,7 +19,7 @@ from numpy.typing import NDArray
 
 Loss = Literal["poisson", "amplitude", "gaussian"]
 LOSSES: tuple[Loss, ...] = ("poisson", "amplitude", "gaussian")
-"""Their codes in the kernels are their places here."""
+"""Their codes in the kernels are their places in this tuple."""
 
 
 @dataclass
@@ -40,8 +31,8 @@ class Problem:
         mask: (ky, kx) float32, 1 where the detector counts.
         n_modes: probe modes P; further apertures are variations of the first.
         propagators: (S − 1, ky, kx) complex64, from slice to slice.
-        support: (ky, kx) bool, on the host: where apertures may be other than 0; None: where they are. What is summed
-            up elsewhere means nothing.
+        support: (ky, kx) bool, on the host: where apertures may be other than 0; None: where they are. Sums elsewhere
+            mean nothing.
         transfer: (ky, kx) float32, transfer function of the detector's point spread, corner-centred; None: a perfect detector.
         loss: what is minimised.
         variance: of the counts, where the loss is Gaussian.
@@ -114,7 +105,14 @@ class Wanted:
 
 
 def known(obj: Any, apertures: Any, corners: Any, fractions: Any) -> tuple[Problem, Unknowns]:
-    """The model of a known object (S, y, x) and probe (P, ky, kx), without counts or propagators: to simulate with."""
+    """The model of a known object and probe, without counts or propagators: to simulate with.
+
+    Args:
+        obj: (S, y, x) complex transmission.
+        apertures: (P, ky, kx) probe modes in the aperture plane, corner-centred.
+        corners: (n, 2) first object pixel of each window.
+        fractions: (n, 2) shift of the probe in pixels.
+    """
     n, shape = len(corners), apertures.shape[1:]
     problem = Problem(np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(apertures), [])
     weights, nothing = np.ones((n, len(apertures)), np.float32), np.zeros(shape, np.float32)
@@ -122,14 +120,33 @@ def known(obj: Any, apertures: Any, corners: Any, fractions: Any) -> tuple[Probl
 
 
 def shift_ramp(fractions: Any, shape: tuple[int, int], xp: Any) -> Any:
-    """exp(−2πi (k·f)) for shifts in pixels: (b, 2) -> (b, ky, kx) complex."""
+    """exp(−2πi k·f), the shift of probes.
+
+    Args:
+        fractions: (b, 2) pixels.
+        shape: (ky, kx) pixels.
+        xp: array module.
+
+    Returns:
+        (b, ky, kx) complex, corner-centred.
+    """
     ky, kx = xp.fft.fftfreq(shape[0]), xp.fft.fftfreq(shape[1])
     rows, columns = xp.exp(-2j * xp.pi * fractions[:, :1] * ky), xp.exp(-2j * xp.pi * fractions[:, 1:] * kx)
     return rows[:, :, None] * columns[:, None, :]
 
 
 def windows(corners: Any, shape: tuple[int, int], object_shape: tuple[int, int], xp: Any) -> Any:
-    """Flat indices of each window's pixels, corner-centred like the probe: (b, ky, kx)."""
+    """Where the pixels of windows are in the object.
+
+    Args:
+        corners: (b, 2) first object pixel.
+        shape: (ky, kx) pixels of a window.
+        object_shape: (y, x) pixels.
+        xp: array module.
+
+    Returns:
+        (b, ky, kx) flat indices, corner-centred like the probe.
+    """
     y = (xp.arange(shape[0]) + shape[0] // 2) % shape[0]
     x = (xp.arange(shape[1]) + shape[1] // 2) % shape[1]
     rows = corners[:, :1].astype(xp.int64) + y
@@ -155,7 +172,16 @@ class Waves:
 
 
 def intensities(problem: Problem, unknowns: Unknowns, index: Any, xp: Any) -> tuple[Any, Waves]:
-    """Modelled counts (b, ky, kx) of the patterns `index`, corner-centred, and the waves on the way."""
+    """The patterns of the model.
+
+    Args:
+        problem, unknowns: what is given and what is found.
+        index: (b,) numbers of the patterns.
+        xp: array module.
+
+    Returns:
+        (b, ky, kx) expected counts, corner-centred, and the waves on the way.
+    """
     apertures, obj = unknowns.apertures, unknowns.object
     shape, modes = apertures.shape[1:], problem.n_modes
     kind = xp.result_type(obj, apertures)
@@ -179,12 +205,29 @@ def intensities(problem: Problem, unknowns: Unknowns, index: Any, xp: Any) -> tu
 
 
 def blurred(patterns: Any, transfer: Any, xp: Any) -> Any:
-    """Patterns (b, ky, kx) as the detector's point spread leaves them; its own adjoint, since `transfer` is real and even."""
+    """Patterns after the detector's point spread; its own adjoint, since `transfer` is real and even.
+
+    Args:
+        patterns: (b, ky, kx) counts.
+        transfer: (ky, kx); None: a perfect detector.
+        xp: array module.
+    """
     return patterns if transfer is None else xp.fft.ifft2(xp.fft.fft2(patterns) * transfer).real
 
 
 def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) -> tuple[Any, Any]:
-    """(factor that turns Ψ into χ before the detector's adjoint, (n + g)/(I + g)), each (b, ky, kx)."""
+    """The derivative of the likelihood by the modelled counts, as the factor that makes χ of Ψ.
+
+    Args:
+        counted: (b, ky, kx) counts n.
+        model: (b, ky, kx) expected counts I.
+        problem: mask and likelihood.
+        guard: counts g added to both.
+        xp: array module.
+
+    Returns:
+        The factor, before the detector's adjoint, and (n + g)/(I + g); each (b, ky, kx).
+    """
     ratio = (counted + guard) / (model + guard)
     if problem.loss == "poisson":
         factor = 0.5 * (ratio - 1.0)
@@ -196,13 +239,33 @@ def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) 
 
 
 def expected(problem: Problem, unknowns: Unknowns, index: Any, xp: Any, chunk: int = 64) -> Any:
-    """Modelled counts (b, ky, kx) float32 of the patterns `index`, `chunk` of them at a time."""
+    """Expected counts of many patterns.
+
+    Args:
+        problem, unknowns: what is given and what is found.
+        index: (b,) numbers of the patterns.
+        xp: array module.
+        chunk: patterns at a time.
+
+    Returns:
+        (b, ky, kx) float32, corner-centred.
+    """
     parts = [xp.asarray(index[i : i + chunk]) for i in range(0, len(index), chunk)]
     return xp.concatenate([intensities(problem, unknowns, part, xp)[0].astype(xp.float32) for part in parts])
 
 
 def accumulate(problem: Problem, unknowns: Unknowns, index: Any, wanted: Wanted, xp: Any) -> Sums:
-    """The patterns `index` (b,) through the model and back."""
+    """Patterns through the model and back.
+
+    Args:
+        problem, unknowns: what is given and what is found.
+        index: (b,) numbers of the patterns, of the array module.
+        wanted: which sums.
+        xp: array module.
+
+    Returns:
+        The sums; those that are not wanted are None, or 0.
+    """
     model, waves = intensities(problem, unknowns, index, xp)
     counted = problem.counts[index].astype(model.dtype)
     factor, ratio = residual(counted, model, problem, unknowns.guard, xp)
@@ -230,8 +293,8 @@ def _adjoint(
     for s in range(len(obj) - 1, -1, -1):
         incident = waves.incident[s]
         sums.object_numerator[s] = _scatter((chi * incident.conj()).sum(axis=1), place, obj.shape[1:], xp)
-        light = (incident.real**2 + incident.imag**2).sum(axis=1)
-        sums.illumination[s] = _scatter(light, place, obj.shape[1:], xp)
+        intensity = (incident.real**2 + incident.imag**2).sum(axis=1)
+        sums.illumination[s] = _scatter(intensity, place, obj.shape[1:], xp)
         chi = chi * waves.patches[s].conj()[:, None]
         if s > 0:
             chi = xp.fft.ifft2(xp.fft.fft2(chi) * problem.propagators[s - 1].conj())
@@ -249,16 +312,23 @@ def _adjoint(
         sums.aperture_numerator[modes:] = xp.einsum("bv,byx->vyx", weights[:, modes:], first)
         sums.slopes[:, 2 + modes :] = xp.einsum("byx,vyx->bv", first.conj(), apertures[modes:]).real
         shifted[:, 0] += (weights[:, modes:, None, None] * apertures[None, modes:]).sum(axis=1)
-    turned = (back.conj() * shifted).imag.sum(axis=1)  # conj(b) · (−2πi k) · p has the real part 2πk · Im(conj(b) p)
-    sums.slopes[:, 0] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[0])[:, None]).sum(axis=(1, 2))
-    sums.slopes[:, 1] = 2 * xp.pi * (turned * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
+    product = (back.conj() * shifted).imag.sum(axis=1)  # conj(b) · (−2πi k) · p has the real part 2πk · Im(conj(b) p)
+    sums.slopes[:, 0] = 2 * xp.pi * (product * xp.fft.fftfreq(shape[0])[:, None]).sum(axis=(1, 2))
+    sums.slopes[:, 1] = 2 * xp.pi * (product * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
 
 
 def turn(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any) -> None:
-    """Turn the phases of obj (S, y, x), in place, by `size` of the preconditioned gradient Im(conj(O) N)/(L + floor).
+    """Step the phases of the object, in place, along the preconditioned gradient Im(conj(O) N)/(L + floor).
 
-    Of an angle φ it is 2 arctan(φ/2), which needs no sine:
-    exp(2i arctan a) = (1 + ia)²/(1 + a²). `positive`: none below 0.
+    A step φ is taken as 2 arctan(φ/2), which needs no sine: exp(2i arctan a) = (1 + ia)²/(1 + a²).
+
+    Args:
+        obj: (S, y, x) complex64.
+        sums: N and L, numerator and illumination.
+        size: fraction of the gradient.
+        floor: added to the illumination.
+        positive: whether no phase may fall below 0.
+        xp: array module.
     """
     a = (obj.conj() * sums.object_numerator).imag * (np.float32(0.5 * size) / (sums.illumination + floor))
     if positive:
@@ -267,12 +337,12 @@ def turn(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any)
 
 
 def half_tangent(z: Any, xp: Any) -> Any:
-    """tan(arg(z)/2)."""
+    """tan(arg(z)/2) of complex numbers; bounded where z is negative."""
     return z.imag / xp.maximum(xp.abs(z) + z.real, np.float32(1e-6))
 
 
 def turned(half: Any, xp: Any) -> Any:
-    """exp(2i arctan(half)), complex64."""
+    """exp(2i arctan(half)), complex64: the phase factor of angles whose half tangents are `half`."""
     out = xp.empty(half.shape, xp.complex64)
     squared = half * half
     scale = 1 / (1 + squared)

@@ -1,7 +1,7 @@
-"""From `DiffractionData` to the arrays the engine works on: pixels instead of Å, corner-centred, detector frame.
+"""Where patterns lie on the object grid: pixels instead of Å, corner-centred, in the detector's frame.
 
 The object is reconstructed on a grid whose axes are the detector's, so that no pattern is ever interpolated: positions
-are turned into the detector's frame, p = Mᵀ R with M = `detector_to_scan`, and the finished picture is turned back
+are rotated into the detector's frame, p = Mᵀ R with M = `detector_to_scan`, and the finished picture is rotated back
 (`to_scan_frame`). A fractional disc centre needs no shift of the data either: a pattern displaced by δ pixels is the
 pattern of a probe whose aperture is displaced by δ, up to a constant phase per position.
 """
@@ -45,7 +45,7 @@ class Geometry:
 
 
 def legal_length(n: int) -> int:
-    """The smallest number of detector pixels ≥ n along an axis that the engine computes with: 16 times 2, 3 and 5.
+    """The number of pixels along an axis with which a detector of n is computed: the next product of 16, 2, 3 and 5.
 
     Patterns of another size get a rim of pixels that do not count.
     """
@@ -61,15 +61,23 @@ def legal_length(n: int) -> int:
 
 
 def extended(shape: tuple[int, ...], padding: float) -> tuple[int, int]:
-    """Pixels (ky, kx) that patterns of a shape (…, ky, kx) are computed with."""
+    """Pixels (ky, kx) with which patterns are computed.
+
+    Args:
+        shape: (…, ky, kx) of the patterns.
+        padding: factor by which the detector is extended.
+    """
     n_y, n_x = (legal_length(round(padding * n)) for n in shape[-2:])
     return n_y, n_x
 
 
 def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | None = None) -> Geometry:
-    """Lay out the object grid with `padding` spare pixels on each side.
+    """Lay out the object grid.
 
-    `shape` is that of the patterns as they are computed, (ky, kx) pixels; a rim may have been added.
+    Args:
+        data: positions, optics and detector.
+        padding: spare object pixels on each side.
+        shape: (ky, kx) pixels with which the patterns are computed, where a rim has been added; None: as measured.
     """
     n_y, n_x = shape or (data.patterns.shape[1], data.patterns.shape[2])
     pixel = np.asarray([optics.pixel_size(data.angular_pixel, n, data.voltage) for n in (n_y, n_x)])
@@ -98,7 +106,7 @@ def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | Non
 def to_scan_frame(
     image: NDArray[Any], geometry: Geometry, positions: NDArray[np.float64], margin: float
 ) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Turn a picture from the detector's frame into the frame of `positions`.
+    """Rotate a picture from the detector's frame into the frame of `positions`.
 
     Args:
         image: (y, x) on the object grid, real or complex.
@@ -121,8 +129,8 @@ def to_scan_frame(
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1) @ geometry.matrix
     index = np.moveaxis((points - np.asarray(geometry.origin)) / pixel, -1, 0)
     parts = (image.real, image.imag) if np.iscomplexobj(image) else (image,)
-    turned = [map_coordinates(part, index, order=5, mode="nearest") for part in parts]
-    result = turned[0] + 1j * turned[1] if len(turned) == 2 else turned[0]
+    rotated = [map_coordinates(part, index, order=5, mode="nearest") for part in parts]
+    result = rotated[0] + 1j * rotated[1] if len(rotated) == 2 else rotated[0]
     return result.astype(image.dtype), (float(axes[0][0]), float(axes[1][0]))
 
 

@@ -16,7 +16,16 @@ from instrument import optics
 
 
 def frequencies(shape: tuple[int, int], angular_pixel: float, voltage: float) -> tuple[Any, Any]:
-    """(ky, kx), 1/Å, corner-centred, shapes (n_y, 1) and (1, n_x)."""
+    """Spatial frequencies of the detector's pixels.
+
+    Args:
+        shape: (n_y, n_x) pixels.
+        angular_pixel: mrad per pixel.
+        voltage: eV.
+
+    Returns:
+        ky (n_y, 1) and kx (1, n_x) in 1/Å, corner-centred.
+    """
     dk = optics.spatial_frequency(angular_pixel, voltage)
     ky, kx = (np.fft.fftfreq(n, 1.0 / n) * dk for n in shape)
     return ky[:, None], kx[None, :]
@@ -35,9 +44,15 @@ def aperture_wave(
 
     Args:
         shape: (ky, kx) pixels.
+        angular_pixel: mrad per pixel.
+        voltage: eV.
+        semiangle: of convergence, mrad.
         aberrations: Krivanek polar coefficients, Å and rad, C10 = −defocus.
         centre_offset: (row, column) displacement of the disc in pixels.
         amplitude: (ky, kx), corner-centred, measured; taken instead of the even disc, to a pixel beyond its edge.
+
+    Returns:
+        (ky, kx), corner-centred.
     """
     ky, kx = frequencies(shape, angular_pixel, voltage)
     dk = optics.spatial_frequency(angular_pixel, voltage)
@@ -47,7 +62,7 @@ def aperture_wave(
     lit = np.nonzero(disc)
     wave = disc.astype(np.complex128)
     wave[lit] *= np.exp(-1j * optics.aberration_phase(ky[lit[0], 0], kx[0, lit[1]], voltage, aberrations))
-    return (wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
+    return np.asarray(wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
 
 
 def partially_coherent(
@@ -67,7 +82,13 @@ def partially_coherent(
     Args:
         wave: (ky, kx).
         modes: how many.
-        source_size, focal_spread: Å.
+        angular_pixel: mrad per pixel.
+        voltage: eV.
+        source_size: standard deviation of the source, Å.
+        focal_spread: standard deviation of the defocus, Å.
+
+    Returns:
+        (modes, ky, kx).
     """
     if modes == 1:
         return wave[None].astype(np.complex64)
@@ -93,7 +114,7 @@ def partially_coherent(
 
 
 def _order(order: int, coordinates: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """All products of the coordinates of one order over the root of their factorials: the expansion of exp(a·b)."""
+    """The terms of one order of the expansion of exp(a·b): products of three coordinates over the root of their factorials."""
     y, x, z = coordinates
     return [
         y**i
@@ -106,7 +127,11 @@ def _order(order: int, coordinates: list[NDArray[np.float64]]) -> list[NDArray[n
 
 
 def cartesian(aberrations: Mapping[str, float]) -> dict[str, float]:
-    """C12 and phi12 -> C12a = C12 cos 2φ, C12b = C12 sin 2φ, and so on; rotationally symmetric ones unchanged."""
+    """Aberrations from polar to Cartesian notation: C12a = C12 cos 2φ, C12b = C12 sin 2φ, and so on.
+
+    Args:
+        aberrations: Å and rad; rotationally symmetric ones stay as they are.
+    """
     result = {}
     for name, value in aberrations.items():
         if not name.startswith("C"):
@@ -121,7 +146,7 @@ def cartesian(aberrations: Mapping[str, float]) -> dict[str, float]:
 
 
 def polar(coefficients: Mapping[str, float]) -> dict[str, float]:
-    """The inverse of `cartesian`."""
+    """Aberrations from Cartesian to polar notation, Å and rad: the inverse of `cartesian`."""
     result = {name: float(value) for name, value in coefficients.items() if len(name) == 3}
     for name in coefficients:
         if name.endswith("a"):
@@ -133,7 +158,7 @@ def polar(coefficients: Mapping[str, float]) -> dict[str, float]:
 
 
 def difference(these: Mapping[str, float], those: Mapping[str, float]) -> dict[str, float]:
-    """The aberrations whose phase is that of `these` less that of `those`; all in polar notation."""
+    """The aberrations whose phase is that of `these` less that of `those`; all in polar notation, Å and rad."""
     a, b = cartesian(these), cartesian(those)
     return polar({name: a.get(name, 0.0) - b.get(name, 0.0) for name in {**a, **b}})
 
@@ -143,11 +168,14 @@ def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
     Args:
         modes: (m, ky, kx).
+
+    Returns:
+        (m, ky, kx).
     """
     flat = modes.reshape(len(modes), -1)
     _, vectors = np.linalg.eigh((flat @ flat.conj().T).astype(np.complex128))
-    turned: NDArray[np.complex64] = (vectors[:, ::-1].conj().T.astype(np.complex64) @ flat).reshape(modes.shape)
-    return turned
+    rotated: NDArray[np.complex64] = (vectors[:, ::-1].conj().T.astype(np.complex64) @ flat).reshape(modes.shape)
+    return rotated
 
 
 def to_real_space(probe_k: NDArray[np.complex64]) -> NDArray[np.complex64]:
@@ -156,7 +184,15 @@ def to_real_space(probe_k: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def resized(probe_k: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-    """The same apertures (modes, ky, kx), corner-centred, on a detector of more or fewer pixels of the same size."""
+    """The same apertures on a detector of more or fewer pixels of the same size.
+
+    Args:
+        probe_k: (modes, ky, kx), corner-centred.
+        shape: (ky, kx) pixels wanted.
+
+    Returns:
+        (modes, ky, kx), corner-centred.
+    """
     out = np.zeros((len(probe_k), *shape), probe_k.dtype)
     rows, columns = (
         np.arange(-(min(n, m) // 2), (min(n, m) + 1) // 2) for n, m in zip(probe_k.shape[1:], shape, strict=True)

@@ -14,26 +14,39 @@ from agent.reconstruction.model.settings import ReconstructionSettings
 from instrument import optics
 
 PADDING = 1.5
-"""Extension of the detector where several slices, and enough counts, ask for one. Waves that leave a grid at one side enter it at
+"""By what factor the detector is extended for several slices with enough counts. Waves that leave a grid at one side enter it at
 the other: with 1.125 those of bilayer MoS₂, from known slices, differ from the truth by three times as much, and a common factor
 of its phases is found in 400 passes instead of 60."""
 THIN = 0.95
-"""What a slab must show, by its thickness, of the frequencies at the detector's edge to count as thin."""
+"""Part of the signal at the detector's edge that a slab must keep, in spite of its thickness, to count as thin."""
 TELLING = 300.0
-"""Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, is found beside
-the phase; with fewer it is mostly noise, which takes counts from the phase."""
+"""Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, can be found
+beside the phase; with fewer it is mostly noise, which takes counts from the phase."""
 VARIATION = 1e-3
 """Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
 
 
 def counts_per_pixel(data: DiffractionData, total: float) -> float:
-    """Of `total` counts, those that fall on an object pixel as large as the detector resolves."""
+    """Mean counts per object pixel, of pixels as large as the detector resolves.
+
+    Args:
+        data: positions and optics.
+        total: counts of all patterns.
+    """
     pixel = np.asarray(data.pixel_size)
     return float(total * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
 
 
 def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
-    """`ReconstructionSettings.padding`, chosen where it is left to the counts; those of several slices are read for it."""
+    """By what factor the detector is extended.
+
+    Args:
+        data: patterns and optics.
+        settings: `padding` None: chosen here; the counts are read for it where there are several slices.
+
+    Returns:
+        1 … 4.
+    """
     if settings.padding is not None:
         return float(settings.padding)
     if settings.slices == 1:
@@ -45,10 +58,14 @@ def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
 
 
 def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
-    """Whether every slice is so thin that the detector sees nothing of its thickness.
+    """Whether every slice is so thin that its thickness is invisible to the detector.
 
-    Only then is what atoms scatter further than the detector reaches the largest error of the model (`transmission`). Of thick
-    slices the thickness is another, of the opposite sign; the atoms of a slab in one picture are not what a square makes sharper.
+    Only then is what atoms scatter beyond the detector the largest error of the model (`transmission`). The thickness of thick
+    slices makes another error, of the opposite sign.
+
+    Args:
+        data: optics and detector.
+        settings: slices and their spacing.
     """
     edge = min(optics.spatial_frequency(data.angular_pixel * n / 2, data.voltage) for n in data.patterns.shape[1:])
     return bool(transmission.of_slab(edge**2, settings.thicknesses.max(), data.voltage) > THIN)
@@ -57,7 +74,17 @@ def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
 def model_probe(
     data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
-    """(modes, ky, kx) from aperture, aberrations, source size and focal spread, not yet scaled to the counts."""
+    """The probe of the nominal optics: aperture, aberrations, source size and focal spread.
+
+    Args:
+        data: optics, and the aperture where it was measured.
+        settings: modes, source size and focal spread.
+        geo: centre of the disc.
+        shape: (ky, kx) detector pixels, rim included.
+
+    Returns:
+        (modes, ky, kx) in the aperture plane, corner-centred, Σ|·|² = 1: not yet scaled to the counts.
+    """
     measured = None
     if data.aperture is not None:
         measured = framed(np.asarray(data.aperture)[None], geo.roll, shape)[0]
@@ -73,22 +100,34 @@ def model_probe(
 def propagators(
     data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
 ) -> NDArray[np.complex64]:
-    """(S − 1, ky, kx) exp(−iπλΔz k²) from slice to slice. The place for a specimen tilt is here."""
+    """Fresnel propagators exp(−iπλΔz k²) from slice to slice. A specimen tilt would go here.
+
+    Args:
+        data: optics.
+        settings: slices and their spacing.
+        geo: centre of the disc, from which k counts.
+        shape: (ky, kx) detector pixels, rim included.
+
+    Returns:
+        (S − 1, ky, kx), corner-centred.
+    """
     ky, kx = probe.frequencies(shape, data.angular_pixel, data.voltage)
     dk = optics.spatial_frequency(data.angular_pixel, data.voltage)
     row, column = geo.centre_offset
     k2 = (ky - row * dk) ** 2 + (kx - column * dk) ** 2
     gaps = np.diff(settings.depths)[:, None, None]
-    return np.exp(-1j * np.pi * optics.wavelength(data.voltage) * gaps * k2).astype(np.complex64)
+    return np.asarray(np.exp(-1j * np.pi * optics.wavelength(data.voltage) * gaps * k2), np.complex64)
 
 
 def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float32] | None:
-    """Transfer function (ky, kx), corner-centred, of the detector; None for a perfect one.
+    """Transfer function of the detector: point spread and integration over the pixels' area (README of this room).
 
-    A Gaussian point spread of s pixels has exp(−2π²s²f²), with f in cycles per pixel, and a pixel that integrates over its area
-    sinc f along each axis. On a grid of pixels both have negative lobes where they are narrow, so that a model could expect fewer
-    than no counts. Point spreads without such lobes and of the same variance stand for them: a Gaussian taken at the pixels, and
-    (1/24, 22/24, 1/24), whose variance is 1/12.
+    Args:
+        data: point spread in pixels, and whether pixels integrate.
+        shape: (ky, kx) detector pixels.
+
+    Returns:
+        (ky, kx), real, corner-centred; None for a perfect detector.
     """
     if data.point_spread == 0 and not data.area_integration:
         return None
@@ -105,7 +144,7 @@ def transfer(data: DiffractionData, shape: tuple[int, int]) -> NDArray[np.float3
 
 
 def _at_pixels(s: float, n: int) -> NDArray[np.float64]:
-    """exp(−j²/2w²) at n pixels j, corner-centred; w gives it the standard deviation s, which beyond a pixel is w."""
+    """exp(−j²/2w²) at n pixels j, corner-centred, whose standard deviation is s pixels; beyond a pixel s is w."""
     from scipy.optimize import brentq
 
     j2 = np.fft.fftfreq(n, 1 / n) ** 2
@@ -120,18 +159,31 @@ def _at_pixels(s: float, n: int) -> NDArray[np.float64]:
 
 
 def overlap(probe_k: NDArray[np.complex64], geo: Geometry) -> float:
-    """Patterns whose probe (modes, ky, kx) lights a place of the scan: their number times (Σ|p|²)²/Σ|p|⁴ over the scan's area."""
-    light = (np.abs(probe.to_real_space(probe_k)) ** 2).sum(axis=0, dtype=np.float64)
+    """How many patterns illuminate a place of the scan: their number times (Σ|p|²)²/Σ|p|⁴ over the scan's area.
+
+    Args:
+        probe_k: (modes, ky, kx) in the aperture plane.
+        geo: places of the patterns.
+    """
+    intensity = (np.abs(probe.to_real_space(probe_k)) ** 2).sum(axis=0, dtype=np.float64)
     scanned = (np.ptp(geo.corners, axis=0) + 1).prod()
-    return float(len(geo.corners) * light.sum() ** 2 / (light**2).sum() / scanned)
+    return float(len(geo.corners) * intensity.sum() ** 2 / (intensity**2).sum() / scanned)
 
 
 def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.complex64]:
-    """n small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow.
+    """Small random apertures orthogonal to the first mode, which orthogonal probe relaxation lets grow.
 
-    The first mode times polynomials of up to fourth order: what makes a probe vary, defocus, tilt, drift, is smooth in the
-    aperture, and noise is not. They are random, but begin with defocus and astigmatism: phases are found slowly, amplitudes at
+    They are the first mode times polynomials of up to fourth order: what makes a probe vary (defocus, tilt, drift) is smooth
+    in the aperture, and noise is not. They begin with defocus and astigmatism, because phases are found slowly, amplitudes at
     once.
+
+    Args:
+        modes: (modes, ky, kx) probe in the aperture plane.
+        n: how many.
+        seed: of the random numbers.
+
+    Returns:
+        (n, ky, kx).
     """
     rng = np.random.default_rng(seed)
     first = modes[0]
@@ -152,11 +204,18 @@ def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.co
 
 
 def support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Where the aperture may pass electrons: the disc of the start, one pixel wider, (ky, kx)."""
+    """Where the aperture may pass electrons: the disc of the start, one pixel wider.
+
+    Args:
+        probe_k: (modes, ky, kx) in the aperture plane.
+
+    Returns:
+        (ky, kx) 1 or 0.
+    """
     disc = (np.abs(probe_k) ** 2).sum(axis=0)
     inside = disc > 1e-3 * disc.max()
     grown = inside.copy()
     for axis in (0, 1):
         for shift in (-1, 1):
             grown |= np.roll(inside, shift, axis=axis)
-    return grown.astype(np.float32)
+    return np.asarray(grown, np.float32)

@@ -19,21 +19,11 @@ class _EnoughError(Exception):
     """Raised after a pass: one call for each pass would cost a third more, for it collects garbage every time."""
 
 
-def reconstruct(recording: Recording, options: dict[str, Any], passes: int, clock: harness.Clock) -> None:
-    """See `harness`."""
-    warnings.filterwarnings("ignore")
+def _raster(recording: Recording) -> Any:
+    """The recording as quantem's data set."""
     from quantem.core.datastructures import Dataset4dstem
     from quantem.diffractive_imaging.dataset_models import PtychographyDatasetRaster
-    from quantem.diffractive_imaging.ptychography import Ptychography
-    from quantem.diffractive_imaging.ptychography_lite import PtychoLite
 
-    class Watched(PtychoLite):
-        def step_schedulers(self, *loss: Any) -> None:
-            super().step_schedulers(*loss)
-            if not clock.after_pass(self.num_iters, picture):
-                raise _EnoughError
-
-    chosen = DEFAULTS | options
     step, pixel = recording.step, recording.frequency_pixel
     raw = Dataset4dstem.from_array(
         array=recording.patterns.astype(np.float32),
@@ -49,6 +39,23 @@ def reconstruct(recording: Recording, options: dict[str, Any], passes: int, cloc
         plot_com=False,
         probe_energy=recording.voltage,
     )
+    return data
+
+
+def reconstruct(recording: Recording, options: dict[str, Any], passes: int, clock: harness.Clock) -> None:
+    """See `harness`."""
+    warnings.filterwarnings("ignore")
+    from quantem.diffractive_imaging.ptychography import Ptychography
+    from quantem.diffractive_imaging.ptychography_lite import PtychoLite
+
+    class Watched(PtychoLite):
+        def step_schedulers(self, *loss: Any) -> None:
+            super().step_schedulers(*loss)
+            if not clock.after_pass(self.num_iters, picture):
+                raise _EnoughError
+
+    chosen = DEFAULTS | options
+    data = _raster(recording)
     job = Watched.from_dataset(
         data,
         obj_type=chosen["object"],

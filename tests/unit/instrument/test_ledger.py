@@ -5,40 +5,27 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from examples import check, plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError
 from instrument.ledger import FILE_NAME, Ledger
-from instrument.models import AcquisitionPlan, PlanCheck, Rectangle
+from instrument.models import AcquisitionPlan, Rectangle
 from instrument.status import CampaignAccount
 
 
-def make_plan(
-    name: str = "a1", *, dose: float = 10.0, size: float = 10.0, at: tuple[float, float] = (0, 0), campaign: str = "c"
-) -> AcquisitionPlan:
-    field = Rectangle(y=at[0], x=at[1], height=size, width=size)
-    return AcquisitionPlan(id=name, campaign=campaign, region="r", field=field, step=1.0, defocus=0.0, dose=dose)
-
-
-def make_check(plan: AcquisitionPlan, overhead: float = 0.0, margin: float = 0.0) -> PlanCheck:
-    return PlanCheck(
-        n_positions=plan.n_positions,
-        shape=plan.shape,
-        dwell_time=1e-3,
-        electrons=plan.electrons + overhead,
-        duration=1.0,
-        bytes=1,
-        illuminated=plan.field.grown(margin),
-    )
+def make_plan(name: str = "a1", *, at: tuple[float, float] = (0, 0), **changes: Any) -> AcquisitionPlan:
+    return plan(name, 10.0, *at, **({"dose": 10.0} | changes))
 
 
 def reserve(
     ledger: Ledger, plan: AcquisitionPlan, *, overhead: float = 0.0, margin: float = 0.0, limit: float | None = None
 ) -> CampaignAccount:
-    return ledger.reserve(plan, make_check(plan, overhead, margin), limit)
+    return ledger.reserve(plan, check(plan, overhead, margin), limit)
 
 
 @pytest.fixture

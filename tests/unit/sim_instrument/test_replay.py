@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import examples
 import h5py
 import numpy as np
 import pytest
@@ -70,15 +71,8 @@ def serve(tmp_path: Path, recording: Path) -> Callable[..., ReplayMicroscope]:
 def plan(name: str, fraction: float, mean: float, multiple: int = 1, field: Rectangle | None = None) -> AcquisitionPlan:
     """Takes `fraction` of the recorded counts at every `multiple`-th position."""
     step = multiple * STEP
-    return AcquisitionPlan(
-        id=name,
-        campaign="c",
-        region="r",
-        field=field or Rectangle(y=0, x=0, height=24 * STEP, width=16 * STEP),
-        step=step,
-        defocus=1e4,
-        dose=fraction * mean / step**2,
-    )
+    whole = Rectangle(y=0, x=0, height=24 * STEP, width=16 * STEP)
+    return examples.plan(name, field=field or whole, step=step, defocus=1e4, dose=fraction * mean / step**2)
 
 
 async def acquire(microscope: Microscope, wanted: AcquisitionPlan) -> NDArray[Any]:

@@ -7,7 +7,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
+import examples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -19,17 +21,8 @@ VACUUM = SpecimenOptions(material="vacuum")
 SMALL = {"detector_pixels": 64, "angular_pixel": 2.192}
 
 
-def plan(n: int = 4, **changes: object) -> AcquisitionPlan:
-    values: dict[str, object] = {
-        "id": "a1",
-        "campaign": "c",
-        "region": "r",
-        "field": Rectangle(y=180, x=180, height=n, width=n),
-        "step": 1.0,
-        "defocus": 200.0,
-        "dose": 2000.0,
-    }
-    return AcquisitionPlan.model_validate(values | changes)
+def plan(n: int = 4, **changes: Any) -> AcquisitionPlan:
+    return examples.plan("a1", n, 180, 180, **({"defocus": 200.0, "dose": 2000.0} | changes))
 
 
 @pytest.fixture
@@ -88,13 +81,13 @@ async def test_cost_counts_flyback_and_settling(microscope: SimulatedMicroscope)
 
 
 async def test_same_seed_and_id_give_the_same_counts(microscope: SimulatedMicroscope) -> None:
-    first = await frames(microscope, plan(n=9))
+    first = await frames(microscope, plan())
     again = SimulatedMicroscope(VACUUM, Column(**SMALL))
-    assert np.array_equal(first, await frames(again, plan(n=9)))
-    assert not np.array_equal(first, await frames(again, plan(n=9, id="a2")))
+    assert np.array_equal(first, await frames(again, plan()))
+    assert not np.array_equal(first, await frames(again, plan(id="a2")))
     again.close()
     other = SimulatedMicroscope(VACUUM, Column(**SMALL), seed=1)
-    assert not np.array_equal(first, await frames(other, plan(n=9)))
+    assert not np.array_equal(first, await frames(other, plan()))
     other.close()
 
 

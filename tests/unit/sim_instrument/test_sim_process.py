@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import examples
 import numpy as np
 import pytest
 
-from instrument import AcquisitionPlan, Rectangle
+from instrument import AcquisitionPlan
 from instrument.client import InstrumentClient
 from instrument.stream import SeriesStart, decode_chunk
 
@@ -34,8 +35,7 @@ def simulator(state: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 def plan(id: str) -> AcquisitionPlan:
-    field = Rectangle(y=180, x=180, height=6, width=6)
-    return AcquisitionPlan(id=id, campaign="c", region=id, field=field, step=1, defocus=100, dose=2000)
+    return examples.plan(id, 6, 180, 180, region=id, dose=2000)
 
 
 class Counts:

@@ -5,30 +5,22 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+import examples
 import pytest
+from examples import between, square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.campaign.layout import defocus_range, fresh_field, plan_layout, scored_rectangle
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
-from instrument.models import Description, Detector, Parameter, Rectangle
+from instrument.models import Description, Rectangle
+
+COLUMN = {"area": square(300), "step": between(0.1, 10), "defocus": between(-2000, 2000)}
 
 
 def description(**changes: Any) -> Description:
-    values: dict[str, Any] = {
-        "name": "test column",
-        "voltage": 80e3,
-        "semiangle": 21.4,
-        "beam_current": 10.0,
-        "detector": Detector(shape=(64, 64), angular_pixel=1.3, dtype="uint16", saturation=65535),
-        "step": Parameter(kind="continuous", unit="Å", minimum=0.1, maximum=10),
-        "defocus": Parameter(kind="continuous", unit="Å", minimum=-2000, maximum=2000),
-        "dose": Parameter(kind="continuous", unit="e/Å²", minimum=1, maximum=1e6),
-        "electrons_per_pattern": (1.0, 1e6),
-        "area": Rectangle(y=0, x=0, height=300, width=300),
-    }
-    return Description(**{**values, **changes})
+    return examples.description(**(COLUMN | changes))
 
 
 def config(**changes: Any) -> CampaignConfig:

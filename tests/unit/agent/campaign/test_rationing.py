@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from examples import between, description, detector, one_of, square
 
 from agent.campaign.planning import ration
 from agent.config import CampaignConfig
 from agent.records import Settings, Suggestion, Trial
-from instrument.models import Description, Detector, Parameter, Rectangle
+from instrument.models import Description
 
 CONFIG = CampaignConfig.model_validate(
     {
@@ -21,20 +22,16 @@ CONFIG = CampaignConfig.model_validate(
 )
 
 
-def recording(left: float, **changes: Any) -> Description:
-    values: dict[str, Any] = {
-        "name": "recording",
-        "voltage": 300e3,
-        "semiangle": 1.0,
-        "detector": Detector(shape=(8, 8), angular_pixel=0.1, dtype="uint8", saturation=255, counts_per_electron=None),
-        "step": Parameter(kind="discrete", unit="Å", values=(1.0, 2.0)),
-        "defocus": Parameter(kind="fixed", unit="Å", values=(1000.0,)),
-        "dose": Parameter(kind="continuous", unit="counts/Å²", minimum=1, maximum=1000),
-        "electrons_per_pattern": (1.0, left),
-        "area": Rectangle(y=0, x=0, height=100, width=100),
-        "repeatable": True,
-    }
-    return Description(**{**values, **changes})
+def recording(left: float) -> Description:
+    return description(
+        detector=detector(8, 0.1, counts_per_electron=None),
+        step=one_of(1.0, 2.0),
+        defocus=one_of(1000.0),
+        dose=between(1, 1000, "counts/Å²"),
+        electrons_per_pattern=(1.0, left),
+        area=square(100),
+        repeatable=True,
+    )
 
 
 def trial(number: int, per_pattern: float, role: Any = "exploration") -> Trial:

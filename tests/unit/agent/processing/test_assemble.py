@@ -8,13 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from examples import description, detector, one_of, plan
 from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import BadInputError
 from agent.processing.assemble import PatternFile, read_patterns
 from agent.storage.acquisition_file import AcquisitionWriter
-from instrument import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle, stream
+from instrument import Outcome, Rectangle, stream
 from instrument.recordings import RecordingOptions
 
 NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5}
@@ -76,30 +77,16 @@ def test_emd_axes_give_step_and_angular_pixel(tmp_path: Path, counts: NDArray[np
 
 
 def write_acquisition(path: Path, counts: NDArray[np.uint16], missing: int | None) -> None:
-    fixed = {"kind": "fixed", "unit": "Å"}
-    description = Description(
-        name="bench",
-        voltage=80e3,
+    column = description(
+        detector=detector(32, 2.5, dead_pixels=((3, 4),)),
         semiangle=20,
-        detector=Detector(shape=(32, 32), angular_pixel=2.5, dtype="uint16", saturation=65535, dead_pixels=((3, 4),)),
-        step=Parameter(values=(0.5,), **fixed),
-        defocus=Parameter(values=(150.0,), **fixed),
-        dose=Parameter(kind="continuous", unit="e/Å²", minimum=1, maximum=1e6),
-        electrons_per_pattern=(1, 1e6),
+        step=one_of(0.5),
+        defocus=one_of(150.0),
         scan_rotation=0.3,
         mirrored=True,
-        area=Rectangle(y=0, x=0, height=100, width=100),
     )
-    plan = AcquisitionPlan(
-        id="a",
-        campaign="c",
-        region="r",
-        field=Rectangle(y=10, x=20, height=1.5, width=2),
-        step=0.5,
-        defocus=150,
-        dose=1e4,
-    )
-    with AcquisitionWriter(path, plan, description, Metadata()) as writer:
+    scan = plan(field=Rectangle(y=10, x=20, height=1.5, width=2), step=0.5, defocus=150, dose=1e4)
+    with AcquisitionWriter(path, scan, column, Metadata()) as writer:
         for index, pattern in enumerate(counts.reshape(12, 32, 32)):
             if index != missing:
                 writer.frame(index, stream.compress(pattern), (32, 32), np.dtype(np.uint16))

@@ -11,32 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import description
 
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
 from agent.records import CampaignLayout, Recommendation, Score, Settings, Suggestion, Trial
 from agent.storage.facts import CampaignFacts, InstrumentLink
 from agent.storage.journal import JOURNAL, Journal, load_campaign, load_history, load_link
-from instrument.models import Description, Detector, Parameter, Rectangle
+from instrument.models import Rectangle
 
 GOLDEN = Path(__file__).parent / "golden"
-
-
-def description() -> Description:
-    def between(low: float, high: float, unit: str) -> Parameter:
-        return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
-
-    return Description(
-        name="golden column",
-        voltage=80e3,
-        semiangle=21.4,
-        detector=Detector(shape=(8, 8), angular_pixel=1.0, dtype="uint16", saturation=65535),
-        step=between(0.2, 5, "Å"),
-        defocus=between(-1000, 1000, "Å"),
-        dose=between(1, 1e6, "e/Å²"),
-        electrons_per_pattern=(1, 1e6),
-        area=Rectangle(y=0, x=0, height=300, width=300),
-    )
 
 
 def trial(number: int, **changes: Any) -> Trial:

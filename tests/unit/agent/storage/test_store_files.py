@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import examples
 import h5py
 import numpy as np
 import pytest
@@ -20,42 +21,19 @@ from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition, 
 from agent.storage.reconstruction_file import read_reconstruction, write_reconstruction
 from instrument import stream
 from instrument.errors import StreamError
-from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Description, Outcome
 
 GOLDEN = Path(__file__).parent / "golden"
 METADATA = Metadata(sample="MoS2", operator="A. Tester", proposal="P-42", comment="made up")
 
 
-def description(pixels: int = 16, dtype: Any = "uint16") -> Description:
-    def between(low: float, high: float, unit: str) -> Parameter:
-        return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
-
-    return Description(
-        name="test column",
-        voltage=80e3,
-        semiangle=21.4,
-        beam_current=10.0,
-        detector=Detector(
-            shape=(pixels, pixels), angular_pixel=4.0, dtype=dtype, saturation=255, dead_pixels=((0, 1),)
-        ),
-        step=between(0.2, 5, "Å"),
-        defocus=between(-1000, 1000, "Å"),
-        dose=between(1, 1e6, "e/Å²"),
-        electrons_per_pattern=(1, 1e6),
-        area=Rectangle(y=0, x=0, height=300, width=300),
-    )
+def description(pixels: int = 16, dtype: str = "uint16") -> Description:
+    counting = examples.detector(pixels, 4.0, dtype=dtype, saturation=255, dead_pixels=((0, 1),))
+    return examples.description(detector=counting, electrons_per_pattern=(1, 1e6))
 
 
 def plan(edge: float = 3.0) -> AcquisitionPlan:
-    return AcquisitionPlan(
-        id="a-001",
-        campaign="a",
-        region="final-001",
-        field=Rectangle(y=10, x=20, height=edge, width=edge),
-        step=1.0,
-        defocus=100.0,
-        dose=500.0,
-    )
+    return examples.plan("a-001", edge, 10, 20, campaign="a", region="final-001", dose=500.0)
 
 
 def patterns(n: int, pixels: int = 16, dtype: Any = np.uint16) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""For all tests: a core for each of several pytest workers, and no test that leaves something running behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from weakref import WeakSet
+
+import psutil
+import pytest
+import zmq
+from zmq.utils import garbage
+
+KEPT_THREADS = ("reconstruct", "asyncio_")
+"""Threads that live as long as the process or the event loop: the kernels' and the loop's pools. (pyzmq's collector too.)"""
+
+GRACE = 2.0
+"""s in which what a test has told to end must have ended."""
+
+_reported: set[int] = set()
+"""Child processes that a test was failed for."""
+
+
+def pytest_configure() -> None:
+    """Keep a worker of pytest-xdist, and with it every process that it starts, to its own share of the cores.
+
+    Otherwise each of them would start a thread for each core. No result depends on the number of threads.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        number, workers = int(worker.removeprefix("gw")), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, set(cores[number::workers]) or {cores[number % len(cores)]})
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """For `-n auto`: a worker for each core, and at most eight, since each takes up to 1 GB."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running(request: pytest.FixtureRequest, _sockets: WeakSet[zmq.Socket[Any]]) -> Iterator[None]:
+    """Fail a test that leaves an asyncio task, a thread, a ZeroMQ socket or a child process behind."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_no_task_is_left")
+    threads = set(threading.enumerate())
+    yield
+    give_up = time.monotonic() + GRACE
+    while left := [
+        *(thread.name for thread in set(threading.enumerate()) - threads if not _is_kept(thread)),
+        *(repr(socket) for socket in list(_sockets) if not (socket.closed or socket.context is garbage.gc.context)),
+        *(command for number, command in _children().items() if number not in _reported),
+    ]:
+        if time.monotonic() > give_up:
+            for socket in list(_sockets):  # so that only the test that left them fails
+                socket.close(linger=0)
+            _reported.update(_children())
+            pytest.fail(f"left behind: {', '.join(left)}")
+        time.sleep(0.01)
+
+
+@pytest.fixture
+async def _no_task_is_left() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def _sockets() -> Iterator[WeakSet[zmq.Socket[Any]]]:
+    """The ZeroMQ sockets of this process."""
+    opened: WeakSet[zmq.Socket[Any]] = WeakSet()
+    original = zmq.Socket.__init__
+
+    def noted(self: zmq.Socket[Any], *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        opened.add(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zmq.Socket, "__init__", noted)
+        yield opened
+
+
+def _is_kept(thread: threading.Thread) -> bool:
+    return thread.name.startswith(KEPT_THREADS) or isinstance(thread, garbage.GarbageCollectorThread)
+
+
+def _children() -> dict[int, str]:
+    """The child processes, their commands by number; one that has ended but was not waited for is still there."""
+    found = {}
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[child.pid] = f"process {child.pid} {' '.join(child.cmdline()[:6]) or child.name()}"
+    return found
