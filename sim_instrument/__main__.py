@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instrument import InstrumentError
+from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, serve
@@ -30,7 +31,7 @@ Errors (relative L1 of a pattern): source and energy spread 1 %, window 2.5 %, o
 """
 _SIMULATE = "Serve a simulated microscope: a bilayer of a transition-metal dichalcogenide in an imperfect 80 kV column."
 _REPLAY = (
-    "Serve a recorded 4D-STEM data set (HDF5) as an instrument: step in multiples of the recorded one, any lower dose by "
+    "Serve a recorded 4D-STEM data set as an instrument: step in multiples of the recorded one, any lower dose by "
     "drawing counts without replacement, any part of the field, fixed defocus."
 )
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         keys = ServerKeys.load(arguments.secret_key, arguments.clients)
         microscope = arguments.make(arguments)
-    except (InstrumentError, OSError) as error:
+    except (InstrumentError, BadInputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of both verbs."""
     from sim_instrument.options import add_options
+    from sim_instrument.recording_options import add_recording_options
 
     parser = argparse.ArgumentParser(prog="python -m sim_instrument", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -96,13 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="draw every acquisition from the whole recording; repeats share counts then",
     )
-    missing = replay.add_argument_group("what the file does not say, or says wrongly")
-    missing.add_argument("--dataset", metavar="PATH", help="of the four-dimensional data set in the file")
-    missing.add_argument("--voltage", type=float, metavar="KV", help="beam energy, kV")
-    missing.add_argument("--semiangle", type=float, metavar="MRAD", help="convergence semi-angle")
-    missing.add_argument("--angular-pixel", type=float, metavar="MRAD", help="mrad per detector pixel")
-    missing.add_argument("--step", type=float, metavar="Å", help="recorded scan step")
-    missing.add_argument("--defocus", type=float, metavar="Å", help="nominal defocus, positive for underfocus")
+    add_recording_options(replay)
     return parser
 
 
@@ -144,16 +140,10 @@ def _simulated(arguments: argparse.Namespace) -> Microscope:
 
 
 def _replayed(arguments: argparse.Namespace) -> Microscope:
-    from sim_instrument.replay import RecordingOptions, ReplayMicroscope
+    from sim_instrument.recording_options import recording_options_from
+    from sim_instrument.replay import ReplayMicroscope
 
-    options = RecordingOptions(
-        dataset=arguments.dataset,
-        voltage=None if arguments.voltage is None else 1e3 * arguments.voltage,
-        semiangle=arguments.semiangle,
-        angular_pixel=arguments.angular_pixel,
-        step=arguments.step,
-        defocus=arguments.defocus,
-    )
+    options = recording_options_from(arguments)
     return ReplayMicroscope(arguments.file, arguments.state_dir, options, seed=arguments.seed, reuse=arguments.reuse)
 
 

@@ -114,8 +114,9 @@ class RecordedCounts:
         stream = [self._seed, position, *([zlib.crc32(name.encode())] if self._reuse else [])]
         key = np.random.SeedSequence(stream).generate_state(1, np.uint64)[0]
         end = start + fraction
-        counts: NDArray[np.uint8] | NDArray[np.uint16] = np.empty_like(self._patterns[position])
-        _arriving(self._patterns[position].ravel(), key, start, end if end < 1 - ROUNDING else 2.0, counts.ravel())
+        recorded = np.ascontiguousarray(self._patterns[position])  # of a memory map an array
+        counts: NDArray[np.uint8] | NDArray[np.uint16] = np.empty_like(recorded)
+        _arriving(recorded.ravel(), key, start, end if end < 1 - ROUNDING else 2.0, counts.ravel())
         return counts
 
     def _advance(self, name: str, request: str, fraction: float, positions: NDArray[np.intp]) -> NDArray[np.float64]:

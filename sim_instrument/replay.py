@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,9 @@ from instrument import (
     PlanCheck,
     Rectangle,
 )
+from instrument.errors import BadInputError
 from instrument.limits import check_limits
-from instrument.recordings.hdf5 import NUMBERS, RecordingError, open_recording
+from instrument.recordings import RecordingOptions, as_type, counts_of, read_recording, whole_counts
 from sim_instrument.recorded_counts import RecordedCounts
 
 FRAME_TIME = 1e-3
@@ -44,39 +44,18 @@ FRAME_TIME = 1e-3
 _BATCH = 32  # patterns drawn per visit to a thread
 
 
-@dataclass(frozen=True)
-class RecordingOptions:
-    """What a file does not say, or says wrongly. None: as the file has it.
-
-    Attributes:
-        dataset: path of the four-dimensional data set in the file.
-        voltage: eV.
-        semiangle: mrad.
-        angular_pixel: mrad per detector pixel.
-        step: recorded scan step, Å.
-        defocus: nominal defocus, Å, positive for underfocus; where only its magnitude is known the sign is a guess.
-    """
-
-    dataset: str | None = None
-    voltage: float | None = None
-    semiangle: float | None = None
-    angular_pixel: float | None = None
-    step: float | None = None
-    defocus: float | None = None
-
-
 class ReplayMicroscope:
     """A `Microscope` whose specimen is a recording.
 
     Args:
-        path: HDF5 file with a (scan_y, scan_x, detector_y, detector_x) data set of counts.
+        path: a recording of any format that `instrument.recordings` reads.
         state_dir: directory that remembers what has been used up; made if missing.
-        options: numbers that the file lacks.
+        options: what the file does not say, or says wrongly. The sign of a defocus known only in magnitude is a guess.
         seed: of which counts are drawn.
         reuse: draw every acquisition from the whole recording. Repeats then share counts and are not independent.
 
     Raises:
-        RecordingError: the file is no recording, or a number is missing.
+        BadInputError: the file is no recording, has no whole counts, or a number is missing.
         ConflictError: `state_dir` belongs to another recording, seed or mode.
     """
 
@@ -89,14 +68,21 @@ class ReplayMicroscope:
         seed: int = 0,
         reuse: bool = False,
     ) -> None:
-        patterns, numbers = _load(path, options or RecordingOptions())
+        recording = read_recording(path, options or RecordingOptions())
+        numbers = recording.require("voltage", "semiangle", "angular_pixel", "step", "defocus")
+        counts = counts_of(recording)
+        # The wire's types. Which of them is part of the recording's identity in `state_dir`, so it must not depend on the counts.
+        dtype = np.uint8 if recording.patterns.dtype == np.uint8 else np.uint16
+        patterns = _drawable(path, whole_counts(path, counts.patterns), dtype)
         self._step = numbers["step"]
-        self._scan = patterns.shape[:2]
-        self._detector = patterns.shape[2:]
+        self._scan = recording.patterns.shape[:2]
+        self._detector = patterns.shape[1:]
         self._dtype = patterns.dtype
+        self._dead = () if counts.mask is None else tuple((int(y), int(x)) for y, x in np.argwhere(~counts.mask))
         self._reuse = reuse
-        self._counts = RecordedCounts(patterns.reshape(-1, *self._detector), state_dir, seed, reuse)
-        self._whole = self._describe_whole(f"replay of {path.name}", numbers)
+        self._counts = RecordedCounts(patterns, state_dir, seed, reuse)
+        notes = (recording.sources(), *recording.notes, *counts.notes)
+        self._whole = self._describe_whole(f"replay of {path.name}", numbers, notes)
         # Set while the beam is off; `blank` may come from any thread.
         self._blanked = threading.Event()
         self._blanked.set()
@@ -122,7 +108,7 @@ class ReplayMicroscope:
             update={"dose": dose, "electrons_per_pattern": (1.0, most), "notes": (*self._whole.notes, state)}
         )
 
-    def _describe_whole(self, name: str, numbers: dict[str, float]) -> Description:
+    def _describe_whole(self, name: str, numbers: dict[str, float], notes: tuple[str, ...]) -> Description:
         """The instrument as long as nothing has been used up."""
         step, mean = self._step, self._counts.mean
         return Description(
@@ -135,6 +121,7 @@ class ReplayMicroscope:
                 dtype="uint8" if self._dtype == np.uint8 else "uint16",
                 saturation=int(np.iinfo(self._dtype).max),
                 counts_per_electron=None,
+                dead_pixels=self._dead,
             ),
             step=Parameter(kind="discrete", unit="Å", values=tuple(m * step for m in self.multiples)),
             defocus=Parameter(kind="fixed", unit="Å", values=(numbers["defocus"],)),
@@ -151,6 +138,7 @@ class ReplayMicroscope:
             notes=(
                 "a recording: counts per electron are not known, doses are counts/Å²; dwell and duration are nominal",
                 f"recorded step {step:g} Å, {mean:.0f} counts per pattern; scans shift by up to half a recorded step",
+                *notes,
             ),
         )
 
@@ -226,29 +214,10 @@ class ReplayMicroscope:
         return raster
 
 
-def _load(path: Path, options: RecordingOptions) -> tuple[NDArray[Any], dict[str, float]]:
-    """(patterns as uint8 or uint16, numbers). Raises RecordingError."""
-    with open_recording(path, options.dataset) as recording:
-        numbers = dict(recording.numbers)
-        for name in NUMBERS:
-            given = getattr(options, name, None)
-            if given is not None:
-                numbers[name] = given
-        missing = [name for name in ("voltage", "semiangle", "angular_pixel", "step") if numbers.get(name, 0) <= 0]
-        missing += ["defocus"] if "defocus" not in numbers else []
-        if missing:
-            msg = f"{path}: does not say {', '.join(missing)}; give " + ", ".join(
-                f"--{m.replace('_', '-')}" for m in missing
-            )
-            raise RecordingError(msg)
-        patterns = recording.read()
-    if patterns.dtype.kind == "f" and not (patterns == np.rint(patterns)).all():
-        msg = f"{path}: holds intensities that are not whole counts, from which no lower dose can be drawn"
-        raise RecordingError(msg)
-    if patterns.min() < 0 or patterns.max() > np.iinfo(np.uint16).max:
-        msg = f"{path}: counts must lie between 0 and {np.iinfo(np.uint16).max}, not {patterns.min():g} … {patterns.max():g}"
-        raise RecordingError(msg)
-    if not patterns.any():
-        msg = f"{path}: holds no counts"
-        raise RecordingError(msg)
-    return patterns if patterns.dtype == np.uint8 else patterns.astype(np.uint16), numbers
+def _drawable(path: Path, patterns: NDArray[Any], dtype: type[np.uint8 | np.uint16]) -> NDArray[Any]:
+    """Counts (n, ky, kx) in a type that goes over the wire. Raises BadInputError where they do not fit."""
+    most = np.iinfo(np.uint16).max
+    if patterns.dtype.itemsize > 2 and patterns.max() > most:
+        msg = f"{path}: counts must lie between 0 and {most}, not {patterns.min():g} … {patterns.max():g}"
+        raise BadInputError(msg)
+    return as_type(patterns, dtype)

@@ -117,6 +117,8 @@ def reconstruct(
         str | None, typer.Option(help="Type of a raw file's counts: uint8, uint16, >u2, float32, …")
     ] = None,
     offset: Annotated[int | None, typer.Option(min=0, help="Bytes before a raw file's first pattern.")] = None,
+    frame_header: Annotated[int | None, typer.Option(min=0, help="Bytes before each pattern of a raw file.")] = None,
+    frame_gap: Annotated[int | None, typer.Option(min=0, help="Bytes after each pattern of a raw file.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Path in an HDF5 file with several data sets.")] = None,
     passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
     regularise: Annotated[
@@ -126,8 +128,8 @@ def reconstruct(
     debug: Debug = False,
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
-    from agent.cli.reconstruct import parse_shape, reconstruct_file
-    from instrument.recordings.raw_arrays import ArrayLayout
+    from agent.cli.reconstruct import reconstruct_file
+    from instrument.recordings import RecordingOptions, parse_shape
 
     given = {
         "voltage": None if voltage is None else voltage * 1e3,
@@ -137,11 +139,17 @@ def reconstruct(
         "defocus": defocus,
         "counts_per_electron": counts_per_electron,
     }
-    known = {name: value for name, value in given.items() if value is not None}
-    layout = ArrayLayout(
-        parse_shape(scan_shape, "--scan-shape"), parse_shape(detector_shape, "--detector-shape"), dtype, offset
+    options = RecordingOptions(
+        dataset=dataset,
+        scan_shape=parse_shape(scan_shape, "--scan-shape"),
+        detector_shape=parse_shape(detector_shape, "--detector-shape"),
+        dtype=dtype,
+        offset=offset,
+        frame_header=frame_header,
+        frame_gap=frame_gap,
+        numbers={name: value for name, value in given.items() if value is not None},
     )
-    reconstruct_file(file, out, known, passes, json_file, dataset=dataset, layout=layout, regularise=regularise)
+    reconstruct_file(file, out, options, passes, json_file, regularise=regularise)
 
 
 @app.command()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from agent.cli.results import say, write_json
@@ -18,14 +15,14 @@ from agent.errors import BadInputError
 from agent.formatting import signed_length, uncertain
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
 from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
-from agent.reconstruction import MOST_COUNTS, SMALLEST_DETECTOR, as_type, chunks
+from agent.reconstruction import SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 from agent.storage.acquisition_file import Acquisition, read_acquisition
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
-from instrument.recordings.raw_arrays import ArrayLayout
+from instrument.recordings import RecordingOptions, whole_counts
 
 SCORED = 0.8
 """Part of the scan's shorter edge that is scored; towards the rim the overlap thins out."""
@@ -34,12 +31,10 @@ SCORED = 0.8
 def reconstruct_file(
     path: Path,
     out: Path | None,
-    given: Mapping[str, float],
+    options: RecordingOptions,
     passes: int,
     json_file: Path | None = None,
     *,
-    dataset: str | None = None,
-    layout: ArrayLayout | None = None,
     regularise: bool = False,
 ) -> None:
     """Reconstruct one data set; write the object (HDF5) and its phase (PNG).
@@ -47,12 +42,9 @@ def reconstruct_file(
     Args:
         path: of the data set.
         out: folder to write into; None: the current one.
-        given: numbers that the file lacks or has wrong: voltage (eV), semiangle and angular_pixel (mrad), step and
-            defocus (Å), counts_per_electron.
+        options: what the file lacks or has wrong.
         passes: over all patterns.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
-        dataset: which one of an HDF5 file with several.
-        layout: shapes and type of the patterns where the file does not say them.
         regularise: whether the picture is expected to have no power where only noise is seen; the score's halves are not.
 
     Raises:
@@ -63,11 +55,12 @@ def reconstruct_file(
     if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
         msg = f"{json_file}: cannot be written; name a file in a folder that exists"
         raise BadInputError(msg)
-    layout = layout or ArrayLayout()
-    if not given and layout == ArrayLayout() and is_acquisition(path):
+    notes: tuple[str, ...] = ()
+    if options == RecordingOptions() and is_acquisition(path):
         acquisition = read_acquisition(path)
     else:
-        acquisition = _as_acquisition(path, read_patterns(path, dataset=dataset, layout=layout, **given))
+        file = read_patterns(path, options)
+        acquisition, notes = _as_acquisition(path, file), file.notes
     _make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
@@ -87,6 +80,8 @@ def reconstruct_file(
     png = output.with_name(f"{path.stem}-phase.png")
     picture = Picture.of(read_reconstruction(output))
     png.write_bytes(phase_image(picture, picture.levels()))
+    for note in notes:
+        say(console, note)
     _show(console, result, output, png)
     if json_file is not None:
         write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
@@ -117,25 +112,6 @@ def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -
     say(console, f"picture: {png}")
 
 
-def parse_shape(text: str | None, option: str) -> tuple[int, int] | None:
-    """Two positive whole numbers, rows first, such as 256,128 (or 256x128); None stays None.
-
-    Args:
-        text: what the user wrote.
-        option: its name, for the message.
-
-    Raises:
-        BadInputError: the text is something else.
-    """
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        msg = f"{option} {text} is not possible; legal: two positive whole numbers, ROWS,COLUMNS, such as 256,256"
-        raise BadInputError(msg)
-    return int(parts[0]), int(parts[1])
-
-
 def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
     """Patterns of any file in the form in which a campaign hands them to its processing."""
     n_y, n_x = file.data.patterns.shape[1:]
@@ -143,7 +119,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         least = f"{SMALLEST_DETECTOR} × {SMALLEST_DETECTOR}"
         msg = f"{path}: holds patterns of {n_y} × {n_x} pixels; at least {least} are expected, the detector's axes last"
         raise BadInputError(msg)
-    data = replace(file.data, patterns=_whole_counts(path, file.data.patterns))
+    data = replace(file.data, patterns=whole_counts(path, file.data.patterns))
     positions, half = data.positions, file.step / 2
     low, high = positions.min(axis=0) - half, positions.max(axis=0) + half
     plan = AcquisitionPlan(
@@ -187,26 +163,6 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         metadata=Metadata(sample=path.name),
         outcome=Outcome(id=plan.id, state="done", frames=len(positions)),
     )
-
-
-def _whole_counts(path: Path, patterns: NDArray[Any]) -> NDArray[Any]:
-    """Counts (n, ky, kx) as unsigned integers: the score splits them. Raises BadInputError where a float is no whole number."""
-    if patterns.dtype.kind == "u":
-        return patterns
-    most = 0.0
-    for chunk in chunks(patterns):
-        broken = chunk != np.rint(chunk)
-        if broken.any():
-            value = float(chunk[broken][0])
-            msg = (
-                f"{path}: holds {value:g} in a pixel, and the score is made of whole counts; give --counts-per-electron"
-            )
-            raise BadInputError(msg)
-        most = max(most, float(chunk.max()))
-    if most > MOST_COUNTS:
-        msg = f"{path}: holds {most:.4g} counts in a pixel; legal: up to {MOST_COUNTS:g}; give --counts-per-electron"
-        raise BadInputError(msg)
-    return as_type(patterns, np.min_scalar_type(int(most)))
 
 
 def _scored(field: Rectangle) -> Rectangle:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agent.reconstruction.backends.choice import gpu_reason
-from agent.reconstruction.counts.patterns import as_type, chunks, selected
+from agent.reconstruction.counts.patterns import selected
 from agent.reconstruction.counts.thinning import halves
-from agent.reconstruction.model.checks import MOST_COUNTS, SEMIANGLES, SMALLEST_DETECTOR, check_data
+from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
@@ -39,8 +39,6 @@ _CALIBRATION = {
 }
 __all__ = [
     "DEFOCUS_REPEATS",
-    "MOST_COUNTS",
-    "SEMIANGLES",
     "SMALLEST_DETECTOR",
     "BrightFieldDisc",
     "Calibration",
@@ -49,10 +47,8 @@ __all__ = [
     "ReconstructionSettings",
     "Reconstructor",
     "Tuned",
-    "as_type",
     "calibrate",
     "check_data",
-    "chunks",
     "deviance_of_part",
     "fit_disc",
     "gpu_reason",

@@ -1,23 +1,21 @@
 """Merlin MIB files of Quantum Detectors (Medipix3): frames one after the other, each behind a header of text.
 
-A frame's header is a comma-separated line that starts with `MQ1,` and is padded to the length it states:
-
-    MQ1, sequence number, length of the header in bytes, number of chips, width, height, type, layout, chips in use, time,
-    exposure, …
-
-The type is U08, U16 or U32, big-endian, or R64: the chips' own 64-bit words, in which the least significant bits are the
-first pixel. How many bits a pixel has in R64 (1, 6 or 12; 24 is sent as two images, the upper 12 bits first) is the counter
-depth, the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2 assembly have their four chips side by
-side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many frames one trigger, a scan line,
-brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered files, NAME000001.mib and so on,
-beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and ScanX: LiberTEM's documentation.)
+A header is a comma-separated line, padded to the length it states: MQ1, number of the frame, length of the header in bytes,
+number of chips, width, height, type, layout, chips in use, time, exposure, … The type is U08, U16 or U32, big-endian, or R64: the
+chips' own 64-bit words, in which the least significant bits are the first pixel. How many bits a pixel has in R64 (1, 6 or 12;
+24 is sent as two images, the upper 12 bits first) is the last number of the header's extension `MQ1A`. Raw frames of a 2 × 2
+assembly have their four chips side by side, the two of the lower half turned by 180°. The `.hdr` beside a file says how many
+frames one trigger, a scan line, brought; from software 1.5 on it has ScanX and ScanY. A long scan may be a series of numbered
+files, NAME000001.mib and so on, beside one NAME.hdr. (Facts: Merlin file format description of Quantum Detectors; series and
+ScanX: LiberTEM's documentation.)
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,8 @@ from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
 from instrument.memory import allocate
-from instrument.recordings.raw_arrays import ArrayLayout, as_raster
+from instrument.recordings.raster import as_raster
+from instrument.recordings.recording import Recording, RecordingOptions
 
 _TYPES = {"U08": "u1", "U16": ">u2", "U32": ">u4"}
 _RAW_BITS = {1: 1, 6: 8, 12: 16, 24: 32}
@@ -60,47 +59,71 @@ class MibHeader:
         bits = _RAW_BITS[self.depth or 0] if self.kind == "R64" else 8 * np.dtype(_TYPES[self.kind]).itemsize
         return math.prod(self.shape) * bits // 8
 
+    @property
+    def stride(self) -> int:
+        """Bytes from one header to the next."""
+        return self.length + self.frame_bytes
 
-def map_mib(path: Path, layout: ArrayLayout) -> NDArray[Any]:
-    """(scan_y, scan_x, ky, kx) counts: a memory map, except of R64 frames, which are unpacked, and of a series, which is joined.
 
-    The scan's shape is `layout.scan_shape`, or what the .hdr file beside it says. Where `path` holds fewer frames than the scan
-    has, all numbered files of its series are read.
+class MibFormat:
+    """See `RecordingFormat`."""
 
-    Raises:
-        BadInputError: not a MIB file, an unknown header, truncated, or another number of frames than the scan has.
-    """
-    layout.allow_only(path, "scan_shape")
-    frames, series, stated = _frames(path), _series(path), _stated(path)
-    expected = math.prod(layout.scan_shape) if layout.scan_shape else stated.get("Frames in Acquisition", 0)
-    others = f"{len(series) - 1} other file{'s' if len(series) > 2 else ''} of its series"
-    if len(series) > 1 and len(frames) < expected:
-        frames = _joined([_header(part) for part in series], [_frames(part) for part in series], path)
-        if len(frames) != expected:
+    name = "Merlin (.mib)"
+
+    def recognises(self, path: Path) -> bool:
+        """By the name."""
+        return path.suffix.lower() == ".mib"
+
+    def read(self, path: Path, options: RecordingOptions) -> Recording:
+        """A memory map, except of R64 frames, which are unpacked, and of a series, which is joined. See `RecordingFormat.read`.
+
+        The scan's shape is `options.scan_shape`, or what the .hdr file beside it says. Where `path` holds fewer frames than the
+        scan has, all numbered files of its series are read. Frames that the scan's fly-back brought are left out.
+        """
+        options.allow_only(path, "scan_shape")
+        frames, series, stated = _frames(path), _series(path), _stated(path)
+        expected = math.prod(options.scan_shape) if options.scan_shape else stated.get("Frames in Acquisition", 0)
+        others = f"{len(series) - 1} other file{'s' if len(series) > 2 else ''} of its series"
+        if len(series) > 1 and len(frames) < expected:
+            frames = _joined([_header(part) for part in series], [_frames(part) for part in series], path)
+            if len(frames) < expected:
+                msg = (
+                    f"{path}: has with {others} beside it {len(frames)} frames, its scan {expected}; copy all of them into one "
+                    f"folder, or give the --scan-shape of what is there"
+                )
+                raise BadInputError(msg)
+        scan_shape = options.scan_shape or _scanned(stated, len(frames))
+        if scan_shape is None and len(series) > 1:
             msg = (
-                f"{path}: has with {others} beside it {len(frames)} frames, its scan {expected}; copy all of them into one "
-                f"folder, or give the --scan-shape of what is there"
+                f"{path}: does not say how it was scanned, and {others} lie{'s' if len(series) == 2 else ''} beside it; give the "
+                f"--scan-shape of this file ({len(frames)} frames) or of all together"
             )
             raise BadInputError(msg)
-    scan_shape = layout.scan_shape or _scanned(stated, len(frames))
-    if scan_shape is None and len(series) > 1:
-        msg = (
-            f"{path}: does not say how it was scanned, and {others} lie{'s' if len(series) == 2 else ''} beside it; give the "
-            f"--scan-shape of this file ({len(frames)} frames) or of all together"
-        )
-        raise BadInputError(msg)
-    return as_raster(path, frames, scan_shape)
+        line = _line(stated, len(frames), scan_shape)
+        if scan_shape is not None and line > scan_shape[1]:
+            return _without_flyback(path, frames, scan_shape, line)
+        raster, notes = as_raster(path, frames, scan_shape)
+        return Recording(path, raster, notes=notes)
 
 
 def _header(path: Path) -> MibHeader:
     with path.open("rb") as file:
-        return parse_header(path, file.read(4096))
+        header = parse_header(path, file.read(4096))
+        if header.kind != "R64" or header.depth != 24:
+            return header
+        # Merlin's width counts both 12-bit images; other programs' does not. The next frame's header tells.
+        single = replace(header, shape=(header.shape[0], header.shape[1] // 2))
+        follows = {}
+        for candidate in (header, single):
+            file.seek(candidate.stride)
+            follows[candidate] = file.read(4) == b"MQ1," or path.stat().st_size == candidate.stride
+        return single if follows[single] and not follows[header] else header
 
 
 def _frames(path: Path) -> NDArray[Any]:
     """(frames, ky, kx) of one file."""
     header = _header(path)
-    size, one = path.stat().st_size, header.length + header.frame_bytes
+    size, one = path.stat().st_size, header.stride
     frames, rest = divmod(size, one)
     if frames == 0 or rest:
         msg = (
@@ -186,12 +209,43 @@ def _stated(path: Path) -> dict[str, int]:
 def _scanned(stated: dict[str, int], frames: int) -> tuple[int, int] | None:
     """(lines, positions a line) from ScanY and ScanX, or from the frames per trigger."""
     rows, columns = stated.get("ScanY", 0), stated.get("ScanX", 0)
-    if rows * columns == frames:
+    if rows * columns == frames or (rows * columns > 0 and _line(stated, frames, (rows, columns)) > columns):
         return rows, columns
     line = stated.get("Frames per Trigger", 0)
     if 1 < line < frames and frames % line == 0:
         return frames // line, line
     return None
+
+
+def _line(stated: dict[str, int], frames: int, scan_shape: tuple[int, int] | None) -> int:
+    """Frames that each line of a scan brought: more than its positions where some came while the beam flew back; 0: not known."""
+    if scan_shape is None or frames % scan_shape[0]:
+        return 0
+    line = frames // scan_shape[0]
+    return line if line in (scan_shape[1] + 1, stated.get("Frames per Trigger")) else 0
+
+
+def _without_flyback(path: Path, frames: NDArray[Any], scan_shape: tuple[int, int], line: int) -> Recording:
+    """Leave out the frames that each line has more than positions: at its start where the first one is exposed longest."""
+    rows, columns = scan_shape
+    header, extra = _header(path), line - columns
+    exposures = _exposures(path, header, min(line, path.stat().st_size // header.stride))
+    first = extra if exposures[:1] > 1.5 * np.median(exposures) else 0
+    raster = frames.reshape(rows, line, *frames.shape[1:])[:, first : first + columns]
+    where = "first" if first else "last"
+    note = f"each line has {line} frames for {columns} positions: its {where} {extra} (fly-back) left out"
+    return Recording(path, raster, notes=(note,))
+
+
+def _exposures(path: Path, header: MibHeader, n: int) -> NDArray[np.float64]:
+    """Exposure times of the first n frames, s; 0 where a header does not tell it."""
+    times = np.zeros(n)
+    with path.open("rb") as file:
+        for i in range(n):
+            file.seek(i * header.stride)
+            with contextlib.suppress(IndexError, ValueError):
+                times[i] = float(file.read(header.length).split(b",", 11)[10])
+    return times
 
 
 def _unpack(path: Path, header: MibHeader, frames: int) -> NDArray[Any]:

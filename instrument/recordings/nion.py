@@ -9,7 +9,6 @@ positive for overfocus, so the defocus here is −C1,0.
 from __future__ import annotations
 
 import json
-import math
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -20,12 +19,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument import optics
 from instrument.errors import BadInputError
 from instrument.memory import allocate
+from instrument.recordings.recording import Number, Recording, RecordingOptions
+from instrument.recordings.units import Axis, axis_numbers, number_in
 
-_LENGTHS = {"m": 1e10, "mm": 1e7, "um": 1e4, "µm": 1e4, "μm": 1e4, "nm": 10.0, "pm": 0.01, "A": 1.0, "Å": 1.0}
-_ANGLES = {"rad": 1e3, "mrad": 1.0, "urad": 1e-3, "µrad": 1e-3, "μrad": 1e-3}
 _STATED: dict[str, tuple[tuple[str, float], ...]] = {
     "voltage": (
         ("instrument.high_tension", 1),
@@ -47,8 +45,33 @@ _STATED: dict[str, tuple[tuple[str, float], ...]] = {
 """Number -> paths in `metadata` that state it, the surest first, and their factor to eV, mrad, Å of underfocus."""
 
 
+class NdataFormat:
+    """See `RecordingFormat`: .ndata and .ndata1, a zip archive of data.npy and metadata.json."""
+
+    name = "Nion Swift (.ndata, .h5)"
+
+    def recognises(self, path: Path) -> bool:
+        """By the name."""
+        return path.suffix.lower().startswith(".ndata")
+
+    def read(self, path: Path, options: RecordingOptions) -> Recording:
+        """The array is memory-mapped where the archive stores it uncompressed, as Swift does. See `RecordingFormat.read`."""
+        options.allow_only(path)
+        patterns, properties = _unzipped(path)
+        numbers = numbers_in(path, properties, options)
+        return Recording(path, patterns, numbers)
+
+
 def read_properties(path: Path, text: str | bytes) -> dict[str, Any]:
-    """The JSON of a file's properties. Raises BadInputError."""
+    """The JSON of a file's properties.
+
+    Args:
+        path: the file, for messages.
+        text: the JSON.
+
+    Raises:
+        BadInputError: it is no JSON object.
+    """
     try:
         properties = json.loads(text)
     except ValueError as error:
@@ -60,8 +83,16 @@ def read_properties(path: Path, text: str | bytes) -> dict[str, Any]:
     return properties
 
 
-def numbers_in(path: Path, properties: Mapping[str, Any]) -> dict[str, float]:
-    """Voltage (eV), semiangle and angular_pixel (mrad), step and defocus (Å), as far as `properties` state them.
+def numbers_in(path: Path, properties: Mapping[str, Any], options: RecordingOptions) -> dict[str, Number]:
+    """What the properties of a data item state.
+
+    Args:
+        path: the file, for messages.
+        properties: of the data item; what is no number in them counts as not stated.
+        options: its voltage, where given, converts spatial frequencies.
+
+    Returns:
+        Voltage (eV), semiangle and angular_pixel (mrad), step and defocus (Å), as far as they are stated.
 
     Raises:
         BadInputError: not a raster of patterns, or the two axes of scan or detector have different scales.
@@ -70,33 +101,32 @@ def numbers_in(path: Path, properties: Mapping[str, Any]) -> dict[str, float]:
     if isinstance(sources, list) and sources and isinstance(sources[0], dict):  # as Swift stored it before 2017
         properties = {**properties, **sources[0]}
     sequence = bool(properties.get("is_sequence", False))
-    counts = (properties.get("collection_dimension_count", 2), properties.get("datum_dimension_count", 2))
+    stated = [properties.get(f"{kind}_dimension_count") for kind in ("collection", "datum")]
+    counts = tuple(2 if count is None else count for count in stated)
     if sequence or counts != (2, 2):
         msg = (
             f"{path}: holds {'a sequence of ' if sequence else ''}{counts[1]}-dimensional data at each point of a "
             f"{counts[0]}-dimensional scan; a two-dimensional scan of patterns is expected"
         )
         raise BadInputError(msg)
-    numbers: dict[str, float] = {}
-    metadata = properties.get("metadata") or {}
+    numbers: dict[str, Number] = {}
     for name, places in _STATED.items():
         for place, factor in places:
-            value = _at(metadata, place)
+            value = _at(properties.get("metadata"), place)
             # A zero says that nobody has entered the value.
             if value:
-                numbers[name] = value * factor
+                numbers[name] = Number(value * factor, f"metadata {place}")
                 break
-    axes = properties.get("dimensional_calibrations") or properties.get("spatial_calibrations") or []
-    if len(axes) == 4:
-        _axes(path, axes, numbers)
+    for key in ("dimensional_calibrations", "spatial_calibrations"):
+        axes = properties.get(key)
+        if isinstance(axes, list) and len(axes) == 4 and all(isinstance(axis, dict) for axis in axes):
+            found = [Axis(axis.get("scale", 1.0), axis.get("units", "")) for axis in axes]
+            axis_numbers(path, found, numbers, options, key.replace("_", " "))
     return numbers
 
 
-def map_ndata(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Array and properties of an .ndata or .ndata1 file: a zip archive of data.npy and metadata.json.
-
-    The array is memory-mapped where the archive stores it uncompressed, as Swift does. Raises BadInputError.
-    """
+def _unzipped(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Array and properties."""
     try:
         with zipfile.ZipFile(path) as archive:
             missing = {"data.npy", "metadata.json"} - set(archive.namelist())
@@ -148,39 +178,10 @@ def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]
     return shape, fortran, dtype
 
 
-def _axes(path: Path, axes: list[Any], numbers: dict[str, float]) -> None:
-    """Add step and angular_pixel from the four axes where their units are known."""
-    for name, pair, legal in (("step", axes[:2], _LENGTHS), ("angular_pixel", axes[2:], _ANGLES)):
-        factors = [_factor(axis, legal, numbers.get("voltage")) for axis in pair]
-        if None in factors:
-            continue
-        scales = [
-            abs(float(axis.get("scale", 1.0))) * (factor or 1.0) for axis, factor in zip(pair, factors, strict=True)
-        ]
-        if not math.isclose(*scales, rel_tol=0.01):
-            msg = (
-                f"{path}: its rows and columns have different {name} ({scales[0]:.6g} and {scales[1]:.6g}); "
-                f"only square sampling is supported"
-            )
-            raise BadInputError(msg)
-        numbers[name] = scales[1]
-
-
-def _factor(axis: Any, legal: Mapping[str, float], voltage: float | None) -> float | None:
-    units = str(axis.get("units", "")).strip() if isinstance(axis, dict) else ""
-    if units in legal:
-        return legal[units]
-    if legal is _ANGLES and units in ("1/nm", "1/A", "1/Å") and voltage:
-        return optics.wavelength(voltage) * 1e3 * (0.1 if units == "1/nm" else 1.0)
-    return None
-
-
 def _at(metadata: Any, place: str) -> float | None:
     node = metadata
     for key in place.split("."):
         if not isinstance(node, Mapping):
             return None
         node = node.get(key)
-    if isinstance(node, bool) or not isinstance(node, int | float) or not math.isfinite(node):
-        return None
-    return float(node)
+    return number_in(node)

@@ -14,6 +14,7 @@ from agent.cli.reconstruct import reconstruct_file
 from agent.errors import BadInputError
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
+from instrument.recordings import RecordingOptions
 
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
 
@@ -96,5 +97,5 @@ def test_what_cannot_be_scored_or_written_is_refused_before_anything_is_computed
         file.attrs.update({"voltage": 80e3, "semiangle_mrad": 20.0, "scan_step_A": 1.0, "angular_pixel_mrad": 2.5})
     places = {"out": tmp_path / "out", "json_file": None} | {name: tmp_path / where for name, where in target.items()}
     with pytest.raises(BadInputError, match=message):
-        reconstruct_file(path, places["out"], {}, 2, places["json_file"])
+        reconstruct_file(path, places["out"], RecordingOptions(), 2, places["json_file"])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]

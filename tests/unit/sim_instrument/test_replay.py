@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from instrument import (
     OutOfLimitsError,
     Rectangle,
 )
-from instrument.recordings.hdf5 import RecordingError
-from sim_instrument.replay import RecordingOptions, ReplayMicroscope
+from instrument.errors import BadInputError
+from instrument.recordings import RecordingOptions
+from sim_instrument.__main__ import build_parser, main
+from sim_instrument.recording_options import add_recording_options
+from sim_instrument.replay import ReplayMicroscope
 
 STEP = 20.0
 ATTRIBUTES = {
@@ -252,16 +256,61 @@ def test_files_that_are_no_recording_are_refused_in_one_sentence(tmp_path: Path,
         "missing.h5": "there is no such file",
         "truncated.h5": "is truncated",
         "text.h5": "is not an HDF5 file",
-        "flat.h5": "no four-dimensional data set",
-        "fractional.h5": "not whole counts",
+        "flat.h5": "16 patterns in a row, not their scan; give --scan-shape 4,4",
+        "fractional.h5": "in a pixel, and the score is made of whole counts; give --counts-per-electron",
         "silent.h5": "holds no counts",
         "dumb.h5": "does not say voltage, step; give --voltage, --step",
     }.items():
-        with pytest.raises(RecordingError, match=message) as caught:
+        with pytest.raises(BadInputError, match=message) as caught:
             ReplayMicroscope(tmp_path / name, tmp_path / "state")
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "state").exists()
-    ReplayMicroscope(tmp_path / "dumb.h5", tmp_path / "state", RecordingOptions(voltage=2e5, step=10))
+    ReplayMicroscope(tmp_path / "dumb.h5", tmp_path / "state", RecordingOptions(numbers={"voltage": 2e5, "step": 10}))
+
+
+def test_replay_takes_every_option_about_a_file_that_reconstruct_takes() -> None:
+    import typer
+
+    from agent.cli.app import app
+
+    command: Any = typer.main.get_command(app)
+    offered = {flag for option in command.commands["reconstruct"].params for flag in option.opts if flag != "file"}
+    about_results = {"--out", "--passes", "--regularise", "--json", "--debug"}
+    parser = argparse.ArgumentParser()
+    add_recording_options(parser)
+    assert {flag for action in parser._actions for flag in action.option_strings} - {
+        "-h",
+        "--help",
+    } == offered - about_results
+
+
+def test_options_of_the_command_line_reach_the_file(tmp_path: Path, counts: NDArray[np.uint8]) -> None:
+    (tmp_path / "scan.bin").write_bytes(b"h" + b"".join(b"ab" + p.tobytes() + b"c" for p in counts.reshape(-1, 12, 10)))
+    given = "--voltage 300 --semiangle 1 --angular-pixel 0.1 --step 20 --defocus 1e4 --scan-shape 24,16"
+    raw = "--detector-shape 12x10 --dtype uint8 --offset 1 --frame-header 2 --frame-gap 1"
+    arguments = [
+        "replay",
+        str(tmp_path / "scan.bin"),
+        *given.split(),
+        *raw.split(),
+        "--state-dir",
+        str(tmp_path / "state"),
+    ]
+    parsed = build_parser().parse_args(arguments)
+    microscope = parsed.make(parsed)
+    assert microscope.multiples == range(1, 3)
+    microscope.close()
+
+
+def test_a_file_that_cannot_be_replayed_ends_with_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scan.dm4").write_bytes(b"DM4")
+    assert main(["replay", str(tmp_path / "scan.dm4"), "--state-dir", str(tmp_path / "state")]) == 2
+    assert main(["replay", str(tmp_path / "scan.dm4"), "--scan-shape", "many"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "convert it, e.g. with RosettaSciIO" in first
+    assert "--scan-shape many is not possible; legal: two positive whole numbers" in second
 
 
 @pytest.mark.recording

@@ -1,4 +1,4 @@
-"""Reading diffraction patterns from whatever file a person has."""
+"""From whatever file a person has to what a reconstruction takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import BadInputError
-from agent.processing.assemble import read_patterns
+from agent.processing.assemble import PatternFile, read_patterns
 from agent.storage.acquisition_file import AcquisitionWriter
 from instrument import Outcome, Rectangle, stream
+from instrument.recordings import RecordingOptions
 
 NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5}
+
+
+def read(path: Path, **numbers: float) -> PatternFile:
+    return read_patterns(path, RecordingOptions(numbers=numbers))
 
 
 @pytest.fixture
@@ -33,8 +38,8 @@ def test_plain_array_needs_the_numbers_that_no_array_has(tmp_path: Path, counts:
     with pytest.raises(
         BadInputError, match=r"does not say voltage, semiangle, step; give --voltage, --semiangle, --step$"
     ):
-        read_patterns(path)
-    file = read_patterns(path, **NUMBERS, defocus=-150.0)
+        read(path)
+    file = read(path, **NUMBERS, defocus=-150.0)
     assert (file.data.patterns == counts.reshape(12, 32, 32)).all()
     assert file.scan_shape == (3, 4)
     assert file.data.positions[5] == pytest.approx((0.75, 0.75))
@@ -50,7 +55,7 @@ def test_recording_states_its_numbers_and_options_overrule_them(tmp_path: Path, 
         file.attrs.update({"voltage": 80e3, "semiangle_mrad": 20.0})
         file["deep/inside"].attrs["scan_step_A"] = 0.5
         file["deep/inside/patterns"].attrs.update({"angular_pixel_mrad": 2.5, "defocus": 100.0})
-    data = read_patterns(path, semiangle=19.0).data
+    data = read(path, semiangle=19.0).data
     assert (data.voltage, data.semiangle, data.angular_pixel, data.defocus) == (80e3, 19.0, 2.5, 100.0)
     assert data.positions[1, 1] - data.positions[0, 1] == pytest.approx(0.5)
 
@@ -63,12 +68,12 @@ def test_emd_axes_give_step_and_angular_pixel(tmp_path: Path, counts: NDArray[np
         for axis, (spacing, units) in enumerate([(0.05, "nm"), (0.05, "nm"), (0.06, "A^-1"), (0.06, "A^-1")]):
             group[f"dim{axis}"] = np.array([0.0, spacing])
             group[f"dim{axis}"].attrs["units"] = units
-    file_read = read_patterns(path, voltage=80e3, semiangle=20.0)
+    file_read = read(path, voltage=80e3, semiangle=20.0)
     assert file_read.step == pytest.approx(0.5)
     assert file_read.data.angular_pixel == pytest.approx(20 / 8, rel=0.03)
     with h5py.File(path, "a") as file:
         file.attrs["voltage"] = 80e3
-    assert read_patterns(path, semiangle=20.0).data.angular_pixel == pytest.approx(0.06 * 0.0417572 * 1e3, rel=1e-5)
+    assert read(path, semiangle=20.0).data.angular_pixel == pytest.approx(0.06 * 0.0417572 * 1e3, rel=1e-5)
 
 
 def write_acquisition(path: Path, counts: NDArray[np.uint16], missing: int | None) -> None:
@@ -94,7 +99,7 @@ def test_acquisition_file_brings_its_own_geometry_and_leaves_out_lost_frames(
 ) -> None:
     path = tmp_path / "acquisition.h5"
     write_acquisition(path, counts, missing)
-    file = read_patterns(path)
+    file = read(path)
     kept = [i for i in range(12) if i != missing]
     assert (file.data.patterns == counts.reshape(12, 32, 32)[kept]).all()
     assert file.data.positions[-1] == pytest.approx((11.25, 21.75))
@@ -104,7 +109,7 @@ def test_acquisition_file_brings_its_own_geometry_and_leaves_out_lost_frames(
     assert not file.data.mask[3, 4]
     assert file.data.mask.sum() == 32 * 32 - 1
     monkeypatch.setattr("instrument.memory.free_memory", lambda: 1)
-    on_disk = read_patterns(path).data.patterns
+    on_disk = read(path).data.patterns
     assert isinstance(on_disk, np.memmap)
     assert (on_disk == file.data.patterns).all()
 
@@ -126,7 +131,7 @@ def test_other_files_are_refused_in_one_sentence(
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(BadInputError, match=message) as caught:
-        read_patterns(path, **NUMBERS)
+        read(path, **NUMBERS)
     assert "\n" not in str(caught.value)
 
 
@@ -151,8 +156,8 @@ def test_damaged_and_unfit_files_are_refused(tmp_path: Path, counts: NDArray[np.
     }
     for name, (message, numbers) in cases.items():
         with pytest.raises(BadInputError, match=message):
-            read_patterns(tmp_path / name, **numbers)
-    assert read_patterns(tmp_path / "twice.h5", dataset="/b", **NUMBERS).scan_shape == (3, 4)
+            read(tmp_path / name, **numbers)
+    assert read_patterns(tmp_path / "twice.h5", RecordingOptions("/b", numbers=NUMBERS)).scan_shape == (3, 4)
 
 
 @pytest.mark.parametrize(
@@ -173,4 +178,4 @@ def test_numbers_in_other_units_are_refused(
 ) -> None:
     np.save(tmp_path / "scan.npy", counts)
     with pytest.raises(BadInputError, match=message):
-        read_patterns(tmp_path / "scan.npy", **{**NUMBERS, **wrong})
+        read(tmp_path / "scan.npy", **{**NUMBERS, **wrong})

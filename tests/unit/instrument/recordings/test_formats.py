@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,36 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from agent.cli.reconstruct import parse_shape
-from agent.errors import BadInputError
-from agent.processing.assemble import read_patterns
+from instrument.errors import BadInputError
 from instrument.memory import allocate
-from instrument.recordings.raw_arrays import ArrayLayout
+from instrument.recordings import RecordingOptions, counts_of, parse_shape, read_recording
 
+UNSTATED = RecordingOptions()
 NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5, "angular_pixel": 2.5}
-SCAN = ArrayLayout(scan_shape=(2, 3))
+SCAN = RecordingOptions(scan_shape=(2, 3))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a program gets of a file."""
+
+    patterns: NDArray[Any]
+    scan_shape: tuple[int, ...]
+    numbers: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def read(path: Path, options: RecordingOptions = UNSTATED, **numbers: float) -> Read:
+    recording = read_recording(path, replace(options, numbers=numbers))
+    known = recording.require("voltage", "semiangle", "step")
+    counts = counts_of(recording)
+    return Read(counts.patterns, recording.patterns.shape[:2], known, (*recording.notes, *counts.notes))
+
+
+def raw(
+    scan: tuple[int, int], detector: tuple[int, int] | None, dtype: str | None = None, offset: int | None = None
+) -> RecordingOptions:
+    return RecordingOptions(scan_shape=scan, detector_shape=detector, dtype=dtype, offset=offset)
 
 
 def pixels(dtype: str, shape: tuple[int, int] = (16, 64)) -> NDArray[Any]:
@@ -53,17 +76,17 @@ def turned_words(frame: bytes) -> bytes:
 def test_mib_frames_are_mapped_from_behind_their_headers(tmp_path: Path, kind: str, stored: str) -> None:
     counts = pixels(stored)
     write_mib(tmp_path / "scan.mib", [c.astype(stored).tobytes() for c in counts], 64, 16, kind)
-    file = read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS)
-    assert (file.data.patterns == counts).all()
-    assert isinstance(file.data.patterns, np.memmap)
+    file = read(tmp_path / "scan.mib", SCAN, **NUMBERS)
+    assert (file.patterns == counts).all()
+    assert isinstance(file.patterns, np.memmap)
     assert file.scan_shape == (2, 3)
 
 
 def test_mib_of_one_frame_spelled_out(tmp_path: Path) -> None:
     frame = bytes([0x00, 0x01, 0x00, 0x02, 0x01, 0x00, 0xFF, 0xFF])
     write_mib(tmp_path / "scan.mib", [frame], 2, 2, "U16")
-    file = read_patterns(tmp_path / "scan.mib", layout=ArrayLayout(scan_shape=(1, 1)), **NUMBERS)
-    assert file.data.patterns.tolist() == [[[1, 2], [256, 65535]]]
+    file = read(tmp_path / "scan.mib", RecordingOptions(scan_shape=(1, 1)), **NUMBERS)
+    assert file.patterns.tolist() == [[[1, 2], [256, 65535]]]
 
 
 @pytest.mark.parametrize(("depth", "dtype"), [(1, "u1"), (6, "u1"), (12, "<u2")])
@@ -71,7 +94,7 @@ def test_raw_mib_frames_are_unpacked_from_64_bit_words(tmp_path: Path, depth: in
     counts = pixels(dtype) & (2**depth - 1)
     little = [np.packbits(c, bitorder="little") if depth == 1 else c for c in counts]
     write_mib(tmp_path / "scan.mib", [turned_words(c.tobytes()) for c in little], 64, 16, "R64", depth=depth)
-    assert (read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns == counts).all()
+    assert (read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns == counts).all()
 
 
 def test_raw_mib_of_24_bits_is_two_images(tmp_path: Path) -> None:
@@ -81,7 +104,7 @@ def test_raw_mib_of_24_bits_is_two_images(tmp_path: Path) -> None:
         for c in counts
     ]
     write_mib(tmp_path / "scan.mib", frames, 64, 16, "R64", depth=24)
-    assert (read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns == counts).all()
+    assert (read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns == counts).all()
 
 
 def test_raw_mib_of_four_chips_is_put_together(tmp_path: Path) -> None:
@@ -89,7 +112,7 @@ def test_raw_mib_of_four_chips_is_put_together(tmp_path: Path) -> None:
     chips[:, 0, 0] = [1, 2, 3, 4]
     strip = np.concatenate(list(chips), axis=1).astype(np.uint8)
     write_mib(tmp_path / "scan.mib", [turned_words(strip.tobytes())] * 6, 64, 16, "R64", layout="2x2", depth=6)
-    pattern = read_patterns(tmp_path / "scan.mib", layout=SCAN, **NUMBERS).data.patterns[5]
+    pattern = read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns[5]
     assert pattern.shape == (32, 32)
     assert pattern[0, [0, 16]].tolist() == [4, 3], "upper left is the last chip of the strip"
     assert pattern[31, [15, 31]].tolist() == [2, 1], "the lower ones are turned by half a turn"
@@ -100,9 +123,9 @@ def test_hdr_file_tells_how_a_mib_was_scanned(tmp_path: Path) -> None:
     write_mib(tmp_path / "scan.mib", [c.tobytes() for c in pixels("u1")], 64, 16, "U08")
     hdr = "HDR,\t\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t\r\n"
     (tmp_path / "scan.hdr").write_bytes(hdr.encode())
-    assert read_patterns(tmp_path / "scan.mib", **NUMBERS).scan_shape == (2, 3)
+    assert read(tmp_path / "scan.mib", **NUMBERS).scan_shape == (2, 3)
     (tmp_path / "scan.hdr").write_bytes(b"HDR,\t\r\nScanX:\t2\r\nScanY:\t3\r\nEnd\t\r\n")
-    assert read_patterns(tmp_path / "scan.mib", **NUMBERS).scan_shape == (3, 2)
+    assert read(tmp_path / "scan.mib", **NUMBERS).scan_shape == (3, 2)
 
 
 def write_series(folder: Path, counts: NDArray[Any], *, missing: int | None = None) -> Path:
@@ -122,8 +145,8 @@ def test_a_scan_in_several_mib_files_is_put_together_in_the_order_of_its_frames(
     if told == "hdr":
         text = "HDR,\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t"
         (tmp_path / "scan_.hdr").write_text(text)
-    file = read_patterns(path, layout=SCAN if told == "shape" else ArrayLayout(), **NUMBERS)
-    assert (file.data.patterns == counts).all()
+    file = read(path, SCAN if told == "shape" else RecordingOptions(), **NUMBERS)
+    assert (file.patterns == counts).all()
     assert file.scan_shape == (2, 3)
 
 
@@ -133,11 +156,11 @@ def test_one_file_of_a_mib_series_is_read_alone_where_it_is_a_scan_of_its_own(tm
     with pytest.raises(
         BadInputError, match=r"2 other files of its series lie beside it; give the --scan-shape of this file \(2"
     ):
-        read_patterns(path, **NUMBERS)
-    alone = read_patterns(path, layout=ArrayLayout(scan_shape=(1, 2)), **NUMBERS)
-    assert (alone.data.patterns == counts[:2]).all()
+        read(path, **NUMBERS)
+    alone = read(path, RecordingOptions(scan_shape=(1, 2)), **NUMBERS)
+    assert (alone.patterns == counts[:2]).all()
     path.with_suffix(".hdr").write_text("HDR,\r\nScanX:\t2\r\nScanY:\t1\r\nEnd\t")
-    assert read_patterns(path, **NUMBERS).scan_shape == (1, 2)
+    assert read(path, **NUMBERS).scan_shape == (1, 2)
 
 
 def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
@@ -145,11 +168,11 @@ def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         BadInputError, match="has with 1 other file of its series beside it 4 frames, its scan 6; copy all"
     ):
-        read_patterns(path, layout=SCAN, **NUMBERS)
+        read(path, SCAN, **NUMBERS)
 
 
 @pytest.mark.parametrize(
-    ("content", "layout", "message"),
+    ("content", "options", "message"),
     [
         (b"MPX,0000000769", SCAN, r"starts with b'MPX,' instead of b'MQ1,'"),
         (b"MQ1,000001,no", SCAN, r"header that cannot be understood"),
@@ -158,20 +181,24 @@ def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
         (mib_header(1, 64, 16, "R64", depth=7), SCAN, r"it says 7, legal: 1, 6, 12, 24"),
         (mib_header(1, 64, 16, "R64", layout="Nx1"), SCAN, r"Nx1 assembly are not supported; legal: 1x1, 2x2"),
         (mib_header(1, 4, 4, "U08") + bytes(15), SCAN, r"is truncated: 399 bytes are 0 frames of 400 bytes and 399"),
-        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 4, ArrayLayout(), r"4 patterns in a row.*give --scan-shape 2,2"),
-        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 4, SCAN, r"holds 4 patterns, but a scan of 2 × 3 has 6"),
+        (
+            (mib_header(1, 4, 4, "U08") + bytes(16)) * 4,
+            RecordingOptions(),
+            r"4 patterns in a row.*give --scan-shape 2,2",
+        ),
+        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 3, SCAN, r"holds 3 patterns, but a scan of 2 × 3 has 6"),
         (
             (mib_header(1, 4, 4, "U08") + bytes(16)) * 6,
-            ArrayLayout(dtype="u1"),
+            RecordingOptions(dtype="u1"),
             r"states its dtype itself; leave --dtype out",
         ),
         ((mib_header(1, 4, 4, "U08") + bytes(16)) * 6, SCAN, r"holds no counts"),
     ],
 )
-def test_unfit_mib_files_are_refused(tmp_path: Path, content: bytes, layout: ArrayLayout, message: str) -> None:
+def test_unfit_mib_files_are_refused(tmp_path: Path, content: bytes, options: RecordingOptions, message: str) -> None:
     (tmp_path / "scan.mib").write_bytes(content)
     with pytest.raises(BadInputError, match=message):
-        read_patterns(tmp_path / "scan.mib", layout=layout, **NUMBERS)
+        read(tmp_path / "scan.mib", options, **NUMBERS)
 
 
 def properties(**changes: Any) -> dict[str, Any]:
@@ -188,12 +215,11 @@ def properties(**changes: Any) -> dict[str, Any]:
 
 
 def check_nion(path: Path, counts: NDArray[Any]) -> None:
-    file = read_patterns(path)
-    data = file.data
-    assert (data.patterns == counts.reshape(6, 16, 64)).all()
-    assert (data.voltage, data.semiangle, data.angular_pixel) == pytest.approx((60e3, 35.0, 2.5))
-    assert file.step == pytest.approx(0.5)
-    assert data.defocus == pytest.approx(-200)
+    file = read(path)
+    assert (file.patterns == counts.reshape(6, 16, 64)).all()
+    assert file.numbers == pytest.approx(
+        {"voltage": 60e3, "semiangle": 35.0, "angular_pixel": 2.5, "step": 0.5, "defocus": -200}
+    )
 
 
 @pytest.mark.parametrize("name", ["scan.h5", "scan.nhdf"])
@@ -203,7 +229,7 @@ def test_nion_hdf5_brings_its_numbers_in_si_units(tmp_path: Path, name: str) -> 
         data = file.create_dataset("data" if name == "scan.h5" else "data/0", data=counts)
         data.attrs["properties"] = json.dumps(properties())
     check_nion(tmp_path / name, counts)
-    assert read_patterns(tmp_path / name, voltage=80e3).data.voltage == 80e3
+    assert read(tmp_path / name, voltage=80e3).numbers["voltage"] == 80e3
 
 
 def zip_of(entries: dict[str, bytes]) -> bytes:
@@ -233,14 +259,14 @@ def test_ndata_is_mapped_from_within_its_archive(tmp_path: Path, monkeypatch: py
     archive = {"data.npy": npy_of(counts), "metadata.json": json.dumps(stated).encode()}
     (tmp_path / "scan.ndata1").write_bytes(zip_of(archive))
     check_nion(tmp_path / "scan.ndata1", counts)
-    assert isinstance(read_patterns(tmp_path / "scan.ndata1").data.patterns, np.memmap)
+    assert isinstance(read(tmp_path / "scan.ndata1").patterns, np.memmap)
     with zipfile.ZipFile(tmp_path / "packed.ndata", "w", zipfile.ZIP_DEFLATED) as packed:
         for name, content in archive.items():
             packed.writestr(name, content)
     check_nion(tmp_path / "packed.ndata", counts)
     monkeypatch.setattr("instrument.memory.free_memory", lambda: 1)
     check_nion(tmp_path / "packed.ndata", counts)
-    assert isinstance(read_patterns(tmp_path / "packed.ndata").data.patterns, np.memmap)
+    assert isinstance(read(tmp_path / "packed.ndata").patterns, np.memmap)
 
 
 def calibrated(*axes: tuple[float, str]) -> dict[str, Any]:
@@ -267,7 +293,7 @@ def test_unfit_nion_files_are_refused(tmp_path: Path, stated: Any, message: str)
     archive = {"data.npy": npy_of(pixels("u2").reshape(2, 3, 16, 64)), "metadata.json": json.dumps(stated).encode()}
     (tmp_path / "scan.ndata").write_bytes(zip_of(archive))
     with pytest.raises(BadInputError, match=message):
-        read_patterns(tmp_path / "scan.ndata")
+        read(tmp_path / "scan.ndata")
 
 
 def test_damaged_ndata_is_refused(tmp_path: Path) -> None:
@@ -284,7 +310,7 @@ def test_damaged_ndata_is_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.ndata"
         path.write_bytes(content)
         with pytest.raises(BadInputError, match=message):
-            read_patterns(path, **NUMBERS)
+            read(path, **NUMBERS)
 
 
 def empad_frames(n: int) -> NDArray[np.float32]:
@@ -296,12 +322,12 @@ def empad_frames(n: int) -> NDArray[np.float32]:
 
 def test_empad_raw_names_its_scan_and_keeps_its_pixels(tmp_path: Path) -> None:
     frames = empad_frames(6)
-    for name, layout in (("scan_x3_y2.raw", ArrayLayout()), ("other.raw", SCAN)):
+    for name, options in (("scan_x3_y2.raw", RecordingOptions()), ("other.raw", SCAN)):
         (tmp_path / name).write_bytes(frames.tobytes())
-        file = read_patterns(tmp_path / name, layout=layout, **NUMBERS)
+        file = read(tmp_path / name, options, **NUMBERS)
         assert file.scan_shape == (2, 3)
-        assert (file.data.patterns == frames[:, :128]).all()
-        assert isinstance(file.data.patterns, np.memmap)
+        assert (file.patterns == frames[:, :128]).all()
+        assert isinstance(file.patterns, np.memmap)
 
 
 def test_analogue_signal_becomes_whole_electrons(tmp_path: Path) -> None:
@@ -309,63 +335,63 @@ def test_analogue_signal_becomes_whole_electrons(tmp_path: Path) -> None:
     signal = frames * 150 + np.random.default_rng(3).normal(0, 10, frames.shape).astype("<f4")
     (tmp_path / "scan_x3_y2.raw").write_bytes(signal.tobytes())
     with pytest.raises(BadInputError, match=r"negative counts \(smallest -.*give --counts-per-electron"):
-        read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS)
-    data = read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=150.0).data
+        read(tmp_path / "scan_x3_y2.raw", **NUMBERS)
+    data = read(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=150.0)
     assert data.patterns.dtype == np.uint16
     assert (data.patterns == frames[:, :128]).all()
     with pytest.raises(BadInputError, match=r"electrons in a pixel are not possible"):
-        read_patterns(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=1e-3)
+        read(tmp_path / "scan_x3_y2.raw", **NUMBERS, counts_per_electron=1e-3)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", ">u2", "float32"])
 def test_raw_bytes_are_what_the_options_say(tmp_path: Path, dtype: str) -> None:
     counts = (np.arange(6 * 4 * 5) % 200).reshape(6, 4, 5).astype(dtype)
     (tmp_path / "scan.bin").write_bytes(b"header" + counts.tobytes())
-    layout = ArrayLayout(scan_shape=(2, 3), detector_shape=(4, 5), dtype=dtype, offset=6)
-    assert (read_patterns(tmp_path / "scan.bin", layout=layout, **NUMBERS).data.patterns == counts).all()
+    options = RecordingOptions(scan_shape=(2, 3), detector_shape=(4, 5), dtype=dtype, offset=6)
+    assert (read(tmp_path / "scan.bin", options, **NUMBERS).patterns == counts).all()
 
 
 @pytest.mark.parametrize(
-    ("layout", "message"),
+    ("options", "message"),
     [
-        (ArrayLayout(), r"how many positions were scanned; give --scan-shape"),
+        (RecordingOptions(), r"how many positions were scanned; give --scan-shape"),
         (SCAN, r"has 240 bytes, but 2 × 3 × 130 × 128 of float32 after 0 bytes take 399360; it is truncated"),
-        (ArrayLayout((2, 3), (4, 5)), r"does not say the type of its counts; give --dtype"),
-        (ArrayLayout((2, 3), None, "uint8"), r"how large its patterns are; give --detector-shape"),
-        (ArrayLayout((2, 3), (4, 5), "uint8"), r"take 120; it is longer, or other .* \(12 patterns of 20 bytes\)"),
-        (ArrayLayout((2, 3), (4, 5), "counts"), r"--dtype counts is not a type of numbers"),
-        (ArrayLayout((2, 3), (4, 5), "complex64"), r"--dtype complex64 cannot hold counts"),
-        (ArrayLayout((2, 3), (4, 5), "uint16", 2), r"take 242; it is truncated"),
-        (ArrayLayout((2, 3), (4, 5), "int16"), r"holds negative counts \(smallest -2\)"),
-        (ArrayLayout((2, 3), (2, 5), "float32"), r"holds values that are not numbers"),
+        (raw((2, 3), (4, 5)), r"does not say the type of its counts; give --dtype"),
+        (raw((2, 3), None, "uint8"), r"how large its patterns are; give --detector-shape"),
+        (raw((2, 3), (4, 5), "uint8"), r"take 120; it is longer, or other .* \(12 patterns of 20 bytes\)"),
+        (raw((2, 3), (4, 5), "counts"), r"--dtype counts is not a type of numbers"),
+        (raw((2, 3), (4, 5), "complex64"), r"--dtype complex64 cannot hold counts"),
+        (raw((2, 3), (4, 5), "uint16", 2), r"take 242; it is truncated"),
+        (raw((2, 3), (4, 5), "int16"), r"holds negative counts \(smallest -2\)"),
+        (raw((2, 3), (2, 5), "float32"), r"holds values that are not numbers"),
     ],
 )
-def test_unfit_raw_files_are_refused(tmp_path: Path, layout: ArrayLayout, message: str) -> None:
+def test_unfit_raw_files_are_refused(tmp_path: Path, options: RecordingOptions, message: str) -> None:
     counts = np.ones((6, 4, 5), dtype="<i2")
     counts[3, 2, 1] = -2
-    if layout.dtype == "float32":
+    if options.dtype == "float32":
         counts[0, 0, :2] = -1  # all bits set: not a number
     (tmp_path / "scan.raw").write_bytes(counts.tobytes())
     with pytest.raises(BadInputError, match=message):
-        read_patterns(tmp_path / "scan.raw", layout=layout, **NUMBERS)
+        read(tmp_path / "scan.raw", options, **NUMBERS)
 
 
 def test_npy_is_mapped_and_a_row_of_patterns_divided(tmp_path: Path) -> None:
     counts = pixels("u2")
     (tmp_path / "row.npy").write_bytes(npy_of(counts))
     (tmp_path / "short.npy").write_bytes(npy_of(counts)[:-10])
-    file = read_patterns(tmp_path / "row.npy", layout=SCAN, **NUMBERS)
-    assert isinstance(file.data.patterns, np.memmap)
+    file = read(tmp_path / "row.npy", SCAN, **NUMBERS)
+    assert isinstance(file.patterns, np.memmap)
     assert file.scan_shape == (2, 3)
     with pytest.raises(BadInputError, match="to its end"):
-        read_patterns(tmp_path / "short.npy", layout=SCAN, **NUMBERS)
+        read(tmp_path / "short.npy", SCAN, **NUMBERS)
 
 
 def test_hdf5_needs_no_layout(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "scan.h5", "w") as file:
         file["data"] = pixels("u2").reshape(2, 3, 16, 64)
     with pytest.raises(BadInputError, match="states its scan shape itself; leave --scan-shape out"):
-        read_patterns(tmp_path / "scan.h5", layout=SCAN, **NUMBERS)
+        read(tmp_path / "scan.h5", SCAN, **NUMBERS)
 
 
 def write_hdf5(path: Path, counts: NDArray[Any], **storage: Any) -> None:
@@ -377,7 +403,7 @@ def write_hdf5(path: Path, counts: NDArray[Any], **storage: Any) -> None:
 def test_hdf5_without_chunks_is_mapped(tmp_path: Path, dtype: str) -> None:
     counts = pixels("u1").reshape(2, 3, 16, 64).astype(dtype)
     write_hdf5(tmp_path / "scan.h5", counts)
-    patterns = read_patterns(tmp_path / "scan.h5", **NUMBERS).data.patterns
+    patterns = read(tmp_path / "scan.h5", **NUMBERS).patterns
     assert isinstance(patterns, np.memmap)
     assert (patterns.reshape(counts.shape) == counts).all()
 
@@ -389,7 +415,7 @@ def test_packed_hdf5_is_read_and_kept_on_disk_where_memory_is_short(
     monkeypatch.setattr("instrument.memory.free_memory", lambda: free)
     counts = pixels("u2").reshape(2, 3, 16, 64)
     write_hdf5(tmp_path / "scan.h5", counts, chunks=(2, 2, 16, 64), compression="gzip")
-    patterns = read_patterns(tmp_path / "scan.h5", **NUMBERS).data.patterns
+    patterns = read(tmp_path / "scan.h5", **NUMBERS).patterns
     assert isinstance(patterns, np.memmap) == (free == 1)
     assert (patterns.reshape(counts.shape) == counts).all()
 
@@ -406,10 +432,10 @@ def test_numbers_that_only_hdf5_can_convert_are_read(tmp_path: Path) -> None:
         h5py.Dataset(h5py.h5d.create(file.id, b"small", h5py.h5t.STD_U16LE, space, header))[...] = counts
         file.create_dataset("never", counts.shape, "u2")
     for name in ("twelve", "small"):
-        data = read_patterns(tmp_path / "scan.h5", dataset=name, **NUMBERS).data
+        data = read(tmp_path / "scan.h5", RecordingOptions(dataset=name), **NUMBERS)
         assert (data.patterns.reshape(counts.shape) == counts).all()
     with pytest.raises(BadInputError, match="holds no counts"):
-        read_patterns(tmp_path / "scan.h5", dataset="never", **NUMBERS)
+        read(tmp_path / "scan.h5", RecordingOptions(dataset="never"), **NUMBERS)
 
 
 def test_counts_that_neither_memory_nor_disk_can_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,16 +469,13 @@ def test_reading_a_large_file_takes_no_memory_of_its_size(tmp_path: Path, peak_m
     script = f"""
 from pathlib import Path
 from instrument import memory
-from instrument.recordings.raw_arrays import ArrayLayout
-from agent.processing.assemble import read_patterns
+from instrument.recordings import RecordingOptions, counts_of, read_recording
 memory.free_memory = lambda: 2**20
 folder = Path({str(tmp_path)!r})
-kept = [
-    read_patterns(folder / "scan.bin", layout=ArrayLayout((512, 256), (64, 64), "uint16"), **{NUMBERS!r}),
-    read_patterns(folder / "whole.h5", **{NUMBERS!r}),
-    read_patterns(folder / "packed.h5", **{NUMBERS!r}),
-]
-assert [len(file.data.patterns) for file in kept] == [131072, 131072, 16384]
+raw = RecordingOptions(scan_shape=(512, 256), detector_shape=(64, 64), dtype="uint16")
+files = [("scan.bin", raw), ("whole.h5", RecordingOptions()), ("packed.h5", RecordingOptions())]
+kept = [counts_of(read_recording(folder / name, options)) for name, options in files]
+assert [len(counts.patterns) for counts in kept] == [131072, 131072, 16384]
 """
     assert peak_memory(script) < 100 * 2**20
 

@@ -1,0 +1,82 @@
+"""The formats that are known, and the one call that reads a file of any of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from instrument.errors import BadInputError
+from instrument.recordings.dectris import DectrisFormat
+from instrument.recordings.hdf5 import Hdf5Format
+from instrument.recordings.mib import MibFormat
+from instrument.recordings.nion import NdataFormat
+from instrument.recordings.npy import NpyFormat
+from instrument.recordings.raw import RawFormat
+from instrument.recordings.recording import (
+    Number,
+    Recording,
+    RecordingFormat,
+    RecordingOptions,
+    check_given,
+    check_range,
+    option_of,
+)
+
+FORMATS: list[RecordingFormat] = [NpyFormat(), MibFormat(), RawFormat(), NdataFormat(), DectrisFormat(), Hdf5Format()]
+"""In the order in which they are asked: HDF5 last, since others are made of it."""
+_UNSTATED = RecordingOptions()
+
+
+def register(recording_format: RecordingFormat) -> None:
+    """Add a format. It is asked before those that are known already.
+
+    Args:
+        recording_format: see `RecordingFormat`.
+    """
+    FORMATS.insert(0, recording_format)
+
+
+def read_recording(path: Path, options: RecordingOptions = _UNSTATED) -> Recording:
+    """Read a recorded 4D data set.
+
+    Nothing is computed of the patterns: `instrument.recordings.counts` says whether they are counts.
+
+    Args:
+        path: a file of any format in FORMATS.
+        options: what the file does not say, or says wrongly.
+
+    Returns:
+        The recording; `options.numbers` are among its numbers and have overruled the file's.
+
+    Raises:
+        BadInputError: no such file, another format, damaged, not four-dimensional, or a number that is not possible.
+    """
+    check_given(options.numbers)
+    if path.is_dir():
+        msg = f"{path}: is a folder; name a file in it"
+        raise BadInputError(msg)
+    if not path.is_file():
+        msg = f"{path}: there is no such file"
+        raise BadInputError(msg)
+    if path.suffix.lower() == ".part":
+        msg = f"{path}: is still being written, or what wrote it was stopped; wait for {path.stem}"
+        raise BadInputError(msg)
+    for recording_format in FORMATS:
+        if recording_format.recognises(path):
+            return _with_options(recording_format.read(path, options), options)
+    msg = (
+        f"{path}: is of a format that is not read; read are {'; '.join(known.name for known in reversed(FORMATS))}; "
+        f"convert it, e.g. with RosettaSciIO, to .npy or .hspy"
+    )
+    raise BadInputError(msg)
+
+
+def _with_options(recording: Recording, options: RecordingOptions) -> Recording:
+    path, patterns = recording.path, recording.patterns
+    if patterns.ndim != 4 or patterns.dtype.kind not in "uif":
+        msg = f"{path}: holds {patterns.ndim}-dimensional {patterns.dtype}, not four-dimensional counts"
+        raise BadInputError(msg)
+    given = {name: Number(value, option_of(name)) for name, value in options.numbers.items()}
+    numbers = {**recording.numbers, **given}
+    check_range(path, {name: number.value for name, number in numbers.items()})
+    return replace(recording, numbers=numbers)
