@@ -14,9 +14,15 @@ from agent.reconstruction.model.forward import Problem, Sums, Unknowns, Wanted, 
 
 
 class ArrayBackend:
-    """The plain form of `forward` over an array module, a bounded number of patterns at a time."""
+    """The plain form of `forward` over an array module; see `protocol.Backend`.
+
+    Args:
+        xp: NumPy, or a module with its functions.
+        name: what a result says it was computed by.
+    """
 
     chunk = 64
+    """Patterns at a time."""
 
     def __init__(self, xp: Any, name: str) -> None:
         self.xp, self.name = xp, name
@@ -55,14 +61,14 @@ class ArrayBackend:
             accumulate(problem, unknowns, self.xp.asarray(index[start : start + self.chunk]), wanted, self.xp)
             for start in range(0, len(index), self.chunk)
         ]
-        return added(parts, self.xp)
+        return _added(parts, self.xp)
 
     def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
         """See `forward.turn`."""
         turn(obj, sums, size, floor, positive, self.xp)
 
 
-def added(parts: list[Sums], xp: Any) -> Sums:
+def _added(parts: list[Sums], xp: Any) -> Sums:
     """The sums of several parts of one batch, in their order."""
     first = parts[0]
     for name in ("object_numerator", "illumination", "aperture_numerator", "ratio"):

@@ -33,13 +33,14 @@ _DRAWN = 256
 
 
 class GpuBackend:
-    """See `backend.Backend`.
+    """The kernels of a GPU; see `protocol.Backend`.
 
     Args:
         device: None: the current CUDA device.
         waves: of 128² at once at most (mode × pattern); fewer of more pixels.
 
-    Raises GpuFailedError, here and from every method, where the device has too little memory, fails or is not there.
+    Raises:
+        GpuFailedError: here and from every method, where the device has too little memory, fails or is not there.
     """
 
     name = "gpu"
@@ -53,7 +54,7 @@ class GpuBackend:
         self.xp: Any = self._device.xp
 
     def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
-        """(n, ky, kx) counts on the device as uint8, uint16 or float32 (`patterns.counts_type`)."""
+        """See `Backend.load`: (n, ky, kx) counts on the device as uint8, uint16 or float32 (`patterns.counts_type`)."""
         xp = self.xp
         with failures():
             out, first = None, 0
@@ -79,7 +80,7 @@ class GpuBackend:
             turn(obj, sums, size, floor, positive, self.xp)
 
     def thin(self, counts: Any, fraction: float, seed: int) -> Any:
-        """As `thinning.thin` of counts that `load` has made, by another random sequence than on the CPU."""
+        """See `Backend.thin`; by another random sequence than on the CPU."""
         with failures():
             random, drawn = self.xp.random.RandomState(seed), self.xp.empty_like(counts)
             for first in range(0, len(counts), _DRAWN):
