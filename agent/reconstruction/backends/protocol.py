@@ -36,7 +36,7 @@ class Backend(Protocol):
         """
         ...
 
-    def thin(self, counts: Any, fraction: float, seed: int) -> Any:
+    def thin_counts(self, counts: Any, fraction: float, seed: int) -> Any:
         """Draw each count with a probability.
 
         Args:
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """
         ...
 
-    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+    def sum_counts(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
         """Add counts up.
 
         Args:
@@ -61,7 +61,7 @@ class Backend(Protocol):
         """
         ...
 
-    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
+    def bin_counts(self, counts: Any, shape: tuple[int, int]) -> Any:
         """Add 2 × 2 pixels up.
 
         Args:
@@ -73,11 +73,11 @@ class Backend(Protocol):
         """
         ...
 
-    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
+    def draw_counts(self, model: Any, seed: tuple[int, ...]) -> Any:
         """Draw Poisson counts.
 
         Args:
-            model: expected counts, as `expected` gives them.
+            model: expected counts, as `expected_counts` gives them.
             seed: the same seed draws the same counts on the same backend.
 
         Returns:
@@ -102,7 +102,7 @@ class Backend(Protocol):
         """
         ...
 
-    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+    def expected_counts(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
         """Expected counts.
 
         Args:
@@ -114,6 +114,6 @@ class Backend(Protocol):
         """
         ...
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
-        """Step the phases of `obj` (S, y, x) in place; see `forward.turn`."""
+    def step_phases(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
+        """Step the phases of `obj` (S, y, x) in place; see `forward.step_phases`."""
         ...
