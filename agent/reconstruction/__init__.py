@@ -14,7 +14,7 @@ from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
-from agent.reconstruction.model.start import padding
+from agent.reconstruction.model.start import choose_padding
 from agent.reconstruction.run import reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
@@ -49,11 +49,11 @@ __all__ = [
     "Tuned",
     "calibrate",
     "check_data",
+    "choose_padding",
     "deviance_of_part",
     "fit_disc",
     "gpu_reason",
     "halves",
-    "padding",
     "paste",
     "reconstruct",
     "selected",

@@ -45,7 +45,7 @@ def reconstruct(
     wave: NDArray[np.complex128] | None = None
     if warm_start is not None:
         check_data(data, chosen.slices)
-        chosen = replace(chosen, padding=start.padding(data, chosen))
+        chosen = replace(chosen, padding=start.choose_padding(data, chosen))
         wave = _known_probe(data, chosen, warm_start)
         chosen = replace(chosen, probe_modes=len(wave))
         data = replace(data, aberrations=warm_start.aberrations)

@@ -18,7 +18,7 @@ from agent.reconstruction import (
     Reconstruction,
     ReconstructionSettings,
     check_data,
-    padding,
+    choose_padding,
     paste,
     reconstruct,
 )
@@ -86,7 +86,7 @@ def judge(
     """
     check_data(data, settings.slices)
     # halves have half the counts, but the picture's pixels
-    settings = replace(settings, padding=padding(data, settings))
+    settings = replace(settings, padding=choose_padding(data, settings))
     picture = (reconstruct_with or reconstruct)(data, replace(settings, seed=seed))
     on_progress(1 / (1 + splits))
     # A factor common to both halves changes no correlation, but a prior would weigh a ring's reflections above the noise

@@ -233,7 +233,7 @@ def information(seeds: int) -> None:
         geo, shape = geometry.locate(told), told.patterns.shape[1:]
         wave = probe.aperture_wave(shape, ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -DEFOCUS})
         wave = wave * (STEP / np.linalg.norm(wave))
-        problem, unknowns = forward.known(np.exp(1j * slices), wave[None], geo.corners, geo.fractions)
+        problem, unknowns = forward.known(np.exp(1j * slices), wave[None], geo.corners, geo.subpixel_shifts)
         settings = ReconstructionSettings(slices=len(slices), slice_spacing=SPACING)
         problem.propagators = start.propagators(told, settings, geo, shape)
         problem.mask = framed(np.ones((1, N, N), np.float32), (-N // 2, -N // 2), shape)[0]

@@ -40,9 +40,9 @@ def scan(n_side: int, step: float, dose: float = 3e3, n: int = 128, patterns: in
     rows, columns = (np.exp(-((a[:, None] - places[:, i]) ** 2) / 0.4) for i, a in ((0, y), (1, x)))
     obj = np.exp(0.5j * rows @ columns.T)
     wave = probe.aperture_wave((n, n), pixel, 80e3, SEMIANGLE, {"C10": -data.defocus}) * np.sqrt(dose * step**2)
-    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.fractions)
+    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.subpixel_shifts)
     different = np.arange(patterns or len(positions))
-    model = np.roll(forward.expected(problem, unknowns, different, np), (n // 2, n // 2), axis=(1, 2))
+    model = np.roll(forward.expected_counts(problem, unknowns, different, np), (n // 2, n // 2), axis=(1, 2))
     counts = rng.poisson(model).astype(np.uint16)
     return replace(data, patterns=np.resize(counts, (len(positions), n, n)))
 

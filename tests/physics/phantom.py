@@ -106,7 +106,7 @@ def experiment(
         np.exp((1j - amplitude) * phases),
         states.astype(np.complex128),
         geo.corners,
-        geo.fractions.astype(np.float64),
+        geo.subpixel_shifts.astype(np.float64),
         weights,
         np.zeros(shape),
         0.0,
@@ -158,8 +158,8 @@ def thin_object(
     rows, columns = (np.exp(-((axis[:, None] - where[:, i]) ** 2) / 0.5) for i, axis in ((0, y), (1, x)))
     phase = (rows * heights) @ columns.T
     wave = probe.aperture_wave(shape, angular_pixel, VOLTAGE, SEMIANGLE, {"C10": -defocus})
-    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
-    model = forward.expected(problem, unknowns, np.arange(len(positions)), np)
+    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.subpixel_shifts)
+    model = forward.expected_counts(problem, unknowns, np.arange(len(positions)), np)
     return data, phase, np.fft.fftshift(model, axes=(1, 2)) * step**2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from phantom import experiment
 
 from agent.reconstruction import ReconstructionSettings, reconstruct
-from agent.reconstruction.backends import choice
+from agent.reconstruction.backends import arrays, choice
 from agent.reconstruction.backends.arrays import ArrayBackend
 from agent.reconstruction.backends.protocol import Backend
 from agent.reconstruction.kernels.cuda import GpuFailedError
@@ -47,6 +48,13 @@ def _both(other: Backend, way: dict[str, Any]) -> float:
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_whole_reconstruction_agrees_between_fused_and_plain(way: dict[str, Any]) -> None:
     assert _both(ArrayBackend(np, "numpy"), way) < 1e-4
+
+
+def test_the_backend_that_the_readme_adds_agrees() -> None:
+    readme = Path(arrays.__file__).with_name("README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    exec(readme.split("```python")[1].split("```")[0], names)  # noqa: S102 (our own README)
+    assert _both(names["FewAtATime"](), {}) < 1e-4
 
 
 @pytest.mark.gpu

@@ -39,12 +39,12 @@ def test_bins_hold_every_count(shape: tuple[int, int], kind: str, most: int) -> 
     worker = CpuBackend(2)
     counts = worker.load([patterns[:5], patterns[5:]], 9, (shape[0] // 2, -2), shape)
     plain = ArrayBackend(np, "plain")
-    assert np.array_equal(plain.binned(rolled, shape), expected)
-    found = worker.binned(counts, shape)
+    assert np.array_equal(plain.bin_counts(rolled, shape), expected)
+    found = worker.bin_counts(counts, shape)
     # the same numbers as from bins that are laid out
     assert np.array_equal(found, worker.load([expected.astype(np.float32)], 9, (0, 0), half))
     assert np.array_equal(in_bins(patterns), summed(patterns))
-    for total, mean in (worker.summed(counts, shape), plain.summed(rolled, shape)):
+    for total, mean in (worker.sum_counts(counts, shape), plain.sum_counts(rolled, shape)):
         assert total == pytest.approx(patterns.sum(axis=(1, 2), dtype=float), rel=1e-6)
         assert mean == pytest.approx(rolled.sum(axis=0, dtype=float), rel=1e-6)
 
@@ -71,7 +71,7 @@ def test_the_model_of_bins_is_the_model_in_bins(change: dict[str, Any]) -> None:
         worker.experiment.geometry.pixel_size,
     )
     worker.state.unknowns.object[...] = np.exp(1j * phases / worker.experiment.settings.slices)
-    worker.state.unknowns.guard = 0.0
+    worker.state.unknowns.count_offset = 0.0
     index = np.arange(0, len(data.positions), 7)
     fine, _ = forward.intensities(worker.experiment.problem(), worker.state.unknowns, index, np)
     problem, unknowns = seen_in_bins(worker.experiment, worker.state)
@@ -87,8 +87,8 @@ def test_passes_over_bins_are_as_good_as_over_pixels(change: dict[str, Any], mon
     mask = np.random.default_rng(3).random((phantom.N, phantom.N)) > 0.01
     data = replace(phantom.experiment(dose=1e4, defocus=NARROW, step=0.75), mask=mask)
     errors = {}
-    for possible in (binning.possible, lambda *_: False):
-        monkeypatch.setattr(binning, "possible", possible)
+    for possible in (binning.can_bin, lambda *_: False):
+        monkeypatch.setattr(binning, "can_bin", possible)
         worker = Reconstructor(data, replace(SETTINGS, **change))
         for step in planned(worker.experiment, worker.state):
             if not step.binned:
@@ -120,7 +120,7 @@ def test_light_on_the_edge_of_the_disc_is_no_background(monkeypatch: pytest.Monk
     data = phantom.experiment(dose=1e6, defocus=NARROW)
     settings = replace(SETTINGS, background=True)
     binned = Reconstructor(data, settings).state.unknowns.background
-    monkeypatch.setattr(binning, "possible", lambda *_: False)
+    monkeypatch.setattr(binning, "can_bin", lambda *_: False)
     assert binned.sum() < 1.1 * Reconstructor(data, settings).state.unknowns.background.sum()
 
 

@@ -129,7 +129,7 @@ def test_no_position_leaves_the_object() -> None:
     assert (found.corners >= 0).all()
     assert (found.corners < room).all()  # the sub-pixel shift reaches into the next pixel
     assert (found.corners == 0).any()
-    assert ((found.fractions >= 0) & (found.fractions <= 1)).all()
+    assert ((found.subpixel_shifts >= 0) & (found.subpixel_shifts <= 1)).all()
     worker.experiment.backend.accumulate(worker.experiment.problem(), found, everything, forward.Wanted())
 
 

@@ -42,10 +42,10 @@ def ours(case: dict[str, Any], paraxial: bool) -> np.ndarray:
         object=case["object"],
         apertures=apertures.astype(np.complex64),
         corners=case["corners"].astype(np.int32),
-        fractions=case["fractions"].astype(np.float32),
+        subpixel_shifts=case["fractions"].astype(np.float32),
         weights=np.ones((len(case["corners"]), modes), np.float32),
         background=np.zeros((n, n), np.float32),
-        guard=0.0,
+        count_offset=0.0,
     )
     patterns, _ = forward.intensities(problem, unknowns, np.arange(len(case["corners"])), np)
     return np.fft.fftshift(patterns, axes=(-2, -1))

@@ -173,9 +173,9 @@ def test_what_is_scattered_beyond_the_detector_does_not_weaken_the_phase(gap: fl
     y, x = (geo.origin[i] + geo.pixel_size[i] * np.arange(geo.object_shape[i]) for i in (0, 1))
     obj = np.exp(1j * np.stack([sharp_atoms(y, x, layer) for layer in (0, 1)]))
     wave = probe.aperture_wave((n, n), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -100.0})
-    problem, unknowns = forward.known(obj, wave[None], geo.corners, geo.fractions)
+    problem, unknowns = forward.known(obj, wave[None], geo.corners, geo.subpixel_shifts)
     problem.propagators = start.propagators(wide, settings, geo, (n, n))
-    model = np.fft.fftshift(forward.expected(problem, unknowns, np.arange(len(positions)), np), axes=(1, 2))
+    model = np.fft.fftshift(forward.expected_counts(problem, unknowns, np.arange(len(positions)), np), axes=(1, 2))
     middle = slice((n - N) // 2, (n + N) // 2)
     data = replace(wide, patterns=model[:, middle, middle] * 1e5 * STEP**2)
     errors, scales = [], []

@@ -79,7 +79,7 @@ def experiment(
         (N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {**data.aberrations, "C10": -defocus}, geo.centre_offset
     )
     wave = wave * np.sqrt(dose * step**2)
-    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.fractions)
+    problem, unknowns = forward.known(np.exp(1j * phase)[None], wave[None], geo.corners, geo.subpixel_shifts)
     rng = np.random.default_rng(seed)
     counts = []
     for start in range(0, len(positions), 64):
@@ -137,7 +137,7 @@ def test_phase_is_quantitative_at_low_dose() -> None:
         data = experiment(dose=1e3, seed=seed)
         result = reconstruct(data, ReconstructionSettings(max_passes=6, background=False, device="cpu", seed=seed))
         scales.append(phase_scale(*inner(result))[0])
-    # 0.91 after 6 passes, 0.92 after 20: the guard holds back frequencies that show only where the model is dark.
+    # 0.91 after 6 passes, 0.92 after 20: the count offset holds back frequencies that show only where the model is dark.
     # An amplitude loss is off by a factor 1.5 to 1.9 here.
     assert np.mean(scales) == pytest.approx(1.0, abs=0.12)
 
@@ -222,10 +222,10 @@ def _problem(
         object=obj.astype(np.complex64),
         apertures=(0.3 * (parts[0] + 1j * parts[1]) * inside).astype(np.complex64),
         corners=np.stack([rng.integers(0, extent[i] - shape[i] + 1, n) for i in (0, 1)], axis=-1).astype(np.int32),
-        fractions=rng.random((n, 2)).astype(np.float32),
+        subpixel_shifts=rng.random((n, 2)).astype(np.float32),
         weights=(1 + 0.2 * rng.normal(size=(n, modes + variations))).astype(np.float32),
         background=np.full(shape, 0.3, np.float32),
-        guard=0.02,
+        count_offset=0.02,
     )
     return problem, unknowns, rng.permutation(n)[:9]
 
@@ -241,7 +241,7 @@ CASES = [
 
 def _likelihood(problem: forward.Problem, unknowns: forward.Unknowns, index: NDArray[np.int64]) -> float:
     model, _ = forward.intensities(problem, unknowns, index, np)
-    n, g = problem.counts[index], unknowns.guard
+    n, g = problem.counts[index], unknowns.count_offset
     if problem.loss == "poisson":
         terms = n * np.log(model) - model
     elif problem.loss == "amplitude":
@@ -253,7 +253,7 @@ def _likelihood(problem: forward.Problem, unknowns: forward.Unknowns, index: NDA
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("which", ["object", "apertures", "fractions", "weights"])
+@pytest.mark.parametrize("which", ["object", "apertures", "subpixel_shifts", "weights"])
 def test_gradients_agree_with_finite_differences(case: dict[str, object], which: str) -> None:
     problem, unknowns, index = _problem(**case)
     problem = replace(
@@ -261,10 +261,10 @@ def test_gradients_agree_with_finite_differences(case: dict[str, object], which:
     )
     unknowns = replace(
         unknowns,
-        guard=0.0,
+        count_offset=0.0,
         object=unknowns.object.astype(np.complex128),
         apertures=unknowns.apertures.astype(np.complex128),
-        fractions=unknowns.fractions.astype(np.float64),
+        subpixel_shifts=unknowns.subpixel_shifts.astype(np.float64),
         weights=unknowns.weights.astype(np.float64),
     )
     sums = forward.accumulate(problem, unknowns, index, forward.Wanted(), np)
@@ -276,7 +276,7 @@ def test_gradients_agree_with_finite_differences(case: dict[str, object], which:
         # the sums hold half the Wirtinger gradient: dL = 4 Re Σ conj(sum) dz
         predicted = 4 * (gradient.conj() * direction).real.sum()
     else:
-        gradient = sums.slopes[:, :2] if which == "fractions" else sums.slopes[:, 2:]
+        gradient = sums.slopes[:, :2] if which == "subpixel_shifts" else sums.slopes[:, 2:]
         direction = np.zeros_like(start)
         direction[index] = rng.normal(size=gradient.shape)
         predicted = 4 * (gradient * direction[index]).sum()

@@ -178,7 +178,7 @@ def specimen(phase_peak: float, dose: float, seed: int) -> DiffractionData:
         phase += phase_peak * np.exp(-((y - py) ** 2)[:, None] / 0.7 - ((x - px) ** 2)[None, :] / 0.7)
     wave = probe.aperture_wave((64, 64), 2.0, 80e3, 21.4, {"C10": -200.0}) * np.sqrt(dose * 1.5**2)
     obj = np.exp(1j * phase).astype(np.complex64)
-    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.fractions)
+    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.subpixel_shifts)
     model, _ = forward.intensities(problem, unknowns, np.arange(len(geo.corners)), np)
     counts = np.random.default_rng(seed).poisson(model).astype(np.uint16)
     return replace(data, patterns=np.roll(counts, (32, 32), axis=(1, 2)))

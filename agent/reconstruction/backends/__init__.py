@@ -1,1 +1,1 @@
-"""Where the arithmetic happens: plain arrays, fused CPU kernels, a GPU."""
+"""Where the arithmetic happens: plain arrays, the CPU's fused kernels, a GPU."""

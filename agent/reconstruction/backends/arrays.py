@@ -8,15 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction.counts.layout import bins_of, drawn, framed, sums_of
+from agent.reconstruction.counts.layout import bin_counts, draw_counts, framed, sum_counts
 from agent.reconstruction.counts.thinning import thin
-from agent.reconstruction.model.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected, turn
+from agent.reconstruction.model.forward import Problem, Sums, Unknowns, Wanted, accumulate, expected_counts, step_phases
 
 
 class ArrayBackend:
-    """The plain form of `forward` over an array module, a bounded number of patterns at a time."""
+    """The plain form of `forward` over an array module; see `protocol.Backend`.
+
+    Args:
+        xp: NumPy, or a module with its functions.
+        name: what a result says it was computed by.
+    """
 
     chunk = 64
+    """Patterns at a time."""
 
     def __init__(self, xp: Any, name: str) -> None:
         self.xp, self.name = xp, name
@@ -25,29 +31,29 @@ class ArrayBackend:
         """See `Backend.load`."""
         return self.xp.concatenate([self.xp.asarray(framed(chunk, roll, shape)) for chunk in chunks])
 
-    def thin(self, counts: Any, fraction: float, seed: int) -> Any:
-        """See `Backend.thin`; drawn on the host."""
+    def thin_counts(self, counts: Any, fraction: float, seed: int) -> Any:
+        """See `Backend.thin_counts`; drawn on the host."""
         return self.xp.asarray(thin(self.to_host(counts), fraction, seed))
 
-    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
-        """See `Backend.summed`."""
-        return sums_of(counts)
+    def sum_counts(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """See `Backend.sum_counts`."""
+        return sum_counts(counts)
 
-    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
-        """See `Backend.binned`."""
-        return bins_of(counts)
+    def bin_counts(self, counts: Any, shape: tuple[int, int]) -> Any:
+        """See `Backend.bin_counts`."""
+        return bin_counts(counts)
 
-    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
-        """See `Backend.drawn`; drawn on the host."""
-        return self.xp.asarray(drawn(self.to_host(model), np.random.default_rng(seed)))
+    def draw_counts(self, model: Any, seed: tuple[int, ...]) -> Any:
+        """See `Backend.draw_counts`; drawn on the host."""
+        return self.xp.asarray(draw_counts(self.to_host(model), np.random.default_rng(seed)))
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device where there is one."""
         return array.get() if hasattr(array, "get") else np.asarray(array)
 
-    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
-        """See `Backend.expected`."""
-        return expected(problem, unknowns, index, self.xp, self.chunk)
+    def expected_counts(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+        """See `Backend.expected_counts`."""
+        return expected_counts(problem, unknowns, index, self.xp, self.chunk)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`."""
@@ -55,14 +61,14 @@ class ArrayBackend:
             accumulate(problem, unknowns, self.xp.asarray(index[start : start + self.chunk]), wanted, self.xp)
             for start in range(0, len(index), self.chunk)
         ]
-        return added(parts, self.xp)
+        return _added(parts, self.xp)
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
-        """See `forward.turn`."""
-        turn(obj, sums, size, floor, positive, self.xp)
+    def step_phases(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
+        """See `forward.step_phases`."""
+        step_phases(obj, sums, size, floor, positive, self.xp)
 
 
-def added(parts: list[Sums], xp: Any) -> Sums:
+def _added(parts: list[Sums], xp: Any) -> Sums:
     """The sums of several parts of one batch, in their order."""
     first = parts[0]
     for name in ("object_numerator", "illumination", "aperture_numerator", "ratio"):

@@ -1,4 +1,4 @@
-"""Which backend computes: the CPU's fused kernels, or a GPU where there is one. Nothing touches CUDA before it is asked to."""
+"""Which backend computes: the CPU's fused kernels, or a GPU where there is one. Nothing touches CUDA unasked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from instrument.errors import BadInputError
 
 
 def gpu_reason() -> str | None:
-    """None where a CUDA device and CuPy are at hand, otherwise why not. Imports CuPy only where it is installed."""
+    """Why there is no GPU to compute on; None where there is one. Imports CuPy only where it is installed."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed (pip install 'ptychopilot[gpu]')"
     import cupy
@@ -37,7 +37,14 @@ def _cpu() -> Backend:
 
 
 def choose(device: Literal["auto", "cpu", "gpu"]) -> Backend:
-    """The backend for a device; `auto` takes a GPU where there is one. Raises BadInputError for an absent GPU."""
+    """The backend for a device.
+
+    Args:
+        device: `auto` takes a GPU where there is one.
+
+    Raises:
+        BadInputError: a GPU was asked for and there is none.
+    """
     reason = None if device == "cpu" else gpu_reason()
     if device == "cpu" or (device == "auto" and reason is not None):
         return _cpu()

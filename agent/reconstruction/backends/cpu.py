@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.backends import cpu_planes
 from agent.reconstruction.backends.cpu_planes import Constant, Planes, Scratch, Sizes, Support, as_floats, to_plane
-from agent.reconstruction.counts.layout import drawn
+from agent.reconstruction.counts.layout import draw_counts
 from agent.reconstruction.counts.patterns import as_type, counts_type, in_bins, narrow
 from agent.reconstruction.counts.thinning import halves, thin
 from agent.reconstruction.kernels import table
@@ -66,12 +66,14 @@ class CpuBackend:
         assert out is not None
         return out
 
-    def thin(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
-        """See `Backend.thin`."""
+    def thin_counts(self, counts: NDArray[Any], fraction: float, seed: int) -> NDArray[Any]:
+        """See `Backend.thin_counts`."""
         return thin(counts, fraction, seed, allocate(counts.shape, counts.dtype))
 
-    def summed(self, counts: NDArray[Any], shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """See `Backend.summed`."""
+    def sum_counts(
+        self, counts: NDArray[Any], shape: tuple[int, int]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """See `Backend.sum_counts`."""
         totals = np.zeros(len(counts))
         parts: dict[int, NDArray[np.float32]] = {}
 
@@ -84,8 +86,8 @@ class CpuBackend:
         added = cpu_planes.total([part for _, part in sorted(parts.items())])
         return totals, cpu_planes.to_image(added.astype(np.float64), shape)
 
-    def binned(self, counts: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
-        """See `Backend.binned`."""
+    def bin_counts(self, counts: NDArray[Any], shape: tuple[int, int]) -> NDArray[Any]:
+        """See `Backend.bin_counts`."""
         places, plane = cpu_planes.bins(*shape), counts.shape[1]
 
         def work(first: int, stop: int, out: NDArray[Any], largest: NDArray[np.float32]) -> None:
@@ -100,24 +102,24 @@ class CpuBackend:
 
         return narrow(work, (len(counts), plane // 4), counts.dtype, self.workers)
 
-    def drawn(self, model: NDArray[np.float32], seed: tuple[int, ...]) -> NDArray[Any]:
-        """See `Backend.drawn`."""
-        return np.asarray(drawn(model, np.random.default_rng(seed)))
+    def draw_counts(self, model: NDArray[np.float32], seed: tuple[int, ...]) -> NDArray[Any]:
+        """See `Backend.draw_counts`."""
+        return np.asarray(draw_counts(model, np.random.default_rng(seed)))
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """The array itself."""
         return np.asarray(array)
 
-    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `Backend.expected`."""
+    def expected_counts(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `Backend.expected_counts`."""
         counts = np.zeros((len(unknowns.corners), problem.mask.size), np.float32)
         wanted = Wanted(adjoint=False, probe=False, ratio=False, deviance=False)
         with self._busy:
             self._accumulate(replace(problem, counts=counts), unknowns, index, wanted, counts.reshape(-1))
         return counts[index]
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
-        """See `forward.turn`."""
+    def step_phases(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
+        """See `forward.step_phases`."""
         arguments = table.StepPhasesArguments(
             z=as_floats(obj),
             numerator=as_floats(sums.object_numerator),
@@ -148,7 +150,7 @@ class CpuBackend:
         planes.take(unknowns, support)
         batch = table.BatchArguments(
             background=to_plane(unknowns.background),
-            count_offset=float(unknowns.guard),
+            count_offset=float(unknowns.count_offset),
             variance=float(problem.variance),
             loss=LOSSES.index(problem.loss),
             want_adjoint=wanted.adjoint,
@@ -238,18 +240,18 @@ def warm_up() -> None:
             halves(counts, seed=0)
             thin(counts, 0.1, seed=0)
         loaded = worker.load([counts], 2, (16, 16), shape)
-        worker.summed(loaded, shape)
-        worker.binned(loaded, shape)
+        worker.sum_counts(loaded, shape)
+        worker.bin_counts(loaded, shape)
         in_bins(counts)
         problem = Problem(loaded, np.ones(shape, np.float32), 1, [])
         unknowns = Unknowns(
             object=np.ones((1, 40, 40), np.complex64),
             apertures=np.ones((1, *shape), np.complex64),
             corners=np.zeros((2, 2), np.int32),
-            fractions=np.zeros((2, 2), np.float32),
+            subpixel_shifts=np.zeros((2, 2), np.float32),
             weights=np.ones((2, 1), np.float32),
             background=np.ones(shape, np.float32),
-            guard=0.1,
+            count_offset=0.1,
         )
         sums = worker.accumulate(problem, unknowns, np.arange(2), Wanted())
-        worker.turn(unknowns.object, sums, 0.5, 1.0, False)
+        worker.step_phases(unknowns.object, sums, 0.5, 1.0, False)

@@ -219,7 +219,7 @@ class Constant:
         self.packed = pack(
             table.ConstantArguments(
                 corners=unknowns.corners,
-                subpixel_shifts=unknowns.fractions,
+                subpixel_shifts=unknowns.subpixel_shifts,
                 weights=unknowns.weights,
                 propagators_re=propagators.re,
                 propagators_im=propagators.im,
@@ -237,7 +237,7 @@ class Constant:
     @staticmethod
     def sources(problem: Problem, unknowns: Unknowns) -> tuple[Any, ...]:
         """The arrays that it depends on."""
-        located = (unknowns.corners, unknowns.fractions, unknowns.weights)
+        located = (unknowns.corners, unknowns.subpixel_shifts, unknowns.weights)
         return (*located, problem.propagators, problem.mask, problem.transfer)
 
     def serves(self, problem: Problem, unknowns: Unknowns) -> bool:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.backends.gpu_buffers import SEGMENT, Buffers, Dimensions
 from agent.reconstruction.backends.gpu_launches import Job, Launches
-from agent.reconstruction.counts.layout import bins_of, drawn, sums_of
+from agent.reconstruction.counts.layout import bin_counts, draw_counts, sum_counts
 from agent.reconstruction.counts.patterns import counts_type
 from agent.reconstruction.kernels.cuda import CupyDevice, Device, GpuFailedError, failures
-from agent.reconstruction.model.forward import Problem, Sums, Unknowns, Wanted, expected, turn
+from agent.reconstruction.model.forward import Problem, Sums, Unknowns, Wanted, expected_counts, step_phases
 
 WAVES = 2048
 """Waves of 128² at once, where memory allows: twice as many gain 3 %."""
@@ -33,13 +33,14 @@ _DRAWN = 256
 
 
 class GpuBackend:
-    """See `backend.Backend`.
+    """The kernels of a GPU; see `protocol.Backend`.
 
     Args:
         device: None: the current CUDA device.
         waves: of 128² at once at most (mode × pattern); fewer of more pixels.
 
-    Raises GpuFailedError, here and from every method, where the device has too little memory, fails or is not there.
+    Raises:
+        GpuFailedError: here and from every method, where the device has too little memory, fails or is not there.
     """
 
     name = "gpu"
@@ -53,7 +54,7 @@ class GpuBackend:
         self.xp: Any = self._device.xp
 
     def load(self, chunks: Iterable[NDArray[Any]], n: int, roll: tuple[int, int], shape: tuple[int, int]) -> Any:
-        """(n, ky, kx) counts on the device as uint8, uint16 or float32 (`patterns.counts_type`)."""
+        """See `Backend.load`: (n, ky, kx) counts on the device as uint8, uint16 or float32 (`patterns.counts_type`)."""
         xp = self.xp
         with failures():
             out, first = None, 0
@@ -73,13 +74,13 @@ class GpuBackend:
             assert out is not None
             return out
 
-    def turn(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
-        """See `forward.turn`."""
+    def step_phases(self, obj: Any, sums: Sums, size: float, floor: Any, positive: bool) -> None:
+        """See `forward.step_phases`."""
         with failures():
-            turn(obj, sums, size, floor, positive, self.xp)
+            step_phases(obj, sums, size, floor, positive, self.xp)
 
-    def thin(self, counts: Any, fraction: float, seed: int) -> Any:
-        """As `thinning.thin` of counts that `load` has made, by another random sequence than on the CPU."""
+    def thin_counts(self, counts: Any, fraction: float, seed: int) -> Any:
+        """See `Backend.thin_counts`; by another random sequence than on the CPU."""
         with failures():
             random, drawn = self.xp.random.RandomState(seed), self.xp.empty_like(counts)
             for first in range(0, len(counts), _DRAWN):
@@ -87,31 +88,31 @@ class GpuBackend:
                 drawn[part] = random.binomial(counts[part].astype(np.int32), fraction)
             return drawn
 
-    def summed(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
-        """See `Backend.summed`."""
+    def sum_counts(self, counts: Any, shape: tuple[int, int]) -> tuple[Any, Any]:
+        """See `Backend.sum_counts`."""
         with failures():
-            return sums_of(counts)
+            return sum_counts(counts)
 
-    def binned(self, counts: Any, shape: tuple[int, int]) -> Any:
-        """See `Backend.binned`."""
+    def bin_counts(self, counts: Any, shape: tuple[int, int]) -> Any:
+        """See `Backend.bin_counts`."""
         with failures():
-            return bins_of(counts)
+            return bin_counts(counts)
 
-    def drawn(self, model: Any, seed: tuple[int, ...]) -> Any:
-        """See `Backend.drawn`; by another random sequence than on the CPU."""
+    def draw_counts(self, model: Any, seed: tuple[int, ...]) -> Any:
+        """See `Backend.draw_counts`; by another random sequence than on the CPU."""
         with failures():
             state = int(np.random.SeedSequence(seed).generate_state(1)[0])
-            return drawn(model, self.xp.random.RandomState(state))
+            return draw_counts(model, self.xp.random.RandomState(state))
 
     def to_host(self, array: Any) -> NDArray[Any]:
         """Copied from the device; waits for it."""
         with failures():
             return array.get() if hasattr(array, "get") else np.asarray(array)
 
-    def expected(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
-        """See `Backend.expected`; in the plain form, since it is asked for once or twice in a reconstruction."""
+    def expected_counts(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64]) -> Any:
+        """See `Backend.expected_counts`; in the plain form, since it is asked for once or twice in a reconstruction."""
         with failures():
-            return expected(problem, unknowns, index, self.xp)
+            return expected_counts(problem, unknowns, index, self.xp)
 
     def accumulate(self, problem: Problem, unknowns: Unknowns, index: NDArray[np.int64], wanted: Wanted) -> Sums:
         """See `Backend.accumulate`. `index` may be on the device; the deviance is an array of no dimension there."""
@@ -122,7 +123,14 @@ class GpuBackend:
             buffers.index[len(index) : job.chunk * job.chunks] = -1
             launches = Launches(job, buffers, self._device)
             if job.chunks <= GRAPH_CHUNKS:
-                key = (job.chunk, job.chunks, wanted, problem.loss, float(problem.variance), float(unknowns.guard))
+                key = (
+                    job.chunk,
+                    job.chunks,
+                    wanted,
+                    problem.loss,
+                    float(problem.variance),
+                    float(unknowns.count_offset),
+                )
                 self._device.replay(key, job.arrays, launches.all)
             else:
                 launches.all()
@@ -224,7 +232,7 @@ def _contiguous(unknowns: Unknowns, xp: Any) -> Unknowns:
         object=xp.ascontiguousarray(unknowns.object, np.complex64),
         apertures=xp.ascontiguousarray(unknowns.apertures, np.complex64),
         corners=xp.ascontiguousarray(unknowns.corners, np.int32),
-        fractions=xp.ascontiguousarray(unknowns.fractions, np.float32),
+        subpixel_shifts=xp.ascontiguousarray(unknowns.subpixel_shifts, np.float32),
         weights=xp.ascontiguousarray(unknowns.weights, np.float32),
         background=xp.ascontiguousarray(unknowns.background, np.float32),
     )

@@ -50,7 +50,7 @@ class Job:
         p, u = self.problem, self.unknowns
         between = () if self.dims.slices == 1 else (p.propagators,)
         blur = () if p.transfer is None else (p.transfer,)
-        found = (u.object, u.apertures, u.corners, u.fractions, u.weights, u.background)
+        found = (u.object, u.apertures, u.corners, u.subpixel_shifts, u.weights, u.background)
         return (p.counts, p.mask, self.lit, self.lit_rows, *between, *blur, *found)
 
     @property
@@ -89,7 +89,7 @@ class Launches:
             chunk * (dims.n_y + dims.n_x),
             index=index,
             corners=unknowns.corners,
-            subpixel_shifts=unknowns.fractions,
+            subpixel_shifts=unknowns.subpixel_shifts,
             ramps=buffers.ramps,
             places=buffers.places,
         )
@@ -165,7 +165,7 @@ class Launches:
             kind=_KINDS.index(problem.counts.dtype),
             mask=problem.mask,
             background=job.unknowns.background,
-            count_offset=job.unknowns.guard,
+            count_offset=job.unknowns.count_offset,
             variance=problem.variance,
             loss=LOSSES.index(problem.loss),
             want_adjoint=wanted.adjoint,

@@ -105,7 +105,7 @@ class Expectation:
         for step in steps:
             make_pass(experiment, state, step)
         settle(state)
-        expected = self._flat(experiment.backend.expected(experiment.problem(), state.unknowns, everything))
+        expected = self._flat(experiment.backend.expected_counts(experiment.problem(), state.unknowns, everything))
         return np.ascontiguousarray(expected[:, self.pixels]).ravel(), (experiment, state)
 
     def signal(self, theta: NDArray[np.float64], expected: NDArray[np.float32]) -> float:

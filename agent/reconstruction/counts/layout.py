@@ -42,18 +42,18 @@ def two_by_two(images: Any, kind: DTypeLike | None = None) -> Any:
     return images.reshape(*rest, n_y // 2, 2, n_x // 2, 2).sum(axis=(-3, -1), dtype=kind)
 
 
-def bins_of(counts: Any) -> Any:
-    """The plain form of `Backend.binned`, of counts (n, ky, kx)."""
+def bin_counts(counts: Any) -> Any:
+    """The plain form of `Backend.bin_counts`, of counts (n, ky, kx)."""
     return two_by_two(counts, np.uint16 if counts.dtype == np.uint8 else np.float32)
 
 
-def sums_of(counts: Any) -> tuple[Any, Any]:
-    """The plain form of `Backend.summed`, of counts (n, ky, kx)."""
+def sum_counts(counts: Any) -> tuple[Any, Any]:
+    """The plain form of `Backend.sum_counts`, of counts (n, ky, kx)."""
     return counts.sum(axis=(1, 2), dtype=np.float64), counts.sum(axis=0, dtype=np.float64)
 
 
-def drawn(model: Any, random: Any) -> Any:
-    """The plain form of `Backend.drawn`: Poisson counts, in 16 bits where these hold them.
+def draw_counts(model: Any, random: Any) -> Any:
+    """The plain form of `Backend.draw_counts`: Poisson counts, in 16 bits where these hold them.
 
     Args:
         model: expected counts, of any shape.

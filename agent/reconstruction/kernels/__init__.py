@@ -1,1 +1,1 @@
-"""Compiled code: numba kernels kept as machine code, and CUDA sources."""
+"""Compiled code: numba kernels that are kept as machine code, and CUDA sources."""

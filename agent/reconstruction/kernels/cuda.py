@@ -65,11 +65,22 @@ class Device(Protocol):
         ...
 
     def transform(self, source: Any, target: Any, inverse: bool) -> None:
-        """FFT over the last two axes of complex64, not normalised; `target` may be `source`."""
+        """FFT over the last two axes, not normalised.
+
+        Args:
+            source, target: complex64 of one shape; they may be the same array.
+            inverse: whether to transform back.
+        """
         ...
 
     def replay(self, key: Hashable, arrays: Sequence[Any], sequence: Callable[[], None]) -> None:
-        """Do what `sequence` launches; one with the same key and the same memory may be replayed from a recording."""
+        """Do what `sequence` launches, or replay it from a recording.
+
+        Args:
+            key: of all numbers that the launches depend on.
+            arrays: all that they read and that may move.
+            sequence: launches.
+        """
         ...
 
     def forget(self) -> None:
@@ -85,7 +96,7 @@ def source() -> str:
 
 @lru_cache(maxsize=1)
 def parameters() -> dict[str, dict[str, str]]:
-    """Kernel -> its parameters after the first, in their order -> `int`, `float` or `array`; as the source has them."""
+    """Kernel → name of each parameter after the first, in their order → `int`, `float` or `array`; read from the source."""
     found = {}
     for name, listed in re.findall(r"KERNEL (\w+)\(unsigned \w+,(.*?)\) {", source(), re.DOTALL):
         each = [" ".join(parameter.split()) for parameter in listed.split(",")]
@@ -133,10 +144,13 @@ class CupyDevice:
     """The current CUDA device, through CuPy.
 
     The second time that a sequence of launches comes it is recorded as a CUDA graph, from the third on it is one call: a
-    mini-batch of few patterns would otherwise wait for Python. Raises GpuFailedError where CuPy or its libraries are missing.
+    mini-batch of few patterns would otherwise wait for Python.
 
     Args:
         shared_memory: bytes of shared memory for a thread block; None: as many as it may have.
+
+    Raises:
+        GpuFailedError: CuPy or its libraries are missing.
     """
 
     def __init__(self, shared_memory: int | None = None) -> None:

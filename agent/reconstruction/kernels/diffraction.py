@@ -1,16 +1,9 @@
 """The fused CPU form of `forward.accumulate`: one pattern at a time stays in the second-level cache.
 
-A plane of n_y × n_x numbers is held in groups of sixteen columns. In *object planes* a group holds sixteen neighbouring x
-and all y; in *detector planes* sixteen ky and all kx. A transform along y is followed by one along x: between them the
-plane is transposed block by block. So every transform works on a group that fits the first-level cache, and the
-arithmetic between transforms is done on the same visit:
-
     aperture x ramp -> x | y, x object, y | x, residual, x | y, x conj(probe), x conj(object), y | x -> aperture
 
-with `|` a transposition. Apertures are stored only where the disc (and a rim) lets electrons pass: the first and the last
-transform leave out the empty groups. Frequencies stand in the permuted order of `transform`, counts included.
-
-Each thread takes a fixed part of a batch and adds into accumulators of its own, so the result does not depend on timing.
+with `|` a transposition between *object planes* (groups of sixteen neighbouring x, all y) and *detector planes* (sixteen
+ky, all kx). The README of this room has the layout, the order of the frequencies and why.
 """
 
 from __future__ import annotations

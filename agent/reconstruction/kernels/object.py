@@ -31,7 +31,7 @@ def gather(
 
 @jitted
 def step_phases(z: Any, numerator: Any, illumination: Any, size: float, floor: float, positive: int) -> None:
-    """`forward.turn` on floats z (2 n)."""
+    """`forward.step_phases` on floats z (2 n)."""
     half, least = np.float32(0.5 * size), np.float32(floor)
     for i in range(len(illumination)):
         re, im = z[2 * i], z[2 * i + 1]

@@ -1,4 +1,4 @@
-"""How to transform numbers of any length made of 2, 3 and 5, across sixteen columns at a time (`kernels_fft`)."""
+"""How to transform numbers of any length made of 2, 3 and 5, across sixteen columns at a time (`fft`)."""
 
 from __future__ import annotations
 
@@ -46,9 +46,14 @@ def registers() -> tuple[int, int]:
 
 
 def factors(n: int, eights: bool) -> list[int] | None:
-    """The butterflies that make up a transform of length n, small ones first; None where there are none.
+    """The butterflies that make up a transform.
 
-    The last one, which needs no twiddle factors, is the largest.
+    Args:
+        n: length.
+        eights: whether there may be butterflies of eight.
+
+    Returns:
+        Radices, small ones first (the last needs no twiddle factors); None where n has other factors than 2, 3 and 5.
     """
     found, rest = [], n
     for radix in (5, 3):
@@ -67,7 +72,11 @@ def factors(n: int, eights: bool) -> list[int] | None:
 
 
 def plan(n: int, eights: bool) -> Plan:
-    """The plan for length n, with butterflies of eight or without; these need more than sixteen registers.
+    """Plan a transform.
+
+    Args:
+        n: length.
+        eights: whether there may be butterflies of eight; they need more than sixteen registers.
 
     Raises:
         ValueError: n has factors other than 2, 3 and 5.

@@ -27,12 +27,12 @@ WHOLE = 0.8
 """Part of the counting pixels that has to lie in bins of which every pixel counts."""
 
 
-def half(shape: tuple[int, int]) -> tuple[int, int]:
+def half_shape(shape: tuple[int, int]) -> tuple[int, int]:
     """Bins (ky, kx) of a detector of `shape` (ky, kx) pixels."""
     return shape[0] // 2, shape[1] // 2
 
 
-def possible(modes: NDArray[np.complex64], seen: NDArray[np.bool_], shape: tuple[int, ...]) -> bool:
+def can_bin(modes: NDArray[np.complex64], seen: NDArray[np.bool_], shape: tuple[int, ...]) -> bool:
     """Whether patterns may be binned: the probe is small, and few pixels do not count.
 
     Args:
@@ -50,7 +50,7 @@ def possible(modes: NDArray[np.complex64], seen: NDArray[np.bool_], shape: tuple
     return bool(middle.sum() >= INSIDE * intensity.sum())
 
 
-def binned(
+def bin_problem(
     problem: Problem,
     found: Unknowns,
     data: DiffractionData,
@@ -70,7 +70,7 @@ def binned(
         Problem and unknowns of the bins; the object, weights and sub-pixel shifts are shared with `found`.
     """
     n_y, n_x = problem.mask.shape
-    small, edge = half((n_y, n_x)), (n_y // 4, n_x // 4)
+    small, edge = half_shape((n_y, n_x)), (n_y // 4, n_x // 4)
     # a bin's centre lies half a pixel behind its first pixel
     row, column = ((place - 0.5) / 2 for place in geo.centre_offset)
     coarse = replace(
@@ -106,6 +106,6 @@ def binned(
     )
 
 
-def enlarged(image: Any) -> Any:
+def enlarge(image: Any) -> Any:
     """An image of bins (y, x) as one of pixels (2y, 2x)."""
     return image.repeat(2, axis=0).repeat(2, axis=1)

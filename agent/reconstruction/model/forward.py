@@ -56,19 +56,19 @@ class Unknowns:
         object: (S, y, x) complex64.
         apertures: (V, ky, kx) complex64 in the aperture plane, corner-centred: P probe modes, then variations of the first.
         corners: (n, 2) int32, first object pixel of each window.
-        fractions: (n, 2) float32, shift of the probe from the window's pixel N//2.
+        subpixel_shifts: (n, 2) float32, shift of the probe from the window's pixel N//2.
         weights: (n, V) float32, of each aperture in each pattern.
         background: (ky, kx) float32 counts.
-        guard: counts added to data and model, so that a model near 0 cannot blow the residual up.
+        count_offset: counts added to data and model, so that a model near 0 cannot blow the residual up.
     """
 
     object: Any
     apertures: Any
     corners: Any
-    fractions: Any
+    subpixel_shifts: Any
     weights: Any
     background: Any
-    guard: float
+    count_offset: float
 
 
 @dataclass
@@ -104,26 +104,26 @@ class Wanted:
     deviance: bool = True
 
 
-def known(obj: Any, apertures: Any, corners: Any, fractions: Any) -> tuple[Problem, Unknowns]:
+def known(obj: Any, apertures: Any, corners: Any, subpixel_shifts: Any) -> tuple[Problem, Unknowns]:
     """The model of a known object and probe, without counts or propagators: to simulate with.
 
     Args:
         obj: (S, y, x) complex transmission.
         apertures: (P, ky, kx) probe modes in the aperture plane, corner-centred.
         corners: (n, 2) first object pixel of each window.
-        fractions: (n, 2) shift of the probe in pixels.
+        subpixel_shifts: (n, 2) shift of the probe in pixels.
     """
     n, shape = len(corners), apertures.shape[1:]
     problem = Problem(np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(apertures), [])
     weights, nothing = np.ones((n, len(apertures)), np.float32), np.zeros(shape, np.float32)
-    return problem, Unknowns(obj.astype(np.complex64), apertures, corners, fractions, weights, nothing, 0.0)
+    return problem, Unknowns(obj.astype(np.complex64), apertures, corners, subpixel_shifts, weights, nothing, 0.0)
 
 
-def shift_ramp(fractions: Any, shape: tuple[int, int], xp: Any) -> Any:
+def shift_ramp(subpixel_shifts: Any, shape: tuple[int, int], xp: Any) -> Any:
     """exp(−2πi k·f), the shift of probes.
 
     Args:
-        fractions: (b, 2) pixels.
+        subpixel_shifts: (b, 2) pixels.
         shape: (ky, kx) pixels.
         xp: array module.
 
@@ -131,7 +131,7 @@ def shift_ramp(fractions: Any, shape: tuple[int, int], xp: Any) -> Any:
         (b, ky, kx) complex, corner-centred.
     """
     ky, kx = xp.fft.fftfreq(shape[0]), xp.fft.fftfreq(shape[1])
-    rows, columns = xp.exp(-2j * xp.pi * fractions[:, :1] * ky), xp.exp(-2j * xp.pi * fractions[:, 1:] * kx)
+    rows, columns = xp.exp(-2j * xp.pi * subpixel_shifts[:, :1] * ky), xp.exp(-2j * xp.pi * subpixel_shifts[:, 1:] * kx)
     return rows[:, :, None] * columns[:, None, :]
 
 
@@ -185,7 +185,7 @@ def intensities(problem: Problem, unknowns: Unknowns, index: Any, xp: Any) -> tu
     apertures, obj = unknowns.apertures, unknowns.object
     shape, modes = apertures.shape[1:], problem.n_modes
     kind = xp.result_type(obj, apertures)
-    ramp = shift_ramp(unknowns.fractions[index], shape, xp)
+    ramp = shift_ramp(unknowns.subpixel_shifts[index], shape, xp)
     weights = unknowns.weights[index]
     waves = weights[:, :modes, None, None] * apertures[None, :modes]
     if len(apertures) > modes:
@@ -215,20 +215,20 @@ def blurred(patterns: Any, transfer: Any, xp: Any) -> Any:
     return patterns if transfer is None else xp.fft.ifft2(xp.fft.fft2(patterns) * transfer).real
 
 
-def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) -> tuple[Any, Any]:
+def residual(counted: Any, model: Any, problem: Problem, count_offset: float, xp: Any) -> tuple[Any, Any]:
     """The derivative of the likelihood by the modelled counts, as the factor that makes χ of Ψ.
 
     Args:
         counted: (b, ky, kx) counts n.
         model: (b, ky, kx) expected counts I.
         problem: mask and likelihood.
-        guard: counts g added to both.
+        count_offset: counts g added to both.
         xp: array module.
 
     Returns:
         The factor, before the detector's adjoint, and (n + g)/(I + g); each (b, ky, kx).
     """
-    ratio = (counted + guard) / (model + guard)
+    ratio = (counted + count_offset) / (model + count_offset)
     if problem.loss == "poisson":
         factor = 0.5 * (ratio - 1.0)
     elif problem.loss == "amplitude":
@@ -238,7 +238,7 @@ def residual(counted: Any, model: Any, problem: Problem, guard: float, xp: Any) 
     return factor * problem.mask, ratio
 
 
-def expected(problem: Problem, unknowns: Unknowns, index: Any, xp: Any, chunk: int = 64) -> Any:
+def expected_counts(problem: Problem, unknowns: Unknowns, index: Any, xp: Any, chunk: int = 64) -> Any:
     """Expected counts of many patterns.
 
     Args:
@@ -268,11 +268,11 @@ def accumulate(problem: Problem, unknowns: Unknowns, index: Any, wanted: Wanted,
     """
     model, waves = intensities(problem, unknowns, index, xp)
     counted = problem.counts[index].astype(model.dtype)
-    factor, ratio = residual(counted, model, problem, unknowns.guard, xp)
-    guard, mask = unknowns.guard, problem.mask
+    factor, ratio = residual(counted, model, problem, unknowns.count_offset, xp)
+    count_offset, mask = unknowns.count_offset, problem.mask
     deviance: Any = 0.0
     if wanted.deviance:
-        terms = (counted + guard) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)
+        terms = (counted + count_offset) * xp.log(xp.maximum(ratio, 1e-30)) - (counted - model)
         deviance = 2 * (terms * mask).sum()
     sums = Sums(
         None, None, None, ratio.sum(axis=0) if wanted.ratio else None, deviance, None, (model * mask).sum((1, 2))
@@ -317,7 +317,7 @@ def _adjoint(
     sums.slopes[:, 1] = 2 * xp.pi * (product * xp.fft.fftfreq(shape[1])[None, :]).sum(axis=(1, 2))
 
 
-def turn(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any) -> None:
+def step_phases(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any) -> None:
     """Step the phases of the object, in place, along the preconditioned gradient Im(conj(O) N)/(L + floor).
 
     A step φ is taken as 2 arctan(φ/2), which needs no sine: exp(2i arctan a) = (1 + ia)²/(1 + a²).
@@ -333,7 +333,7 @@ def turn(obj: Any, sums: Sums, size: float, floor: Any, positive: bool, xp: Any)
     a = (obj.conj() * sums.object_numerator).imag * (np.float32(0.5 * size) / (sums.illumination + floor))
     if positive:
         a = xp.maximum(a, -half_tangent(obj, xp))
-    obj *= turned(a, xp)
+    obj *= phasor(a, xp)
 
 
 def half_tangent(z: Any, xp: Any) -> Any:
@@ -341,7 +341,7 @@ def half_tangent(z: Any, xp: Any) -> Any:
     return z.imag / xp.maximum(xp.abs(z) + z.real, np.float32(1e-6))
 
 
-def turned(half: Any, xp: Any) -> Any:
+def phasor(half: Any, xp: Any) -> Any:
     """exp(2i arctan(half)), complex64: the phase factor of angles whose half tangents are `half`."""
     out = xp.empty(half.shape, xp.complex64)
     squared = half * half

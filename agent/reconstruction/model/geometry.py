@@ -24,7 +24,7 @@ class Geometry:
 
     Attributes:
         corners: (n, 2) int32, first object pixel (row, column) of each pattern's window.
-        fractions: (n, 2) float32 in [0, 1), sub-pixel shift of the probe.
+        subpixel_shifts: (n, 2) float32 in [0, 1), sub-pixel shift of the probe.
         object_shape: (y, x) pixels.
         pixel_size: (y, x) Å.
         origin: (y, x) Å, detector frame, of object pixel (0, 0).
@@ -35,7 +35,7 @@ class Geometry:
     """
 
     corners: NDArray[np.int32]
-    fractions: NDArray[np.float32]
+    subpixel_shifts: NDArray[np.float32]
     object_shape: tuple[int, int]
     pixel_size: tuple[float, float]
     origin: tuple[float, float]
@@ -93,7 +93,7 @@ def locate(data: DiffractionData, padding: int = 4, shape: tuple[int, int] | Non
     roll = (-2 * round(row / 2), -2 * round(column / 2))
     return Geometry(
         corners=corners,
-        fractions=(pixels - whole).astype(np.float32),
+        subpixel_shifts=(pixels - whole).astype(np.float32),
         object_shape=(int(shape[0]), int(shape[1])),
         pixel_size=(float(pixel[0]), float(pixel[1])),
         origin=(float(first[0] * pixel[0]), float(first[1] * pixel[1])),

@@ -37,7 +37,7 @@ def counts_per_pixel(data: DiffractionData, total: float) -> float:
     return float(total * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
 
 
-def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
+def choose_padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
     """By what factor the detector is extended.
 
     Args:
@@ -57,7 +57,7 @@ def padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
     return PADDING
 
 
-def thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
+def slices_are_thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:
     """Whether every slice is so thin that its thickness is invisible to the detector.
 
     Only then is what atoms scatter beyond the detector the largest error of the model (`transmission`). The thickness of thick
@@ -158,7 +158,7 @@ def _at_pixels(s: float, n: int) -> NDArray[np.float64]:
     return np.exp(-j2 / (2 * width**2))
 
 
-def overlap(probe_k: NDArray[np.complex64], geo: Geometry) -> float:
+def patterns_per_place(probe_k: NDArray[np.complex64], geo: Geometry) -> float:
     """How many patterns illuminate a place of the scan: their number times (Σ|p|²)²/Σ|p|⁴ over the scan's area.
 
     Args:
@@ -203,7 +203,7 @@ def variations(modes: NDArray[np.complex64], n: int, seed: int) -> NDArray[np.co
     return np.asarray(VARIATION * size * wave, np.complex64)
 
 
-def support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
+def probe_support(probe_k: NDArray[np.complex64]) -> NDArray[np.float32]:
     """Where the aperture may pass electrons: the disc of the start, one pixel wider.
 
     Args:

@@ -98,7 +98,7 @@ class TransmissionLaw:
         angle, phase = self.xp.angle(obj), phases(obj, illumination, self.xp)
         return self.xp.where(_unwrapped(angle, self.xp), self.of(phase) * self.xp.exp(1j * (angle - phase)), obj)
 
-    def climb(self, obj: Any, slope: Any, illumination: Any, size: float) -> Any:
+    def take_step(self, obj: Any, slope: Any, illumination: Any, size: float) -> Any:
         """Take a step of both numbers.
 
         Args:

@@ -141,11 +141,11 @@ def _simulated_again(
         object=backend.xp.exp(1j * phase).astype(np.complex64) if state.law is None else state.law.of(phase),
         apertures=apertures,
         corners=known.corners[index],
-        fractions=known.fractions[index],
+        subpixel_shifts=known.subpixel_shifts[index],
         weights=known.weights[index],
     )
-    model = backend.expected(experiment.problem(), truth, np.arange(len(index)))
-    counts = backend.drawn(model, (settings.seed, attempt))
+    model = backend.expected_counts(experiment.problem(), truth, np.arange(len(index)))
+    counts = backend.draw_counts(model, (settings.seed, attempt))
     replica = replace(
         experiment,
         counts=experiment.counts.replaced(counts, experiment.counts.totals[index]),

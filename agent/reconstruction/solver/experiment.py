@@ -107,7 +107,7 @@ class Experiment:
     def follows_law(self) -> bool:
         """Whether amplitudes and unresolved frequencies of several slices follow from their phases (`model.transmission`)."""
         several = self.settings.object_type is None and self.settings.slices > 1
-        return several and self.amplitudes_show and (not self.padded or start.thin(self.data, self.settings))
+        return several and self.amplitudes_show and (not self.padded or start.slices_are_thin(self.data, self.settings))
 
 
 def load(
@@ -124,7 +124,7 @@ def load(
         BadInputError: the data cannot be reconstructed; the message says why.
     """
     check_data(data, settings.slices)
-    padding = start.padding(data, settings)
+    padding = start.choose_padding(data, settings)
     shape = geometry.extended(data.patterns.shape, padding)
     geo = _located(data, settings, shape)
     check_memory(
@@ -135,15 +135,15 @@ def load(
     mask = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
     mask = framed(mask[None], geo.roll, shape)[0]
     modes = start.model_probe(data, settings, geo, shape) if probe_k is None else probe_k
-    can_bin = binning.possible(modes, mask, data.patterns.shape)
+    can_bin = binning.can_bin(modes, mask, data.patterns.shape)
     counts = LoadedCounts.load(backend, data, geo.roll, shape, bins_first=can_bin)
     electrons = float(counts.totals.mean())
     if electrons <= 0:
         msg = "every pattern is empty: there is nothing to reconstruct"
         raise BadInputError(msg)
-    overlap = start.overlap(modes, geo)
+    overlap = start.patterns_per_place(modes, geo)
     modes = _scaled(modes, electrons)
-    support = start.support(modes)
+    support = start.probe_support(modes)
     if settings.variable_modes:
         modes = np.concatenate([modes, start.variations(modes, settings.variable_modes, settings.seed)])
     return Experiment(
@@ -192,7 +192,7 @@ def under(experiment: Experiment, data: DiffractionData) -> Experiment:
         _located(data, settings, experiment.shape), roll=roll, centre_offset=(row + roll[0], column + roll[1])
     )
     modes = _scaled(start.model_probe(data, settings, geo, experiment.shape), experiment.electrons)
-    support = start.support(modes)
+    support = start.probe_support(modes)
     propagators = xp.asarray(start.propagators(data, settings, geo, experiment.shape))
     return replace(
         experiment,
@@ -201,14 +201,14 @@ def under(experiment: Experiment, data: DiffractionData) -> Experiment:
         constants=replace(experiment.constants, support=support > 0, propagators=propagators),
         apertures=xp.asarray(modes),
         support=xp.asarray(support),
-        can_bin=binning.possible(modes, experiment.mask, data.patterns.shape),
+        can_bin=binning.can_bin(modes, experiment.mask, data.patterns.shape),
     )
 
 
 def thinned(experiment: Experiment, fraction: float, seed: int) -> Experiment:
     """The same experiment with a binomial `fraction` of its counts."""
     counts = experiment.counts
-    drawn = experiment.backend.thin(counts.pixels(), fraction, seed)
+    drawn = experiment.backend.thin_counts(counts.pixels(), fraction, seed)
     return replace(
         experiment,
         counts=counts.replaced(drawn, counts.totals * fraction),
@@ -260,7 +260,7 @@ def _start_background(
     intensity = (np.abs(modes) ** 2).sum(axis=0)
     bright = intensity > 0.1 * intensity.max()
     if binned:  # intensity has spread to all pixels of the bins on the disc's edge
-        bright = binning.enlarged(two_by_two(intensity)) > 0.01 * intensity.max()
+        bright = binning.enlarge(two_by_two(intensity)) > 0.01 * intensity.max()
     return initial_background(mean, mask, bright, Rings(mean.shape, geo.centre_offset))
 
 

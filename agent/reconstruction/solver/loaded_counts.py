@@ -47,11 +47,11 @@ class LoadedCounts:
         loaded = cls(backend, data, roll, shape, np.zeros(0), np.zeros((0, 0)))
         if bins_first:
             loaded._bins = loaded._read(data.patterns, binned=True)
-            totals, sums = backend.summed(loaded._bins, binning.half(shape))
-            sums = binning.enlarged(backend.to_host(sums)) / 4
+            totals, sums = backend.sum_counts(loaded._bins, binning.half_shape(shape))
+            sums = binning.enlarge(backend.to_host(sums)) / 4
         else:
             loaded._pixels = loaded._read(data.patterns)
-            totals, sums = backend.summed(loaded._pixels, shape)
+            totals, sums = backend.sum_counts(loaded._pixels, shape)
         loaded.totals = backend.to_host(totals)
         loaded.mean = backend.to_host(sums) / len(loaded.totals)
         return loaded
@@ -72,7 +72,7 @@ class LoadedCounts:
 
     def bins(self) -> Any:
         """Counts of 2 × 2 pixels each, as `Backend.load` lays them out for half the detector."""
-        return self.backend.binned(self.pixels(), self.shape) if self._bins is None else self._bins
+        return self.backend.bin_counts(self.pixels(), self.shape) if self._bins is None else self._bins
 
     def forget_bins(self) -> None:
         """Free the bins' memory; they serve the first passes only."""
@@ -97,7 +97,7 @@ class LoadedCounts:
     def holding_out(self, fraction: float, seed: int) -> Iterator[Any]:
         """Take a binomial `fraction` of the counts out, in place, and put it back at the end; yields what is held out."""
         pixels = self.pixels()
-        held = self.backend.thin(pixels, fraction, seed)
+        held = self.backend.thin_counts(pixels, fraction, seed)
         pixels -= held
         self._bins = None
         try:
@@ -112,10 +112,10 @@ class LoadedCounts:
         return kept_on_disk(self._pixels)
 
     def _totals(self, pixels: Any) -> NDArray[np.float64]:
-        return self.backend.to_host(self.backend.summed(pixels, self.shape)[0])
+        return self.backend.to_host(self.backend.sum_counts(pixels, self.shape)[0])
 
     def _read(self, patterns: Any, *, binned: bool = False) -> Any:
         parts, roll, shape = chunks(patterns, self.data.mask), self.roll, self.shape
         if binned:
-            parts, roll, shape = map(in_bins, parts), (roll[0] // 2, roll[1] // 2), binning.half(shape)
+            parts, roll, shape = map(in_bins, parts), (roll[0] // 2, roll[1] // 2), binning.half_shape(shape)
         return self.backend.load(parts, len(patterns), roll, shape)

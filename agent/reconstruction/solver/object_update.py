@@ -90,7 +90,7 @@ def _extrapolate(
     if experiment.phase_only:
         half = reach * forward.half_tangent(found.object * last.object.conj(), xp)
         # rounding of the modulus would grow threefold with every pass
-        found.object *= forward.turned(half, xp) / xp.abs(found.object)
+        found.object *= forward.phasor(half, xp) / xp.abs(found.object)
         _constrain(experiment, state, sums)
     else:
         found.object += reach * (found.object - last.object)
@@ -105,7 +105,7 @@ def _step_object(
     """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
     obj, floor = state.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
     if phase_only:
-        experiment.backend.turn(obj, sums, size / len(obj), floor, experiment.settings.positivity)
+        experiment.backend.step_phases(obj, sums, size / len(obj), floor, experiment.settings.positivity)
     else:
         obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
 
@@ -114,7 +114,7 @@ def _step_in_depth(experiment: Experiment, state: SolverState, sums: forward.Sum
     """A step of the phases of several slices, divided by what is seen of their depths (`model.depth`), and of their law."""
     xp, obj, illumination = experiment.backend.xp, state.unknowns.object, sums.illumination
     slope = obj.conj() * sums.object_numerator
-    gradient = slope.imag if state.law is None else state.law.climb(obj, slope, illumination, size)
+    gradient = slope.imag if state.law is None else state.law.take_step(obj, slope, illumination, size)
     change = gradient / (illumination + ILLUMINATION_FLOOR * illumination.max())
     change = experiment.depths.filtered(change, lambda seen: size / (seen + DAMPING))
     obj *= xp.exp(1j * change)

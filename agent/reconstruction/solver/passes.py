@@ -40,7 +40,7 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
     binned = step.binned and experiment.can_bin and not want_deviance
     problem, model = seen_in_bins(experiment, state) if binned else (experiment.problem(), found)
     # a bin has four times the counts of a pixel
-    model.guard = experiment.count_offset * step.guard * (2 if binned else 1)
+    model.count_offset = experiment.count_offset * step.offset_fraction * (2 if binned else 1)
     probe_moves = step.probe > 0 and not binned
     slopes = probe_moves or (step.batch is None and per_pattern.needs_slopes(experiment.settings))
     wanted = forward.Wanted(probe=slopes, ratio=settings.background, deviance=want_deviance)
@@ -56,7 +56,7 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
         ratio = ratio if sums.ratio is None else ratio + sums.ratio
         deviance += sums.deviance
     if settings.background:
-        ratio = binning.enlarged(ratio) if binned else ratio
+        ratio = binning.enlarge(ratio) if binned else ratio
         found.background *= background.gain(ratio / n, experiment.constants.mask, experiment.rings)
     if not binned:  # bins are for the first passes only, and take memory
         state.binned = None
@@ -69,7 +69,7 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
 def seen_in_bins(experiment: Experiment, state: SolverState) -> tuple[forward.Problem, forward.Unknowns]:
     """Problem and unknowns with the detector in 2 × 2 bins; the object is shared."""
     if state.binned is None:
-        state.binned = binning.binned(
+        state.binned = binning.bin_problem(
             replace(experiment.constants, counts=experiment.counts.bins()),
             state.unknowns,
             experiment.data,

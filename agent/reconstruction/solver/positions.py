@@ -48,7 +48,7 @@ class Displacement:
 
     def __init__(self, kind: Kind, geometry: Geometry, nominal: NDArray[np.float64]) -> None:
         self.kind, self.geometry = kind, geometry
-        self.places = geometry.corners + geometry.fractions.astype(np.float64)
+        self.places = geometry.corners + geometry.subpixel_shifts.astype(np.float64)
         self.line = scan_lines(nominal) if kind == "lines" else None
         self.passes = 0
         self.velocity = np.zeros((len(nominal), 2))
@@ -74,7 +74,7 @@ class Displacement:
         """(n, 2), Å, in the scan's frame."""
         geo = self.geometry
         half = np.asarray(unknowns.apertures.shape[1:]) // 2
-        pixels = backend.to_host(unknowns.corners) + half + backend.to_host(unknowns.fractions).astype(np.float64)
+        pixels = backend.to_host(unknowns.corners) + half + backend.to_host(unknowns.subpixel_shifts).astype(np.float64)
         return np.asarray((pixels * np.asarray(geo.pixel_size) + np.asarray(geo.origin)) @ geo.matrix.T)
 
     def update(self, unknowns: Unknowns, sums: Sums, problem: Problem, backend: Backend, reach: Any) -> Any:
@@ -86,7 +86,7 @@ class Displacement:
         if self.passes <= FIRST:
             return None
         xp = backend.xp
-        now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.fractions), np.float64)
+        now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.subpixel_shifts), np.float64)
         pull = 4 * backend.to_host(sums.slopes)[:, :2].astype(np.float64)
         curvature = _Curvature(unknowns, problem, now, backend)
         steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
@@ -96,7 +96,7 @@ class Displacement:
         wanted = np.clip(wanted, 0, limit)
         corners = np.floor(wanted)
         unknowns.corners[...] = xp.asarray(corners.astype(np.int32))
-        unknowns.fractions[...] = xp.asarray((wanted - corners).astype(np.float32))
+        unknowns.subpixel_shifts[...] = xp.asarray((wanted - corners).astype(np.float32))
         return curvature.followed(wanted - now)
 
     def _solved(self, pull: NDArray[np.float64], curvature: _Curvature) -> NDArray[np.float64]:
@@ -148,8 +148,8 @@ class _Curvature:
         k_y, k_x = (2j * xp.pi * xp.fft.fftfreq(n) for n in self.shape)
         slope_y, slope_x = xp.fft.ifft2(spectrum * k_y[:, None]), xp.fft.ifft2(spectrum * k_x[None, :])
         self.fisher = [2 * (a.conj() * b).real for a, b in ((slope_y, slope_y), (slope_y, slope_x), (slope_x, slope_x))]
-        light = self._spread(np.ones(len(places)))
-        self.light = xp.maximum(light, 0) + FLOOR * light.max()
+        illumination = self._spread(np.ones(len(places)))
+        self.illumination = xp.maximum(illumination, 0) + FLOOR * illumination.max()
         yy, yx, xx = (self._seen(part) for part in self.fisher)
         self.own = np.stack([yy, yx, yx, xx], axis=-1).reshape(-1, 2, 2)
         middle = np.median(yy + xx)
@@ -169,7 +169,7 @@ class _Curvature:
 
     def followed(self, steps: NDArray[np.float64]) -> Any:
         """(2, y, x) mean displacement of the patterns that see each pixel."""
-        return self.xp.stack([self._spread(steps[:, axis]) / self.light for axis in (0, 1)])
+        return self.xp.stack([self._spread(steps[:, axis]) / self.illumination for axis in (0, 1)])
 
     def _spread(self, values: NDArray[np.float64]) -> Any:
         """Σ_j value_j I_j on the object grid."""

@@ -60,35 +60,37 @@ class Prior:
         """(1 or 2, y, x) what of the sums over slices is of single places."""
         self._weights: dict[tuple[int, ...], Any] = {}
 
-    def imposed(self, obj: Any, light: Any, size: float, phase_only: bool, regularise: bool) -> Any:
+    def imposed(self, obj: Any, illumination: Any, size: float, phase_only: bool, regularise: bool) -> Any:
         """The slices (S, y, x) after the proximal step that follows a preconditioned gradient step.
 
         Args:
             obj: complex transmission.
-            light: (S, y, x) Σ|ψ incident|², counts per pixel: what the gradient step was divided by.
+            illumination: (S, y, x) Σ|ψ incident|², counts per pixel: what the gradient step was divided by.
             size: fraction of the preconditioned gradient that was taken, shared out between the slices.
             phase_only: whether amplitudes are left as they are.
             regularise: whether sums over slices have a prior, or only what slices differ by.
         """
         xp = self.xp
-        phase = transmission.phases(obj, light, xp)
+        phase = transmission.phases(obj, illumination, xp)
         parts = phase[None] if phase_only else xp.stack([phase, xp.log(xp.maximum(xp.abs(obj), FAINT))])
         parts = parts.astype(np.float32)
-        slices, total, noise = len(obj), parts.sum(axis=1), REAL / (2 * light[0].max())
+        slices, total, noise = len(obj), parts.sum(axis=1), REAL / (2 * illumination[0].max())
         change = xp.zeros_like(parts)
         if regularise:
             # of the preconditioner's curvature half is there, half the information is lost
             half = 0.5 * size * noise * (slices / (slices + DAMPING) if phase_only and slices > 1 else 1)
-            change -= self._unexpected(total, light[0], half, noise)[:, None] / slices
+            change -= self._unexpected(total, illumination[0], half, noise)[:, None] / slices
         else:
-            self.power = self._kept(self._seen(total, light[0]) - noise, LEAST * noise)
+            self.power = self._kept(self._seen(total, illumination[0]) - noise, LEAST * noise)
         if slices > 1:
-            change += self._towards_each_other(parts - total[:, None] / slices, size * noise, light[0], phase_only)
+            change += self._towards_each_other(
+                parts - total[:, None] / slices, size * noise, illumination[0], phase_only
+            )
         # which phase of a slice is called 0 is not seen: it would drift with the momentum until phases wrap round
-        change[0] = transmission.without_mean(change[0], light) * (xp.abs(phase).max() < transmission.WRAPPED)
+        change[0] = transmission.without_mean(change[0], illumination) * (xp.abs(phase).max() < transmission.WRAPPED)
         return obj * xp.exp(1j * change[0] if phase_only else change[1] + 1j * change[0]).astype(np.complex64)
 
-    def _unexpected(self, total: Any, light: Any, half: Any, noise: Any) -> Any:
+    def _unexpected(self, total: Any, illumination: Any, half: Any, noise: Any) -> Any:
         """By how much (…, y, x) sums over slices become less in the proximal step, h (P + V + h)⁻¹ x; both powers follow.
 
         With v of single places and the rest c: c + v + hz = x, c = Pz, v = Vz. So (1/V + 1/(P + h)) v = x/(P + h), the first in
@@ -96,28 +98,28 @@ class Prior:
 
         Args:
             total: (…, y, x) x.
-            light: (y, x).
+            illumination: (y, x).
             half: h, power of the noise relative to what a step is to a whole one.
             noise: B.
         """
         xp = self.xp
         # at first, and where patterns that came later need more room
         if self.places is None or self.places.shape != total.shape:
-            self._begin(total, light, half, noise)
+            self._begin(total, illumination, half, noise)
         inverse = 1 / (self.power[..., : total.shape[-1] // 2 + 1] + half)
         self.local = self._of_places(total, inverse)
         less = half * self._filtered(total - self.local, inverse)
-        beside_places = light.sum() / _sum(light / (self.places + noise))
+        beside_places = illumination.sum() / _sum(illumination / (self.places + noise))
         beside_power = 1 / (1 / (self.power + noise)).mean(axis=(-2, -1), keepdims=True)
-        seen = self._seen(total - less - self.local, light)
+        seen = self._seen(total - less - self.local, illumination)
         self.power = self._kept(_that_stays(seen, beside_places, xp), LEAST * noise)
         near = _that_stays(NOTED * self._near(self.local**2), beside_power, xp)
         self.places = xp.maximum(near, LEAST * noise).astype(np.float32)
         return less
 
-    def _begin(self, total: Any, light: Any, half: Any, noise: Any) -> None:
+    def _begin(self, total: Any, illumination: Any, half: Any, noise: Any) -> None:
         """All places have the same power, and every frequency what stands out of the noise."""
-        power = self.power = self._kept(self._seen(total, light) - noise, UNSEEN * noise)
+        power = self.power = self._kept(self._seen(total, illumination) - noise, UNSEEN * noise)
         same = PLACES * noise
         self.places = self.xp.zeros_like(total) + same
         self.local = self._filtered(total, same / (same + half + power[..., : total.shape[-1] // 2 + 1]))
@@ -143,12 +145,12 @@ class Prior:
             direction = step + length / (before + 1e-30) * direction
         return v.astype(np.float32)
 
-    def _towards_each_other(self, differences: Any, noise: Any, light: Any, phase_only: bool) -> Any:
+    def _towards_each_other(self, differences: Any, noise: Any, illumination: Any, phase_only: bool) -> Any:
         """By how much (…, S, y, x) what slices differ by changes; they add up to nothing."""
         slices, columns = differences.shape[1], differences.shape[-1] // 2 + 1
         power = self.power[..., :columns]
         if self.places is not None:  # for all places the same
-            power = power + _sum(self.places * light) / light.sum()
+            power = power + _sum(self.places * illumination) / illumination.sum()
         pull = 0.5 * noise * slices / power
         if phase_only:
             left = self.depths.filtered(differences[0], lambda seen: (seen + DAMPING) / (seen + DAMPING + pull[0]))[
@@ -183,25 +185,25 @@ class Prior:
             self.xp.moveaxis(power, axis, -1)[..., last + 1 : n - last] = np.inf
         return power
 
-    def _seen(self, images: Any, light: Any) -> Any:
+    def _seen(self, images: Any, illumination: Any) -> Any:
         """Power spectra of images (…, y, x), means over patches of frequencies."""
         xp = self.xp
-        weight = self._window(light)
+        weight = self._window(illumination)
         mean = (images * weight).sum(axis=(-2, -1), keepdims=True) / weight.sum()
         power = xp.abs(xp.fft.fft2((images - mean) * weight)) ** 2 / (weight**2).sum()
         for axis in (-2, -1):
             power = sum(xp.roll(power, shift, axis=axis) for shift in range(-(PATCH // 2), PATCH // 2 + 1)) / PATCH
         return power
 
-    def _window(self, light: Any) -> Any:
+    def _window(self, illumination: Any) -> Any:
         """(y, x) 0 … 1, a half-wave of a sine along either axis of what is lit.
 
         A picture that ends abruptly has power along both axes of every reflection, in which noise would be taken for signal.
         """
         xp = self.xp
-        weight = xp.minimum(light / (LIT * light.max()), 1)
+        weight = xp.minimum(illumination / (LIT * illumination.max()), 1)
         for axis in (0, 1):
-            share = xp.cumsum(light.sum(axis=1 - axis))
+            share = xp.cumsum(illumination.sum(axis=1 - axis))
             weight = weight * xp.expand_dims(xp.sin(np.pi * share / share[-1]), 1 - axis)
         return weight.astype(np.float32)
 

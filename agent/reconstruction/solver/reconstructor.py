@@ -96,7 +96,7 @@ class Reconstructor:
         """
         given = self.experiment
         wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)
-        found = replace(self.state.unknowns, guard=given.count_offset)
+        found = replace(self.state.unknowns, count_offset=given.count_offset)
         problem = replace(given.constants, counts=given.counts.of(patterns))
         sums = given.backend.accumulate(problem, found, np.arange(len(patterns)), wanted)
         return float(sums.deviance) / (len(patterns) * float(given.mask.sum()))

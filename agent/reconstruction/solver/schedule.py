@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from agent.reconstruction.model.settings import ReconstructionSettings
 
-FINAL_GUARD = 0.01
-"""Part of the guard of the first passes that the last ones keep."""
+FINAL_OFFSET = 0.01
+"""Part of the count offset of the first passes that the last ones keep."""
 STIRRING_PASSES = 3
 """Passes in mini-batches."""
 BINNED_PASSES = 2
@@ -36,7 +36,7 @@ class Step:
         batch: patterns per update; None: all of them, with momentum.
         size: fraction of the preconditioned gradient of the object.
         probe: the same of the probe; 0: it stays.
-        guard: fraction of the guard of the first pass.
+        offset_fraction: fraction of the count offset of the first pass.
         binned: whether bins of the detector will do; the probe stays then.
         half: 0 or 1: every second pattern, from the first or from the second on; None: all.
     """
@@ -44,7 +44,7 @@ class Step:
     batch: int | None
     size: float
     probe: float
-    guard: float = 1.0
+    offset_fraction: float = 1.0
     binned: bool = False
     half: int | None = None
 
@@ -65,6 +65,6 @@ def schedule(settings: ReconstructionSettings, n_patterns: int, overlap: float =
                 step = replace(step, half=1)
             steps.append(step)
         else:
-            guard = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_GUARD)
-            steps.append(Step(None, *(BOTH if refine else (1.0, 0.0)), guard))
+            offset_fraction = max(0.2 ** (p - STIRRING_PASSES + 1), FINAL_OFFSET)
+            steps.append(Step(None, *(BOTH if refine else (1.0, 0.0)), offset_fraction))
     return steps

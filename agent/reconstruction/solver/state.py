@@ -91,10 +91,10 @@ def nominal_unknowns(experiment: Experiment) -> forward.Unknowns:
         object=xp.ones((experiment.settings.slices, *geo.object_shape), xp.complex64),
         apertures=xp.array(experiment.apertures),
         corners=xp.array(geo.corners),
-        fractions=xp.array(geo.fractions),
+        subpixel_shifts=xp.array(geo.subpixel_shifts),
         weights=_weights(experiment, len(geo.corners)),
         background=xp.array(experiment.background),
-        guard=0.0,
+        count_offset=0.0,
     )
 
 
@@ -110,7 +110,7 @@ def grow(before: Experiment, experiment: Experiment, state: SolverState) -> None
     found.object = grown
     moved = found.corners + xp.asarray([row, column], dtype=found.corners.dtype)
     found.corners = xp.concatenate([moved, xp.asarray(new.corners[first:])])
-    found.fractions = xp.concatenate([found.fractions, xp.asarray(new.fractions[first:])])
+    found.subpixel_shifts = xp.concatenate([found.subpixel_shifts, xp.asarray(new.subpixel_shifts[first:])])
     found.weights = xp.concatenate([found.weights, _weights(experiment, len(new.corners) - first)])
     state.binned = None
     kind = experiment.settings.refine_positions

@@ -71,7 +71,7 @@ def _held_out_deviance(experiment: Experiment, state: SolverState, held: Any, ju
     expected = with_reached(
         state,
         background=state.unknowns.background * np.float32(share),
-        guard=OFFSET * experiment.count_offset,
+        count_offset=OFFSET * experiment.count_offset,
     )
     expected.apertures = expected.apertures * np.float32(np.sqrt(share))
     wanted = forward.Wanted(adjoint=False, probe=False, ratio=False, deviance=True)

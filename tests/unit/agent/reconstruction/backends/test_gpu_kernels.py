@@ -115,10 +115,10 @@ def example(
             np.complex64
         ),
         corners=rng.integers(0, (18, 39), (n, 2)).astype(np.int32),
-        fractions=rng.uniform(-0.7, 0.7, (n, 2)).astype(np.float32),
+        subpixel_shifts=rng.uniform(-0.7, 0.7, (n, 2)).astype(np.float32),
         weights=rng.uniform(0.5, 1.5, (n, modes + variations)).astype(np.float32),
         background=rng.uniform(0.1, 0.3, shape).astype(np.float32),
-        guard=0.05,
+        count_offset=0.05,
     )
     problem = forward.Problem(
         counts=np.zeros((n, *shape), np.uint16),
@@ -269,8 +269,8 @@ def test_load_frames_and_keeps_integers(given: str, kept: str, folder: Path) -> 
     assert loaded.dtype == kept
     expected = framed(patterns, (-4, 3), (12, 16))
     assert np.array_equal(loaded, expected)
-    assert np.array_equal(gpu.binned(loaded, (12, 16)), expected.reshape(7, 6, 2, 8, 2).sum(axis=(2, 4)))
-    totals, mean = gpu.summed(loaded, (12, 16))
+    assert np.array_equal(gpu.bin_counts(loaded, (12, 16)), expected.reshape(7, 6, 2, 8, 2).sum(axis=(2, 4)))
+    totals, mean = gpu.sum_counts(loaded, (12, 16))
     assert np.array_equal(totals, expected.sum(axis=(1, 2)))
     assert np.array_equal(mean, expected.sum(axis=0))
     wide = gpu.load(iter([patterns[:4].astype(np.uint8), patterns[4:].astype(np.uint16) + 300]), 7, (0, 0), (9, 11))
@@ -281,26 +281,26 @@ def test_load_frames_and_keeps_integers(given: str, kept: str, folder: Path) -> 
 def test_thinned_counts_are_binomial(folder: Path) -> None:
     gpu = GpuBackend(HostDevice(folder))
     counts = np.random.default_rng(0).poisson(3.0, (300, 16, 16)).astype(np.uint8)
-    drawn = gpu.thin(counts, 0.1, 7)
+    drawn = gpu.thin_counts(counts, 0.1, 7)
     assert drawn.dtype == np.uint8
     assert np.all(drawn <= counts)
     assert drawn.sum() == pytest.approx(0.1 * counts.sum(), abs=5 * np.sqrt(0.09 * counts.sum()))
     assert np.corrcoef(drawn.ravel(), (counts - drawn).ravel())[0, 1] == pytest.approx(0, abs=5 / np.sqrt(counts.size))
-    assert np.array_equal(drawn, gpu.thin(counts, 0.1, 7))
+    assert np.array_equal(drawn, gpu.thin_counts(counts, 0.1, 7))
 
 
 def test_counts_are_drawn_as_expected(folder: Path) -> None:
     gpu = GpuBackend(HostDevice(folder))
     model = np.full((300, 16, 16), 3.0, np.float32)
     model[0] = -1e-6  # rounding of an intensity that is 0
-    counts = gpu.drawn(model, (4, 1))
+    counts = gpu.draw_counts(model, (4, 1))
     assert counts.dtype == np.uint16
     assert not counts[0].any()
     assert counts[1:].mean() == pytest.approx(3, abs=5 * np.sqrt(3 / counts[1:].size))
     assert counts[1:].var() == pytest.approx(3, rel=0.05)
-    assert np.array_equal(counts, gpu.drawn(model, (4, 1)))
-    assert not np.array_equal(counts, gpu.drawn(model, (4, 0)))
-    assert gpu.drawn(np.full((1, 2, 2), 1e6, np.float32), (4, 1)).dtype == np.float32
+    assert np.array_equal(counts, gpu.draw_counts(model, (4, 1)))
+    assert not np.array_equal(counts, gpu.draw_counts(model, (4, 0)))
+    assert gpu.draw_counts(np.full((1, 2, 2), 1e6, np.float32), (4, 1)).dtype == np.float32
 
 
 def test_the_kernels_of_a_gpu_are_warmed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

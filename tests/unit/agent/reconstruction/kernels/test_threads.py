@@ -21,6 +21,6 @@ def test_one_pattern_is_summed_by_more_threads() -> None:
     backend = CpuBackend(workers=4)
     patterns = np.random.default_rng(0).poisson(3.0, (1, 32, 16)).astype(np.uint8)
     for _ in range(20):
-        totals, image = backend.summed(backend.load([patterns], 1, (0, 0), (32, 16)), (32, 16))
+        totals, image = backend.sum_counts(backend.load([patterns], 1, (0, 0), (32, 16)), (32, 16))
         assert totals[0] == patterns.sum()
         assert np.array_equal(image, patterns[0])

@@ -32,18 +32,18 @@ def law(kappa: float, sigma: float, resolved: tuple[float, float] = RESOLVED) ->
 def test_slopes_are_those_of_finite_differences(resolved: tuple[float, float]) -> None:
     rng, numbers = np.random.default_rng(0), (0.02, 0.8)
     numerator = rng.normal(size=(2, *SHAPE)) + 1j * rng.normal(size=(2, *SHAPE))
-    light = rng.uniform(1, 2, (2, *SHAPE)).astype(np.float32)
+    illumination = rng.uniform(1, 2, (2, *SHAPE)).astype(np.float32)
     known = law(*numbers, resolved)
     seen = known.seen(atoms(8, seed=1))
     # absorption does not know which phase is called 0
-    seen = seen - (seen * light).sum(axis=(1, 2), keepdims=True) / light.sum(axis=(1, 2), keepdims=True)
+    seen = seen - (seen * illumination).sum(axis=(1, 2), keepdims=True) / illumination.sum(axis=(1, 2), keepdims=True)
     change = known.seen(rng.normal(size=seen.shape).astype(np.float32))
 
     def likelihood(step: float, *numbers: float) -> float:
         return float((numerator.conj() * law(*numbers, resolved).of(seen + step * change)).real.sum())
 
     obj = known.of(seen)
-    uphill = known.climb(obj, obj.conj() * numerator, light, size=1.0)
+    uphill = known.take_step(obj, obj.conj() * numerator, illumination, size=1.0)
     h = 1e-2
     slope = (likelihood(h, *numbers) - likelihood(-h, *numbers)) / (2 * h)
     assert (uphill * change).sum() == pytest.approx(slope, rel=2e-3)
@@ -56,11 +56,11 @@ def test_slopes_are_those_of_finite_differences(resolved: tuple[float, float]) -
 
 
 def test_numbers_are_found_in_a_step() -> None:
-    light, known = np.ones((2, *SHAPE), np.float32), law(0.0, 0.0)
+    illumination, known = np.ones((2, *SHAPE), np.float32), law(0.0, 0.0)
     phase = known.seen(atoms(8, seed=2))
     truth, guess = law(2e-4, 0.1).of(phase), known.of(phase)
     # what the counts ask for is the difference, where there is light
-    known.climb(guess, guess.conj() * (truth - guess), light, size=1.0)
+    known.take_step(guess, guess.conj() * (truth - guess), illumination, size=1.0)
     np.testing.assert_allclose(known.numbers, [2e-4, 0.1], rtol=0.15)
 
 
@@ -78,25 +78,25 @@ def test_atoms_are_as_much_sharper_as_their_square() -> None:
 
 def test_what_is_resolved_stays_as_it_is() -> None:
     phase = law(0, 0).seen(atoms(8, seed=4))
-    light = np.ones(phase.shape, np.float32)
-    once = law(0.01, 0.5).imposed(np.exp(1j * phase), light)
+    illumination = np.ones(phase.shape, np.float32)
+    once = law(0.01, 0.5).imposed(np.exp(1j * phase), illumination)
     np.testing.assert_allclose(law(0, 0).seen(np.angle(once)), phase, atol=1e-5)
-    np.testing.assert_allclose(law(0.01, 0.5).imposed(once, light), once, atol=1e-5)
+    np.testing.assert_allclose(law(0.01, 0.5).imposed(once, illumination), once, atol=1e-5)
 
 
 def test_phases_that_may_have_wrapped_are_left_alone() -> None:
     phase = atoms(3, seed=5)
     wrapped = np.exp(1j * phase * (WRAPPED + 0.1) / phase.max()).astype(np.complex64)
-    known, light = law(0.01, 0.5), np.ones(phase.shape, np.float32)
-    np.testing.assert_array_equal(known.imposed(wrapped, light), wrapped)
-    known.climb(wrapped, wrapped * 0.1j, light, size=1.0)
+    known, illumination = law(0.01, 0.5), np.ones(phase.shape, np.float32)
+    np.testing.assert_array_equal(known.imposed(wrapped, illumination), wrapped)
+    known.take_step(wrapped, wrapped * 0.1j, illumination, size=1.0)
     np.testing.assert_array_equal(known.numbers, [0.01, 0.5])
 
 
 @pytest.mark.parametrize("resolved", [RESOLVED, (1.0, 1.0)], ids=["extended detector", "as it is"])
 def test_what_a_slice_loses_does_not_depend_on_what_phase_is_called_0(resolved: tuple[float, float]) -> None:
-    phase, light = atoms(8, seed=7), np.random.default_rng(1).uniform(1, 2, (2, *SHAPE)).astype(np.float32)
-    here, there = (law(0.05, 0.5, resolved).imposed(np.exp(1j * (phase + zero)), light) for zero in (0.0, 0.7))
+    phase, illumination = atoms(8, seed=7), np.random.default_rng(1).uniform(1, 2, (2, *SHAPE)).astype(np.float32)
+    here, there = (law(0.05, 0.5, resolved).imposed(np.exp(1j * (phase + zero)), illumination) for zero in (0.0, 0.7))
     np.testing.assert_allclose(there, here * np.exp(0.7j), atol=1e-5)
 
 

@@ -33,14 +33,14 @@ def posterior(
     measured: NDArray[np.float64], regularise: bool, steps: int, amplitudes: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(phases, log amplitudes) (S, y, x) after gradient steps towards `measured` phases, each followed by the prior's."""
-    prior, size, light = Prior(np, depths(len(measured))), 1.0, np.full(measured.shape, LIGHT, np.float32)
+    prior, size, illumination = Prior(np, depths(len(measured))), 1.0, np.full(measured.shape, LIGHT, np.float32)
     goal = np.exp((1j + amplitudes) * measured)
     obj = np.ones(measured.shape, np.complex64)
     for _ in range(steps):
         # half of the preconditioner's curvature is there: half of the information about a phase is lost
         step = 0.5 * size * np.log(goal / obj) / len(obj)
         obj = (obj * np.exp(step if amplitudes else 1j * step.imag)).astype(np.complex64)
-        obj = prior.imposed(obj, light, size, phase_only=not amplitudes, regularise=regularise)
+        obj = prior.imposed(obj, illumination, size, phase_only=not amplitudes, regularise=regularise)
     return np.angle(obj).astype(np.float64), np.log(np.abs(obj)).astype(np.float64)
 
 
@@ -79,12 +79,12 @@ def test_noise_beside_what_is_in_few_places_goes() -> None:
 
 def test_the_rim_of_what_is_lit_does_not_hide_noise_beside_a_reflection() -> None:
     inside = np.abs(np.arange(N) - N / 2) < N / 3
-    light = (LIGHT * np.outer(inside, inside))[None].astype(np.float32)
+    illumination = (LIGHT * np.outer(inside, inside))[None].astype(np.float32)
     signal = 0.2 * np.cos(2 * np.pi * (19.3 * np.arange(N)[None, :] + 7.6 * np.arange(N)[:, None]) / N)
-    measured = (signal + white(NOISE / REAL, seed=7)) * light[0] / LIGHT
+    measured = (signal + white(NOISE / REAL, seed=7)) * illumination[0] / LIGHT
     obj, prior = np.exp(1j * measured)[None].astype(np.complex64), Prior(np, depths(1))
     for _ in range(20):
-        obj = prior.imposed(obj, light, 1.0, phase_only=True, regularise=True)
+        obj = prior.imposed(obj, illumination, 1.0, phase_only=True, regularise=True)
     taper, k = np.outer(np.hanning(N), np.hanning(N)), np.abs(np.fft.fftfreq(N, 1 / N))
     in_its_row = (np.abs(k - 19.3) > 10)[None, :] & (np.abs(k - 7.6) < 2)[:, None]
     before, after = (np.abs(np.fft.fft2(image * taper)) ** 2 for image in (measured, np.angle(obj[0])))
@@ -132,13 +132,15 @@ def test_frequencies_beyond_the_detector_are_left_alone() -> None:
 
 
 def test_phases_do_not_drift() -> None:
-    light = np.full((2, N, N), LIGHT, np.float32)
-    light[:, : N // 3] *= 0.01  # nobody knows the phase there; it differs from that of the rest
-    slices = np.stack([reflection(0.2), white(NOISE, seed=8)]) + 0.4 * (light < LIGHT)
+    illumination = np.full((2, N, N), LIGHT, np.float32)
+    illumination[:, : N // 3] *= 0.01  # nobody knows the phase there; it differs from that of the rest
+    slices = np.stack([reflection(0.2), white(NOISE, seed=8)]) + 0.4 * (illumination < LIGHT)
     obj, prior = np.exp(1j * slices).astype(np.complex64), Prior(np, depths(2))
     for _ in range(10):
-        after = prior.imposed(obj, light, 1.0, phase_only=True, regularise=True)
-        means = [(np.angle(image) * light).sum(axis=(1, 2)) / light.sum(axis=(1, 2)) for image in (obj, after)]
+        after = prior.imposed(obj, illumination, 1.0, phase_only=True, regularise=True)
+        means = [
+            (np.angle(image) * illumination).sum(axis=(1, 2)) / illumination.sum(axis=(1, 2)) for image in (obj, after)
+        ]
         np.testing.assert_allclose(means[1], means[0], atol=1e-5)
         obj = after
 
