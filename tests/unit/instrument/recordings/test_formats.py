@@ -7,7 +7,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,190 +14,17 @@ import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from recorded_files import NUMBERS, SCAN, npy_of, pixels, read
 
 from instrument.errors import BadInputError
 from instrument.memory import allocate
-from instrument.recordings import RecordingOptions, counts_of, parse_shape, read_recording
-
-UNSTATED = RecordingOptions()
-NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5, "angular_pixel": 2.5}
-SCAN = RecordingOptions(scan_shape=(2, 3))
-
-
-@dataclass(frozen=True)
-class Read:
-    """What a program gets of a file."""
-
-    patterns: NDArray[Any]
-    scan_shape: tuple[int, ...]
-    numbers: dict[str, float]
-    notes: tuple[str, ...]
-
-
-def read(path: Path, options: RecordingOptions = UNSTATED, **numbers: float) -> Read:
-    recording = read_recording(path, replace(options, numbers=numbers))
-    known = recording.require("voltage", "semiangle", "step")
-    counts = counts_of(recording)
-    return Read(counts.patterns, recording.patterns.shape[:2], known, (*recording.notes, *counts.notes))
+from instrument.recordings import RecordingOptions, parse_shape
 
 
 def raw(
     scan: tuple[int, int], detector: tuple[int, int] | None, dtype: str | None = None, offset: int | None = None
 ) -> RecordingOptions:
     return RecordingOptions(scan_shape=scan, detector_shape=detector, dtype=dtype, offset=offset)
-
-
-def pixels(dtype: str, shape: tuple[int, int] = (16, 64)) -> NDArray[Any]:
-    """(6, *shape) counts, every one different from its neighbours."""
-    highest = min(np.iinfo(dtype).max, 4095)
-    return np.random.default_rng(1).integers(1, highest, (6, *shape), endpoint=True).astype(dtype)
-
-
-def mib_header(number: int, width: int, height: int, kind: str, layout: str = "1x1", depth: int = 12) -> bytes:
-    """384 bytes as Merlin 0.75 writes them."""
-    text = (
-        f"MQ1,{number:06d},00384,01,{width:04d},{height:04d},{kind},   {layout},01,2024-05-18 16:51:49.971626,0.000555,0,0,0,"
-        f"1.200000E+2,5.110000E+2,3RX,175,511,MQ1A,2024-05-18T14:51:49.971626178Z,555000ns,{depth},"
-    )
-    return text.encode("ascii").ljust(384)
-
-
-def write_mib(path: Path, frames: list[bytes], *header: Any, **more: Any) -> None:
-    path.write_bytes(b"".join(mib_header(i + 1, *header, **more) + frame for i, frame in enumerate(frames)))
-
-
-def turned_words(frame: bytes) -> bytes:
-    """The 64-bit words of a frame of little-endian pixels as Medipix sends them: most significant byte first."""
-    return b"".join(frame[i : i + 8][::-1] for i in range(0, len(frame), 8))
-
-
-@pytest.mark.parametrize(("kind", "stored"), [("U08", "u1"), ("U16", ">u2"), ("U32", ">u4")])
-def test_mib_frames_are_mapped_from_behind_their_headers(tmp_path: Path, kind: str, stored: str) -> None:
-    counts = pixels(stored)
-    write_mib(tmp_path / "scan.mib", [c.astype(stored).tobytes() for c in counts], 64, 16, kind)
-    file = read(tmp_path / "scan.mib", SCAN, **NUMBERS)
-    assert (file.patterns == counts).all()
-    assert isinstance(file.patterns, np.memmap)
-    assert file.scan_shape == (2, 3)
-
-
-def test_mib_of_one_frame_spelled_out(tmp_path: Path) -> None:
-    frame = bytes([0x00, 0x01, 0x00, 0x02, 0x01, 0x00, 0xFF, 0xFF])
-    write_mib(tmp_path / "scan.mib", [frame], 2, 2, "U16")
-    file = read(tmp_path / "scan.mib", RecordingOptions(scan_shape=(1, 1)), **NUMBERS)
-    assert file.patterns.tolist() == [[[1, 2], [256, 65535]]]
-
-
-@pytest.mark.parametrize(("depth", "dtype"), [(1, "u1"), (6, "u1"), (12, "<u2")])
-def test_raw_mib_frames_are_unpacked_from_64_bit_words(tmp_path: Path, depth: int, dtype: str) -> None:
-    counts = pixels(dtype) & (2**depth - 1)
-    little = [np.packbits(c, bitorder="little") if depth == 1 else c for c in counts]
-    write_mib(tmp_path / "scan.mib", [turned_words(c.tobytes()) for c in little], 64, 16, "R64", depth=depth)
-    assert (read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns == counts).all()
-
-
-def test_raw_mib_of_24_bits_is_two_images(tmp_path: Path) -> None:
-    counts = np.random.default_rng(0).integers(0, 2**24, (6, 16, 64)).astype("<u4")
-    frames = [
-        turned_words((c >> 12).astype("<u2").tobytes()) + turned_words((c & 4095).astype("<u2").tobytes())
-        for c in counts
-    ]
-    write_mib(tmp_path / "scan.mib", frames, 64, 16, "R64", depth=24)
-    assert (read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns == counts).all()
-
-
-def test_raw_mib_of_four_chips_is_put_together(tmp_path: Path) -> None:
-    chips = np.arange(1, 5)[:, None, None] * 10 + np.zeros((4, 16, 16), dtype=np.uint8)
-    chips[:, 0, 0] = [1, 2, 3, 4]
-    strip = np.concatenate(list(chips), axis=1).astype(np.uint8)
-    write_mib(tmp_path / "scan.mib", [turned_words(strip.tobytes())] * 6, 64, 16, "R64", layout="2x2", depth=6)
-    pattern = read(tmp_path / "scan.mib", SCAN, **NUMBERS).patterns[5]
-    assert pattern.shape == (32, 32)
-    assert pattern[0, [0, 16]].tolist() == [4, 3], "upper left is the last chip of the strip"
-    assert pattern[31, [15, 31]].tolist() == [2, 1], "the lower ones are turned by half a turn"
-    assert pattern[8, [8, 24]].tolist() == [40, 30]
-
-
-def test_hdr_file_tells_how_a_mib_was_scanned(tmp_path: Path) -> None:
-    write_mib(tmp_path / "scan.mib", [c.tobytes() for c in pixels("u1")], 64, 16, "U08")
-    hdr = "HDR,\t\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t\r\n"
-    (tmp_path / "scan.hdr").write_bytes(hdr.encode())
-    assert read(tmp_path / "scan.mib", **NUMBERS).scan_shape == (2, 3)
-    (tmp_path / "scan.hdr").write_bytes(b"HDR,\t\r\nScanX:\t2\r\nScanY:\t3\r\nEnd\t\r\n")
-    assert read(tmp_path / "scan.mib", **NUMBERS).scan_shape == (3, 2)
-
-
-def write_series(folder: Path, counts: NDArray[Any], *, missing: int | None = None) -> Path:
-    """Three files of two frames each; the last frames come in the file that is named first. Returns the path of one."""
-    for name, first in (("scan_2.mib", 2), ("scan_10.mib", 0), ("scan_1.mib", 4)):
-        frames = (mib_header(first + i + 1, 64, 16, "U08") + counts[first + i].tobytes() for i in (0, 1))
-        if first != missing:
-            (folder / name).write_bytes(b"".join(frames))
-    return folder / "scan_10.mib"
-
-
-@pytest.mark.parametrize("told", ["hdr", "shape"])
-def test_a_scan_in_several_mib_files_is_put_together_in_the_order_of_its_frames(tmp_path: Path, told: str) -> None:
-    counts = pixels("u1")
-    path = write_series(tmp_path, counts)
-    (tmp_path / "other_1.mib").write_bytes(b"no part of it")
-    if told == "hdr":
-        text = "HDR,\r\nFrames in Acquisition (Number):\t6\r\nFrames per Trigger (Number):\t3\r\nEnd\t"
-        (tmp_path / "scan_.hdr").write_text(text)
-    file = read(path, SCAN if told == "shape" else RecordingOptions(), **NUMBERS)
-    assert (file.patterns == counts).all()
-    assert file.scan_shape == (2, 3)
-
-
-def test_one_file_of_a_mib_series_is_read_alone_where_it_is_a_scan_of_its_own(tmp_path: Path) -> None:
-    counts = pixels("u1")
-    path = write_series(tmp_path, counts)
-    with pytest.raises(
-        BadInputError, match=r"2 other files of its series lie beside it; give the --scan-shape of this file \(2"
-    ):
-        read(path, **NUMBERS)
-    alone = read(path, RecordingOptions(scan_shape=(1, 2)), **NUMBERS)
-    assert (alone.patterns == counts[:2]).all()
-    path.with_suffix(".hdr").write_text("HDR,\r\nScanX:\t2\r\nScanY:\t1\r\nEnd\t")
-    assert read(path, **NUMBERS).scan_shape == (1, 2)
-
-
-def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
-    path = write_series(tmp_path, pixels("u1"), missing=4)
-    with pytest.raises(
-        BadInputError, match="has with 1 other file of its series beside it 4 frames, its scan 6; copy all"
-    ):
-        read(path, SCAN, **NUMBERS)
-
-
-@pytest.mark.parametrize(
-    ("content", "options", "message"),
-    [
-        (b"MPX,0000000769", SCAN, r"starts with b'MPX,' instead of b'MQ1,'"),
-        (b"MQ1,000001,no", SCAN, r"header that cannot be understood"),
-        (mib_header(1, 0, 16, "U08"), SCAN, r"impossible sizes: 384 bytes long, 0 × 16 pixels"),
-        (mib_header(1, 64, 16, "U01"), SCAN, r"type U01 are not supported; legal: U08, U16, U32, R64"),
-        (mib_header(1, 64, 16, "R64", depth=7), SCAN, r"it says 7, legal: 1, 6, 12, 24"),
-        (mib_header(1, 64, 16, "R64", layout="Nx1"), SCAN, r"Nx1 assembly are not supported; legal: 1x1, 2x2"),
-        (mib_header(1, 4, 4, "U08") + bytes(15), SCAN, r"is truncated: 399 bytes are 0 frames of 400 bytes and 399"),
-        (
-            (mib_header(1, 4, 4, "U08") + bytes(16)) * 4,
-            RecordingOptions(),
-            r"4 patterns in a row.*give --scan-shape 2,2",
-        ),
-        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 3, SCAN, r"holds 3 patterns, but a scan of 2 × 3 has 6"),
-        (
-            (mib_header(1, 4, 4, "U08") + bytes(16)) * 6,
-            RecordingOptions(dtype="u1"),
-            r"states its dtype itself; leave --dtype out",
-        ),
-        ((mib_header(1, 4, 4, "U08") + bytes(16)) * 6, SCAN, r"holds no counts"),
-    ],
-)
-def test_unfit_mib_files_are_refused(tmp_path: Path, content: bytes, options: RecordingOptions, message: str) -> None:
-    (tmp_path / "scan.mib").write_bytes(content)
-    with pytest.raises(BadInputError, match=message):
-        read(tmp_path / "scan.mib", options, **NUMBERS)
 
 
 def properties(**changes: Any) -> dict[str, Any]:
@@ -242,13 +68,6 @@ def zip_of(entries: dict[str, bytes]) -> bytes:
         local += struct.pack("<IH", 0x04034B50, 10) + common + name.encode() + content
     end = struct.pack("<I4H2IH", 0x06054B50, 0, 0, len(entries), len(entries), len(directory), len(local), 0)
     return local + directory + end
-
-
-def npy_of(counts: NDArray[Any]) -> bytes:
-    """Version 1.0 of the format: magic, length of the header, a dict in text padded with spaces, the numbers."""
-    header = f"{{'descr': '{counts.dtype.str}', 'fortran_order': False, 'shape': {counts.shape}, }}".encode()
-    header = header.ljust(117) + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + counts.tobytes()
 
 
 @pytest.mark.parametrize("axes", ["dimensional_calibrations", "spatial_calibrations"])

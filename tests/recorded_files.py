@@ -1,0 +1,56 @@
+"""What tests of recordings begin with: small files, and what a program gets of them."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument.recordings import RecordingOptions, counts_of, read_recording
+
+UNSTATED = RecordingOptions()
+NUMBERS = {"voltage": 80e3, "semiangle": 20.0, "step": 0.5, "angular_pixel": 2.5}
+SCAN = RecordingOptions(scan_shape=(2, 3))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a program gets of a file."""
+
+    patterns: NDArray[Any]
+    scan_shape: tuple[int, ...]
+    numbers: dict[str, float]
+    notes: tuple[str, ...]
+
+
+def read(path: Path, options: RecordingOptions = UNSTATED, **numbers: float) -> Read:
+    recording = read_recording(path, replace(options, numbers=numbers))
+    known = recording.require("voltage", "semiangle", "step")
+    counts = counts_of(recording)
+    return Read(counts.patterns, recording.patterns.shape[:2], known, (*recording.notes, *counts.notes))
+
+
+def pixels(dtype: str, shape: tuple[int, int] = (16, 64)) -> NDArray[Any]:
+    """(6, *shape) counts, every one different from its neighbours."""
+    highest = min(np.iinfo(dtype).max, 4095)
+    return np.random.default_rng(1).integers(1, highest, (6, *shape), endpoint=True).astype(dtype)
+
+
+def npy_of(counts: NDArray[Any]) -> bytes:
+    """Version 1.0 of the format: magic, length of the header, a dict in text padded with spaces, the numbers."""
+    header = f"{{'descr': '{counts.dtype.str}', 'fortran_order': False, 'shape': {counts.shape}, }}".encode()
+    header = header.ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + counts.tobytes()
+
+
+def write_array(path: Path, name: str, data: NDArray[Any], attributes: dict[str, Any] | None = None) -> Path:
+    """An HDF5 file with one array, and attributes of the file."""
+    with h5py.File(path, "w") as file:
+        file[name] = data
+        file.attrs.update(attributes or {})
+    return path
