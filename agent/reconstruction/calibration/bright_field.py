@@ -34,7 +34,9 @@ class BrightFieldDisc:
 def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> BrightFieldDisc:
     """Least squares of (plateau with a slope) · (soft edge) + floor over the surroundings of the disc.
 
-    `mean_pattern` is (ky, kx), `mask` True where the detector counts. Raises ValueError where no disc stands out.
+    Args:
+        mean_pattern: (ky, kx) counts.
+        mask: (ky, kx), True where the detector counts.
     """
     from scipy.optimize import least_squares
 

@@ -51,7 +51,13 @@ class CurlWitness:
 
 
 def moments(patterns: NDArray[Any], disc: BrightFieldDisc, mask: NDArray[np.bool_] | None = None) -> Moments:
-    """Centre of mass and counts in the disc of every pattern of (scan_y, scan_x, ky, kx), row by row of the scan."""
+    """Centre of mass and counts in the disc of every pattern.
+
+    Args:
+        patterns: (scan_y, scan_x, ky, kx) counts, read row by row of the scan.
+        disc: the bright-field disc.
+        mask: (ky, kx), True where the detector counts.
+    """
     n_x, *detector = patterns.shape[1:]
     rows, columns = disc.offsets((detector[0], detector[1]))
     distance = np.hypot(rows, columns)
@@ -69,6 +75,9 @@ def curl_witness(centre: NDArray[np.float64]) -> CurlWitness:
 
     Every frequency has one vote, weighted by its excess over shot noise, so that neither a lattice's few strong beams nor
     the lowest frequencies, where descan and thickness rule, decide alone.
+
+    Args:
+        centre: (n_y, n_x, 2) centres of mass, detector pixels.
     """
     from scipy.signal.windows import tukey
 

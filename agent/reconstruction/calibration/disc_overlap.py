@@ -93,10 +93,18 @@ def overlap_likelihood(
     spacing: float,
     doubt: float = 0.0,
 ) -> tuple[float, NDArray[np.float64]]:
-    """Power of the images along the pattern of overlaps, summed over (f, 2) frequencies, and the (f, 2) frequencies they are.
+    """Power of the images along the pattern of overlaps.
 
-    `values` is (f, q). Each frequency is the alias of the one that explains it best; it stays itself where another explains
-    less than `doubt` more.
+    Args:
+        spectra: of the bright-field images.
+        g: (f, 2) frequencies, cycles per scan step.
+        values: (f, q) of the images at these frequencies.
+        matrix: (2, 2) shift map to judge, scan steps per disc radius.
+        spacing: wavelength over scan step, in disc radii.
+        doubt: a frequency stays itself where an alias explains less than this much more.
+
+    Returns:
+        The power summed over the frequencies, and the (f, 2) frequencies that they are: of each the alias that explains it best.
     """
     u, _, vt = np.linalg.svd(matrix)
     frame = u @ vt

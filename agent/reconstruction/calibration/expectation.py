@@ -109,7 +109,12 @@ class Expectation:
         return np.ascontiguousarray(expected[:, self.pixels]).ravel(), (experiment, state)
 
     def signal(self, theta: NDArray[np.float64], expected: NDArray[np.float32]) -> float:
-        """What the object explains of the deviance, per pixel of the scanned area: about 1 if it is nothing but noise."""
+        """What the object explains of the deviance, per pixel of the scanned area: about 1 if it is nothing but noise.
+
+        Args:
+            theta: (p,) parameters.
+            expected: (m,) counts expected under them.
+        """
         pixel = self.experiment.geometry.pixel_size
         n_pixels = float(np.ptp(self.experiment.data.positions, axis=0).prod()) / (pixel[0] * pixel[1])
         return (self.deviance(self(theta, 0)[0]) - self.deviance(expected)) / max(n_pixels, 1.0)
@@ -120,7 +125,11 @@ class Expectation:
         return Expectation(half, self.names, self.pixels)
 
     def deviance(self, expected: NDArray[np.float32]) -> float:
-        """Poisson deviance of the counts from `expected` (m,), summed."""
+        """Poisson deviance of the counts from what is expected, summed.
+
+        Args:
+            expected: (m,) counts.
+        """
         counted, model = self.counts + self.count_offset, expected + self.count_offset
         return float(2 * (counted * np.log(counted / model) - counted + model).sum(dtype=np.float64))
 

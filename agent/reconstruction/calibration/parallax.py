@@ -63,7 +63,10 @@ def bright_field_spectra(
 ) -> BrightFieldSpectra:
     """Fourier transform over the scan of every pixel inside the disc.
 
-    `patterns` is (scan_y, scan_x, ky, kx); `mask` (ky, kx), True where the detector counts.
+    Args:
+        patterns: (scan_y, scan_x, ky, kx) counts.
+        disc: the bright-field disc.
+        mask: (ky, kx), True where the detector counts.
     """
     from scipy import fft
     from scipy.signal.windows import tukey
@@ -151,7 +154,15 @@ def _ring_mean(ring: NDArray[np.intp], value: NDArray[Any]) -> NDArray[Any]:
 
 
 def detector_transforms(spectra: BrightFieldSpectra, values: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """(f, p, p) powers |Σ_q I_q(g) exp(2πi ρ·α_q)|² of (f, q) `values`: at ρ = m · radius / p for pixel m, corner-centred."""
+    """Power of every candidate shift of each frequency, by one Fourier transform over the detector.
+
+    Args:
+        spectra: of the bright-field images.
+        values: (f, q) of the images at f frequencies.
+
+    Returns:
+        (f, p, p) powers |Σ_q I_q(g) exp(2πi ρ·α_q)|²: at ρ = m · radius / p for pixel m, corner-centred.
+    """
     from scipy import fft
 
     padded = _padded(spectra)
@@ -205,10 +216,20 @@ def refine(
     ring: NDArray[np.intp],
     start: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Maximum likelihood of the four numbers from `start`: (matrix, covariance).
+    """Maximum likelihood of the shift map's four numbers.
 
     The spectra are shifted back by `start` and then added in blocks of the disc, between which only the small remaining
     shift counts. With noise of variance σ² the log-likelihood of the shifts, J profiled out, is Σ_g |Σ_q I_q exp(…)|² / (q σ²).
+
+    Args:
+        spectra: of the bright-field images.
+        g: (f, 2) frequencies, cycles per scan step.
+        values: (f, q) of the images at these frequencies.
+        ring: (f,) number of the ring that each frequency lies in.
+        start: (2, 2) shift map.
+
+    Returns:
+        The shift map (2, 2) and the covariance (4, 4) of its numbers.
     """
     from scipy.optimize import minimize
 
@@ -243,8 +264,14 @@ def shift_and_add(
 ) -> NDArray[np.complex128]:
     """Fourier transform of the sum of the images shifted back, relative to the mean intensity.
 
-    Returns (upsampling · n_y, upsampling · n_x), corner-centred. The images are shifted by different fractions of a step,
-    so frequencies beyond the scan's own appear as their aliases cancel.
+    Args:
+        spectra: of the bright-field images.
+        matrix: (2, 2) shift map, scan steps per disc radius.
+        upsampling: of the picture; images are shifted by different fractions of a step, so aliases cancel beyond the scan's
+            own frequencies.
+
+    Returns:
+        (upsampling · n_y, upsampling · n_x), corner-centred.
     """
     n_y, n_x, _ = spectra.values.shape
     shift = spectra.angles @ matrix.T

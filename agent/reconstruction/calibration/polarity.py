@@ -11,7 +11,9 @@ from agent.reconstruction.calibration.centre_of_mass import Moments
 def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64]) -> float:
     """Correlation of the integrated centre of mass with the loss from the disc, in its standard deviations; positive: right sign.
 
-    `moments` are those of the raster's patterns; `detector_to_scan` the hypothesis to judge.
+    Args:
+        moments: of the raster's patterns.
+        detector_to_scan: (2, 2), the hypothesis to judge.
     """
     from scipy.signal.windows import tukey
 
@@ -37,7 +39,11 @@ def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64])
 
 
 def compactness_evidence(phase: NDArray[np.float64]) -> float:
-    """Skewness of a (y, x) phase image in standard deviations of that of a Gaussian image with as many pixels."""
+    """Skewness of a phase image in standard deviations of that of a Gaussian image with as many pixels.
+
+    Args:
+        phase: (y, x), rad.
+    """
     centred = phase - phase.mean()
     skewness = (centred**3).mean() / np.maximum((centred**2).mean(), 1e-30) ** 1.5
     return float(skewness / np.sqrt(6 / phase.size))

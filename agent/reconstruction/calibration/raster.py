@@ -21,6 +21,7 @@ _IMAGE_BYTES = 24  # that a pixel of the disc takes for each pattern: its image,
 def check_numbers(
     scan_step: float, voltage: float, semiangle: float, angular_pixel: float | None, nominal_defocus: float | None
 ) -> None:
+    """Raise BadInputError where a number cannot be what its name says; units as in `calibrate`."""
     positive = {"scan_step": scan_step, "voltage": voltage, "semiangle": semiangle}
     if angular_pixel is not None:
         positive["angular_pixel"] = angular_pixel
@@ -41,7 +42,7 @@ def check_numbers(
 
 
 def check_scale(disc: BrightFieldDisc, semiangle: float, angular_pixel: float) -> None:
-    """Whether disc, semi-angle and angular pixel fit together."""
+    """Raise BadInputError unless disc, semi-angle and angular pixel (mrad) fit together."""
     seen = disc.radius * angular_pixel
     if not 1 / _MISMATCH < seen / semiangle < _MISMATCH:
         msg = (
@@ -52,7 +53,7 @@ def check_scale(disc: BrightFieldDisc, semiangle: float, angular_pixel: float) -
 
 
 def check_nominal(nominal: float | None, scan_step: float, edge: float, scan: tuple[int, ...]) -> None:
-    """Whether images shifted by the nominal defocus would still overlap; `edge` of the disc in mrad."""
+    """Raise BadInputError unless images shifted by the nominal defocus (Å) still overlap; `edge` of the disc in mrad."""
     largest = max(scan) * scan_step / (edge * 1e-3)
     if nominal is not None and abs(nominal) > largest:
         msg = (
@@ -116,6 +117,7 @@ def middle_part(patterns: Any, disc: BrightFieldDisc) -> Any:
 
 
 def note_of_part(whole: tuple[int, int], part: tuple[int, int]) -> tuple[str, ...]:
+    """A note where only a part of the (scan_y, scan_x) patterns was looked at."""
     if part == whole:
         return ()
     return (
@@ -125,6 +127,15 @@ def note_of_part(whole: tuple[int, int], part: tuple[int, int]) -> tuple[str, ..
 
 
 def find_disc(mean: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> BrightFieldDisc:
+    """The bright-field disc of a mean pattern.
+
+    Args:
+        mean: (ky, kx) counts.
+        mask: (ky, kx), True where the detector counts.
+
+    Raises:
+        BadInputError: no disc stands out, or it is too small to see its images shift.
+    """
     try:
         disc = fit_disc(mean, mask)
     except ValueError as error:

@@ -11,9 +11,13 @@ from agent.reconstruction.calibration.parallax import ShiftMap
 
 
 def decompose(shift_map: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(M, A) of s = −A M α for underfocus: M orthogonal, A symmetric and negative definite. −M, −A fits as well.
+    """Polar decomposition of a shift map, by singular values.
 
-    `shift_map` is (2, 2), Å per rad. Polar decomposition by singular values.
+    Args:
+        shift_map: (2, 2), Å per rad.
+
+    Returns:
+        M, orthogonal, and A, symmetric and negative definite, of s = −A M α for underfocus; −M, −A fits as well.
     """
     u, s, vt = np.linalg.svd(shift_map)
     return u @ vt, -(u * s) @ u.T
@@ -24,6 +28,13 @@ def named_numbers(matrix: NDArray[np.float64], aberration: NDArray[np.float64]) 
 
     ½ αᵀ A α = ½ |α|² (C10 + C12 cos 2(φ − φ12)), φ = atan2(y, x), makes, with a = 2φ12,
     A = [[C10 − C12 cos a, C12 sin a], [C12 sin a, C10 + C12 cos a]].
+
+    Args:
+        matrix: (2, 2) M.
+        aberration: (2, 2) A, Å.
+
+    Returns:
+        rotation and phi12 in rad, defocus and c12 in Å.
     """
     cosine, sine = 0.5 * (aberration[1, 1] - aberration[0, 0]), aberration[0, 1]
     proper = matrix @ np.diag([-1.0, 1.0]) if np.linalg.det(matrix) < 0 else matrix

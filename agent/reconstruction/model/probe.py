@@ -179,7 +179,14 @@ def orthogonalised(modes: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def to_real_space(probe_k: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    """(modes, y, x), centred at N//2, from the aperture plane; unitary."""
+    """Apertures as waves in real space; unitary.
+
+    Args:
+        probe_k: (modes, ky, kx) in the aperture plane, corner-centred.
+
+    Returns:
+        (modes, y, x), centred at N//2.
+    """
     return np.fft.fftshift(np.fft.ifft2(probe_k, norm="ortho"), axes=(-2, -1)).astype(np.complex64)
 
 

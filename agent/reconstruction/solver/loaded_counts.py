@@ -79,18 +79,32 @@ class LoadedCounts:
         self._bins = None
 
     def of(self, patterns: NDArray[Any]) -> Any:
-        """Other patterns (m, ky, kx) of the same detector, in the same layout."""
+        """Other patterns of the same detector, in the same layout.
+
+        Args:
+            patterns: (m, ky, kx) counts.
+        """
         return self._read(patterns)
 
     def joined(self, patterns: NDArray[Any], data: DiffractionData) -> LoadedCounts:
-        """These counts and those of further patterns (m, ky, kx); `data` has both."""
+        """These counts and those of further patterns.
+
+        Args:
+            patterns: (m, ky, kx) counts that arrived later.
+            data: has both.
+        """
         more = self._read(patterns)
         totals = np.concatenate([self.totals, self._totals(more)])
         pixels = joined(self.pixels(), more, self.backend.xp)
         return replace(self, data=data, totals=totals, _pixels=pixels, _bins=None)
 
     def replaced(self, pixels: Any, totals: NDArray[np.float64]) -> LoadedCounts:
-        """Other counts of the same detector, laid out already; `totals` (n,) of each pattern."""
+        """Other counts of the same detector.
+
+        Args:
+            pixels: counts (n, …), laid out already.
+            totals: (n,) counts of each pattern.
+        """
         return replace(self, totals=totals, _pixels=pixels, _bins=None)
 
     @contextmanager

@@ -29,7 +29,13 @@ FLOOR = 0.05
 
 
 def spare_pixels(kind: Kind | None, positions: NDArray[np.float64], pixel_size: tuple[float, float]) -> int:
-    """Spare object pixels on each side: where positions are refined, enough for a scan with a scale wrong by 6 %."""
+    """Spare object pixels on each side: where positions are refined, enough for a scan with a scale wrong by 6 %.
+
+    Args:
+        kind: see `ReconstructionSettings.refine_positions`.
+        positions: (n, 2), Å.
+        pixel_size: (y, x) of the object, Å.
+    """
     span = np.ptp(positions, axis=0).max() / min(pixel_size)
     return 4 if kind is None else 6 + int(np.ceil(0.03 * span))
 
@@ -63,7 +69,11 @@ class Displacement:
             self.columns = left[:, size > 1e-6 * max(float(size[0]), 1e-30)]
 
     def in_model(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The part of displacements (n, 2) that the scan's model allows, with a mean of 0 (the object may lie anywhere)."""
+        """The part of displacements that the scan's model allows, with a mean of 0: the object may lie anywhere.
+
+        Args:
+            steps: (n, 2) pixels.
+        """
         result = steps - steps.mean(axis=0)
         if self.kind == "free":
             return result
@@ -200,10 +210,13 @@ def moved(obj: Any, displacement: Any, xp: Any) -> Any:
 
 
 def scan_lines(positions: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n,) number of the scan line of each position of a raster: equal coordinates along the slow axis.
+    """The scan lines of a raster: equal coordinates along the slow axis. Raises BadInputError where there are none.
 
-    Raises:
-        BadInputError: where there are no lines.
+    Args:
+        positions: (n, 2), (y, x), of a raster.
+
+    Returns:
+        (n,) number of the line of each.
     """
     slow = positions[:, 1 - _fast_axis(positions)]
     order = np.argsort(slow, kind="stable")

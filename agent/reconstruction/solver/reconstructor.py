@@ -102,7 +102,14 @@ class Reconstructor:
         return float(sums.deviance) / (len(patterns) * float(given.mask.sum()))
 
     def expected_counts(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Modelled counts of the patterns `index` (b,): (b, ky, kx), corner-centred on the detector as it is computed."""
+        """What the model expects of some patterns.
+
+        Args:
+            index: (b,) of the patterns.
+
+        Returns:
+            (b, ky, kx) counts, corner-centred on the detector as it is computed.
+        """
         xp = self.experiment.backend.xp
         counts, _ = forward.intensities(self.experiment.constants, self.state.unknowns, xp.asarray(index), xp)
         return self.experiment.backend.to_host(counts).astype(np.float32)
