@@ -10,13 +10,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import DiffractionData
+from agent.reconstruction import DiffractionData, Survey
 from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
@@ -91,24 +91,24 @@ class Measured:
     notes: tuple[str, ...]
 
 
-def bad_pixels(patterns: NDArray[Any], known: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
+def bad_pixels(survey: Survey, known: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
     """Pixels that are known or seen to be dead or hot.
 
     Seen: its mean count lies far outside the spread of its eight neighbours, beyond what counting noise allows. Pixels
     on the steep rim of the disc have spread-out neighbours and are left alone.
 
     Args:
-        patterns: (n, ky, kx) counts.
+        survey: of the patterns.
         known: (row, column) of pixels that the instrument advertises as dead.
 
     Returns:
         (ky, kx), True where a pixel is bad.
     """
-    mean = patterns.mean(axis=0, dtype=np.float64)
+    n, mean = len(survey.totals), survey.mean
     shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     neighbours = np.sort(np.stack([np.roll(mean, shift, axis=(0, 1)) for shift in shifts]), axis=0)
     median = (neighbours[3] + neighbours[4]) / 2
-    spread = neighbours[6] - neighbours[1] + np.sqrt(np.maximum(median, 1.0 / len(patterns)) / len(patterns))
+    spread = neighbours[6] - neighbours[1] + np.sqrt(np.maximum(median, 1.0 / n) / n)
     bad: NDArray[np.bool_] = np.abs(mean - median) > HOT * spread
     for row, column in known:
         bad[row, column] = True
@@ -187,7 +187,7 @@ def _disc_centre(data: DiffractionData) -> tuple[float, float]:
     """(row, column) of the bright-field disc in the mean pattern, pixels."""
     from agent.reconstruction import fit_disc
 
-    return fit_disc(data.patterns.mean(axis=0, dtype=np.float64), data.mask).centre
+    return fit_disc(data.look().mean, data.mask).centre
 
 
 def _from_likelihood(data: DiffractionData, on_progress: Callable[[float], None]) -> tuple[DiffractionData, str]:
@@ -216,7 +216,7 @@ def _with_better_aperture(data: DiffractionData) -> DiffractionData | None:
 
 def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
     """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern. The engine cuts it outside the disc."""
-    mean = data.patterns.mean(axis=0, dtype=np.float64)
+    mean = data.look().mean
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
 
 

@@ -13,7 +13,7 @@ from agent.config import ReconstructionChoice, ScoreChoice
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
-from agent.reconstruction import DiffractionData, ReconstructionSettings, selected
+from agent.reconstruction import DiffractionData, ReconstructionSettings, selected, survey
 from agent.records import Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
@@ -114,6 +114,7 @@ def received_data(acquisition: Acquisition) -> DiffractionData:
         msg = f"there are only {int(received.sum())} patterns{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
     patterns = selected(acquisition.patterns, received)
+    looked = survey(patterns)
     return DiffractionData(
         patterns=patterns,
         positions=plan.scan_positions()[received],
@@ -121,7 +122,8 @@ def received_data(acquisition: Acquisition) -> DiffractionData:
         semiangle=description.semiangle,
         angular_pixel=description.detector.angular_pixel,
         defocus=plan.defocus,
-        mask=~bad_pixels(patterns, description.detector.dead_pixels),
+        mask=~bad_pixels(looked, description.detector.dead_pixels),
+        survey=looked,
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.reconstruction.backends.choice import gpu_reason
 from agent.reconstruction.counts.patterns import selected
+from agent.reconstruction.counts.survey import Survey, survey
 from agent.reconstruction.counts.thinning import halves
 from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.data import DiffractionData
@@ -46,6 +47,7 @@ __all__ = [
     "Reconstruction",
     "ReconstructionSettings",
     "Reconstructor",
+    "Survey",
     "Tuned",
     "calibrate",
     "check_data",
@@ -57,6 +59,7 @@ __all__ = [
     "paste",
     "reconstruct",
     "selected",
+    "survey",
     "tune",
     "widths",
 ]

@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 
 from agent.config import ScoreChoice
 from agent.processing.column import ColumnState, bad_pixels, measure_column
-from agent.reconstruction import DiffractionData, ReconstructionSettings
+from agent.reconstruction import DiffractionData, ReconstructionSettings, survey
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
@@ -90,7 +90,7 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
             column.semiangle,
             column.angular_pixel,
             defocus,
-            mask=~bad_pixels(counts, ()),
+            mask=~bad_pixels(survey(counts), ()),
         )
         measured = measure_column(
             data, description(column), shape=plan.shape, known=known, enabled=True, on_progress=lambda fraction: None

@@ -96,12 +96,11 @@ def experiment(
     settings = ReconstructionSettings(slices=len(layers), slice_spacing=spacing)
     fine = replace(data, point_spread=point_spread, area_integration=area_integration)
     propagators, transfer = start.propagators(data, settings, geo, shape), start.transfer(fine, shape)
-    no_counts, weight = np.zeros((n, 1, 1)), np.ones(shape, np.float32)
-    problem = forward.Problem(no_counts, weight, len(states), propagators, transfer=transfer)
+    problem = forward.Problem(
+        np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(states), propagators, transfer=transfer
+    )
     phases = np.stack([atoms(geo.object_shape, geo.origin, geo.pixel_size, layer) for layer in layers])
-    weights = np.ones((n, len(states)))
-    if intensity is not None:
-        weights *= np.sqrt(intensity)[:, None]
+    weights = np.ones((n, len(states))) * np.sqrt(np.ones(n) if intensity is None else intensity)[:, None]
     unknowns = forward.Unknowns(
         np.exp((1j - amplitude) * phases),
         states.astype(np.complex128),

@@ -16,7 +16,7 @@ PUBLIC = [path for path in FILES if path.relative_to(ROOT).parts[0] in ("agent",
 
 LINES_OF_A_MODULE = 400
 LINES_OF_A_FUNCTION = 60
-SHAPE = re.compile(r"\(\w+(, [\w·/ 0-9]+)+,?\)|\(n,\)|\(b,\)|\(…, ")
+SHAPE = re.compile(r"\(\w+(, [\w·/… 0-9]+)+,?\)|\(n,\)|\(b,\)|\(…, ")
 """The shape of an array as docstrings write it, such as (n, ky, kx)."""
 LINES_OF_A_HEADING = 12
 

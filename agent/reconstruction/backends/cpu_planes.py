@@ -69,14 +69,14 @@ def aligned(*shape: int) -> NDArray[np.float32]:
 
 
 def as_floats(array: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """A flat view as floats, real and imaginary parts in turn; of a copy where the array is not contiguous."""
+    """An array (…, n) of complex numbers as a flat view of floats; of a copy where it is not contiguous."""
     if not array.flags.c_contiguous:
         array = np.ascontiguousarray(array)
     return array.reshape(-1).view(np.float32)
 
 
 def planar(array: NDArray[np.complex64]) -> table.PlanarArguments:
-    """Flat real and imaginary parts."""
+    """Real and imaginary parts of an array (…, n), flat."""
     re, im = np.empty((2, array.size), np.float32)
     parts = table.PlanarArguments(re=re, im=im)
     table.split(pack(table.ComplexArguments(z=as_floats(array))), pack(parts))
@@ -84,7 +84,7 @@ def planar(array: NDArray[np.complex64]) -> table.PlanarArguments:
 
 
 def total(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Sum of arrays of one shape, in their order."""
+    """Sum of arrays (…, n) of one shape, in their order."""
     result = arrays[0].copy()
     for array in arrays[1:]:
         result += array

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.calibration.bright_field import BrightFieldDisc
 from agent.reconstruction.calibration.centre_of_mass import CurlWitness, curl_witness, moments
 from agent.reconstruction.calibration.disc_overlap import settle_aliases
 from agent.reconstruction.calibration.parallax import (
@@ -144,19 +145,32 @@ def calibrate(
     check_scale(disc, semiangle, pixel)
     check_nominal(nominal_defocus, scan_step, disc.radius * pixel, patterns.shape[:2])
     pixel_sd = pixel * disc.radius_sd / disc.radius if angular_pixel is None else 0.0
+    return _measured(patterns, disc, (pixel, pixel_sd), scan_step, voltage, nominal_defocus, mask)
+
+
+def _measured(
+    patterns: Any,
+    disc: BrightFieldDisc,
+    angular_pixel: tuple[float, float],
+    scan_step: float,
+    voltage: float,
+    nominal_defocus: float | None,
+    mask: NDArray[np.bool_] | None,
+) -> Calibration:
+    """`calibrate` once the disc is found; `angular_pixel` with its standard deviation, mrad."""
+    pixel, pixel_sd = angular_pixel
     edge = disc.radius * pixel  # mrad
     whole, patterns = patterns, middle_part(patterns, disc)
     spectra = bright_field_spectra(patterns, disc, mask)
     to_angstrom = scan_step / (edge * 1e-3)  # scan steps per disc radius -> Å per rad
     shifts = _registered(spectra, optics.wavelength(voltage) / (scan_step * edge * 1e-3), nominal_defocus, to_angstrom)
 
-    matrix, aberration = decompose(shifts.matrix * to_angstrom)  # for underfocus; both change sign for overfocus
+    # for underfocus; both change sign for overfocus
+    matrix, aberration = decompose(shifts.matrix * to_angstrom)
     phase, phase_pixel = _phase_image(spectra, shifts, aberration, scan_step, voltage, edge)
     sums = moments(patterns, disc, mask)
     polarity = scattering_evidence(sums, matrix) + compactness_evidence(phase)
-    sign = 1.0 if polarity >= 0 else -1.0
-    if abs(polarity) < _CONVINCING and nominal_defocus:
-        sign = math.copysign(1.0, nominal_defocus)
+    sign = _sign(polarity, nominal_defocus)
     matrix, aberration, phase = sign * matrix, sign * aberration, sign * phase
     numbers = named_numbers(matrix, aberration)
     sd = standard_deviations(shifts, to_angstrom, sign)
@@ -189,6 +203,13 @@ def calibrate(
         phase=phase.astype(np.float32),
         phase_pixel=phase_pixel,
     )
+
+
+def _sign(polarity: float, nominal_defocus: float | None) -> float:
+    """1 or −1: what the data tell of the sign of the defocus, or where they hardly do, the nominal one."""
+    if abs(polarity) < _CONVINCING and nominal_defocus:
+        return math.copysign(1.0, nominal_defocus)
+    return 1.0 if polarity >= 0 else -1.0
 
 
 def _registered(

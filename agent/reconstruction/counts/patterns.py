@@ -40,7 +40,7 @@ def selected(patterns: NDArray[Any], which: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def as_type(counts: NDArray[Any], kind: DTypeLike) -> NDArray[Any]:
-    """A copy of `counts` in another type."""
+    """A copy of counts (n, …) in another type."""
     out = allocate(counts.shape, kind)
     out[...] = counts
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ class Survey:
         empty: patterns without counts in the pixels that count.
         broken: number of the first pattern that holds a value that is not finite, or else of the first that holds a negative
             one; None: all are counts.
+        patterns: what was looked at.
     """
 
     mean: NDArray[np.float64]
@@ -51,6 +52,7 @@ class Survey:
     finite: bool
     empty: int
     broken: int | None
+    patterns: Any = field(compare=False, repr=False)
 
 
 def survey(patterns: Any, mask: NDArray[np.bool_] | None = None) -> Survey:
@@ -90,6 +92,7 @@ def survey(patterns: Any, mask: NDArray[np.bool_] | None = None) -> Survey:
         finite=finite,
         empty=int(np.count_nonzero(totals[:done] == 0)),
         broken=broken,
+        patterns=patterns,
     )
 
 

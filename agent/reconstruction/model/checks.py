@@ -47,7 +47,8 @@ def check_data(data: DiffractionData, slices: int = 1, before: DiffractionData |
     all_positions = data.positions if before is None else np.concatenate([before.positions, data.positions])
     _check_extent(replace(data, positions=all_positions), slices)
     _check_overlap(data)
-    _check_counts(data.patterns, None if data.mask is None else np.asarray(data.mask, dtype=bool))
+    if not _are_counts(data):
+        _check_counts(data.patterns, None if data.mask is None else np.asarray(data.mask, dtype=bool))
 
 
 def _check_shapes(data: DiffractionData) -> None:
@@ -291,6 +292,14 @@ def _nearest(points: NDArray[np.float64]) -> NDArray[np.float64]:
         distance[np.arange(len(part)), part] = np.inf
         nearest[first : first + at_once] = distance.min(axis=1)
     return nearest
+
+
+def _are_counts(data: DiffractionData) -> bool:
+    """Whether a survey of the patterns says already that they can be reconstructed."""
+    known = data.survey
+    if known is None or known.patterns is not data.patterns or known.broken is not None:
+        return False
+    return known.largest <= MOST_COUNTS and data.counted() >= 1
 
 
 def _check_counts(patterns: Any, mask: NDArray[np.bool_] | None) -> None:

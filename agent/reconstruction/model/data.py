@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.counts.survey import Survey
+from agent.reconstruction.counts.survey import survey as take_survey
 from instrument import optics
 
 
@@ -30,6 +32,8 @@ class DiffractionData:
         aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
         point_spread: standard deviation of the detector's point spread, detector pixels.
         area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
+        survey: of the patterns, in all pixels; None, or that of others: they are read again where it is asked for. Whoever
+            changes patterns in place has to leave it out.
     """
 
     patterns: NDArray[Any]
@@ -45,6 +49,18 @@ class DiffractionData:
     aperture: NDArray[np.floating] | None = None
     point_spread: float = 0.0
     area_integration: bool = False
+    survey: Survey | None = field(default=None, compare=False, repr=False)
+
+    def look(self) -> Survey:
+        """What the patterns hold: as `survey` has it where that is of these patterns, otherwise from reading them once."""
+        known = self.survey
+        return known if known is not None and known.patterns is self.patterns else take_survey(self.patterns)
+
+    def counted(self) -> float:
+        """Counts of all patterns in the pixels that count."""
+        survey = self.look()
+        mean = survey.mean if self.mask is None else survey.mean[np.asarray(self.mask, dtype=bool)]
+        return float(len(self.patterns) * mean.sum())
 
     @property
     def largest_defocus(self) -> float:

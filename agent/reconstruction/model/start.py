@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.counts.layout import framed
-from agent.reconstruction.counts.patterns import chunks
 from agent.reconstruction.model import probe, transmission
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import Geometry
@@ -51,8 +50,7 @@ def choose_padding(data: DiffractionData, settings: ReconstructionSettings) -> f
         return float(settings.padding)
     if settings.slices == 1:
         return 1.0
-    total = sum(float(chunk.sum(dtype=np.float64)) for chunk in chunks(data.patterns, data.mask))
-    if counts_per_pixel(data, total) < TELLING:
+    if counts_per_pixel(data, data.counted()) < TELLING:
         return 1.0
     return PADDING
 

@@ -127,21 +127,14 @@ def load(
     padding = start.choose_padding(data, settings)
     shape = geometry.extended(data.patterns.shape, padding)
     geo = _located(data, settings, shape)
-    check_memory(
-        geo.object_shape, settings.slices
-    )  # pixels are finer than `check_data` knew where the detector is extended
+    check_memory(geo.object_shape, settings.slices)  # an extended detector has finer pixels than `check_data` knew
     backend = choice.choose(settings.device)
     xp = backend.xp
-    mask = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
-    mask = framed(mask[None], geo.roll, shape)[0]
+    mask = _framed_mask(data, geo, shape)
     modes = start.model_probe(data, settings, geo, shape) if probe_k is None else probe_k
     can_bin = binning.can_bin(modes, mask, data.patterns.shape)
     counts = LoadedCounts.load(backend, data, geo.roll, shape, bins_first=can_bin)
-    electrons = float(counts.totals.mean())
-    if electrons <= 0:
-        msg = "every pattern is empty: there is nothing to reconstruct"
-        raise BadInputError(msg)
-    overlap = start.patterns_per_place(modes, geo)
+    electrons = _mean_electrons(counts)
     modes = _scaled(modes, electrons)
     support = start.probe_support(modes)
     if settings.variable_modes:
@@ -162,8 +155,9 @@ def load(
             support=support > 0,
             transfer=_optional(start.transfer(data, shape), xp),
             loss=settings.loss,
-            # of the brightest pixels, whose counts scatter most and whose curvature limits the step
-            variance=max(2 * float(counts.mean.max()), 1e-30),
+            variance=max(
+                2 * float(counts.mean.max()), 1e-30
+            ),  # of the brightest pixels: their curvature limits the step
         ),
         apertures=xp.asarray(modes),
         support=xp.asarray(support),
@@ -171,7 +165,7 @@ def load(
         mask=mask,
         rings=Rings(shape, geo.centre_offset, xp),
         depths=Depths(xp, settings.depths, optics.wavelength(data.voltage), geo.pixel_size),
-        overlap=overlap,
+        overlap=start.patterns_per_place(modes[: len(modes) - settings.variable_modes], geo),
         can_bin=can_bin,
         amplitudes_show=start.counts_per_pixel(data, float(counts.totals.sum())) >= start.TELLING,
         count_offset=float(COUNT_OFFSET * np.sqrt(electrons / float(mask.sum()))),
@@ -239,6 +233,21 @@ def _located(data: DiffractionData, settings: ReconstructionSettings, shape: tup
     """The object grid, with room for positions that are refined."""
     spare = spare_pixels(settings.refine_positions, data.positions, data.pixel_size)
     return geometry.locate(data, spare, shape)
+
+
+def _mean_electrons(counts: LoadedCounts) -> float:
+    """Mean counts per pattern. Raises BadInputError where there are none."""
+    electrons = float(counts.totals.mean())
+    if electrons <= 0:
+        msg = "every pattern is empty: there is nothing to reconstruct"
+        raise BadInputError(msg)
+    return electrons
+
+
+def _framed_mask(data: DiffractionData, geo: geometry.Geometry, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """(ky, kx) bool, corner-centred, True where the detector counts."""
+    mask = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
+    return framed(mask[None], geo.roll, shape)[0]
 
 
 def _scaled(modes: NDArray[np.complex64], electrons: float) -> NDArray[np.complex64]:

@@ -117,7 +117,10 @@ class Reconstructor:
     def compared(
         self, index: NDArray[np.int64]
     ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32], NDArray[np.bool_]]:
-        """What was counted and what the model expects of the patterns `index` (b,).
+        """What was counted and what the model expects of some patterns.
+
+        Args:
+            index: (b,) of the patterns.
 
         Returns:
             Counts (b, ky, kx), expected counts (b, ky, kx) and where the detector counts (ky, kx), all corner-centred on the
