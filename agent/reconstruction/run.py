@@ -93,7 +93,7 @@ def _propagated(
     change = probe.difference(
         {**data.aberrations, "C10": -data.defocus}, {**warm_start.aberrations, "C10": -warm_start.defocus}
     )
-    return (wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))).astype(np.complex64)
+    return np.asarray((wave * np.exp(-1j * optics.aberration_phase(ky, kx, data.voltage, change))).astype(np.complex64))
 
 
 def _finished(

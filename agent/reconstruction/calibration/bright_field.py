@@ -60,7 +60,7 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     def residual(p: NDArray[np.float64]) -> NDArray[np.float64]:
         distance = np.hypot(y - p[0], x - p[1])
         plateau_there = p[3] + p[6] * (y - row) / radius + p[7] * (x - column) / radius
-        return plateau_there * 0.5 * (1 - np.tanh((distance - p[2]) / max(abs(p[4]), 0.2))) + p[5] - target
+        return np.asarray(plateau_there * 0.5 * (1 - np.tanh((distance - p[2]) / max(abs(p[4]), 0.2))) + p[5] - target)
 
     # soft_l1: bright rims, Bragg interference and hot pixels must not pull the edge.
     start = [row, column, radius, 1.0, 1.0, 0.0, 0.0, 0.0]

@@ -285,4 +285,4 @@ def shift_and_add(
             columns = slice(tile_x * n_x, (tile_x + 1) * n_x)
             phase_x = np.exp(2j * np.pi * g_x[columns, None] * shift[:, 1]).astype(np.complex64)
             spectrum[rows, columns] = np.einsum("yxq,xq->yx", phased, phase_x)
-    return spectrum * (upsampling**2 / spectra.counts.sum())
+    return np.asarray(spectrum * (upsampling**2 / spectra.counts.sum()))

@@ -247,12 +247,12 @@ def _mean_electrons(counts: LoadedCounts) -> float:
 def _framed_mask(data: DiffractionData, geo: geometry.Geometry, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """(ky, kx) bool, corner-centred, True where the detector counts."""
     mask = np.ones(data.patterns.shape[1:], bool) if data.mask is None else np.asarray(data.mask, bool)
-    return framed(mask[None], geo.roll, shape)[0]
+    return np.asarray(framed(mask[None], geo.roll, shape)[0])
 
 
 def _scaled(modes: NDArray[np.complex64], electrons: float) -> NDArray[np.complex64]:
     """Apertures (modes, ky, kx) that pass so many electrons together."""
-    return (modes * np.sqrt(electrons / (np.abs(modes) ** 2).sum())).astype(np.complex64)
+    return np.asarray((modes * np.sqrt(electrons / (np.abs(modes) ** 2).sum())).astype(np.complex64))
 
 
 def _start_background(

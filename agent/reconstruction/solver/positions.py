@@ -76,9 +76,9 @@ class Displacement:
         """
         result = steps - steps.mean(axis=0)
         if self.kind == "free":
-            return result
+            return np.asarray(result)
         along = self.columns @ (self.columns.T @ result)
-        return along if self.line is None else along + _mean_by(self.line, result)
+        return np.asarray(along if self.line is None else along + _mean_by(self.line, result))
 
     def positions(self, unknowns: Unknowns, backend: Backend) -> NDArray[np.float64]:
         """(n, 2), Å, in the scan's frame."""

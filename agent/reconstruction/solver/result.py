@@ -136,4 +136,4 @@ def _corrected(
         thick = settings.thicknesses[:, None, None]
         slab = transmission.of_slab(k_y[:, None] ** 2 + k_x**2, thick, experiment.data.voltage)
         after = np.fft.ifft2(np.fft.fft2(before) / slab).real
-    return (obj * np.exp(1j * (after / phase_scale - before))).astype(np.complex64)
+    return np.asarray((obj * np.exp(1j * (after / phase_scale - before))).astype(np.complex64))
