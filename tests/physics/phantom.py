@@ -99,9 +99,7 @@ def experiment(
     no_counts, weight = np.zeros((n, 1, 1)), np.ones(shape, np.float32)
     problem = forward.Problem(no_counts, weight, len(states), propagators, transfer=transfer)
     phases = np.stack([atoms(geo.object_shape, geo.origin, geo.pixel_size, layer) for layer in layers])
-    weights = np.ones((n, len(states)))
-    if intensity is not None:
-        weights *= np.sqrt(intensity)[:, None]
+    weights = np.ones((n, len(states))) * (1.0 if intensity is None else np.sqrt(intensity)[:, None])
     unknowns = forward.Unknowns(
         np.exp((1j - amplitude) * phases),
         states.astype(np.complex128),
