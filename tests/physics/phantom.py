@@ -100,7 +100,7 @@ def experiment(
         np.zeros((n, 1, 1)), np.ones(shape, np.float32), len(states), propagators, transfer=transfer
     )
     phases = np.stack([atoms(geo.object_shape, geo.origin, geo.pixel_size, layer) for layer in layers])
-    weights = np.ones((n, len(states))) * np.sqrt(np.ones(n) if intensity is None else intensity)[:, None]
+    weights = np.ones((n, len(states))) * (1.0 if intensity is None else np.sqrt(intensity)[:, None])
     unknowns = forward.Unknowns(
         np.exp((1j - amplitude) * phases),
         states.astype(np.complex128),
