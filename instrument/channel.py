@@ -78,27 +78,32 @@ class Channel:
             RefusedError where the refusal is final, HandshakeError where it may end, for example behind a tunnel.
         """
         while self._monitor.poll(0):
-            self._note(recv_monitor_message(self._monitor))
+            happened = recv_monitor_message(self._monitor)
+            self._note(happened["event"], happened["value"])
         if self._refusal:
             return RefusedError(f"the instrument at {self.endpoint} {self._refusal}", endpoint=self.endpoint)
         if self._broken_off < CLOSED_TOO_OFTEN:
             return None
-        why = "is the server's public key among the keys the right one" if self._has_keys else "is it an instrument server"
+        why = (
+            "is the server's public key among the keys the right one"
+            if self._has_keys
+            else "is it an instrument server"
+        )
         msg = f"something listens at {self.endpoint}, but breaks every connection off in the handshake; {why}?"
         return HandshakeError(msg, endpoint=self.endpoint)
 
-    def _note(self, event: dict[str, Any]) -> None:
+    def _note(self, event: int, value: int) -> None:
         """Remember what an event of the socket's monitor says."""
-        if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._broken_off, self._refusal = 0, ""
-        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._refusal = (
                 "does not admit this key; copy the public key (NAME.key) to the server's folder of admitted clients "
                 "and start the server again"
             )
-        elif event["event"] == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             self._broken_off += 1
-        elif event["value"] != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+        elif value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
             self._refusal = "does not speak the protocol; is it an instrument server?"
         elif self._has_keys:
             self._refusal = "uses no CURVE keys; leave yours out (no --keys, no `keys:` in the campaign file)"

@@ -2,7 +2,8 @@
 
 A key pair is two files, `NAME.key` (public, may be handed out) and `NAME.key_secret` (stays where it is, mode 0600). A
 server has its own pair and a directory with the public keys of the clients it admits; a client has its own pair and the
-public key of the server. Either side may keep all of it in one folder, see `ServerKeys.in_folder` and `ClientKeys.in_folder`.
+public key of the server. Either side may keep all of it in one folder, see
+`ServerKeys.load` and `ClientKeys.in_folder`.
 """
 
 from __future__ import annotations
@@ -33,19 +34,25 @@ class ServerKeys:
     clients: Path
 
     @classmethod
-    def load(cls, secret_file: Path | None, clients: Path | None) -> ServerKeys | None:
+    def load(cls, secret_file: Path | None, clients: Path | None, folder: Path | None = None) -> ServerKeys | None:
         """Read the keys from their files.
 
         Args:
             secret_file: the server's NAME.key_secret.
             clients: directory with the public keys of the clients to admit.
+            folder: instead of both: one NAME.key_secret, and the clients' public keys in its subfolder `clients`.
 
         Returns:
-            The keys; None where neither is given.
+            The keys; None where nothing is given.
 
         Raises:
-            MalformedRequestError: only one is given, or a file is not what it should be.
+            MalformedRequestError: only one of the two is given, or a file is not what it should be.
         """
+        if folder is not None:
+            if secret_file is not None or clients is not None:
+                msg = f"{folder}: one folder holds secret key and clients; give either it or the two of them"
+                raise MalformedRequestError(msg)
+            secret_file, clients = _only_secret(folder), folder / "clients"
         if secret_file is None and clients is None:
             return None
         if secret_file is None or clients is None:
@@ -57,23 +64,6 @@ class ServerKeys:
             raise MalformedRequestError(msg)
         public, secret = _load_pair(secret_file)
         return cls(public, secret, clients)
-
-    @classmethod
-    def in_folder(cls, folder: Path) -> ServerKeys:
-        """Read the keys of a server from one folder.
-
-        Args:
-            folder: holds one NAME.key_secret, and the public keys of admitted clients in its subfolder `clients`.
-
-        Returns:
-            The keys.
-
-        Raises:
-            MalformedRequestError: something else is there.
-        """
-        keys = cls.load(_only_secret(folder), folder / "clients")
-        assert keys is not None
-        return keys
 
     def secure(self, socket: zmq.Socket[Any]) -> None:
         """Make a socket a CURVE server.

@@ -130,7 +130,7 @@ def pictured_trials(record: CampaignRecord) -> list[Trial]:
     final = record.trial("final")
     if final is None:
         scored = [t for t in record.trials if t.role == "exploration" and t.state == "done" and t.score is not None]
-        final = max(scored, key=lambda t: t.score.value if t.score else 0.0, default=None)
+        final = max(scored, key=lambda t: (t.veto is None, t.score.value if t.score else 0.0), default=None)
     candidates = (final, record.trial("expert"), record.trial("reference"))
     return [t for t in candidates if t is not None and t.reconstruction_file is not None]
 
@@ -234,8 +234,9 @@ def _row(trial: Trial, power: int) -> str:
     reason = trial.suggestion.reason
     if trial.reason:
         reason = f"{trial.state}: {trial.reason} ({reason})"
-    if trial.score is not None and trial.score.veto:
-        reason += f" – not trusted: {trial.score.veto}"
+    if trial.veto is not None:
+        score += " – not trusted"
+        reason += f" – not trusted: {trial.veto}"
     acquired, processed = (
         duration(trial.seconds[key]) if key in trial.seconds else "–" for key in ("acquire", "process")
     )
@@ -250,7 +251,7 @@ def _row(trial: Trial, power: int) -> str:
         acquired,
         processed,
     )
-    css = trial.state if trial.state in ("failed", "vetoed") else trial.role
+    css = trial.state if trial.state in ("failed", "vetoed") else "vetoed" if trial.veto is not None else trial.role
     state = "" if trial.state in ("done", "failed", "vetoed") else f" ({trial.state})"
     numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
     return (

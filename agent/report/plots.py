@@ -92,6 +92,10 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
             lw=1,
             label="predicted before it was taken",
         )
+    untrusted = [t for t in scored if t.veto is not None]
+    if untrusted:
+        values = [t.score.value * scale for t in untrusted if t.score]
+        axes.plot([t.number for t in untrusted], values, "x", color="black", ms=11, label="not to be trusted")
     failed = [t for t in trials if t.state in ("failed", "vetoed")]
     if failed:
         axes.plot([t.number for t in failed], [0] * len(failed), "x", color="black", ms=7, label="failed")
