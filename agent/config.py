@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
+from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
 from instrument.models import Description, Record
 
@@ -151,7 +155,18 @@ class Mqtt(Record):
         default="site", description="the facility's name in the topics, emagent/1/<site>/…"
     )
     username: str | None = Field(default=None, description="None: anonymous")
-    password_file: Path | None = Field(default=None, description="file that holds the password and nothing else")
+    password_file: OsPath | None = Field(default=None, description="file that holds the password and nothing else")
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if re.fullmatch(r"[^\s:/\[\]]+", host):
+            return host
+        try:
+            return str(ip_address(host.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            msg = "only a name or an address belongs here; a port has a key of its own, `port: 1883`"
+            raise ValueError(msg) from None
 
 
 class CampaignConfig(Record):
@@ -176,6 +191,11 @@ class CampaignConfig(Record):
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
     mqtt: Mqtt | None = None
+    keys: OsPath | None = Field(
+        default=None,
+        description="folder with your CURVE key pair and the instrument's public key; None: that of --keys, or else, for an "
+        "instrument on another machine, ~/.config/ptychopilot/keys where it exists",
+    )
     time_limit: Positive | None = Field(
         default=None, description="s of wall-clock time, then stop and keep everything; None: no limit"
     )
@@ -186,33 +206,28 @@ def load_config(path: Path | str) -> CampaignConfig:
     """Read a campaign file.
 
     Args:
-        path: of a YAML file.
+        path: of a YAML file, in UTF-8, UTF-16 or ANSI.
 
     Raises:
-        BadInputError: it cannot be read or is no campaign; one sentence per mistake.
+        BadInputError: it cannot be read or is no campaign; one sentence per mistake, with its line.
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror}); `ptychopilot init` writes a campaign file"
         raise BadInputError(msg) from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark is not None else ""
-        msg = f"{path}: not valid YAML{where}"
-        raise BadInputError(msg) from error
-    return parse_config(raw, str(path))
+    raw, lines = parse_yaml(text, str(path))
+    return parse_config(raw, str(path), lines)
 
 
-def parse_config(raw: Any, source: str) -> CampaignConfig:
+def parse_config(raw: Any, source: str, lines: Lines | None = None) -> CampaignConfig:
     """Validate a mapping as a campaign.
 
     Args:
         raw: keys and values as YAML or JSON give them.
         source: names it in messages.
+        lines: where each value stands, if that is known.
 
     Raises:
         BadInputError: it is no campaign; one phrase per mistake.
@@ -220,10 +235,16 @@ def parse_config(raw: Any, source: str) -> CampaignConfig:
     if not isinstance(raw, dict):
         msg = f"{source}: not a campaign file (a mapping of keys to values is expected)"
         raise BadInputError(msg)
+    mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, CampaignConfig)]
     try:
-        return CampaignConfig.model_validate(raw)
+        config = CampaignConfig.model_validate(raw)
     except ValidationError as error:
-        raise BadInputError(f"{source}: " + "; ".join(describe_mistake(e) for e in error.errors())) from error
+        told = {place for place, _ in mistakes}
+        mistakes += [(e["loc"], describe_mistake(e)) for e in error.errors() if e["loc"] not in told]
+    else:
+        if not mistakes:
+            return config
+    raise BadInputError(f"{source}: " + "; ".join(_in_line(place, text, lines or {}) for place, text in mistakes))
 
 
 def describe_mistake(error: ErrorDetails) -> str:
@@ -232,10 +253,56 @@ def describe_mistake(error: ErrorDetails) -> str:
     Args:
         error: an element of `ValidationError.errors()`.
     """
-    key = ".".join(str(part) for part in error["loc"]) or "file"
+    key = _key(error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown key {key}"
     if error["type"] == "missing":
         return f"{key} is missing"
+    if error["type"] == "string_type" and isinstance(error["input"], int | float):
+        return f"{key}: text is expected here; put {error['input']} in quotes"
     shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
     return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+
+
+_NO_NUMBER = "is not a number that is read in one way only; write it in decimal figures, such as 12, 0.5 or 1.2e7"
+_NUMBER = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def _no_numbers(raw: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Where a number belongs and something else stands that pydantic would make one of: yes (1), 012 (12), 1:20 …"""
+    for name, field in model.model_fields.items():
+        if name not in raw:
+            continue
+        value, kinds = raw[name], set(_kinds(field.annotation))
+        if isinstance(value, dict):
+            for section in kinds:
+                if isinstance(section, type) and issubclass(section, BaseModel):
+                    yield from (((name, *place), found) for place, found in _no_numbers(value, section))
+        elif kinds & {int, float} and not kinds & {bool, str}:
+            for place, number in enumerate(value) if isinstance(value, list) else ((None, value),):
+                if isinstance(number, bool) or (isinstance(number, str) and not _NUMBER.fullmatch(number.strip())):
+                    yield ((name,) if place is None else (name, place)), number
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation is made of."""
+    if get_origin(annotation) is Literal:
+        yield from (type(value) for value in get_args(annotation))
+    elif get_origin(annotation) is Annotated:
+        yield from _kinds(get_args(annotation)[0])
+    elif parts := get_args(annotation):
+        for part in parts:
+            yield from _kinds(part)
+    else:
+        yield annotation
+
+
+def _key(place: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, place)) or "file"
+
+
+def _in_line(place: tuple[str | int, ...], text: str, lines: Lines) -> str:
+    """The text after the line of the value, or of what should hold it."""
+    while place and place not in lines:
+        place = place[:-1]
+    return f"line {lines[place]}: {text}" if place in lines and place else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from instrument.errors import BadInputError
 
-__all__ = ["AgentError", "BadInputError", "InstrumentUnavailableError", "StoppedError"]
+__all__ = ["AgentError", "BadInputError", "InstrumentUnavailableError", "NoResultError", "StoppedError"]
 
 
 class AgentError(Exception):
@@ -13,6 +13,10 @@ class AgentError(Exception):
 
 class InstrumentUnavailableError(AgentError):
     """The instrument cannot be reached or refuses."""
+
+
+class NoResultError(AgentError):
+    """The campaign ends without a result: its trials failed, or none of their scores can be trusted."""
 
 
 class StoppedError(AgentError):

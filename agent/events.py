@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from agent.config import CampaignConfig
+from agent.encoding import OsText
 from agent.records import ModelView, Recommendation, Role, Trial
 from instrument.models import Description, Record
 
@@ -27,7 +28,7 @@ class CampaignStarted(Record):
     """The instrument has described itself and the journal is open."""
 
     campaign: str = Field(description="id in the instrument's ledger")
-    folder: str
+    folder: OsText
     config: CampaignConfig
     description: Description
     trials_planned: int = Field(description="acquisitions in all: reference, exploration, final and expert")

@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from agent.config import CampaignConfig
+from agent.encoding import OsText
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
@@ -154,6 +155,11 @@ class Trial(Record):
         """The settings that were acquired (or suggested)."""
         return self.suggestion.settings
 
+    @property
+    def veto(self) -> str | None:
+        """Why the score must not be trusted; None where it can be, or where there is none."""
+        return self.score.veto if self.score is not None else None
+
 
 class ElectronBudget(Record):
     """The electrons of a campaign: what there is, what each role has spent, and what is left for which.
@@ -257,7 +263,7 @@ CampaignState = Literal["running", "done", "stopped", "failed"]
 class CampaignRecord(Record):
     """A whole campaign as its journal tells it."""
 
-    folder: str
+    folder: OsText
     config: CampaignConfig
     description: Description
     state: CampaignState

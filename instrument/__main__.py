@@ -12,6 +12,7 @@ from instrument.errors import InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, serve
+from instrument.text import write_anything
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,16 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.add_argument("--name", help="name of the instrument (default: its own)")
     run.add_argument("--secret-key", type=Path, help="the server's NAME.key_secret; mandatory off loopback")
     run.add_argument("--clients", type=Path, help="directory with the public keys (*.key) of admitted clients")
+    run.add_argument(
+        "--keys",
+        type=Path,
+        metavar="FOLDER",
+        help="both in one folder: NAME.key_secret, and clients/*.key (not with the two)",
+    )
     make = commands.add_parser("keys", help="make a CURVE key pair")
     make.add_argument("directory", type=Path)
     make.add_argument("name")
+    write_anything()
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "keys":
             for path in generate_keys(arguments.directory, arguments.name):
                 print(path)
             return 0
-        keys = ServerKeys.load(arguments.secret_key, arguments.clients)
+        keys = ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys)
         microscope = load_adapter(arguments.adapter)
     except InstrumentError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import zmq
 import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
 
 from instrument import wire
-from instrument.errors import InstrumentError, UnreachableError, error_from_wire
+from instrument.endpoints import allow_ipv6
+from instrument.errors import HandshakeError, InstrumentError, RefusedError, UnreachableError, error_from_wire
 from instrument.keys import ClientKeys
 
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 0.02
+CLOSED_TOO_OFTEN = 3
+"""Handshakes in a row that the other side may break off: a server that is being stopped does so once."""
+_HANDSHAKE_FAILURES = (
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 
 
 class Channel:
@@ -43,8 +50,14 @@ class Channel:
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 50, 1000
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 1000, 3000
         self._socket.maxmsgsize = wire.MAX_BUFFER_BYTES
+        allow_ipv6(self._socket, endpoint)
+        self._has_keys = keys is not None
         if keys is not None:
             keys.secure(self._socket)
+        self._broken_off = 0
+        self._refusal = ""
+        monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = cast("zmq.Socket[bytes]", monitor)  # a plain one, as its context is: read without waiting
         try:
             self._socket.connect(endpoint)
         except zmq.ZMQError:
@@ -54,7 +67,48 @@ class Channel:
 
     def close(self) -> None:
         """Close at once."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=0)
+
+    def handshake_fault(self) -> HandshakeError | None:
+        """Why there is no connection although something listens at the endpoint, as far as ZeroMQ tells; None: nothing known.
+
+        Returns:
+            RefusedError where the refusal is final, HandshakeError where it may end, for example behind a tunnel.
+        """
+        while self._monitor.poll(0):
+            happened = recv_monitor_message(self._monitor)
+            self._note(happened["event"], happened["value"])
+        if self._refusal:
+            return RefusedError(f"the instrument at {self.endpoint} {self._refusal}", endpoint=self.endpoint)
+        if self._broken_off < CLOSED_TOO_OFTEN:
+            return None
+        why = (
+            "is the server's public key among the keys the right one"
+            if self._has_keys
+            else "is it an instrument server"
+        )
+        msg = f"something listens at {self.endpoint}, but breaks every connection off in the handshake; {why}?"
+        return HandshakeError(msg, endpoint=self.endpoint)
+
+    def _note(self, event: int, value: int) -> None:
+        """Remember what an event of the socket's monitor says."""
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._broken_off, self._refusal = 0, ""
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._refusal = (
+                "does not admit this key; copy the public key (NAME.key) to the server's folder of admitted clients "
+                "and start the server again"
+            )
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._broken_off += 1
+        elif value != zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+            self._refusal = "does not speak the protocol; is it an instrument server?"
+        elif self._has_keys:
+            self._refusal = "uses no CURVE keys; leave yours out (no --keys, no `keys:` in the campaign file)"
+        else:
+            self._refusal = "demands CURVE keys and none were given; give the folder that holds them with --keys FOLDER"
 
     async def read(self) -> None:
         """Give every reply to the request that waits for it, until cancelled."""
@@ -114,7 +168,8 @@ class Channel:
 
         Raises:
             InstrumentError: whatever the server answered.
-            UnreachableError: no answer came in time; the command may or may not have been carried out.
+            UnreachableError: no answer came in time; the command may or may not have been carried out. A HandshakeError
+                where something listens, but refuses the connection.
         """
         header = wire.Request(id=uuid.uuid4().hex, op=op, args=args or {}, lease=lease, deadline=deadline)
         frames = wire.encode(header)
@@ -125,6 +180,8 @@ class Channel:
                 await self._send(frames)
                 return await future
         except TimeoutError as error:
+            if (fault := self.handshake_fault()) is not None:
+                raise fault from error
             msg = f"the instrument at {self.endpoint} did not answer {op} within {limit:g} s; is it running there?"
             raise UnreachableError(msg, endpoint=self.endpoint) from error
         finally:

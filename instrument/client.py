@@ -8,14 +8,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import zmq
 
 from instrument import wire
 from instrument.background import Background
 from instrument.channel import Channel
-from instrument.errors import InstrumentError, StaleLeaseError, StreamError, UnreachableError
+from instrument.endpoints import as_reached
+from instrument.errors import (
+    HandshakeError,
+    InstrumentError,
+    RefusedError,
+    StaleLeaseError,
+    StreamError,
+    UnreachableError,
+)
 from instrument.keys import ClientKeys
 from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
@@ -71,8 +78,8 @@ class InstrumentClient:
             self._control = self._open_channel(self.endpoint, stack)
             hello = await self._say_hello()
             self.server_name = str(hello["name"])
-            self._data_endpoint = self._resolve(hello["endpoints"]["data"])
-            self._safe = self._open_channel(self._resolve(hello["endpoints"]["safe"]), stack)
+            self._data_endpoint = as_reached(hello["endpoints"]["data"], self.endpoint)
+            self._safe = self._open_channel(as_reached(hello["endpoints"]["safe"], self.endpoint), stack)
             self._stack = stack.pop_all()
         return self
 
@@ -97,21 +104,18 @@ class InstrumentClient:
             left = give_up - self._clock()
             try:
                 hello: dict[str, Any] = await self._control.request("hello", limit=max(0.01, min(HELLO_TIMEOUT, left)))
+            except RefusedError:
+                raise
             except UnreachableError as error:
                 if left > HELLO_TIMEOUT:
                     continue
+                if isinstance(error, HandshakeError):
+                    raise
                 msg = f"no instrument answers at {self.endpoint} (tried for {self._timeout:g} s); is it running there?"
                 raise UnreachableError(msg, endpoint=self.endpoint) from error
             # Too early by at most the way back, so that a deadline errs on the side of refusal.
             self._clock_offset = float(hello["clock"]) - self._clock()
             return hello
-
-    def _resolve(self, endpoint: str) -> str:
-        """An endpoint bound to all interfaces, as it is reached from here: through the host of the control socket."""
-        parts = urlsplit(endpoint)
-        if parts.scheme != "tcp" or parts.hostname not in {"0.0.0.0", "::", "*"}:
-            return endpoint
-        return f"tcp://{urlsplit(self.endpoint).netloc.rpartition(':')[0]}:{parts.port}"
 
     async def _request(self, op: str, *, limit: float | None = None, **args: Any) -> Any:
         if self._lease_lost is not None:

@@ -118,6 +118,16 @@ class UnreachableError(InstrumentError):
     retryable = True
 
 
+class HandshakeError(UnreachableError):
+    """Something listens at the endpoint, but breaks the connection off before a word is said."""
+
+
+class RefusedError(HandshakeError):
+    """The other side refuses the connection for good: because of the keys, or because it is no instrument."""
+
+    retryable = False
+
+
 def error_from_wire(error: dict[str, Any]) -> InstrumentError:
     """Rebuild the typed error of a reply.
 

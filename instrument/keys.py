@@ -2,16 +2,15 @@
 
 A key pair is two files, `NAME.key` (public, may be handed out) and `NAME.key_secret` (stays where it is, mode 0600). A
 server has its own pair and a directory with the public keys of the clients it admits; a client has its own pair and the
-public key of the server.
+public key of the server. Either side may keep all of it in one folder, see
+`ServerKeys.load` and `ClientKeys.in_folder`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import zmq
 from zmq.auth import create_certificates, load_certificate
@@ -35,19 +34,25 @@ class ServerKeys:
     clients: Path
 
     @classmethod
-    def load(cls, secret_file: Path | None, clients: Path | None) -> ServerKeys | None:
+    def load(cls, secret_file: Path | None, clients: Path | None, folder: Path | None = None) -> ServerKeys | None:
         """Read the keys from their files.
 
         Args:
             secret_file: the server's NAME.key_secret.
             clients: directory with the public keys of the clients to admit.
+            folder: instead of both: one NAME.key_secret, and the clients' public keys in its subfolder `clients`.
 
         Returns:
-            The keys; None where neither is given.
+            The keys; None where nothing is given.
 
         Raises:
-            MalformedRequestError: only one is given, or a file is not what it should be.
+            MalformedRequestError: only one of the two is given, or a file is not what it should be.
         """
+        if folder is not None:
+            if secret_file is not None or clients is not None:
+                msg = f"{folder}: one folder holds secret key and clients; give either it or the two of them"
+                raise MalformedRequestError(msg)
+            secret_file, clients = _only_secret(folder), folder / "clients"
         if secret_file is None and clients is None:
             return None
         if secret_file is None or clients is None:
@@ -120,6 +125,32 @@ class ClientKeys:
         public, secret = _load_pair(secret_file)
         return cls(public, secret, _load(server_file)[0])
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> ClientKeys:
+        """Read the keys of a client from one folder.
+
+        Args:
+            folder: holds the client's own pair, NAME.key and NAME.key_secret, and one more *.key: the server's public key.
+
+        Returns:
+            The keys.
+
+        Raises:
+            MalformedRequestError: something else is there.
+        """
+        secret = _only_secret(folder)
+        others = sorted(path for path in folder.glob("*.key") if path.stem != secret.stem)
+        if len(others) != 1:
+            found = ", ".join(path.name for path in others) or "none"
+            msg = (
+                f"{folder}: one public key of a server (*.key) is expected beside {secret.name}, found {found}; "
+                "copy the server's NAME.key there, and keep the keys of each instrument in a folder of its own"
+            )
+            raise MalformedRequestError(msg)
+        keys = cls.load(secret, others[0])
+        assert keys is not None
+        return keys
+
     def secure(self, socket: zmq.Socket[Any]) -> None:
         """Make a socket a CURVE client.
 
@@ -153,21 +184,13 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
     return public, secret
 
 
-def is_loopback(endpoint: str) -> bool:
-    """Whether only this machine can reach an endpoint.
-
-    Args:
-        endpoint: tcp://, ipc:// or inproc:// address.
-    """
-    if endpoint.startswith(("ipc://", "inproc://")):
-        return True
-    host = urlsplit(endpoint).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _only_secret(folder: Path) -> Path:
+    found = sorted(folder.glob("*.key_secret"))
+    if len(found) != 1:
+        what = f"{len(found)} secret keys" if found else "no secret key" if folder.is_dir() else "no folder"
+        msg = f"{folder}: {what} there; one NAME.key_secret is expected, `python -m instrument keys DIR NAME` makes a pair"
+        raise MalformedRequestError(msg)
+    return found[0]
 
 
 def _load_pair(path: Path) -> tuple[bytes, bytes]:

@@ -15,6 +15,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from instrument import stream
+from instrument.endpoints import allow_ipv6
 from instrument.errors import StreamError, UnreachableError
 from instrument.keys import ClientKeys
 
@@ -142,6 +143,7 @@ class FrameReceiver:
 
     def _run(self) -> None:
         try:
+            allow_ipv6(self._socket, self._endpoint)
             self._socket.connect(self._endpoint)
             self._receive()
         except BaseException as error:

@@ -16,7 +16,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 import zmq
@@ -26,9 +25,10 @@ from instrument import wire
 from instrument.background import Background
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
+from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
 from instrument.errors import ConflictError, InstrumentError, MalformedRequestError
 from instrument.guard import BeamGuard
-from instrument.keys import ServerKeys, is_loopback
+from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
 from instrument.microscope import Microscope
 from instrument.models import Description
@@ -74,12 +74,13 @@ class InstrumentServer:
         stall_timeout: float = 120.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        check_endpoint(control)
         self.control = control
-        self.safe = safe or _beside(control, "safe")
-        self.data = data or _beside(control, "data")
+        self.safe = safe or beside(control, "safe")
+        self.data = data or beside(control, "data")
         self.name = name or ""
         for endpoint in (self.control, self.safe, self.data):
-            _check_endpoint(endpoint)
+            check_endpoint(endpoint)
             if keys is None and not is_loopback(endpoint):
                 msg = (
                     f"{endpoint} can be reached from other machines, which needs CURVE keys: give the server's secret "
@@ -166,6 +167,7 @@ class InstrumentServer:
     def _bind(self, socket: zmq.Socket[Any], endpoint: str) -> str:
         socket.heartbeat_ivl, socket.heartbeat_timeout = 1000, 3000
         socket.handshake_ivl = HANDSHAKE_LIMIT_MS
+        allow_ipv6(socket, endpoint)
         if self._keys is not None:
             self._keys.secure(socket)
         try:
@@ -269,18 +271,3 @@ def _start_thread(guard: BeamGuard, socket: zmq.Socket[bytes]) -> Callable[[], N
         thread.join()
 
     return stop
-
-
-def _check_endpoint(endpoint: str) -> None:
-    scheme, _, address = endpoint.partition("://")
-    port = address.rpartition(":")[2]
-    if (scheme == "ipc" and address) or (scheme == "tcp" and (port == "*" or (port.isdecimal() and int(port) < 65536))):
-        return
-    msg = f"{endpoint!r} is not an endpoint; expected tcp://ADDRESS:PORT (port 0 … 65535 or *) or ipc://PATH"
-    raise MalformedRequestError(msg, endpoint=endpoint)
-
-
-def _beside(control: str, purpose: str) -> str:
-    """A free port on the interface of the control endpoint, or a socket file beside it."""
-    parts = urlsplit(control)
-    return f"tcp://{parts.netloc.rpartition(':')[0]}:*" if parts.scheme == "tcp" else f"{control}.{purpose}"

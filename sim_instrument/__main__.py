@@ -13,7 +13,9 @@ from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, serve
+from instrument.text import write_anything
 
+EXIT_STOPPED = 4
 _COSTS = """\
 Every fault is a number; 0 switches it off. Agents are told nominal values only.
 
@@ -43,15 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None: those of the process.
 
     Returns:
-        The exit code: 0 after a signal, 2 for bad input.
+        The exit code: 0 after a signal, 2 for bad input, 4 for Ctrl-C before it was ready.
     """
+    write_anything()
     arguments = build_parser().parse_args(argv)
     try:
-        keys = ServerKeys.load(arguments.secret_key, arguments.clients)
+        keys = ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys)
         microscope = arguments.make(arguments)
     except (InstrumentError, BadInputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C before it was ready", file=sys.stderr)
+        return EXIT_STOPPED
     try:
         return serve(
             microscope,
@@ -110,6 +116,9 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument(
+        "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
+    )
     group.add_argument(
         "--state-dir",
         "--state",

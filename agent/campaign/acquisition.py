@@ -11,7 +11,7 @@ import numpy as np
 
 from agent.campaign.layout import fresh_field
 from agent.campaign.session import Session
-from agent.errors import AgentError, InstrumentUnavailableError, StoppedError
+from agent.errors import InstrumentUnavailableError, NoResultError, StoppedError
 from agent.events import FramesReceived, Phase, PhaseChanged
 from agent.records import Role, Trial, TrialState
 from agent.storage.acquisition_file import AcquisitionWriter, require_space
@@ -39,7 +39,7 @@ LARGEST_GAP = 0.05
 _ABORT_INTERVAL_S = 0.1
 
 
-class FreshAreaError(AgentError):
+class FreshAreaError(NoResultError):
     """No fresh region of the size wanted is left on the specimen."""
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from pathlib import Path
 
 from pydantic import Field
 
-from agent.campaign.connection import PATIENCE_S, connected, take_stock
+from agent.campaign.connection import PATIENCE_S, connected, take_stock, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
     first_suggestion,
@@ -17,7 +19,9 @@ from agent.campaign.planning import (
 )
 from agent.campaign.stop import Control
 from agent.config import CampaignConfig
+from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Settings, Suggestion
+from agent.storage.facts import InstrumentLink
 from instrument import AcquisitionPlan, Description, InstrumentClient, Rectangle
 from instrument.models import Record
 
@@ -41,19 +45,29 @@ class DryRun(Record):
     description: Description
 
 
-async def dry_run(config: CampaignConfig, endpoint: str, *, patience: float = PATIENCE_S) -> DryRun:
+async def dry_run(
+    config: CampaignConfig,
+    endpoint: str,
+    *,
+    observers: Iterable[Observer] = (),
+    keys: Path | None = None,
+    patience: float = PATIENCE_S,
+) -> DryRun:
     """Find out what a campaign would do and cost; nothing is reserved or exposed.
 
     Args:
         config: the campaign.
         endpoint: control endpoint of the instrument, tcp://…
+        observers: told what is being waited for.
+        keys: folder of CURVE keys; None: see run_campaign.
         patience: s to wait for an instrument that does not answer.
 
     Raises:
         BadInputError: the campaign is not feasible.
         InstrumentUnavailableError: the instrument is not there.
     """
-    async with connected(endpoint, "ptychopilot", patience, Control()) as client:
+    link = InstrumentLink(endpoint=endpoint, keys=keys or config.keys)
+    async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
         description, exposed = await take_stock(client)
         layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
         first = await asyncio.to_thread(first_suggestion, config, description, layout)

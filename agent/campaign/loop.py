@@ -24,7 +24,7 @@ from agent.campaign.planning import (
     reference_settings,
 )
 from agent.campaign.session import Session
-from agent.errors import AgentError, BadInputError
+from agent.errors import BadInputError, NoResultError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Policy
@@ -184,10 +184,12 @@ class Loop:
         target = self.config.goal.fraction * full
         if target <= 0:
             msg = f"the reference acquisition carries no information ({full:.3g} bit/Å²); is there a specimen in it?"
-            raise AgentError(msg)
+            raise NoResultError(msg)
         self._journal.write(target=target)
         carries = "carries" if part == 1 else "is expected to carry"
         reason = f"{self.config.goal.fraction:.0%} of the {full:.4g} bit/Å² that the full recording {carries}"
+        if reference.score.veto is not None:
+            reason += f"; the reference's score is not to be trusted: {reference.score.veto}"
         self._audience.tell(TargetSet(target=target, reason=reason))
 
     async def _finish(self) -> None:
@@ -220,7 +222,12 @@ class Loop:
             policy.ingest(observations)
             return policy.recommend(left), policy.view(left), policy.name
 
-        recommendation, view, name = await self._ask_policy(description, recommend, final=True)
+        try:
+            recommendation, view, name = await self._ask_policy(description, recommend, final=True)
+        except BadInputError as error:
+            # What was legal before the first electron has turned out to lead nowhere.
+            msg = f"no settings can be recommended for the final picture: {error}; {self._book.what_became()}"
+            raise NoResultError(msg) from error
         self._journal.write(recommended=recommendation)
         self._audience.tell(Recommended(recommendation=recommendation))
         if view is not None:
@@ -254,7 +261,7 @@ class Loop:
         dose = plan.dose * (affordable - (cost - plan.electrons)) / plan.electrons
         if dose <= 0:
             msg = f"the {affordable:.4g} electrons that are left do not pay for the final acquisition: it costs {cost:.4g}"
-            raise AgentError(msg)
+            raise NoResultError(msg)
         return dose
 
     # -- small things ----------------------------------------------------------------------------------------------
@@ -268,13 +275,13 @@ class Loop:
         failed = self._book.failures_in_a_row(self._failures_after)
         if len(failed) >= MAX_FAILURES:
             msg = f"{len(failed)} trials in a row have failed, the last one because: {failed[-1].reason}"
-            raise AgentError(msg)
+            raise NoResultError(msg)
 
     def _require_final(self) -> None:
         final = self._book.of_role("final")[-1]
         if final.state not in ENDED or final.state is TrialState.FAILED:
             msg = f"the final acquisition has no score: {final.reason}; `ptychopilot resume` tries again"
-            raise AgentError(msg)
+            raise NoResultError(msg)
 
     def _phase(self, phase: Phase, number: int, role: Role) -> None:
         self._audience.tell(PhaseChanged(phase=phase, trial=number, role=role))

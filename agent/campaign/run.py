@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import yaml
 
-from agent.campaign.connection import PATIENCE_S, connected, release, take_stock
+from agent.campaign.connection import PATIENCE_S, connected, release, take_stock, waiting
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
 from agent.campaign.planning import acquisitions_planned, plan_campaign
@@ -53,6 +53,7 @@ async def run_campaign(
     observers: Iterable[Observer] = (),
     processing: str = PROCESSING,
     command: Sequence[str] | None = None,
+    keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
 ) -> CampaignRecord:
@@ -65,6 +66,8 @@ async def run_campaign(
         observers: told what happens as it happens.
         processing: `module:function` that turns an acquisition into a score; see agent.processing.process.
         command: how to start the instrument again, where the caller has started it; kept for `resume`.
+        keys: folder of CURVE keys (`instrument.ClientKeys.in_folder`), kept for `resume`; None: that of the configuration, or
+            else, for an instrument on another machine, ~/.config/ptychopilot/keys where it exists.
         patience: s to wait for an instrument that does not answer.
         control: to stop the campaign from outside.
 
@@ -78,9 +81,13 @@ async def run_campaign(
     """
     folder = _absolute(folder)
     control = control or Control()
+    observers = list(observers)
     require_new(folder)
     load_attribute(processing)
-    async with connected(endpoint, "ptychopilot", patience, control) as client:
+    link = InstrumentLink(
+        endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
+    )
+    async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
         description, exposed = await take_stock(client)
     layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
     facts = CampaignFacts(
@@ -88,7 +95,7 @@ async def run_campaign(
         description=description,
         campaign=f"{config.name}-{secrets.token_hex(3)}",
         layout=layout,
-        link=InstrumentLink(endpoint=endpoint, command=None if command is None else tuple(command)),
+        link=link,
         processing=processing,
         versions=installed_versions(),
         started=utc_now(),
@@ -105,6 +112,7 @@ async def resume_campaign(
     *,
     endpoint: str | None = None,
     observers: Iterable[Observer] = (),
+    keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
 ) -> CampaignRecord:
@@ -116,6 +124,7 @@ async def resume_campaign(
         folder: of the campaign.
         endpoint: where the instrument is now; None: where it was.
         observers: see run_campaign.
+        keys: folder of CURVE keys; None: the one that was given before.
         patience: see run_campaign.
         control: see run_campaign.
 
@@ -132,8 +141,9 @@ async def resume_campaign(
         if journal.facts.state == "done":
             return journal.record()
         link = journal.facts.link
-        if endpoint is not None and endpoint != link.endpoint:
-            journal.write(link=link.model_copy(update={"endpoint": endpoint}))
+        now = link.model_copy(update={"endpoint": endpoint or link.endpoint, "keys": _absolute(keys) or link.keys})
+        if now != link:
+            journal.write(link=now)
         journal.write(state="running", reason="", finished="")
         return await _live(journal, observers, patience, control or Control(), resumed=True)
 
@@ -149,8 +159,12 @@ def installed_versions() -> dict[str, str]:
     return versions
 
 
-def _absolute(folder: Path | str) -> Path:
-    return Path(folder).absolute()
+@overload
+def _absolute(folder: Path | str) -> Path: ...
+@overload
+def _absolute(folder: Path | str | None) -> Path | None: ...
+def _absolute(folder: Path | str | None) -> Path | None:
+    return None if folder is None else Path(folder).absolute()
 
 
 async def _live(
@@ -185,12 +199,14 @@ async def _live(
 async def _until_done(session: Session, patience: float, *, release_safe: bool) -> None:
     """Connect and work, again after every lost connection, until everything is done."""
     journal, control = session.journal, session.control
-    endpoint = journal.facts.link.endpoint
+    link = journal.facts.link
     async with ReconstructionProcess(journal.facts.processing) as child:
         while True:
-            session.audience.tell(PhaseChanged(phase="connecting", message=endpoint))
+            session.audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))
             try:
-                async with connected(endpoint, journal.facts.campaign, patience, control) as client:
+                async with connected(
+                    link, journal.facts.campaign, patience, control, waiting(session.audience)
+                ) as client:
                     if release_safe:
                         await release(client, journal)
                         release_safe = False

@@ -137,6 +137,17 @@ class TrialBook:
             failed = [*failed, trial] if trial.state is TrialState.FAILED else []
         return failed
 
+    def what_became(self) -> str:
+        """How many trials were trusted, vetoed or failed, with the reason of the last that was not trusted, as a phrase."""
+        tried = [trial for trial in self if trial.state in ENDED]
+        failed = [trial for trial in tried if trial.state is not TrialState.DONE]
+        vetoed = [trial for trial in tried if trial.veto is not None]
+        said = f"of {len(tried)} trials {len(failed)} failed and {len(vetoed)} have a score that is not to be trusted"
+        last = max((*failed, *vetoed), key=lambda trial: trial.number, default=None)
+        if last is None:
+            return said
+        return f"{said} (trial {last.number}: {last.veto or last.reason})"
+
     def observations(self, number: int) -> list[Observation]:
         """What the policy may know when it suggests trial `number`.
 

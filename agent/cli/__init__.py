@@ -14,14 +14,24 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: of the command, without its name; None: those of this process.
     """
-    from agent.cli.errors import ExitCode, run_guarded
+    try:
+        raise SystemExit(_run(arguments))
+    except KeyboardInterrupt:  # while modules were being loaded
+        sys.stderr.write("ptychopilot: stopped by Ctrl-C\n")
+        raise SystemExit(4) from None
 
+
+def _run(arguments: list[str] | None) -> int:
+    from agent.cli.errors import ExitCode, run_guarded
+    from instrument.text import write_anything
+
+    write_anything()
     if importlib.util.find_spec("typer") is None:
         sys.stderr.write(
             "ptychopilot: only the instrument side is installed here; `python -m instrument` serves a microscope, "
             "pip install 'ptychopilot[agent]' adds the agent\n"
         )
-        raise SystemExit(ExitCode.BAD_INPUT)
+        return ExitCode.BAD_INPUT
     from agent.cli.app import app
 
-    raise SystemExit(run_guarded(app, arguments))
+    return run_guarded(app, arguments)

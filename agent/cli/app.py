@@ -25,7 +25,16 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came f
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything that is written.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")]
 Patience = Annotated[
-    float, typer.Option("--patience", min=0, help="Seconds to wait for an instrument that does not answer.")
+    float, typer.Option("--wait", "--patience", min=0, help="Seconds to wait for an instrument that does not answer.")
+]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FOLDER",
+        help="CURVE keys: your key pair and the instrument's public key. Without it: `keys:` of the campaign file; for an "
+        "instrument on another machine ~/.config/ptychopilot/keys, where it exists.",
+    ),
 ]
 CampaignFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A campaign folder.")]
 
@@ -65,6 +74,7 @@ def run(
     ] = False,
     out: Out = None,
     json_file: Json = None,
+    keys: Keys = None,
     patience: Patience = 60.0,
     debug: Debug = False,
 ) -> None:
@@ -75,7 +85,16 @@ def run(
     """
     from agent.cli import campaigns
 
-    campaigns.run(campaign, instrument, dry_run=dry_run, out=out, json_file=json_file, patience=patience, debug=debug)
+    campaigns.run(
+        campaign,
+        instrument,
+        dry_run=dry_run,
+        out=out,
+        json_file=json_file,
+        keys=keys,
+        patience=patience,
+        debug=debug,
+    )
 
 
 @app.command()
@@ -86,13 +105,14 @@ def resume(
         typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="If its address has changed since."),
     ] = None,
     json_file: Json = None,
+    keys: Keys = None,
     patience: Patience = 60.0,
     debug: Debug = False,
 ) -> None:
     """Continue a campaign that was stopped, or killed, from its folder. No region is exposed twice."""
     from agent.cli import campaigns
 
-    campaigns.resume(folder, instrument, json_file=json_file, patience=patience, debug=debug)
+    campaigns.resume(folder, instrument, json_file=json_file, keys=keys, patience=patience, debug=debug)
 
 
 @app.command()
@@ -181,13 +201,14 @@ def doctor(
     mqtt: Annotated[
         str | None, typer.Option("--mqtt", metavar="HOST[:PORT]", help="Try to reach this MQTT broker.")
     ] = None,
+    keys: Keys = None,
     patience: Patience = 5.0,
     debug: Debug = False,
 ) -> None:
     """Check this machine: what is installed, is there a GPU, free disk, can instrument and broker be reached."""
     from agent.cli.checks import show_checks
 
-    raise typer.Exit(show_checks(instrument, mqtt, patience))
+    raise typer.Exit(show_checks(instrument, mqtt, patience, keys))
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

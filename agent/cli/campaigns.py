@@ -19,8 +19,9 @@ from agent.campaign.dry_run import dry_run as plan_only
 from agent.campaign.run import resume_campaign, run_campaign
 from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command
+from agent.cli.terminal import Terminal
 from agent.config import CampaignConfig, load_config
-from agent.errors import AgentError, BadInputError
+from agent.errors import BadInputError
 from agent.events import Observer
 from agent.records import CampaignRecord
 from agent.report import write_report
@@ -38,6 +39,7 @@ def run(
     dry_run: bool,
     out: Path | None,
     json_file: Path | None,
+    keys: Path | None,
     patience: float,
     debug: bool,
 ) -> None:
@@ -49,6 +51,7 @@ def run(
         dry_run: only say what it would do and cost.
         out: campaign folder; None: a new one below `campaigns/`.
         json_file: where the result goes as JSON besides.
+        keys: folder of CURVE keys; None: that of the file, or the default.
         patience: s to wait for an instrument that does not answer.
         debug: log to the terminal.
 
@@ -61,8 +64,10 @@ def run(
     config = load_config(path)
     _check_json(json_file)
     if dry_run:
-        plan = asyncio.run(plan_only(config, endpoint, patience=patience))
-        show_plan(Console(), plan)
+        console = Terminal()
+        with ConsoleProgress(console) as progress:
+            plan = asyncio.run(plan_only(config, endpoint, observers=[progress], keys=keys, patience=patience))
+        show_plan(console, plan)
         if json_file is not None:
             write_json(json_file, plan.model_dump(mode="json"))
         return
@@ -70,18 +75,21 @@ def run(
     require_new(folder)
 
     async def start(observers: list[Observer]) -> CampaignRecord:
-        return await run_campaign(config, endpoint, folder, observers=observers, patience=patience)
+        return await run_campaign(config, endpoint, folder, observers=observers, keys=keys, patience=patience)
 
     _conduct(start, config, folder, json_file)
 
 
-def resume(folder: Path, endpoint: str | None, *, json_file: Path | None, patience: float, debug: bool) -> None:
+def resume(
+    folder: Path, endpoint: str | None, *, json_file: Path | None, keys: Path | None, patience: float, debug: bool
+) -> None:
     """Continue a campaign; an instrument that the agent had started itself is started again.
 
     Args:
         folder: of the campaign.
         endpoint: control endpoint of the instrument; None: where it was.
         json_file: where the result goes as JSON besides.
+        keys: folder of CURVE keys; None: the one that was given before.
         patience: s to wait for an instrument that does not answer.
         debug: log to the terminal.
 
@@ -96,7 +104,7 @@ def resume(folder: Path, endpoint: str | None, *, json_file: Path | None, patien
 
     def conduct(where: str | None) -> None:
         async def start(observers: list[Observer]) -> CampaignRecord:
-            return await resume_campaign(folder, endpoint=where, observers=observers, patience=patience)
+            return await resume_campaign(folder, endpoint=where, observers=observers, keys=keys, patience=patience)
 
         _conduct(start, record.config, folder, json_file)
 
@@ -166,21 +174,27 @@ def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
 
 def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
     """Run a campaign under the eyes of console and broker; write report and JSON however it ended."""
-    console = Console()
+    console = Terminal()
     try:
         asyncio.run(_watched(start, config, console))
-    except BadInputError:
-        raise
-    except (AgentError, OSError):
+    except Exception:
         # stopped or failed halfway: what there is gets its report, then the error is told
-        if (folder / JOURNAL).exists():
+        if _has_ended(folder):
             try:
                 _conclude(console, folder, json_file)
-            except (AgentError, OSError) as second:  # a full disk has no room for a report; the first error counts
+            except Exception as second:  # a full disk has no room for a report; the first error counts
                 say(console, f"no report: {second}")
             say(console, f"`ptychopilot resume {folder}` continues")
         raise
     return _conclude(console, folder, json_file)
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether a campaign was begun there, and nobody runs it now."""
+    try:
+        return (folder / JOURNAL).exists() and load_campaign(folder).state != "running"
+    except BadInputError:
+        return False
 
 
 async def _watched(start: Start, config: CampaignConfig, console: Console) -> CampaignRecord:

@@ -42,18 +42,21 @@ class Finding:
     text: str
 
 
-def examine(instrument: str | None = None, broker: str | None = None, patience: float = 5.0) -> list[Finding]:
+def examine(
+    instrument: str | None = None, broker: str | None = None, patience: float = 5.0, keys: Path | None = None
+) -> list[Finding]:
     """Look at everything; at instrument and broker only where an address is given.
 
     Args:
         instrument: control endpoint, tcp://HOST:PORT.
         broker: HOST or HOST:PORT.
         patience: s to wait for an answer of either.
+        keys: folder of CURVE keys; None: the default, where there is one.
     """
     findings = [_python(), *map(_package, PACKAGES), *map(_simulator_package, SIMULATOR_PACKAGES)]
     findings += [_gpu(), _disk(Path.cwd())]
     if instrument is not None:
-        findings.append(asyncio.run(_reach_instrument(instrument, patience)))
+        findings.append(asyncio.run(_reach_instrument(instrument, patience, keys)))
     if broker is not None:
         findings.append(asyncio.run(_reach_broker(broker, patience)))
     return findings
@@ -106,14 +109,17 @@ def _disk(folder: Path) -> Finding:
     return Finding("hardware", "disk", True, text)
 
 
-async def _reach_instrument(endpoint: str, patience: float) -> Finding:
+async def _reach_instrument(endpoint: str, patience: float, folder: Path | None) -> Finding:
+    from agent.campaign.connection import load_keys
+    from agent.errors import BadInputError
     from instrument.client import InstrumentClient
     from instrument.errors import InstrumentError
 
     try:
-        async with InstrumentClient(endpoint, timeout=patience, request_timeout=patience) as client:
+        keys = load_keys(folder, endpoint)
+        async with InstrumentClient(endpoint, keys=keys, timeout=patience, request_timeout=patience) as client:
             description, status = await client.describe(), await client.status()
-    except InstrumentError as error:
+    except (InstrumentError, BadInputError) as error:
         return Finding("instrument", endpoint, False, str(error))
     beam = "blanked" if status.blanked else "ON"
     return Finding(
@@ -127,11 +133,11 @@ async def _reach_instrument(endpoint: str, patience: float) -> Finding:
 async def _reach_broker(address: str, patience: float) -> Finding:
     import aiomqtt
 
-    match = re.fullmatch(r"(?:mqtt://)?([^:/\s]+)(?::(\d{1,5}))?", address)
+    match = re.fullmatch(r"(?:mqtt://)?(\[[0-9A-Fa-f:]+\]|[^:/\s]+)(?::(\d{1,5}))?", address)
     if match is None:
         return Finding("broker", address, False, "not an address; write HOST or HOST:PORT")
-    host, port = match[1], int(match[2] or 1883)
-    name = f"{host}:{port}"
+    host, port = match[1].strip("[]"), int(match[2] or 1883)
+    name = f"{match[1]}:{port}"
     try:
         async with aiomqtt.Client(host, port, timeout=patience):
             return Finding("broker", name, True, "answers")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, StoppedError
+from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, NoResultError, StoppedError
 
 if TYPE_CHECKING:
     import typer
@@ -22,14 +22,21 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     NO_INSTRUMENT = 3
     STOPPED = 4
+    NO_RESULT = 5
 
 
 EXIT_CODES: dict[type[Exception], ExitCode] = {
     BadInputError: ExitCode.BAD_INPUT,
     InstrumentUnavailableError: ExitCode.NO_INSTRUMENT,
     StoppedError: ExitCode.STOPPED,
+    NoResultError: ExitCode.NO_RESULT,
 }
 """Of the errors that a user can act on; any other is internal."""
+
+
+_TYPER_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +52,10 @@ def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # A verb that ends with typer.Exit comes back as its code, any other as None.
-        return app(arguments, prog_name="ptychopilot", standalone_mode=False) or 0
+        code = app(arguments, prog_name="ptychopilot", standalone_mode=False) or 0
+        if code == _TYPER_INTERRUPTED:
+            raise KeyboardInterrupt
+        return code
     except SystemExit as end:
         # typer's way out when whoever read our output has gone (`| head`).
         return end.code if isinstance(end.code, int) else 0
@@ -74,9 +84,14 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, AgentError | BadInputError):
         return exit_code(error), str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return ExitCode.STOPPED, "stopped"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ExitCode.STOPPED, "stopped by Ctrl-C"
+    if isinstance(error, OSError) and error.errno in _FULL:
         where = f" of {error.filename}" if error.filename else ""
+        if error.errno == errno.EFBIG:
+            return (
+                ExitCode.STOPPED,
+                f"a file{where} has reached the limit of file sizes (`ulimit -f`); raise it and resume",
+            )
         return ExitCode.STOPPED, f"the disk{where} is full; free some space and resume"
     if isinstance(error, OSError) and error.filename is not None:
         return ExitCode.BAD_INPUT, f"{error.filename}: {error.strerror}"
@@ -90,10 +105,10 @@ def exit_code(error: Exception) -> int:
 
 def print_error(message: str) -> None:
     """One line in red on standard error."""
-    from rich.console import Console
+    from agent.cli.terminal import Terminal
 
     line = " ".join(message.split())
-    Console(stderr=True).print(f"ptychopilot: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
+    Terminal(stderr=True).print(f"ptychopilot: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def _instrument_error(error: BaseException) -> tuple[int, str]:

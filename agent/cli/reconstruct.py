@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from agent.cli.results import say, write_json
+from agent.cli.terminal import Terminal
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
 from agent.errors import BadInputError
 from agent.formatting import signed_length, uncertain
@@ -50,7 +51,7 @@ def reconstruct_file(
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
     """
-    console = Console()
+    console = Terminal()
     folder = out or Path.cwd()
     if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
         msg = f"{json_file}: cannot be written; name a file in a folder that exists"

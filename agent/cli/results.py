@@ -20,12 +20,19 @@ from agent.storage.atomic import atomic_write
 
 RESULT = "result.json"
 """In the campaign folder: what `--json` writes elsewhere."""
+UNTRUSTED = "!"
+"""Behind a score that is vetoed."""
 
 
 def show_results(console: Console, record: CampaignRecord, report: Path | None) -> None:
     """Print the trials, the recommended settings beside the expert's, and where everything lies."""
     if record.trials:
         console.print(_trials_table(record))
+    for trial in record.trials:
+        if trial.veto is not None:
+            say(console, f"{UNTRUSTED} the score of trial {trial.number} is not to be trusted: {trial.veto}")
+        elif trial.state in ("failed", "vetoed"):
+            say(console, f"trial {trial.number} {trial.state}: {trial.reason}")
     comparison = _comparison_table(record)
     if comparison.row_count:
         console.print(comparison)
@@ -85,10 +92,16 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
         else {**_settings(recommended.settings), "predicted": recommended.predicted, "reason": recommended.reason},
         "score": _score(final),
         "score_sd": _score_sd(final),
+        "veto": final.veto if final is not None else None,
         "resolution": final.score.resolution if final is not None and final.score is not None else None,
         "expert": None
         if expert is None
-        else {**_settings(expert.settings), "score": _score(expert), "score_sd": _score_sd(expert)},
+        else {
+            **_settings(expert.settings),
+            "score": _score(expert),
+            "score_sd": _score_sd(expert),
+            "veto": expert.veto,
+        },
         "target": record.target,
         "electrons_spent": record.electrons_spent,
         "electrons_budget": record.config.electrons,
@@ -144,7 +157,7 @@ def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]
     resolution = "–"
     if trial.score is not None:
         # the power of ten stands in the heading
-        score = uncertain(trial.score.value / 10.0**score_power, trial.score.sd / 10.0**score_power, 0)
+        score = uncertain(trial.score.value / 10.0**score_power, trial.score.sd / 10.0**score_power, 0) + _mark(trial)
         resolution = f"{trial.score.resolution:.3g}" if trial.score.resolution is not None else "–"
     return (
         str(trial.number),
@@ -160,7 +173,7 @@ def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]
 
 
 def _style(trial: Trial) -> str | None:
-    if trial.state in ("failed", "vetoed"):
+    if trial.state in ("failed", "vetoed") or trial.veto is not None:
         return "dim"
     return {"final": "bold", "expert": "green"}.get(trial.role)
 
@@ -194,6 +207,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "electrons": trial.electrons,
         "score": _score(trial),
         "score_sd": _score_sd(trial),
+        "veto": trial.veto,
         "resolution": trial.score.resolution if trial.score is not None else None,
         "defocus_measured": trial.defocus_measured,
         "optics": None if trial.optics is None else trial.optics.model_dump(mode="json"),
@@ -217,4 +231,10 @@ def _score_sd(trial: Trial | None) -> float | None:
 
 
 def _score_text(trial: Trial | None, power: int) -> str:
-    return "–" if trial is None or trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
+    if trial is None or trial.score is None:
+        return "–"
+    return uncertain(trial.score.value, trial.score.sd, power) + _mark(trial)
+
+
+def _mark(trial: Trial) -> str:
+    return f" {UNTRUSTED}" if trial.veto is not None else ""

@@ -179,7 +179,7 @@ def _child_environment() -> dict[str, str]:
     defaults = {name: str(min(cores, 16)) for name in _THREAD_VARIABLES}
     defaults["OMP_WAIT_POLICY"] = "PASSIVE"
     path = os.pathsep.join(p for p in sys.path if p)  # a policy or processing of one's own stays importable
-    return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def main(processing: str, reply_descriptor: int) -> None:

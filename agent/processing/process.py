@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pydantic import Field
 
 from agent.config import ReconstructionChoice, ScoreChoice
+from agent.encoding import OsPath
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
@@ -32,12 +32,12 @@ FEWEST_PATTERNS = 16
 class ProcessingJob(Record):
     """One acquisition to turn into a picture and a score. Paths are absolute."""
 
-    acquisition: Path
-    output: Path = Field(description="reconstruction file to write (HDF5)")
-    column: Path | None = Field(
+    acquisition: OsPath
+    output: OsPath = Field(description="reconstruction file to write (HDF5)")
+    column: OsPath | None = Field(
         default=None, description="what earlier acquisitions taught about the column; None: nothing yet"
     )
-    column_output: Path = Field(description="where to write what is known of the column now")
+    column_output: OsPath = Field(description="where to write what is known of the column now")
     scored: Rectangle = Field(description="the part of the field that is scored, specimen frame")
     reconstruction: ReconstructionChoice
     score: ScoreChoice

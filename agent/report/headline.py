@@ -34,7 +34,8 @@ def score_text(trial: Trial, power: int | None = None) -> str:
     """Score ± sd of a trial with its unit; a dash without one. `power`: 10^power is pulled out; None: as it suits the value."""
     if trial.score is None:
         return "–"
-    return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}"
+    mark = "" if trial.veto is None else " (not to be trusted)"
+    return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}{mark}"
 
 
 def shared_power(record: CampaignRecord) -> int:
@@ -122,6 +123,10 @@ def _comparison(final: Trial, expert: Trial) -> str:
     assert expert.score is not None
     difference = final.score.value - expert.score.value
     sd = math.hypot(final.score.sd, expert.score.sd)
+    untrusted = [trial.role for trial in (final, expert) if trial.veto is not None]
+    if untrusted:
+        which = " and ".join(untrusted)
+        return f"The two pictures cannot be compared: the score of {which} is not to be trusted."
     text = uncertain(abs(difference), sd)
     if untrusted(final) or untrusted(expert):
         return "The two pictures cannot be compared by their scores: one that is not to be trusted tells nothing."

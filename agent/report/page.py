@@ -142,7 +142,7 @@ def pictured_trials(record: CampaignRecord) -> list[Trial]:
     final = record.trial("final")
     if final is None:
         scored = [t for t in record.trials if t.role == "exploration" and t.state == "done" and t.score is not None]
-        final = max(scored, key=lambda t: (not t.score.veto, t.score.value) if t.score else (False, 0.0), default=None)
+        final = max(scored, key=lambda t: (t.veto is None, t.score.value if t.score else 0.0), default=None)
     candidates = (final, record.trial("expert"), record.trial("reference"))
     return [t for t in candidates if t is not None and t.reconstruction_file is not None]
 

@@ -77,7 +77,9 @@ class ConsoleProgress:
                 self._phase = event
                 if event.phase == "acquiring":
                     self._frames = None
-                if not self._console.is_terminal and event.phase in ("connecting", "acquiring", "waiting"):
+                if event.phase == "waiting":
+                    self._say(event.message)
+                elif not self._console.is_terminal and event.phase in ("connecting", "acquiring"):
                     message = f" – {event.message}" if event.message else ""
                     self._say(self._phase_text() + message + self._outlook())
             case FramesReceived():
@@ -131,10 +133,11 @@ class ConsoleProgress:
         if self._reconstruction is not None and self._reconstruction.trial == trial.number:
             self._reconstruction = None if trial.state in ("done", "failed") else self._reconstruction
         if trial.state == "done" and trial.score is not None:
-            if trial.role != "expert" and (self._best is None or _score(trial) > _score(self._best)):
+            candidate = trial.role != "expert" and trial.veto is None
+            if candidate and (self._best is None or _score(trial) > _score(self._best)):
                 self._best = trial
             resolution = f", {trial.score.resolution:.3g} Å" if trial.score.resolution else ""
-            veto = f" – not trusted: {trial.score.veto}" if trial.score.veto else ""
+            veto = f" – not trusted: {trial.veto}" if trial.veto else ""
             self._say(
                 f"trial {trial.number} ({trial.role}): {self._settings_text(trial.settings)} "
                 f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{resolution}{veto}"

@@ -26,7 +26,7 @@ logger = logging.getLogger("agent.campaign")
 @contextmanager
 def log_file(folder: Path) -> Iterator[None]:
     """Append everything that this program logs to `log.txt` in `folder` while the context is open."""
-    handler = logging.FileHandler(folder / LOG, encoding="utf-8")
+    handler = logging.FileHandler(folder / LOG, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("agent", "instrument")]
     before = [each.level for each in loggers]

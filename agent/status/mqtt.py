@@ -18,6 +18,7 @@ from importlib.metadata import version
 import aiomqtt
 
 from agent.config import Mqtt
+from agent.encoding import read_text
 from agent.errors import BadInputError
 from agent.events import CampaignStarted, Event, FramesReceived, ReconstructionProgress
 from agent.status.outbox import Letter, Outbox
@@ -190,7 +191,7 @@ def _read_password(broker: Mqtt) -> str | None:
     if broker.password_file is None:
         return None
     try:
-        return broker.password_file.read_text(encoding="utf-8").strip()
+        return read_text(broker.password_file).strip()
     except OSError as error:
         msg = f"mqtt.password_file: {broker.password_file} cannot be read ({error.strerror})"
         raise BadInputError(msg) from error

@@ -69,6 +69,8 @@ class Translator:
         match event:
             case CampaignStarted():
                 return self._started(event)
+            case PhaseChanged() if not self._state:
+                return []  # before there is a campaign
             case PhaseChanged():
                 self._state |= {"phase": event.phase, "trial": event.trial, "role": event.role, "text": event.message}
                 return [self._keep("state", self._state), self._beam(event.phase == "acquiring")]
@@ -159,8 +161,10 @@ class Translator:
         if trial.state != "done" or trial.score is None:
             return []
         self._scored += 1
-        letters = [self._event("info", "SCORED", self._scored_text(trial), trial.number)]
-        if trial.role != "expert" and (self._best is None or _value(trial) > _value(self._best)):
+        severity = "info" if trial.veto is None else "warning"
+        letters = [self._event(severity, "SCORED", self._scored_text(trial), trial.number)]
+        candidate = trial.role != "expert" and trial.veto is None
+        if candidate and (self._best is None or _value(trial) > _value(self._best)):
             self._best = trial
             score = {"score": trial.score.value, "score_sd": trial.score.sd, "resolution_a": trial.score.resolution}
             letters.append(self._keep("best", self._settings(trial) | {"role": trial.role} | score))
@@ -201,7 +205,8 @@ class Translator:
 
     def _scored_text(self, trial: Trial) -> str:
         assert trial.score is not None
-        return f"trial {trial.number} ({trial.role}): {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
+        text = f"trial {trial.number} ({trial.role}): {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
+        return text if trial.veto is None else f"{text}, not to be trusted: {trial.veto}"
 
     def _event(self, severity: str, code: str, text: str, trial: int | None = None) -> Letter:
         return self._pass("event", {"severity": severity, "code": code, "text": text, "trial": trial}, qos=1)
@@ -214,9 +219,8 @@ class Translator:
 
     def _json(self, fields: Fields) -> str:
         self._sequence += 1
-        return json.dumps(
-            {**fields, "ts": self._now(), "seq": self._sequence}, ensure_ascii=False, allow_nan=False
-        )  # fmt: skip
+        text = json.dumps({**fields, "ts": self._now(), "seq": self._sequence}, ensure_ascii=False, allow_nan=False)
+        return text.encode("utf-8", "backslashreplace").decode()  # a file name may be no text
 
 
 def _value(trial: Trial) -> float:

@@ -23,7 +23,8 @@ def atomic_write(path: Path, text: str) -> None:
     """
     part = part_of(path)
     try:
-        part.write_text(text, encoding="utf-8")
+        # A file name in it may be no text; escaped, it is still valid JSON.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         publish(path)
     except BaseException:
         part.unlink(missing_ok=True)

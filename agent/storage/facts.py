@@ -7,6 +7,7 @@ from typing import TypedDict
 from pydantic import Field
 
 from agent.config import CampaignConfig
+from agent.encoding import OsPath, OsText
 from agent.records import CampaignLayout, CampaignState, ModelView, Recommendation
 from instrument.models import Description, Record
 
@@ -15,9 +16,10 @@ class InstrumentLink(Record):
     """How the campaign reaches its instrument."""
 
     endpoint: str = Field(description="ZeroMQ control endpoint")
-    command: tuple[str, ...] | None = Field(
+    command: tuple[OsText, ...] | None = Field(
         default=None, description="the command that starts the instrument again, where the agent had started it"
     )
+    keys: OsPath | None = Field(default=None, description="folder of the CURVE keys that were used; None: none")
 
 
 class CampaignFacts(Record):

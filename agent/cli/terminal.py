@@ -1,0 +1,28 @@
+"""What this command prints on: a console that shows every text on every terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.status import Status
+from rich.text import Text
+
+from instrument.text import encodable
+
+
+class Terminal(Console):
+    """A rich console whose text is spelled in the characters of its stream: Å is A on an ASCII terminal.
+
+    Spelled out before it is laid out, so that columns stay straight.
+    """
+
+    def render_str(self, text: str, *args: Any, **options: Any) -> Text:
+        """The text as rich draws it, with its markup."""
+        return super().render_str(encodable(text, self.encoding), *args, **options)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        """A spinning line, made of ASCII where there is nothing else."""
+        if self.options.ascii_only:
+            options.setdefault("spinner", "line")
+        return super().status(status, **options)
