@@ -45,6 +45,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def constant(value: float, lanes: int = LANES) -> Any:
+    """A number in all lanes."""
     return ir.Constant(ir.VectorType(_FLOAT, lanes), [value] * lanes)
 
 
@@ -70,20 +71,24 @@ for _symbol, _emitted in (
 
 
 def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Address of the first number of a numba array of type `kind`."""
     return cgutils.create_struct_proxy(kind)(context, builder, array).data
 
 
 def read(builder: Any, base: Any, index: Any, lanes: int = LANES) -> Any:
+    """As many floats as lanes, from `index` on."""
     value = builder.load(builder.bitcast(builder.gep(base, [index]), ir.VectorType(_FLOAT, lanes).as_pointer()))
     value.align = 4
     return value
 
 
 def write(builder: Any, base: Any, index: Any, value: Any) -> None:
+    """Write the lanes of `value` from `index` on."""
     builder.store(value, builder.bitcast(builder.gep(base, [index]), value.type.as_pointer())).align = 4
 
 
 def broadcast(builder: Any, scalar: Any, lanes: int = LANES) -> Any:
+    """A value in all lanes."""
     undefined = ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined)
     one = builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes))
