@@ -123,10 +123,6 @@ def _comparison(final: Trial, expert: Trial) -> str:
     assert expert.score is not None
     difference = final.score.value - expert.score.value
     sd = math.hypot(final.score.sd, expert.score.sd)
-    untrusted = [trial.role for trial in (final, expert) if trial.veto is not None]
-    if untrusted:
-        which = " and ".join(untrusted)
-        return f"The two pictures cannot be compared: the score of {which} is not to be trusted."
     text = uncertain(abs(difference), sd)
     if untrusted(final) or untrusted(expert):
         return "The two pictures cannot be compared by their scores: one that is not to be trusted tells nothing."
