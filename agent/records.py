@@ -67,6 +67,32 @@ class Score(Record):
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
 
 
+class Optics(Record):
+    """The optics that an acquisition was reconstructed with, and how well they are known.
+
+    What has a standard deviation was measured, in this acquisition or in an earlier one of the same column. What has none was
+    taken from the set-point or from the instrument.
+    """
+
+    defocus: float = Field(description="Å, positive for underfocus")
+    rotation: float = Field(
+        description="from the detector's axes to the scan's, rad (instrument.optics.detector_to_scan)"
+    )
+    mirrored: bool = Field(description="whether the detector is seen from behind")
+    centre: tuple[float, float] = Field(description="(row, column) of the zero beam, detector pixels")
+    aberrations: dict[str, float] = Field(
+        default_factory=dict, description="besides defocus, Krivanek polar, Å and rad"
+    )
+    sd: dict[str, float] = Field(
+        default_factory=dict,
+        description="standard deviation of defocus, rotation, row and column of the centre, and aberrations, in their units",
+    )
+    handedness: float | None = Field(
+        default=None,
+        description="by how many sd this hand explains the counts better than the other; None: the instrument says it",
+    )
+
+
 Role = Literal["exploration", "reference", "final", "expert"]
 
 
@@ -115,6 +141,9 @@ class Trial(Record):
     electrons: float = Field(default=0.0, description="booked by the instrument's ledger")
     score: Score | None = None
     defocus_measured: float | None = None
+    optics: Optics | None = Field(
+        default=None, description="as measured; None: not reconstructed yet, or by another program"
+    )
     reason: str = Field(default="", description="why it failed or was vetoed")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None

@@ -163,3 +163,15 @@ def detector_to_scan(rotation: float, mirrored: bool = False) -> NDArray[np.floa
     c, s = math.cos(rotation), math.sin(rotation)
     matrix = np.array([[c, -s], [s, c]])
     return matrix @ np.diag([-1.0, 1.0]) if mirrored else matrix
+
+
+def rotation_and_hand(matrix: NDArray[np.float64]) -> tuple[float, bool]:
+    """What `detector_to_scan` made a matrix of.
+
+    Args:
+        matrix: orthogonal, 2 × 2.
+
+    Returns:
+        (rotation, rad; whether it is mirrored).
+    """
+    return math.atan2(-matrix[0, 1], matrix[1, 1]), bool(np.linalg.det(matrix) < 0)

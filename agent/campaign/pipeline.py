@@ -82,6 +82,7 @@ class Pipeline:
             state=TrialState.DONE,
             score=result.score,
             defocus_measured=result.defocus_measured,
+            optics=result.optics,
             reconstruction_file=str(self._output(trial).relative_to(self._folder)),
             seconds={**result.seconds, "process": time.monotonic() - started},
         )

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.policy.base import Observation
-from agent.records import ENDED, ElectronBudget, Role, Score, Suggestion, Trial, TrialState
+from agent.records import ENDED, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan
@@ -26,6 +26,7 @@ class TrialChanges(TypedDict, total=False):
     electrons: float
     score: Score
     defocus_measured: float
+    optics: Optics | None
     reason: str
     acquisition_file: str
     reconstruction_file: str

@@ -10,16 +10,20 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, Survey
+from agent.records import Optics
 from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
+
+if TYPE_CHECKING:
+    from agent.reconstruction import BrightFieldDisc, Calibration, Tuned
 
 HOT = 8.0
 """A pixel is called bad where its mean count differs by this many robust standard deviations from its neighbours'."""
@@ -35,6 +39,9 @@ class ColumnState:
         defocus_offset: measured minus nominal, Å, of the last acquisition.
         aberrations: besides defocus, Krivanek polar, Å and rad.
         aperture: whether a round, even disc or the measured one explains the counts better.
+        sd: standard deviations of what was measured, named as in `Optics.sd`; that of the defocus is of the last acquisition.
+        handedness: by how many standard deviations this hand explains the counts better than the other; None: it was not
+            measured, the instrument says it.
     """
 
     centre: tuple[float, float]
@@ -42,6 +49,25 @@ class ColumnState:
     defocus_offset: float
     aberrations: dict[str, float] = field(default_factory=dict)
     aperture: Literal["round", "measured"] = "round"
+    sd: dict[str, float] = field(default_factory=dict)
+    handedness: float | None = None
+
+    def optics_at(self, defocus: float) -> Optics:
+        """The optics of an acquisition.
+
+        Args:
+            defocus: that it was reconstructed with, Å.
+        """
+        rotation, mirrored = optics.rotation_and_hand(self.matrix)
+        return Optics(
+            defocus=defocus,
+            rotation=rotation,
+            mirrored=mirrored,
+            centre=self.centre,
+            aberrations=self.aberrations,
+            sd=self.sd,
+            handedness=self.handedness,
+        )
 
     def save(self, path: Path) -> None:
         """Write as JSON, in one step."""
@@ -51,6 +77,8 @@ class ColumnState:
             "defocus_offset_A": self.defocus_offset,
             "aberrations": self.aberrations,
             "aperture": self.aperture,
+            "standard_deviations": self.sd,
+            "handedness_sd": self.handedness,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(content, indent=1))
@@ -70,6 +98,8 @@ class ColumnState:
                 defocus_offset=float(content["defocus_offset_A"]),
                 aberrations={str(k): float(v) for k, v in content["aberrations"].items()},
                 aperture="measured" if content["aperture"] == "measured" else "round",
+                sd={str(k): float(v) for k, v in content.get("standard_deviations", {}).items()},
+                handedness=content.get("handedness_sd"),
             )
         except (OSError, ValueError, KeyError, IndexError) as error:
             msg = f"{path}: not a column state file ({error})"
@@ -140,19 +170,24 @@ def measure_column(
     if known is not None:
         fixed = description.defocus.kind == "fixed"
         return _measure_again(data, known, enabled=enabled and not fixed, on_progress=on_progress)
-    nominal = data.defocus
-    data = replace(data, centre=_disc_centre(data))
+    nominal, handedness = data.defocus, None
+    disc = _disc(data)
+    data = replace(data, centre=disc.centre)
+    sd = {"row": disc.centre_sd, "column": disc.centre_sd}
     notes: list[str] = []
     advertised = description.scan_rotation is not None and description.mirrored is not None
     if enabled and not advertised:
-        data, found = _from_parallax(data, shape)
-        notes.extend(found)
+        data, found, beyond = _from_parallax(data, shape)
+        notes.extend((_parallax_note(found), *beyond))
+        sd |= _parallax_sd(found)
+        handedness = found.handedness
     else:
         matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
         data = replace(data, detector_to_scan=matrix)
     if enabled and advertised:
-        data, note = _from_likelihood(data, on_progress)
+        data, note, found_sd = _from_likelihood(data, on_progress)
         notes.append(note)
+        sd |= found_sd
     if enabled and (uneven := _with_better_aperture(data)) is not None:
         data = uneven
         notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
@@ -163,6 +198,8 @@ def measure_column(
         defocus_offset=data.defocus - nominal,
         aberrations=dict(data.aberrations),
         aperture="round" if data.aperture is None else "measured",
+        sd=sd,
+        handedness=handedness,
     )
     return Measured(data, state, tuple(notes))
 
@@ -178,32 +215,63 @@ def _measure_again(
     data, notes = _with_defocus(data, nominal + known.defocus_offset)
     if known.aperture == "measured":
         data = replace(data, aperture=measured_aperture(data))
+    sd = {name: value for name, value in known.sd.items() if name != "defocus"}
     if enabled:
-        data = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress).data
-    return Measured(data, replace(known, defocus_offset=data.defocus - nominal), notes)
+        tuned = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress)
+        data = tuned.data
+        sd |= _measured_sd(tuned)
+    return Measured(data, replace(known, defocus_offset=data.defocus - nominal, sd=sd), notes)
 
 
-def _disc_centre(data: DiffractionData) -> tuple[float, float]:
-    """(row, column) of the bright-field disc in the mean pattern, pixels."""
+def _disc(data: DiffractionData) -> BrightFieldDisc:
+    """The bright-field disc in the mean pattern."""
     from agent.reconstruction import fit_disc
 
-    return fit_disc(data.look().mean, data.mask).centre
+    return fit_disc(data.look().mean, data.mask)
 
 
-def _from_likelihood(data: DiffractionData, on_progress: Callable[[float], None]) -> tuple[DiffractionData, str]:
-    """Defocus, two-fold astigmatism and rotation, around what set-point and instrument say."""
+def _measured_sd(tuned: Tuned) -> dict[str, float]:
+    """Standard deviations of what was found, named as in `Optics.sd`; empty where the start was kept.
+
+    Aberrations are found in Cartesian form, C_a = C cos mφ and C_b = C sin mφ, and are told as magnitude and angle. The angle
+    of an aberration that is nothing but noise is unknown; its deviation ends at that of all angles alike, (2π/m)/√12.
+    """
+    if not tuned.improved:
+        return {}
+    sd = dict(tuned.uncertainty)
+    for name in sorted(name[:3] for name in sd if len(name) == 4 and name.endswith("a")):
+        m = int(name[2])
+        size, angle = tuned.data.aberrations.get(name, 0.0), m * tuned.data.aberrations.get(f"phi{name[1:]}", 0.0)
+        a, b = sd.pop(f"{name}a"), sd.pop(f"{name}b")
+        sd[name] = float(np.hypot(a * np.cos(angle), b * np.sin(angle)))
+        across = float(np.hypot(a * np.sin(angle), b * np.cos(angle)))
+        sd[f"phi{name[1:]}"] = min(across / max(m * size, 1e-9), 2 * np.pi / m / np.sqrt(12))
+    return sd
+
+
+def _from_likelihood(
+    data: DiffractionData, on_progress: Callable[[float], None]
+) -> tuple[DiffractionData, str, dict[str, float]]:
+    """Defocus, two-fold astigmatism and rotation, around what set-point and instrument say; a note; standard deviations."""
     from agent.reconstruction import tune, widths
 
     nominal = data.defocus
     tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
-    data = tuned.data
-    rotation = np.degrees(np.arctan2(data.detector_to_scan[1, 0], data.detector_to_scan[1, 1]))  # type: ignore[index]
+    if not tuned.improved:
+        note = (
+            f"the counts do not tell defocus, astigmatism and rotation better than the set-point of {nominal:g} Å and what "
+            "the instrument says, which are used"
+        )
+        return data, note, {}
+    data, sd = tuned.data, _measured_sd(tuned)
+    assert data.detector_to_scan is not None
+    rotation, _ = optics.rotation_and_hand(data.detector_to_scan)
     note = (
-        f"measured: defocus {data.defocus:.4g} ± {tuned.uncertainty.get('defocus', float('nan')):.2g} Å "
-        f"(set-point {nominal:g} Å), detector rotation {rotation:.2f}°, "
-        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} Å"
+        f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å (set-point {nominal:g} Å), "
+        f"detector rotation {np.degrees(rotation):.2f} ± {np.degrees(sd['rotation']):.1g}°, "
+        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å"
     )
-    return data, note
+    return data, note, sd
 
 
 def _with_better_aperture(data: DiffractionData) -> DiffractionData | None:
@@ -237,8 +305,10 @@ def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionDat
     return replace(data, defocus=used), (note,)
 
 
-def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tuple[DiffractionData, tuple[str, ...]]:
-    """Rotation, handedness and defocus of an uncalibrated raster. Raises BadInputError where the scan does not tell."""
+def _from_parallax(
+    data: DiffractionData, shape: tuple[int, int] | None
+) -> tuple[DiffractionData, Calibration, tuple[str, ...]]:
+    """The optics of an uncalibrated raster, all that was found, and notes. Raises BadInputError where the scan does not tell."""
     from agent.reconstruction import calibrate
 
     if shape is None or min(shape) < 8:
@@ -262,11 +332,25 @@ def _from_parallax(data: DiffractionData, shape: tuple[int, int] | None) -> tupl
         msg = f"the first acquisition does not tell how the detector is turned: {reason}; raise its dose"
         raise BadInputError(msg)
     data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
-    note = (
+    data, beyond = _with_defocus(data, found.defocus)
+    return data, found, beyond
+
+
+def _parallax_note(found: Calibration) -> str:
+    return (
         f"parallax: defocus {found.defocus:.4g} ± {found.defocus_sd:.2g} Å, detector rotation "
         f"{np.degrees(found.rotation):.1f} ± {np.degrees(found.rotation_sd):.1g}°"
         f"{', mirrored' if found.mirrored else ''}"
         f"{''.join(f'; {told}' for told in found.notes)}"
     )
-    data, beyond = _with_defocus(data, found.defocus)
-    return data, (note, *beyond)
+
+
+def _parallax_sd(found: Calibration) -> dict[str, float]:
+    """Standard deviations of what parallax has found, named as in `Optics.sd`."""
+    size, angle = found.astigmatism_sd
+    return {
+        "defocus": found.defocus_sd,
+        "rotation": found.rotation_sd,
+        "C12": size,
+        "phi12": min(angle, np.pi / np.sqrt(12)),
+    }

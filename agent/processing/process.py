@@ -14,7 +14,7 @@ from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
 from agent.reconstruction import DiffractionData, ReconstructionSettings, selected, survey
-from agent.records import Score
+from agent.records import Optics, Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
@@ -57,6 +57,7 @@ class ProcessingResult(Record):
     device: str
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+    optics: Optics | None = Field(default=None, description="as measured; None: the processing does not tell")
 
 
 def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None) -> ProcessingResult:
@@ -99,6 +100,7 @@ def process_acquisition(
         device=picture.device,
         seconds=seconds,
         notes=(*notes, *picture.notes),
+        optics=measured.state.optics_at(picture.defocus),
     )
 
 
@@ -170,8 +172,10 @@ def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progres
 def _write(
     acquisition: Acquisition, job: ProcessingJob, judged: Judged, measured: Measured, notes: tuple[str, ...]
 ) -> None:
+    picture = judged.reconstruction
+    known = measured.state.optics_at(picture.defocus)
     write_reconstruction(
-        job.output, judged.reconstruction, judged.score, judged.half_phases, job.scored, acquisition, notes
+        job.output, picture, judged.score, judged.half_phases, job.scored, acquisition, notes, optics=known
     )
     measured.state.save(job.column_output)
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import StoppedError
+from agent.storage.emd import write_tree
 from agent.storage.nexus import NewFile, put, read_context, read_text, reading, write_entry, write_image
-from instrument import stream
+from instrument import optics, stream
 from instrument.errors import StreamError
 from instrument.memory import load_dataset
 from instrument.models import AcquisitionPlan, Description, Outcome
@@ -138,7 +139,8 @@ class AcquisitionWriter:
         self._patterns.attrs["interpretation"] = "image"
         put(measurement, "positions", plan.scan_positions(), "Å", "probe set-points (y, x), specimen frame")
         put(measurement, "received", self.received, "", "whether the frame of this position arrived")
-        put(measurement, "missing", np.flatnonzero(~self.received), "", "positions without a frame")
+        if not self.received.all():  # an empty data set is what HyperSpy cannot read
+            put(measurement, "missing", np.flatnonzero(~self.received), "", "positions without a frame")
         measurement["outcome"] = outcome.model_dump_json()
         rows, columns = (
             (np.arange(n) - n // 2) * detector.angular_pixel for n in (detector.shape[0], detector.shape[1])
@@ -148,17 +150,50 @@ class AcquisitionWriter:
             entry, "mean_pattern", mean, "counts", (rows, columns), "mrad", "mean diffraction pattern", logarithmic=True
         )
         if plan.positions is None:
-            n_y, n_x = plan.shape
-            y, x = plan.field.y + (np.arange(n_y) + 0.5) * plan.step, plan.field.x + (np.arange(n_x) + 0.5) * plan.step
+            y, x = (
+                (first + (np.arange(n) + 0.5) * plan.step)
+                for first, n in zip((plan.field.y, plan.field.x), plan.shape, strict=True)
+            )
             write_image(
                 entry,
                 "dark_field",
-                self._dark_field.reshape(n_y, n_x),
+                self._dark_field.reshape(plan.shape),
                 "counts",
                 (y, x),
                 "Å",
                 "counts outside the bright-field disc",
             )
+            self._write_raster(
+                file,
+                (("scan_y", y, "Å"), ("scan_x", x, "Å"), ("detector_y", rows, "mrad"), ("detector_x", columns, "mrad")),
+            )
+
+    def _write_raster(self, file: h5py.File, axes: tuple[tuple[str, NDArray[np.float64], str], ...]) -> None:
+        """The patterns as (scan_y, scan_x, detector_y, detector_x), which is how others expect them: a view, no copy."""
+        n_y, n_x = self.plan.shape
+        view = h5py.VirtualLayout((n_y, n_x, *self._shape), self._dtype)
+        patterns = h5py.VirtualSource(".", self._patterns.name, self._patterns.shape, self._dtype)
+        for row in range(n_y):
+            view[row] = patterns[row * n_x : (row + 1) * n_x]
+        group = file["entry"].create_group("diffraction")
+        group.attrs["NX_class"] = "NXdata"
+        group.attrs["signal"] = "data"
+        group.attrs["axes"] = [name for name, _, _ in axes]
+        group.attrs["interpretation"] = "image"
+        group["title"] = "diffraction patterns"
+        data = group.create_virtual_dataset("data", view, fillvalue=0)
+        for key, value in (("units", "counts"), ("long_name", "diffraction patterns"), ("interpretation", "image")):
+            data.attrs[key] = value
+        for name, values, unit in axes:
+            put(group, name, values, unit, name)
+        description = self._description
+        calibration = {
+            "R_pixel_size": self.plan.step,
+            "R_pixel_units": "A",
+            "Q_pixel_size": optics.spatial_frequency(description.detector.angular_pixel, description.voltage),
+            "Q_pixel_units": "A^-1",
+        }
+        write_tree(file, "datacube", "DataCube", data, axes, calibration)
 
 
 def read_acquisition(path: Path) -> Acquisition:

@@ -108,6 +108,7 @@ def write_image(
     data.attrs["NX_class"] = "NXdata"
     data.attrs["signal"] = "image"
     data.attrs["axes"] = ["y", "x"]
+    data.attrs["interpretation"] = "image"  # HyperSpy looks for it here, the others at the data set
     if logarithmic:
         data.attrs["SILX_style"] = '{"signal_scale_type": "log"}'
     data["title"] = title
