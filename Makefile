@@ -3,6 +3,7 @@
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
+# make test-interop  our files in other programs, each in an environment of its own (3 GB): every number is read back
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
 PYTHON ?= python3
@@ -11,7 +12,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint bench bench-peers limit clean
+.PHONY: env demo test lint bench bench-peers test-interop limit clean
+.PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
 
@@ -54,6 +56,21 @@ PEER_FILES := tests/benchmarks/peers
 
 bench-peers: env $(PEERS:%=.peers/%/.installed)
 	$(BIN)/python $(PEER_FILES)/bench.py
+
+READERS := silx rosettasciio libertem py4dstem
+READER_FILES := tests/interop
+
+.interop/%/.installed: $(READER_FILES)/requirements-%.txt
+	$(PYTHON) -m venv .interop/$*
+	.interop/$*/bin/pip install --quiet -r $<
+	@touch $@
+
+# test-interop-NAME opens our files with one of READERS
+test-interop-%: env .interop/%/.installed
+	$(BIN)/python $(READER_FILES)/write_files.py .interop/files-$*
+	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
+
+test-interop: $(READERS:%=test-interop-%)
 
 limit: env
 	$(BIN)/python tests/benchmarks/physical_limit.py

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.errors import StoppedError
-from agent.storage.emd import write_tree
+from agent.storage.emd import Axis, write_tree
 from agent.storage.nexus import NewFile, put, read_context, read_text, reading, write_entry, write_image
 from instrument import optics, stream
 from instrument.errors import StreamError
@@ -168,7 +168,7 @@ class AcquisitionWriter:
                 (("scan_y", y, "Å"), ("scan_x", x, "Å"), ("detector_y", rows, "mrad"), ("detector_x", columns, "mrad")),
             )
 
-    def _write_raster(self, file: h5py.File, axes: tuple[tuple[str, NDArray[np.float64], str], ...]) -> None:
+    def _write_raster(self, file: h5py.File, axes: tuple[Axis, ...]) -> None:
         """The patterns as (scan_y, scan_x, detector_y, detector_x), which is how others expect them: a view, no copy."""
         n_y, n_x = self.plan.shape
         view = h5py.VirtualLayout((n_y, n_x, *self._shape), self._dtype)
@@ -187,7 +187,7 @@ class AcquisitionWriter:
         for name, values, unit in axes:
             put(group, name, values, unit, name)
         description = self._description
-        calibration = {
+        calibration: dict[str, float | str] = {
             "R_pixel_size": self.plan.step,
             "R_pixel_units": "A",
             "Q_pixel_size": optics.spatial_frequency(description.detector.angular_pixel, description.voltage),

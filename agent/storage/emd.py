@@ -6,6 +6,7 @@ https://emdatasets.com/format. Nothing is stored twice: the arrays are hard link
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,12 +16,16 @@ ROOT = "root"
 """Name of the tree. It sorts behind `entry`, so that who looks for data from the start of a file meets the NeXus name first."""
 
 
+Axis = tuple[str, NDArray[np.floating[Any]], str]
+"""Name, values and unit of an axis."""
+
+
 def write_tree(
     file: h5py.File,
     name: str,
     python_class: str,
     data: h5py.Dataset,
-    axes: Sequence[tuple[str, NDArray[np.float64], str]],
+    axes: Sequence[Axis],
     calibration: Mapping[str, float | str] | None = None,
 ) -> None:
     """Write the EMD 1.0 tree of a file: one array with its axes.
@@ -30,7 +35,7 @@ def write_tree(
         name: of the array in the tree.
         python_class: that readers make of it: `DataCube` of py4DSTEM, `Array` of emdfile.
         data: the array, of any shape; it gets a second name.
-        axes: (name, values, unit) of each of its axes.
+        axes: of the array, in their order.
         calibration: py4DSTEM's, where the array is a `DataCube`.
     """
     for key, value in (("emd_group_type", "file"), ("version_major", 1), ("version_minor", 0)):

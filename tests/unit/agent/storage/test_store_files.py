@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from agent.config import Metadata
 from agent.errors import BadInputError, StoppedError
 from agent.reconstruction.solver.result import Reconstruction
-from agent.records import Score
+from agent.records import Optics, Score
 from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition, require_space
 from agent.storage.reconstruction_file import read_reconstruction, write_reconstruction
 from instrument import stream
@@ -49,6 +50,17 @@ def write(path: Path, frames: np.ndarray, leave_out: tuple[int, ...] = ()) -> No
         writer.finish(Outcome(id="a-001", state="done", frames=len(frames), electrons=4500))
 
 
+OPTICS = Optics(
+    defocus=98.0,
+    rotation=0.21,
+    mirrored=True,
+    centre=(8.1, 7.9),
+    aberrations={"C12": 12.0, "phi12": 0.3},
+    sd={"defocus": 1.5, "rotation": 0.002, "row": 0.01, "column": 0.01, "C12": 2.0, "phi12": 0.1},
+    handedness=14.0,
+)
+
+
 def reconstruction() -> Reconstruction:
     phase = np.arange(30, dtype=np.float32).reshape(5, 6)
     return Reconstruction(
@@ -74,9 +86,8 @@ def write_picture(folder: Path) -> Path:
     score = Score(value=3.5, sd=0.1, frequency=(0.2, 0.3), frc=(0.9, 0.8), pairs=(40.0, 60.0))
     halves = np.stack([reconstruction().phase] * 2)
     target = folder / "reconstruction.h5"
-    write_reconstruction(
-        target, reconstruction(), score, halves, plan().field, read_acquisition(folder / "acquisition.h5"), ("a note",)
-    )
+    acquisition = read_acquisition(folder / "acquisition.h5")
+    write_reconstruction(target, reconstruction(), score, halves, plan().field, acquisition, ("a note",), optics=OPTICS)
     return target
 
 
@@ -142,6 +153,58 @@ def test_a_reconstruction_comes_back_as_it_was(tmp_path: Path) -> None:
     assert stored.half_phases.shape == (2, 5, 6)
     assert stored.scored == plan().field
     assert stored.notes == ("a note",)
+    assert stored.optics == OPTICS
+
+
+def test_a_file_of_an_earlier_version_has_no_optics(tmp_path: Path) -> None:
+    target = write_picture(tmp_path)
+    with h5py.File(target, "r+") as file:
+        for name in ("optics", "phase_scale", "notes", "deviance"):
+            del file["entry/reconstruction"][name]
+    stored = read_reconstruction(target)
+    assert stored.optics is None
+    assert stored.reconstruction.phase_scale == 1.0
+    assert stored.notes == ()
+
+
+def test_a_raster_is_four_dimensional_under_the_names_that_others_look_for(tmp_path: Path) -> None:
+    frames = patterns(9)
+    write(tmp_path / "a.h5", frames, leave_out=(4,))
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "a.h5").rename(tmp_path / "moved" / "b.h5")
+    frames[4] = 0
+    with h5py.File(moved) as file:
+        for name in ("entry/diffraction/data", "root/datacube/data"):
+            assert np.array_equal(file[name][:], frames.reshape(3, 3, 16, 16)), name
+        axes = file["entry/diffraction"]
+        assert axes["scan_x"][:].tolist() == [20.5, 21.5, 22.5]
+        assert axes["detector_y"][8] == 0.0
+        assert file["entry/diffraction/data"].is_virtual, "no second copy"
+        assert file["entry/diffraction/data"] == file["root/datacube/data"]
+
+
+def test_positions_that_are_no_raster_are_no_raster(tmp_path: Path) -> None:
+    scattered = plan().model_copy(update={"positions": ((11.0, 21.0), (12.5, 22.0))})
+    with AcquisitionWriter(tmp_path / "a.h5", scattered, description(dtype="uint16"), METADATA) as writer:
+        writer.finish(Outcome(id="a-001", state="aborted", frames=0, electrons=0))
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert "diffraction" not in file["entry"]
+
+
+def test_no_data_set_is_empty(tmp_path: Path) -> None:
+    """HyperSpy's reader ends at one."""
+    write_picture(tmp_path)
+    acquisition = read_acquisition(tmp_path / "acquisition.h5")
+    bare = replace(reconstruction(), deviance=())
+    write_reconstruction(tmp_path / "bare.h5", bare, Score(value=0.0, sd=1.0), None, plan().field, acquisition)
+    empty: list[str] = []
+    for path in tmp_path.glob("*.h5"):
+        with h5py.File(path) as file:
+            file.visititems(
+                lambda name, item: empty.append(name) if isinstance(item, h5py.Dataset) and 0 in item.shape else None
+            )
+    assert empty == []
+    assert read_reconstruction(tmp_path / "bare.h5").reconstruction.deviance == ()
 
 
 @pytest.mark.parametrize("name", ["acquisition", "reconstruction"])
