@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from agent.formatting import electrons, length, power_of, signed_length, uncertain
 from agent.records import CampaignRecord, Settings, Trial
+from agent.report.resolution import resolution_text
 
 SCORE_UNIT = "bit/Å²"
 
@@ -58,10 +59,10 @@ def cards(record: CampaignRecord) -> list[Card]:
         )
     final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
     if final is not None and final.score is not None:
-        found.append(Card("Final picture", score_text(final, power), _resolution(final, record), "own"))
+        found.append(Card("Final picture", score_text(final, power), _trusted(final, record), "own"))
     if expert is not None and expert.score is not None:
         own = expert.settings
-        detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_resolution(expert, record)}"
+        detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_trusted(expert, record)}"
         found.append(Card("Expert's settings, same electrons", score_text(expert, power), detail, "expert"))
     if reference is not None and reference.score is not None:
         detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"
@@ -87,6 +88,18 @@ def sentences(record: CampaignRecord) -> list[str]:
     return found
 
 
+def untrusted(trial: Trial) -> bool:
+    """Whether a trial has a score that must not be trusted."""
+    return trial.score is not None and trial.score.veto is not None
+
+
+def halves_text(record: CampaignRecord) -> str:
+    """The two halves that scores compare, in words."""
+    if record.config.score.split == "positions":
+        return "two halves of the scan positions, every other one"
+    return "two random halves of the counts"
+
+
 def quantity_name(record: CampaignRecord) -> str:
     """What is counted: electrons, or counts where a detector's gain is not known."""
     return "electrons" if record.description.detector.counts_per_electron is not None else "counts"
@@ -110,6 +123,8 @@ def _comparison(final: Trial, expert: Trial) -> str:
     difference = final.score.value - expert.score.value
     sd = math.hypot(final.score.sd, expert.score.sd)
     text = uncertain(abs(difference), sd)
+    if untrusted(final) or untrusted(expert):
+        return "The two pictures cannot be compared by their scores: one that is not to be trusted tells nothing."
     if abs(difference) < 2 * sd:
         return f"The two pictures carry the same information within the uncertainty (difference {text} {SCORE_UNIT})."
     more = "more" if difference > 0 else "less"
@@ -143,20 +158,18 @@ def _saving(record: CampaignRecord) -> str:
             parts.append(f"It needs {share:.1%} of the recording's dose: {1 - share:.1%} is saved.")
     final = record.trial("final")
     if final is not None and final.score is not None and (best is None or final.number != best.number):
-        reached = "reached" if final.score.value >= record.target else "did not reach"
-        if abs(final.score.value - record.target) < 2 * final.score.sd:
-            reached = "reached, within its uncertainty,"
-        parts.append(
-            f"The final acquisition at the recommended settings scored {score_text(final, power)} and {reached} it."
-        )
+        if untrusted(final):
+            outcome = ", a score that is not to be trusted"
+        elif abs(final.score.value - record.target) < 2 * final.score.sd:
+            outcome = ", which is the target within the uncertainty"
+        else:
+            outcome = (
+                " and reached the target" if final.score.value >= record.target else " and did not reach the target"
+            )
+        parts.append(f"The final acquisition at the recommended settings scored {score_text(final, power)}{outcome}.")
     return " ".join(parts)
 
 
-def _resolution(trial: Trial, record: CampaignRecord) -> str:
-    assert trial.score is not None
-    resolution = trial.score.resolution
-    if resolution is None:
-        return "half-bit resolution not reached: the lowest ring is below the threshold"
-    if resolution * record.config.score.k_max < 1 + 1e-6:
-        return f"half-bit resolution better than {resolution:.3g} Å, the end of the scored band"
-    return f"half-bit resolution {resolution:.3g} Å"
+def _trusted(trial: Trial, record: CampaignRecord) -> str:
+    """The resolution of a trial, or that nothing of its score is to be believed."""
+    return "not to be trusted, see below" if untrusted(trial) else resolution_text(trial, record.config.score.k_max)

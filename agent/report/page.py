@@ -7,18 +7,22 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from agent.formatting import duration, electrons, length, signed_length, uncertain
+from agent.formatting import length
 from agent.records import CampaignRecord, Score, Trial
 from agent.report import plots
 from agent.report.headline import (
     SCORE_UNIT,
     cards,
+    halves_text,
     quantity_name,
     sentences,
     settings_text,
-    shared_power,
+    untrusted,
 )
+from agent.report.optics import optics_section
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
+from agent.report.resolution import comes_back
+from agent.report.trials_table import trials_table
 from agent.storage.atomic import atomic_write
 from agent.storage.reconstruction_file import read_reconstruction
 
@@ -60,7 +64,8 @@ def page(record: CampaignRecord, folder: Path) -> str:
             _header(record),
             _pictures(record, pictures),
             _evidence(record, pictures),
-            _table(record),
+            trials_table(record),
+            optics_section(record, PICTURE_NAME),
             _facts(record),
             _notes(record),
         )
@@ -89,8 +94,13 @@ def _header(record: CampaignRecord) -> str:
     lines.append(f'<section class="cards">{shown}</section>')
     lines += [f'<p class="lead">{escape(sentence)}</p>' for sentence in sentences(record)]
     for trial in record.trials:
-        if trial.role in ("final", "expert") and trial.score is not None and trial.score.veto is not None:
-            lines.append(f'<p class="warning">The score of the {trial.role} picture: {escape(trial.score.veto)}.</p>')
+        if trial.role != "exploration" and trial.score is not None and trial.score.veto is not None:
+            called = {"final": "final picture", "expert": "picture at the expert's settings", "reference": "reference"}[
+                trial.role
+            ]
+            lines.append(
+                f'<p class="warning">The score of the {called} is not to be trusted: {escape(trial.score.veto)}.</p>'
+            )
     return "\n".join(lines)
 
 
@@ -107,6 +117,8 @@ def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str
         what = settings_text(trial.settings, record.description.dose_unit)
         resolution = trial.score.resolution if trial.score is not None else None
         ring = "; dashed: half-bit resolution" if resolution is not None else ""
+        if trial.score is not None and comes_back(trial.score) is not None:
+            ring += ", the first crossing"
         lines.append(
             _figure(
                 phase_image(picture, common),
@@ -126,11 +138,11 @@ def _pictures(record: CampaignRecord, shown: list[tuple[Trial, Picture]]) -> str
 
 
 def pictured_trials(record: CampaignRecord) -> list[Trial]:
-    """Final picture and what it is compared with; the best trial where there is no final picture."""
+    """Final picture and what it is compared with; the best trusted trial where there is no final picture."""
     final = record.trial("final")
     if final is None:
         scored = [t for t in record.trials if t.role == "exploration" and t.state == "done" and t.score is not None]
-        final = max(scored, key=lambda t: t.score.value if t.score else 0.0, default=None)
+        final = max(scored, key=lambda t: (not t.score.veto, t.score.value) if t.score else (False, 0.0), default=None)
     candidates = (final, record.trial("expert"), record.trial("reference"))
     return [t for t in candidates if t is not None and t.reconstruction_file is not None]
 
@@ -161,18 +173,25 @@ def _correlation_figure(record: CampaignRecord) -> str:
     ]
     if not curves:
         return ""
-    return _figure(
-        plots.correlation_curves(curves),
-        "Fourier ring correlation",
-        "Fourier ring correlation between reconstructions of two random halves of the counts; band: ±1 sd",
-    )
+    caption = f"Fourier ring correlation between reconstructions of {halves_text(record)}; band: ±1 sd."
+    if any(comes_back(score) is not None for _, _, score in curves):
+        caption += (
+            " Where the contrast transfer is zero, the curve falls below the threshold at any dose, and comes back beyond: the "
+            "half-bit resolution is its first crossing."
+        )
+    return _figure(plots.correlation_curves(curves), "Fourier ring correlation", caption)
 
 
 def _score_figure(record: CampaignRecord) -> str:
     return _figure(
         plots.scores_by_trial(record.trials, record.target, SCORE_UNIT),
         "Score against trial",
-        "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest.",
+        "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest."
+        + (
+            " A cross through a point: the score is not to be trusted."
+            if any(untrusted(t) for t in record.trials)
+            else ""
+        ),
     )
 
 
@@ -207,62 +226,15 @@ def _model_figure(record: CampaignRecord) -> str:
     return _figure(
         maps,
         "The model's view",
-        f"What the model believes{held}. Grey: not possible with this instrument or not allowed by the campaign.",
+        f"What the model believes{held}, where instrument and campaign allow it.",
         wide=True,
-    )
-
-
-def _table(record: CampaignRecord) -> str:
-    if not record.trials:
-        return ""
-    power = shared_power(record)
-    unit = record.description.dose_unit
-    head = (
-        "<tr><th>trial</th><th class='text'>role</th><th>step, Å</th><th>defocus, Å</th><th>measured</th>"
-        f"<th>dose, {unit}</th><th>{quantity_name(record)}</th><th>score, {SCORE_UNIT}</th><th>resolution, Å</th>"
-        "<th>acquired in</th><th>processed in</th><th class='text'>reason</th></tr>"
-    )
-    rows = "".join(_row(trial, power) for trial in record.trials)
-    return f'<h2>Trials</h2><div class="scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
-
-
-def _row(trial: Trial, power: int) -> str:
-    settings = trial.settings
-    measured = "" if trial.defocus_measured is None else signed_length(trial.defocus_measured).removesuffix(" Å")
-    score = "–" if trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
-    resolution = f"{trial.score.resolution:.3g}" if trial.score is not None and trial.score.resolution else "–"
-    reason = trial.suggestion.reason
-    if trial.reason:
-        reason = f"{trial.state}: {trial.reason} ({reason})"
-    if trial.score is not None and trial.score.veto:
-        reason += f" – not trusted: {trial.score.veto}"
-    acquired, processed = (
-        duration(trial.seconds[key]) if key in trial.seconds else "–" for key in ("acquire", "process")
-    )
-    cells = (
-        f"{settings.step:.4g}",
-        signed_length(settings.defocus).removesuffix(" Å"),
-        measured,
-        electrons(settings.dose),
-        electrons(trial.electrons) if trial.electrons else "–",
-        score,
-        resolution,
-        acquired,
-        processed,
-    )
-    css = trial.state if trial.state in ("failed", "vetoed") else trial.role
-    state = "" if trial.state in ("done", "failed", "vetoed") else f" ({trial.state})"
-    numbers = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
-    return (
-        f'<tr class="{css}"><td>{trial.number}</td><td class="text">{trial.role}{state}</td>{numbers}'
-        f'<td class="text">{escape(reason)}</td></tr>'
     )
 
 
 def _facts(record: CampaignRecord) -> str:
     config, description = record.config, record.description
     detector, trials = description.detector, config.exploration
-    current = "not known" if description.beam_current is None else f"{description.beam_current:g} pA"
+    current = "current not known" if description.beam_current is None else f"{description.beam_current:g} pA"
     rows = [
         ("Sample", config.metadata.sample),
         ("Operator", config.metadata.operator),
@@ -286,7 +258,7 @@ def _facts(record: CampaignRecord) -> str:
 def _notes(record: CampaignRecord) -> str:
     notes = [
         "The score is the information that the phase image carries per area, (1/ln 2) ∫ atanh F(k) 2πk dk in bit/Å², "
-        "with F the Fourier ring correlation between reconstructions of two random halves of the counts. "
+        f"with F the Fourier ring correlation between reconstructions of {halves_text(record)}. "
         "Uncertainties are one standard deviation, from the number of independent Fourier pairs in each ring; "
         "they do not hold what differs from one region of the specimen to the next.",
     ]

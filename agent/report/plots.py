@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from numpy.typing import NDArray
 
 from agent.formatting import power_of, times_power
 from agent.records import ModelView, Recommendation, Score, Trial
@@ -44,7 +44,7 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
             axes.plot(k, half_bit_threshold(pairs), color=GREY, lw=1.2, ls="--", label="half-bit threshold")
             threshold_drawn = True
     axes.axhline(0, color="#9CA3AF", lw=0.8)
-    axes.set(xlabel="spatial frequency, 1/Å", ylabel="F(k) between half-count images", ylim=(-0.3, 1.05))
+    axes.set(xlabel="spatial frequency, 1/Å", ylabel="F(k) of the two halves", ylim=(-0.3, 1.05))
     axes.set_xlim(left=0)
     axes.legend(loc="lower left")
     return to_png(figure)
@@ -52,7 +52,10 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
 
 @styled
 def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> bytes:
-    """Score ± sd of each trial and what was predicted of it, as a PNG; failed trials are crosses, unfinished ones hollow dots.
+    """Score ± sd of each trial and what was predicted of it, as a PNG.
+
+    Failed and vetoed trials are crosses on the axis, unfinished ones hollow dots, and a score that is not to be trusted has
+    a cross through it.
 
     Args:
         trials: in the order of acquisition.
@@ -78,6 +81,9 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
             capsize=3,
             label=label,
         )
+    doubtful = [(t.number, t.score.value * scale) for t in scored if t.score and t.score.veto]
+    if doubtful:
+        axes.plot(*zip(*doubtful, strict=True), "x", color="black", ms=13, mew=1.5, label="not to be trusted")
     predicted = [t for t in trials if t.suggestion.predicted is not None]
     if predicted:
         axes.errorbar(
@@ -94,7 +100,7 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
         )
     failed = [t for t in trials if t.state in ("failed", "vetoed")]
     if failed:
-        axes.plot([t.number for t in failed], [0] * len(failed), "x", color="black", ms=7, label="failed")
+        axes.plot([t.number for t in failed], [0] * len(failed), "x", color=GREY, ms=7, label="failed or vetoed")
     pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed")]
     if pending:
         axes.plot([t.number for t in pending], [0] * len(pending), "o", mfc="none", color=GREY, label="not finished")
@@ -117,7 +123,7 @@ def model_maps(
     unit: str,
     dose_unit: str,
 ) -> bytes:
-    """The model's mean and sd over two settings, as a PNG; trials are dots, illegal settings grey.
+    """The model's mean and sd over two settings, as a PNG; trials are dots. Only what can be chosen is drawn.
 
     Args:
         view: mean and sd on a grid, bit/Å².
@@ -128,19 +134,18 @@ def model_maps(
         dose_unit: of doses.
     """
     figure, both = new_figure(12.8, 4.8, columns=2)
-    mean, sd, legal = (np.asarray(v) for v in (view.mean, view.sd, view.legal))
+    legal = np.asarray(view.legal)
+    rows, columns = (_span(np.any(legal, axis=axis, keepdims=False)) for axis in (1, 0))
+    x, y, legal = np.asarray(view.x)[columns], np.asarray(view.y)[rows], legal[rows, columns]
+    mean, sd = (np.asarray(v)[rows, columns] for v in (view.mean, view.sd))
     power = power_of(float(np.abs(mean[legal]).max()) if legal.any() else 1.0)
     for axes, values, title, colours in (
         (both[0], mean, "predicted score of the final picture", "viridis"),
         (both[1], sd, "its standard deviation", "cividis"),
     ):
         shown = np.where(legal, values * 10.0**-power, np.nan)
-        axes.set_facecolor("#D1D5DB")
         axes.grid(False)
-        mesh = axes.pcolormesh(view.x, view.y, shown, cmap=colours, shading="nearest", rasterized=True)
-        axes.pcolormesh(
-            view.x, view.y, np.where(legal, np.nan, 1.0), cmap=ListedColormap(["#D1D5DB"]), shading="nearest"
-        )
+        mesh = axes.pcolormesh(x, y, shown, cmap=colours, shading="nearest", rasterized=True)
         figure.colorbar(mesh, ax=axes, label=f"{times_power(-power)} {unit}".strip())
         _mark_settings(axes, view, trials, recommended, expert)
         axes.set(
@@ -148,7 +153,7 @@ def model_maps(
             xlabel=AXIS_LABEL[view.x_name].format(dose_unit=dose_unit),
             ylabel=AXIS_LABEL[view.y_name].format(dose_unit=dose_unit),
         )
-        for name, axis, ticks in ((view.x_name, "x", view.x), (view.y_name, "y", view.y)):
+        for name, axis, ticks in ((view.x_name, "x", x), (view.y_name, "y", y)):
             if name != "defocus" and max(ticks) > 8 * min(ticks):
                 getattr(axes, f"set_{axis}scale")("log")
     handles, labels = both[0].get_legend_handles_labels()
@@ -191,7 +196,12 @@ def _mark_settings(
             point_by_name[view.x_name], point_by_name[view.y_name], "s", mfc=GREEN, mec="white", ms=8, ls="none",
             label="expert",
         )  # fmt: skip
-    axes.plot([], [], "s", color="#D1D5DB", ms=9, ls="none", label="not possible")
+
+
+def _span(legal: NDArray[np.bool_]) -> slice:
+    """From the first to the last that is legal; all where none is."""
+    found = np.flatnonzero(legal)
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(None)
 
 
 @styled

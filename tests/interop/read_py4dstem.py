@@ -10,6 +10,7 @@ import emdfile
 import h5py
 import hdf5plugin  # noqa: F401 (patterns are bitshuffle-LZ4)
 import numpy as np
+from emdfile.utils import _get_EMD_rootgroups
 
 folder = Path(sys.argv[1])
 expected = np.load(folder / "expected.npz")
@@ -17,10 +18,10 @@ expected = np.load(folder / "expected.npz")
 # emdfile alone, before py4DSTEM has told it what a DataCube is
 phase = emdfile.read(str(folder / "reconstruction.h5"))
 assert np.array_equal(phase.data, expected["phase"])
-assert phase.dim_units == ["Å", "Å"]
+assert list(phase.dim_units) == ["Å", "Å"]
 for values, name in zip(phase.dims, "yx", strict=True):
     assert np.allclose(values, expected[name])
-assert emdfile._get_EMD_rootgroups(folder / "acquisition.h5") == ["root"]
+assert _get_EMD_rootgroups(folder / "acquisition.h5") == ["root"]
 with h5py.File(folder / "acquisition.h5") as file:
     cube = emdfile.Array.from_h5(file["root/datacube"])
     assert np.array_equal(cube.data, expected["patterns"])
