@@ -9,6 +9,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from agent.config import CampaignConfig
+from agent.plugins import load_attribute
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
@@ -44,6 +45,10 @@ class Suggestion(Record):
     nearest_trial: int | None = None
     alternatives: tuple[Alternative, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:suggestion_html")(self))
+
 
 class Score(Record):
     """Information per area of an acquisition from the Fourier ring correlation of its two half-count reconstructions.
@@ -65,6 +70,10 @@ class Score(Record):
         default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
     )
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:score_html")(self))
 
 
 class Optics(Record):
@@ -275,3 +284,7 @@ class CampaignRecord(Record):
         """The last trial of a role that is done, if any."""
         done = [t for t in self.trials if t.role == role and t.state == "done"]
         return done[-1] if done else None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:campaign_html")(self))
