@@ -17,7 +17,6 @@ from agent.report.headline import (
     quantity_name,
     sentences,
     settings_text,
-    untrusted,
 )
 from agent.report.optics import optics_section
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
@@ -189,7 +188,7 @@ def _score_figure(record: CampaignRecord) -> str:
         "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest."
         + (
             " A cross through a point: the score is not to be trusted."
-            if any(untrusted(t) for t in record.trials)
+            if any(t.veto is not None for t in record.trials)
             else ""
         ),
     )

@@ -6,7 +6,7 @@ from html import escape
 
 from agent.formatting import duration, electrons, signed_length, uncertain
 from agent.records import CampaignRecord, Trial
-from agent.report.headline import SCORE_UNIT, quantity_name, shared_power, untrusted
+from agent.report.headline import SCORE_UNIT, quantity_name, shared_power
 from agent.report.optics import measured_defocus
 from agent.report.resolution import comes_back
 
@@ -24,7 +24,7 @@ def trials_table(record: CampaignRecord) -> str:
     )
     rows = "".join(_row(trial, power) for trial in record.trials)
     notes = []
-    if any(untrusted(t) for t in record.trials):
+    if any(t.veto is not None for t in record.trials):
         notes.append("Scores that are struck through are not to be trusted; the last column says why.")
     if any(_back(t) for t in record.trials):
         notes.append(
@@ -56,7 +56,7 @@ def _row(trial: Trial, power: int) -> str:
             processed,
         )
     ]
-    if untrusted(trial):
+    if trial.veto is not None:
         cells[5] = f"<s>{cells[5]}</s>"
     css = trial.state if trial.state in ("failed", "vetoed") else trial.role
     state = f" ({trial.state})" if trial.state != "done" else ""
