@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import numpy as np
+from examples import between, check, description, detector, one_of, square
 
-from instrument import AcquisitionPlan, Description, Detector, Frame, Health, Parameter, PlanCheck, Rectangle
+from instrument import AcquisitionPlan, Description, Frame, Health, PlanCheck
 
 SHAPE = (128, 128)
 
@@ -21,28 +22,19 @@ class PatternSource:
         self._patterns = rng.poisson(mean, (64, *SHAPE)).astype(np.uint16)
 
     async def describe(self) -> Description:
-        return Description(
+        return description(
             name="pattern source",
-            voltage=80e3,
-            semiangle=21.4,
-            detector=Detector(shape=SHAPE, angular_pixel=0.67, dtype="uint16", saturation=65535),
-            step=Parameter(kind="fixed", unit="Å", values=(1.0,)),
-            defocus=Parameter(kind="fixed", unit="Å", values=(0.0,)),
-            dose=Parameter(kind="continuous", unit="e/Å²", minimum=1.0, maximum=1e6),
+            beam_current=None,
+            detector=detector(SHAPE[0], 0.67),
+            step=one_of(1.0),
+            defocus=one_of(0.0),
+            dose=between(1.0, 1e6, "e/Å²"),
             electrons_per_pattern=(1.0, 1e6),
-            area=Rectangle(y=0, x=0, height=1e4, width=1e4),
+            area=square(1e4),
         )
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        return PlanCheck(
-            n_positions=plan.n_positions,
-            shape=plan.shape,
-            dwell_time=0.0,
-            electrons=plan.electrons,
-            duration=0.0,
-            bytes=plan.n_positions * 2 * SHAPE[0] * SHAPE[1],
-            illuminated=plan.field,
-        )
+        return check(plan, dwell_time=0.0, bytes=plan.n_positions * 2 * SHAPE[0] * SHAPE[1])
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
         for index in range(plan.n_positions):

@@ -43,7 +43,7 @@ async def test_end_of_scan_to_next_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SMALL_WORLD", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(WORLD))
+    monkeypatch.setenv("PYTHONPATH", str(WORLD), prepend=os.pathsep)
     monkeypatch.syspath_prepend(str(WORLD))
     config = CampaignConfig.model_validate(
         {

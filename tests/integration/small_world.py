@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from examples import between, check, description, detector, one_of
 
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 from agent.reconstruction.solver.result import Reconstruction
@@ -31,12 +32,9 @@ from instrument import (
     AcquisitionPlan,
     BlankedError,
     Description,
-    Detector,
     Frame,
     Health,
-    Parameter,
     PlanCheck,
-    Rectangle,
 )
 
 SHAPE = (16, 16)
@@ -62,39 +60,30 @@ class SmallMicroscope:
         self._blanked = threading.Event()
 
     async def describe(self) -> Description:
-        def between(low: float, high: float, unit: str) -> Parameter:
-            return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
-
+        recording: dict[str, Any] = {
+            "defocus": one_of(150.0),
+            "step": one_of(1.0, 2.0, 3.0),
+            "dose": between(10.0, 2000.0, "e/Å²"),
+            "repeatable": True,
+            "consumable": True,
+        }
         values: dict[str, Any] = {
             "name": "small microscope",
-            "voltage": 80e3,
-            "semiangle": 21.4,
-            "beam_current": 10.0,
-            "detector": Detector(shape=SHAPE, angular_pixel=3.5, dtype="uint16", saturation=65535),
-            "step": between(0.5, 4.0, "Å"),
-            "defocus": between(-200.0, 200.0, "Å"),
+            "detector": detector(SHAPE[0], 3.5),
+            "step": between(0.5, 4.0),
+            "defocus": between(-200.0, 200.0),
             "dose": between(10.0, 1e5, "e/Å²"),
             "electrons_per_pattern": (10.0, 5e4),
-            "area": Rectangle(y=0, x=0, height=400, width=400),
-            "repeatable": self.repeatable,
-            "consumable": self.repeatable,
         }
-        if self.repeatable:
-            values["defocus"] = Parameter(kind="fixed", unit="Å", values=(150.0,))
-            values["step"] = Parameter(kind="discrete", unit="Å", values=(1.0, 2.0, 3.0))
-            values["dose"] = between(10.0, 2000.0, "e/Å²")
-        return Description(**values)
+        return description(**(values | (recording if self.repeatable else {})))
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
-        flyback = 5.0 * plan.shape[0]
-        return PlanCheck(
-            n_positions=plan.n_positions,
-            shape=plan.shape,
-            dwell_time=1e-3,
-            electrons=plan.electrons + flyback,
+        return check(
+            plan,
+            overhead=5.0 * plan.shape[0],
+            margin=0.0214 * abs(plan.defocus) / 2 + 1,
             duration=plan.n_positions * max(self.frame_interval, 1e-3),
             bytes=plan.n_positions * 512,
-            illuminated=plan.field.grown(0.0214 * abs(plan.defocus) / 2 + 1),
         )
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:

@@ -12,18 +12,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+from examples import between, check, description, detector, square
 
 from instrument import (
     AcquisitionPlan,
     BlankedError,
     Description,
-    Detector,
     Frame,
     Health,
     OutOfLimitsError,
-    Parameter,
     PlanCheck,
-    Rectangle,
 )
 
 
@@ -62,19 +60,13 @@ class StripedMicroscope:
         self._frame = pattern_of(0, shape)
 
     async def describe(self) -> Description:
-        return Description(
+        return description(
             name=self.name,
-            voltage=80e3,
-            semiangle=21.4,
-            beam_current=10.0,
-            detector=Detector(
-                shape=self.shape, angular_pixel=1.0, dtype="uint16", saturation=65535, dead_pixels=((1, 2),)
-            ),
-            step=Parameter(kind="continuous", unit="Å", minimum=0.1, maximum=10.0),
-            defocus=Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-            dose=Parameter(kind="continuous", unit="e/Å²", minimum=1.0, maximum=1e6),
+            detector=detector(shape=self.shape, angular_pixel=1.0, dead_pixels=((1, 2),)),
+            step=between(0.1, 10.0),
+            dose=between(1.0, 1e6, "e/Å²"),
             electrons_per_pattern=(1.0, 1e7),
-            area=Rectangle(y=0, x=0, height=500, width=500),
+            area=square(500.0),
             region_dose_limit=self.region_dose_limit,
         )
 
@@ -82,14 +74,13 @@ class StripedMicroscope:
         if plan.n_positions > 100_000:
             msg = f"{plan.n_positions} positions; at most 100000"
             raise OutOfLimitsError(msg)
-        return PlanCheck(
-            n_positions=plan.n_positions,
-            shape=plan.shape,
+        return check(
+            plan,
+            overhead=10.0,
+            margin=2.0,
             dwell_time=plan.electrons_per_pattern * 1.6e-8,
-            electrons=plan.electrons + 10.0,
             duration=plan.n_positions * self.frame_interval,
             bytes=plan.n_positions * 2 * math.prod(self.shape),
-            illuminated=plan.field.grown(2.0),
         )
 
     async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from examples import plan
 
 from instrument import (
-    AcquisitionPlan,
     ClientKeys,
     InstrumentClient,
     MalformedRequestError,
@@ -38,15 +38,7 @@ from instrument.serve import ending_signals
 
 HERE = Path(__file__).parent
 SERVE = (sys.executable, "-m", "instrument", "serve")
-PLAN = AcquisitionPlan(
-    id="a1",
-    campaign="c",
-    region="r1",
-    field=Rectangle(y=20, x=30, height=20, width=20),
-    step=1.0,
-    defocus=0.0,
-    dose=100.0,
-)
+PLAN = plan(size=20)
 
 
 class Signal:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from examples import description, square
 
 from agent.campaign.trials import IllegalTransitionError, TrialBook
 from agent.config import CampaignConfig
@@ -13,7 +14,6 @@ from agent.events import Audience
 from agent.records import CampaignLayout, ElectronBudget, Settings, Suggestion, Trial, TrialState
 from agent.storage.facts import CampaignFacts, InstrumentLink
 from agent.storage.journal import Journal
-from instrument.models import Description, Detector, Parameter, Rectangle
 
 CONFIG = CampaignConfig.model_validate(
     {
@@ -26,26 +26,9 @@ CONFIG = CampaignConfig.model_validate(
 SUGGESTION = Suggestion(settings=Settings(step=1.0, defocus=100, dose=1.0), source="sobol", reason="")
 
 
-def description() -> Description:
-    def between(low: float, high: float, unit: str) -> Parameter:
-        return Parameter(kind="continuous", unit=unit, minimum=low, maximum=high)
-
-    return Description(
-        name="test column",
-        voltage=80e3,
-        semiangle=21.4,
-        detector=Detector(shape=(8, 8), angular_pixel=1.0, dtype="uint16", saturation=65535),
-        step=between(0.2, 5, "Å"),
-        defocus=between(-1000, 1000, "Å"),
-        dose=between(1, 1e6, "e/Å²"),
-        electrons_per_pattern=(1, 1e6),
-        area=Rectangle(y=0, x=0, height=300, width=300),
-    )
-
-
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    field = Rectangle(y=0, x=0, height=10, width=10)
+    field = square(10)
     facts = CampaignFacts(
         config=CONFIG,
         description=description(),

@@ -1,28 +1,12 @@
 """A made-up score with an optimum that is known, and campaigns that explore it without an instrument."""
 
 import numpy as np
+from examples import description
 
 from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
 from agent.policy import Observation, Problem, make_policy
-from instrument.models import Description, Detector, Parameter, Rectangle
 
 TRIAL_AREA, FINAL_AREA = 900.0, 3600.0
-
-
-def description(**changes):
-    values = {
-        "name": "test",
-        "voltage": 80e3,
-        "semiangle": 21.4,
-        "beam_current": 10.0,
-        "detector": Detector(shape=(128, 128), angular_pixel=0.82, dtype="uint16", saturation=65535),
-        "step": Parameter(kind="continuous", unit="Å", minimum=0.2, maximum=5.0),
-        "defocus": Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-        "dose": Parameter(kind="continuous", unit="e/Å²", minimum=50.0, maximum=1e6),
-        "electrons_per_pattern": (10.0, 2e5),
-        "area": Rectangle(y=0, x=0, height=400, width=400),
-    }
-    return Description(**(values | changes))
 
 
 def problem(policy="botorch", *, trials=10, initial=4, share=0.5, instrument=None, target=None, **changes):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from examples import description
 
 from agent.config import AreaOfInterest, CampaignConfig, Exploration, Goal, Search
 from agent.errors import BadInputError
@@ -9,7 +10,7 @@ from agent.policy import Observation, Problem, make_policy
 from agent.records import Settings
 from instrument.models import Detector, Parameter, Rectangle
 
-from .landscapes import FINAL_AREA, description, problem, scored_policy
+from .landscapes import FINAL_AREA, problem, scored_policy
 
 
 def test_the_view_covers_the_search_and_marks_what_is_legal():

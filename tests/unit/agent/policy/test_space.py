@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from examples import description
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,6 @@ from agent.policy.space import as_settings
 from agent.records import Settings
 from instrument import OutOfLimitsError, optics
 from instrument.models import AcquisitionPlan, Parameter, Rectangle
-
-from .landscapes import description
 
 
 def campaign(*, trials=8, field=30.0, **changes):
@@ -41,7 +40,7 @@ def parameters(draw, low, high, unit):
 
 @st.composite
 def problems(draw):
-    fewest = draw(st.floats(0.0, 100.0))
+    fewest = draw(st.just(0.0) | st.floats(1e-3, 100.0))
     instrument = description(
         step=draw(parameters(0.2, 6.0, "Å")),
         defocus=draw(parameters(-900.0, 900.0, "Å")),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from botorch.exceptions import ModelFittingError
+from examples import description
 
 from agent.config import Goal, Search
 from agent.errors import BadInputError
@@ -12,7 +13,7 @@ from agent.policy.space import as_points
 from agent.records import Settings
 from instrument.models import Parameter
 
-from .landscapes import FINAL_AREA, TRIAL_AREA, Landscape, description, explore, problem, scored_policy, spent
+from .landscapes import FINAL_AREA, TRIAL_AREA, Landscape, explore, problem, scored_policy, spent
 
 
 def test_bayesian_optimisation_beats_random_and_sobol_with_the_same_electrons():

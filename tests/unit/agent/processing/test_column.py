@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from examples import description, detector
 
 from agent.processing.column import ColumnState, Measured, measure_column
 from agent.reconstruction import DiffractionData
-from instrument.models import Description, Detector, Parameter, Rectangle
 
-DESCRIPTION = Description(
-    name="test column",
-    voltage=80e3,
-    semiangle=20.0,
-    detector=Detector(shape=(16, 16), angular_pixel=4.0, dtype="uint16", saturation=65535),
-    step=Parameter(kind="continuous", unit="Å", minimum=0.5, maximum=5.0),
-    defocus=Parameter(kind="continuous", unit="Å", minimum=-1000.0, maximum=1000.0),
-    dose=Parameter(kind="continuous", unit="e/Å²", minimum=1.0, maximum=1e5),
-    electrons_per_pattern=(1.0, 1e6),
-    area=Rectangle(y=0, x=0, height=100, width=100),
-)
+DESCRIPTION = description(semiangle=20.0, detector=detector(16, 4.0))
 
 
 def measured(nominal: float, offset: float) -> Measured:
