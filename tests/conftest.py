@@ -41,6 +41,7 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, set(cores[number::workers]) or {cores[number % len(cores)]})
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """For `-n auto`: a worker for each core, and at most eight, since each takes up to 1 GB."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
