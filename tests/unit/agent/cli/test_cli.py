@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,12 @@ def test_each_verb_explains_itself(command: Command, verb: str) -> None:
     assert len(out.split()) > 30
 
 
+def children_cpu() -> float:
+    """Processor time, s, of the child processes that have ended: the machine may be busy with other tests."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     probe = (
         "import sys; sys.argv = ['ptychopilot', '--help']\n"
@@ -86,10 +92,10 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         "assert not heavy, heavy\n"
     )
     best = float("inf")
-    for _ in range(3):  # the machine may be busy with other tests
-        began = time.monotonic()
+    for _ in range(3):
+        began = children_cpu()
         done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-        best = min(best, time.monotonic() - began)
+        best = min(best, children_cpu() - began)
         assert done.returncode == 0, done.stderr
     assert "simulate" in done.stdout
     assert best < 1.0
