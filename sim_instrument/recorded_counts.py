@@ -14,6 +14,7 @@ import json
 import sqlite3
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numba
@@ -147,7 +148,16 @@ class RecordedCounts:
             raise ConflictError(msg)
 
 
-@numba.njit(nogil=True, cache=True)
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """Compiled, and kept for the next process where package or home can be written; elsewhere numba refuses to keep it."""
+    try:
+        kept: Callable[..., None] = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:
+        kept = numba.njit(nogil=True)(function)
+    return kept
+
+
+@_compiled
 def _arriving(counts, key, start, end, out):  # type: ignore[no-untyped-def]
     """Into `out` the number of `counts` of each pixel whose arrival time lies in [start, end).
 

@@ -37,6 +37,7 @@ from instrument import (
 from instrument.errors import BadInputError
 from instrument.limits import check_limits
 from instrument.recordings import RecordingOptions, as_type, counts_of, read_recording, whole_counts
+from instrument.text import printable
 from sim_instrument.recorded_counts import RecordedCounts
 
 FRAME_TIME = 1e-3
@@ -82,7 +83,7 @@ class ReplayMicroscope:
         self._reuse = reuse
         self._counts = RecordedCounts(patterns, state_dir, seed, reuse)
         notes = (recording.sources(), *recording.notes, *counts.notes)
-        self._whole = self._describe_whole(f"replay of {path.name}", numbers, notes)
+        self._whole = self._describe_whole(f"replay of {printable(path.name)}", numbers, notes)
         # Set while the beam is off; `blank` may come from any thread.
         self._blanked = threading.Event()
         self._blanked.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 
 __all__ = ["main"]
@@ -26,6 +27,7 @@ def _run(arguments: list[str] | None) -> int:
     from instrument.text import write_anything
 
     write_anything()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that it cannot write to is no news for the user
     if importlib.util.find_spec("typer") is None:
         sys.stderr.write(
             "ptychopilot: only the instrument side is installed here; `python -m instrument` serves a microscope, "

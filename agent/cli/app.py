@@ -60,7 +60,7 @@ def init(
     from agent.cli.template import write_template
 
     write_template(path)
-    typer.echo(f"campaign file: {path.resolve()}")
+    print(f"campaign file: {path.resolve()}")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
 from instrument.recordings import RecordingOptions, whole_counts
+from instrument.text import printable
 
 SCORED = 0.8
 """Part of the scan's shorter edge that is scored; towards the rim the overlap thins out."""
@@ -139,7 +140,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         return Parameter(kind="fixed", unit=unit, values=(value,))
 
     description = Description(
-        name=path.name,
+        name=printable(path.name),
         voltage=data.voltage,
         semiangle=data.semiangle,
         detector=Detector(
@@ -161,7 +162,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         received=np.ones(len(positions), dtype=bool),
         plan=plan,
         description=description,
-        metadata=Metadata(sample=path.name),
+        metadata=Metadata(sample=printable(path.name)),
         outcome=Outcome(id=plan.id, state="done", frames=len(positions)),
     )
 
