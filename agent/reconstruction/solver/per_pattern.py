@@ -19,6 +19,10 @@ PHASE_GAIN = 5.0
 
 A drift of the defocus is found in 40 passes with 5 and not in 100 with 1; with 20 it diverges (random phase objects, 1e5 e/Å²).
 """
+SEEN = 0.25
+"""The same, times the variations' part of the electrons: where they are strong, they interfere with each other, and their phases are
+seen like amplitudes. Up to a part of SEEN/PHASE_GAIN the gain is what it is; with 5 beyond it, variations of a fifth diverge.
+"""
 
 
 def needs_slopes(settings: ReconstructionSettings) -> bool:
@@ -90,10 +94,13 @@ def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums:
     apertures = unknowns.apertures
     turn = apertures[0] / xp.maximum(xp.abs(apertures[0]), 1e-30)
     shape = apertures[modes:] * turn.conj()
-    information = (shape.real**2 + shape.imag**2 / PHASE_GAIN).sum(axis=(1, 2))
+    energy = (xp.abs(apertures) ** 2).sum(axis=(1, 2))
+    part = energy[modes:].sum() / xp.maximum(energy[0] + energy[modes:].sum(), 1e-30)
+    gain = xp.minimum(PHASE_GAIN, SEEN / xp.maximum(part, 1e-30)).astype(np.float32)
+    information = (shape.real**2 + shape.imag**2 / gain).sum(axis=(1, 2))
     unknowns.weights[:, modes:] += STEP * sums.slopes[:, 2 + modes :] / xp.maximum(information, 1e-30)
     slope = sums.aperture_numerator[modes:] * turn.conj() * xp.asarray(experiment.constants.support)
-    change = (STEP / n) * (slope.real + 1j * PHASE_GAIN * slope.imag) * turn
+    change = (STEP / n) * (slope.real + 1j * (gain * slope.imag)) * turn
     apertures[modes:] += change.astype(apertures.dtype)
     in_gauge(unknowns, modes, xp)
 
