@@ -1,7 +1,8 @@
 """Every pair of the engine's options on scans that are known: does any end worse than its best pass?
 
-For each pair: the deviance per pixel at its best and at its last full pass, with nothing that holds the passes back, that of what
-`reconstruct` returns, and the errors of its phase (relative, rms) and of its worst position (Å). What ends clearly worse is marked.
+For each pair: the deviance per pixel at its best and at its last full pass, with nothing that holds the passes back, that of
+what `reconstruct` returns, and the errors of its phase (relative, rms) and of its worst position (Å). What ends clearly worse
+is marked.
 
     python tests/benchmarks/option_pairs.py [--scans steady …] [--passes 20 40] [--only intensity free …]
 """
@@ -26,7 +27,7 @@ from agent.reconstruction import DiffractionData, ReconstructionSettings, recons
 from agent.reconstruction.calibration.likelihood import measure  # noqa: E402
 from agent.reconstruction.solver.passes import make_pass, planned  # noqa: E402
 from agent.reconstruction.solver.reconstructor import Reconstructor  # noqa: E402
-from agent.reconstruction.solver.schedule import FINAL_GUARD  # noqa: E402
+from agent.reconstruction.solver.schedule import FINAL_OFFSET  # noqa: E402
 from agent.reconstruction.solver.state import deviances  # noqa: E402
 
 SCANS = {
@@ -68,7 +69,7 @@ def unchecked(data: DiffractionData, settings: ReconstructionSettings) -> list[f
         data = measure(data, settings, {}).data
     solver = Reconstructor(data, settings)
     for step in planned(solver.experiment, solver.state):
-        make_pass(solver.experiment, solver.state, step, want_deviance=step.guard == FINAL_GUARD)
+        make_pass(solver.experiment, solver.state, step, want_deviance=step.offset_fraction == FINAL_OFFSET)
     return list(deviances(solver.experiment, solver.state))
 
 

@@ -94,8 +94,8 @@ def scan(
         np.sqrt(electrons)
     )
     obj = np.exp(1j * specimen(geo.object_shape, geo.origin, geo.pixel_size))
-    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.fractions)
-    model = forward.expected(problem, unknowns, np.arange(len(nominal)), np) * intensity[:, None, None] + padded
+    problem, unknowns = forward.known(obj[None], wave[None], geo.corners, geo.subpixel_shifts)
+    model = forward.expected_counts(problem, unknowns, np.arange(len(nominal)), np) * intensity[:, None, None] + padded
     patterns = np.fft.fftshift(rng.poisson(np.maximum(model, 0)).astype(np.uint16), axes=(1, 2))
     field = np.stack([nominal.min(axis=0) + 1.0, nominal.max(axis=0) - 1.0])
     return Scan(replace(data, patterns=patterns, positions=nominal), specimen, data.positions, field)

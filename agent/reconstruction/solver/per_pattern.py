@@ -20,8 +20,9 @@ PHASE_GAIN = 5.0
 A drift of the defocus is found in 40 passes with 5 and not in 100 with 1; with 20 it diverges (random phase objects, 1e5 e/Å²).
 """
 SEEN = 0.25
-"""The same, times the variations' part of the electrons: where they are strong, they interfere with each other, and their phases are
-seen like amplitudes. Up to a part of SEEN/PHASE_GAIN the gain is what it is; with 5 beyond it, variations of a fifth diverge.
+"""The gain at most, times the variations' part of the electrons.
+
+Phases of a strong variation are seen like amplitudes. With a gain of 5 variations that have a fifth of the electrons diverge.
 """
 
 

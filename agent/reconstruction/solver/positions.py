@@ -103,6 +103,8 @@ class Displacement:
         steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
         off = now - self.places
         wanted = self.places + self.in_model(off) + off.mean(axis=0) + steps
+        if not np.isfinite(wanted).all():  # an object that is no longer one moves no window out of its grid
+            return None
         limit = np.asarray(unknowns.object.shape[1:]) - np.asarray(unknowns.apertures.shape[1:]) - 1e-3
         wanted = np.clip(wanted, 0, limit)
         corners = np.floor(wanted)

@@ -30,8 +30,10 @@ class Reconstruction:
         optics_sd: parameter (see `parameters`) -> standard deviation, of the optics that were measured.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         phase_scale: how much too weak noise had made the phases; they have been divided by it.
-        deviance: Poisson deviance per detector pixel, one value a pass.
-        passes: number of passes made.
+        deviance: Poisson deviance per detector pixel where a pass began: every fourth full pass up to the last one; where
+            held-out counts choose the number of passes, the first and the last of those that use all counts. After a return to
+            an earlier pass (see `notes`), the value of that one is the last.
+        passes: number of passes that the result is made by.
         illuminated: (y, x) Σ|probe|² of all positions relative to its maximum.
         device: what computed it.
         seconds: wall-clock time.
@@ -105,7 +107,7 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
         illuminated=illuminated.astype(np.float32),
         device=experiment.backend.name,
         seconds=seconds,
-        notes=experiment.counts.notes,
+        notes=(*experiment.counts.notes, *state.notes),
     )
 
 
