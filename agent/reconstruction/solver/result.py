@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.model import geometry, probe, transmission
+from agent.reconstruction.solver import oddities
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.state import SolverState, deviances, illumination, last_reached, positions
 
@@ -90,7 +91,7 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
     phase = np.zeros(illuminated.shape, np.float32)
     for layer in shown:
         phase += np.angle(layer * np.conj((layer * illuminated).sum())).astype(np.float32)
-    modelled = experiment.settings.background
+    modelled, deviance = experiment.settings.background, deviances(experiment, state)
     return Reconstruction(
         object=np.stack(turned).astype(np.complex64),
         phase=phase,
@@ -102,12 +103,17 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
         aberrations=dict(data.aberrations),
         background=np.fft.fftshift(host(state.unknowns.background)) if modelled else None,
         phase_scale=phase_scale,
-        deviance=deviances(experiment, state),
+        deviance=deviance,
         passes=state.passes,
         illuminated=illuminated.astype(np.float32),
         device=experiment.backend.name,
         seconds=seconds,
-        notes=(*experiment.counts.notes, *state.notes),
+        notes=(
+            *experiment.counts.notes,
+            *oddities.zero_beam(experiment),
+            *state.notes,
+            *(oddities.misfit(experiment, deviance[-1]) if deviance else ()),
+        ),
     )
 
 
