@@ -12,6 +12,7 @@ from agent.reconstruction.counts.patterns import selected
 from agent.reconstruction.counts.survey import Survey, survey
 from agent.reconstruction.counts.thinning import halves
 from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
+from agent.reconstruction.model.counting import expected_deviance
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
@@ -53,6 +54,7 @@ __all__ = [
     "check_data",
     "choose_padding",
     "deviance_of_part",
+    "expected_deviance",
     "fit_disc",
     "gpu_reason",
     "halves",

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, Reconstructor
+from agent.reconstruction import (
+    DiffractionData,
+    Reconstruction,
+    ReconstructionSettings,
+    Reconstructor,
+    expected_deviance,
+)
 from agent.records import Score
 
 MISFIT = 5.0
@@ -94,22 +100,6 @@ def relative_deviance(
     observed = 2 * (n * np.log(np.maximum(n, 1e-300) / mean) - (n - mean))
     observed = np.where(n > 0, observed, 2 * mean)
     return float(observed.sum() / expected_deviance(mean).sum())
-
-
-def expected_deviance(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """E[2(n log(n/I) − (n − I))] for n ~ Poisson(I): summed and interpolated in log I; 1 + 1/(6 I) for large I.
-
-    Args:
-        mean: expected counts I, of any shape.
-    """
-    grid = np.geomspace(1e-9, 30, 200)
-    n = np.arange(1, 120)
-    log_factorial = np.cumsum(np.log(n))
-    probability = np.exp(n[None] * np.log(grid[:, None]) - grid[:, None] - log_factorial[None])
-    terms = 2 * (n[None] * np.log(n[None] / grid[:, None]) - (n[None] - grid[:, None]))
-    table = (probability * terms).sum(axis=1) + np.exp(-grid) * 2 * grid
-    small = np.exp(np.interp(np.log(mean), np.log(grid), np.log(table)))
-    return np.where(mean > 30, 1 + 1 / (6 * mean), small)
 
 
 def _misfit(solver: Reconstructor, patterns: NDArray[np.unsignedinteger[Any]]) -> float:

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from agent.config import ScoreChoice
-from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, reconstruct
+from agent.reconstruction import (
+    DiffractionData,
+    Reconstruction,
+    ReconstructionSettings,
+    expected_deviance,
+    reconstruct,
+)
 from agent.reconstruction.counts.thinning import halves
 from agent.reconstruction.model import probe
 from agent.scoring.halves import judge
@@ -17,7 +23,7 @@ from agent.scoring.information import dose_knee, scale_score, score_spectrum
 from agent.scoring.regions import crop, tiles
 from agent.scoring.ring_correlation import Spectrum, half_bit_resolution, ring_correlation
 from agent.scoring.splitting import alternate, excess_variance, split
-from agent.scoring.vetoes import expected_deviance, relative_deviance
+from agent.scoring.vetoes import relative_deviance
 from instrument.models import Rectangle
 
 PIXEL = (0.3, 0.3)

@@ -58,7 +58,7 @@ def full_update(
     if state.reached is None:
         state.probe_window = _probe_window(experiment, state)
     last = state.reached or Reached(found.object.copy(), found.apertures.copy(), xp.ones(()), state.law_numbers)
-    before = found.object.copy()
+    before, apertures_before = found.object.copy(), found.apertures.copy()
     if experiment.phase_only and len(found.object) > 1:
         _step_in_depth(experiment, state, sums, step.size)
     else:
@@ -77,6 +77,8 @@ def full_update(
         last.object = _moved(experiment, last.object, displacement)
     state.reached = Reached(found.object.copy(), found.apertures.copy(), age, state.law_numbers)
     _extrapolate(experiment, state, sums, last, reach, probe_moves=step.probe > 0)
+    if experiment.settings.refine_intensity:
+        per_pattern.update_intensities(experiment, found, sums, (before, apertures_before))
 
 
 def _extrapolate(

@@ -9,6 +9,7 @@ import numpy as np
 from agent.reconstruction.model import forward
 from agent.reconstruction.model.settings import ReconstructionSettings
 from agent.reconstruction.solver.experiment import Experiment
+from agent.reconstruction.solver.illumination import PatternIllumination
 from agent.reconstruction.solver.state import SolverState
 
 STEP = 0.5
@@ -17,6 +18,11 @@ PHASE_GAIN = 5.0
 """How much longer steps in the aperture's phase are than those in its amplitude.
 
 A drift of the defocus is found in 40 passes with 5 and not in 100 with 1; with 20 it diverges (random phase objects, 1e5 e/Å²).
+"""
+SEEN = 0.25
+"""The gain at most, times the variations' part of the electrons.
+
+Phases of a strong variation are seen like amplitudes. With a gain of 5 variations that have a fifth of the electrons diverge.
 """
 
 
@@ -38,28 +44,45 @@ def update(experiment: Experiment, state: SolverState, problem: forward.Problem,
     Returns:
         The displacement (2, y, x) in pixels that the object has to follow (`positions.moved`), or None.
     """
-    settings = experiment.settings
-    if settings.refine_intensity:
-        _update_intensities(experiment, state.unknowns, sums)
-    if settings.variable_modes:
+    if experiment.settings.variable_modes:
         _update_variations(experiment, state.unknowns, sums)
     if state.displacement is None:
         return None
     return state.displacement.update(state.unknowns, sums, problem, experiment.backend, reach)
 
 
-def _update_intensities(experiment: Experiment, unknowns: forward.Unknowns, sums: forward.Sums) -> None:
-    """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1."""
+def update_intensities(experiment: Experiment, unknowns: forward.Unknowns, sums: forward.Sums, before: Any) -> None:
+    """Weights of the modes from counts over modelled counts, both without the background, mean intensity 1.
+
+    Call it last. What a step has made of the object's amplitudes is in the counts expected by then: where both an object and an
+    intensity made up for the same counts, they would be made up for twice, and the passes would swing and diverge.
+
+    Args:
+        experiment: what is given.
+        unknowns: as the next pass will start from them; the weights are changed in place.
+        sums: over all patterns in their order, of unknowns with the object and apertures `before`.
+        before: (object, apertures) of the sums.
+    """
     xp, modes = experiment.backend.xp, experiment.n_modes
     background = (experiment.constants.mask * unknowns.background).sum().astype(np.float64)
     now = unknowns.weights[:, 0].astype(np.float64) ** 2
     modelled = sums.modelled.astype(np.float64)
     coherent = xp.maximum(modelled - background, 1e-3 * modelled.mean())
+    if not experiment.phase_only:
+        passed = [_passed(experiment, unknowns, *of) for of in (before, (unknowns.object, unknowns.apertures))]
+        coherent = coherent * passed[1] / xp.maximum(passed[0], 1e-30)
     found = now * (xp.asarray(experiment.counts.totals) - background) / coherent
     scale = found.mean()
     noise = (now / (scale * coherent)) ** 2 * xp.maximum(modelled, 1e-30)
     found = xp.maximum(_shrunk(found / scale, noise, xp), 0)
     unknowns.weights[:, :modes] = xp.sqrt(found / found.mean()).astype(np.float32)[:, None]
+
+
+def _passed(experiment: Experiment, unknowns: forward.Unknowns, obj: Any, apertures: Any) -> Any:
+    """Electrons (n,) that an object (S, y, x) lets pass of each pattern, but for its intensity, in the windows of `unknowns`."""
+    xp = experiment.backend.xp
+    illumination = PatternIllumination(unknowns, apertures[: experiment.n_modes], 1.0, xp)
+    return illumination.seen(xp.abs(obj.prod(axis=0)) ** 2).astype(np.float64)
 
 
 def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums: forward.Sums) -> None:
@@ -72,10 +95,13 @@ def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums:
     apertures = unknowns.apertures
     turn = apertures[0] / xp.maximum(xp.abs(apertures[0]), 1e-30)
     shape = apertures[modes:] * turn.conj()
-    information = (shape.real**2 + shape.imag**2 / PHASE_GAIN).sum(axis=(1, 2))
+    energy = (xp.abs(apertures) ** 2).sum(axis=(1, 2))
+    part = energy[modes:].sum() / xp.maximum(energy[0] + energy[modes:].sum(), 1e-30)
+    gain = xp.minimum(PHASE_GAIN, SEEN / xp.maximum(part, 1e-30)).astype(np.float32)
+    information = (shape.real**2 + shape.imag**2 / gain).sum(axis=(1, 2))
     unknowns.weights[:, modes:] += STEP * sums.slopes[:, 2 + modes :] / xp.maximum(information, 1e-30)
     slope = sums.aperture_numerator[modes:] * turn.conj() * xp.asarray(experiment.constants.support)
-    change = (STEP / n) * (slope.real + 1j * PHASE_GAIN * slope.imag) * turn
+    change = (STEP / n) * (slope.real + 1j * (gain * slope.imag)) * turn
     apertures[modes:] += change.astype(apertures.dtype)
     in_gauge(unknowns, modes, xp)
 

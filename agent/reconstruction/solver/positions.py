@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from agent.reconstruction.backends.protocol import Backend
 from agent.reconstruction.model.forward import Problem, Sums, Unknowns
 from agent.reconstruction.model.geometry import Geometry
+from agent.reconstruction.solver.illumination import PatternIllumination
 from instrument.errors import BadInputError
 
 Kind = Literal["free", "lines", "linear"]
@@ -98,10 +99,12 @@ class Displacement:
         xp = backend.xp
         now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.subpixel_shifts), np.float64)
         pull = 4 * backend.to_host(sums.slopes)[:, :2].astype(np.float64)
-        curvature = _Curvature(unknowns, problem, now, backend)
+        curvature = _Curvature(unknowns, problem, backend)
         steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
         off = now - self.places
         wanted = self.places + self.in_model(off) + off.mean(axis=0) + steps
+        if not np.isfinite(wanted).all():  # an object that is no longer one moves no window out of its grid
+            return None
         limit = np.asarray(unknowns.object.shape[1:]) - np.asarray(unknowns.apertures.shape[1:]) - 1e-3
         wanted = np.clip(wanted, 0, limit)
         corners = np.floor(wanted)
@@ -144,21 +147,18 @@ class Displacement:
 class _Curvature:
     """The left side of the equations at the top, times displacements (n, 2) in pixels."""
 
-    def __init__(self, unknowns: Unknowns, problem: Problem, places: NDArray[np.float64], backend: Backend) -> None:
-        self.backend, self.shape = backend, unknowns.object.shape[1:]
+    def __init__(self, unknowns: Unknowns, problem: Problem, backend: Backend) -> None:
         xp = self.xp = backend.xp
-        nearest = np.rint(places).astype(np.int64)
-        self.index = xp.asarray(nearest[:, 0] * self.shape[1] + nearest[:, 1])
-        waves = xp.fft.fftshift(xp.fft.ifft2(unknowns.apertures[: problem.n_modes], norm="ortho"), axes=(1, 2))
-        kernel = xp.zeros(self.shape, xp.float32)
-        kernel[: waves.shape[1], : waves.shape[2]] = (xp.abs(waves) ** 2).sum(axis=0)
-        self.kernel = xp.fft.rfft2(kernel)
+        self.backend = backend
+        # a pull grows with the electrons of its pattern, and so must the curvature
+        intensity = unknowns.weights[:, 0].astype(np.float64) ** 2
+        self.by_pattern = PatternIllumination(unknowns, unknowns.apertures[: problem.n_modes], intensity, xp)
         transmission = unknowns.object.prod(axis=0)
         spectrum = xp.fft.fft2(transmission)
-        k_y, k_x = (2j * xp.pi * xp.fft.fftfreq(n) for n in self.shape)
+        k_y, k_x = (2j * xp.pi * xp.fft.fftfreq(n) for n in transmission.shape)
         slope_y, slope_x = xp.fft.ifft2(spectrum * k_y[:, None]), xp.fft.ifft2(spectrum * k_x[None, :])
         self.fisher = [2 * (a.conj() * b).real for a, b in ((slope_y, slope_y), (slope_y, slope_x), (slope_x, slope_x))]
-        illumination = self._spread(np.ones(len(places)))
+        illumination = self._spread(np.ones(len(intensity)))
         self.illumination = xp.maximum(illumination, 0) + FLOOR * illumination.max()
         yy, yx, xx = (self._seen(part) for part in self.fisher)
         self.own = np.stack([yy, yx, yx, xx], axis=-1).reshape(-1, 2, 2)
@@ -183,15 +183,11 @@ class _Curvature:
 
     def _spread(self, values: NDArray[np.float64]) -> Any:
         """Σ_j value_j I_j on the object grid."""
-        xp = self.xp
-        hits = xp.bincount(self.index, weights=xp.asarray(values), minlength=self.shape[0] * self.shape[1])
-        return xp.fft.irfft2(xp.fft.rfft2(hits.reshape(self.shape)) * self.kernel, s=self.shape)
+        return self.by_pattern.spread(self.xp.asarray(values))
 
     def _seen(self, image: Any) -> NDArray[np.float64]:
         """Σ_r I_j(r) image(r) of every pattern."""
-        xp = self.xp
-        total = xp.fft.irfft2(xp.fft.rfft2(image) * self.kernel.conj(), s=self.shape)
-        return np.asarray(self.backend.to_host(total.ravel()[self.index]), np.float64)
+        return np.asarray(self.backend.to_host(self.by_pattern.seen(image)), np.float64)
 
 
 def moved(obj: Any, displacement: Any, xp: Any) -> Any:

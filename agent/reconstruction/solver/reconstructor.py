@@ -16,10 +16,10 @@ from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
 from agent.reconstruction.solver.bias import phase_scale
 from agent.reconstruction.solver.experiment import appended, load
-from agent.reconstruction.solver.passes import Progress, make_pass, planned
+from agent.reconstruction.solver.passes import Progress, planned
 from agent.reconstruction.solver.result import Reconstruction, finished
 from agent.reconstruction.solver.state import grow, last_reached, settle, start
-from agent.reconstruction.solver.stopping import can_hold_out, run_with_held_out
+from agent.reconstruction.solver.stopping import can_hold_out, run_all, run_with_held_out
 
 
 class Reconstructor:
@@ -57,10 +57,7 @@ class Reconstructor:
         if given.settings.stop_early and can_hold_out(given):
             run_with_held_out(given, found, steps, on_progress)
         else:
-            for number, step in enumerate(steps):
-                make_pass(given, found, step, want_deviance=number == len(steps) - 1)
-                if on_progress is not None:
-                    on_progress(number + 1, len(steps))
+            run_all(given, found, steps, on_progress)
         settle(found)
         if given.settings.quantitative:
             self.phase_scale = phase_scale(given, found)

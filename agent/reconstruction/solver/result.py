@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.model import geometry, probe, transmission
-from agent.reconstruction.solver import picture
+from agent.reconstruction.solver import oddities, picture
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.state import SolverState, deviances, illumination, last_reached, positions
 
@@ -31,8 +31,10 @@ class Reconstruction:
         optics_sd: parameter (see `parameters`) -> standard deviation, of the optics that were measured.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         phase_scale: how much too weak noise had made the phases; they have been divided by it.
-        deviance: Poisson deviance per detector pixel, one value a pass.
-        passes: number of passes made.
+        deviance: Poisson deviance per detector pixel where a pass began: every fourth full pass up to the last one; where
+            held-out counts choose the number of passes, the first and the last of those that use all counts. After a return to
+            an earlier pass (see `notes`), the value of that one is the last.
+        passes: number of passes that the result is made by.
         illuminated: (y, x) Σ|probe|² of all positions relative to its maximum.
         device: what computed it.
         seconds: wall-clock time.
@@ -104,7 +106,7 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
     phase = np.zeros(illuminated.shape, np.float32)
     for layer in shown:
         phase += np.angle(layer * np.conj((layer * illuminated).sum())).astype(np.float32)
-    modelled = experiment.settings.background
+    modelled, deviance = experiment.settings.background, deviances(experiment, state)
     return Reconstruction(
         object=np.stack(turned).astype(np.complex64),
         phase=phase,
@@ -116,12 +118,17 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
         aberrations=dict(data.aberrations),
         background=np.fft.fftshift(host(state.unknowns.background)) if modelled else None,
         phase_scale=phase_scale,
-        deviance=deviances(experiment, state),
+        deviance=deviance,
         passes=state.passes,
         illuminated=illuminated.astype(np.float32),
         device=experiment.backend.name,
         seconds=seconds,
-        notes=experiment.counts.notes,
+        notes=(
+            *experiment.counts.notes,
+            *oddities.zero_beam(experiment),
+            *state.notes,
+            *(oddities.misfit(experiment, deviance[-1]) if deviance else ()),
+        ),
     )
 
 

@@ -47,6 +47,7 @@ class SolverState:
         binned: the problem and the unknowns with the detector in 2 × 2 bins, while the first passes need them.
         deviances: per detector pixel, on the backend, of the passes that it was wanted of.
         passes: number of passes made.
+        notes: what the user should know, one sentence each.
     """
 
     unknowns: forward.Unknowns
@@ -59,6 +60,7 @@ class SolverState:
     binned: tuple[forward.Problem, forward.Unknowns] | None = None
     deviances: list[Any] = field(default_factory=list)
     passes: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def law_numbers(self) -> Any:
