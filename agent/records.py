@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsText
+from agent.plugins import load_attribute
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
@@ -45,6 +46,10 @@ class Suggestion(Record):
     nearest_trial: int | None = None
     alternatives: tuple[Alternative, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:suggestion_html")(self))
+
 
 class Score(Record):
     """Information per area of an acquisition from the Fourier ring correlation of its two half-count reconstructions.
@@ -66,6 +71,10 @@ class Score(Record):
         default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
     )
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:score_html")(self))
 
 
 class Optics(Record):
@@ -281,3 +290,7 @@ class CampaignRecord(Record):
         """The last trial of a role that is done, if any."""
         done = [t for t in self.trials if t.role == role and t.state == "done"]
         return done[-1] if done else None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows; `agent.report` draws it."""
+        return str(load_attribute("agent.report.notebook:campaign_html")(self))

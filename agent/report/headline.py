@@ -173,4 +173,7 @@ def _saving(record: CampaignRecord) -> str:
 
 def _trusted(trial: Trial, record: CampaignRecord) -> str:
     """The resolution of a trial, or that nothing of its score is to be believed."""
-    return "not to be trusted, see below" if untrusted(trial) else resolution_text(trial, record.config.score.k_max)
+    assert trial.score is not None
+    if untrusted(trial):
+        return "not to be trusted, see below"
+    return resolution_text(trial.score, record.config.score.k_max)

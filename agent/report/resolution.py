@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agent.records import Score, Trial
+from agent.records import Score
 from agent.scoring.information import LARGEST_FRC
 from agent.scoring.ring_correlation import half_bit_threshold
 
@@ -38,20 +38,19 @@ def comes_back(score: Score) -> float | None:
     return float(1 / (again[-1] + half_ring)) if len(again) else None
 
 
-def resolution_text(trial: Trial, k_max: float) -> str:
-    """The half-bit resolution of a scored trial in a sentence's part.
+def resolution_text(score: Score, k_max: float) -> str:
+    """The half-bit resolution in a sentence's part.
 
     Args:
-        trial: with its score.
+        score: of a trial.
         k_max: highest scored frequency, 1/Å.
     """
-    assert trial.score is not None
-    resolution = trial.score.resolution
+    resolution = score.resolution
     if resolution is None:
         return "half-bit resolution not reached: the lowest ring is below the threshold"
     if resolution * k_max < 1 + 1e-6:
         return f"half-bit resolution better than {resolution:.3g} Å, the end of the scored band"
-    back = comes_back(trial.score)
+    back = comes_back(score)
     if back is None:
         return f"half-bit resolution {resolution:.3g} Å"
     return (

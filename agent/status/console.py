@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -28,23 +27,28 @@ from agent.events import (
 )
 from agent.formatting import duration, electrons, length, signed_length, uncertain
 from agent.records import Settings, Trial
-
-BAR_WIDTH = 34
+from agent.status.redrawn import BAR_WIDTH, Redrawn
 
 
 class ConsoleProgress:
     """An observer and a context manager that shows trial, phase, budget, best score so far and time left.
 
-    On a terminal the lower lines are redrawn in place and finished trials scroll up above them. Elsewhere each change
-    that matters is one line.
+    On a terminal and in a notebook's cell some lines are redrawn in place, beside a line for each finished trial. Elsewhere, and
+    where no bars are wanted, each change that matters is one line.
+
+    >>> with ConsoleProgress() as progress:                                                    # doctest: +SKIP
+    ...     record = await run_campaign(config, endpoint, folder, observers=[progress])
 
     Args:
-        console: where to write.
+        console: where to write; None: standard output, or the notebook's cell.
         clock: seconds, for the elapsed time.
+        bars: whether to redraw lines; None: unless the environment variable PTYCHOPILOT_PROGRESS is `off`.
     """
 
-    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic, *, bars: bool | None = None
+    ) -> None:
+        self._console = console = console or Console()
         self._clock = clock
         self._began = clock()
         self._started: CampaignStarted | None = None
@@ -55,17 +59,16 @@ class ConsoleProgress:
         self._spent = 0.0
         self._time_left: tuple[float, float] | None = None
         self._ended = False
-        self._live = Live(get_renderable=self.render, console=console, refresh_per_second=5, transient=True)
+        self._redrawn = Redrawn(console, self.render, bars)
 
     def __enter__(self) -> ConsoleProgress:
-        if self._console.is_terminal:
-            self._live.start()
+        self._redrawn.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._live.stop()
+        self._redrawn.__exit__(kind, error, traceback)
 
     def on_event(self, event: Event) -> None:
         """Take note of `event` and print what is worth a line."""
@@ -79,7 +82,7 @@ class ConsoleProgress:
                     self._frames = None
                 if event.phase == "waiting":
                     self._say(event.message)
-                elif not self._console.is_terminal and event.phase in ("connecting", "acquiring"):
+                elif not self._redrawn.shown and event.phase in ("connecting", "acquiring"):
                     message = f" – {event.message}" if event.message else ""
                     self._say(self._phase_text() + message + self._outlook())
             case FramesReceived():
@@ -102,6 +105,7 @@ class ConsoleProgress:
                 self._say(f"{event.state}{': ' + event.reason if event.reason else ''}")
             case _:
                 pass
+        self._redrawn.changed()
 
     def render(self) -> Any:
         """The lines that are redrawn: phase, reconstruction, electrons, and a line of numbers."""

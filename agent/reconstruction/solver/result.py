@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.model import geometry, probe, transmission
+from agent.reconstruction.solver import picture
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.state import SolverState, deviances, illumination, last_reached, positions
 
@@ -55,6 +56,20 @@ class Reconstruction:
     phase_scale: float = 1.0
     optics_sd: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the phase in grey, and the numbers."""
+        sd = self.optics_sd.get("defocus")
+        numbers = {
+            "pixel": " × ".join(f"{p:.4g}" for p in self.pixel_size) + " Å",
+            "defocus": f"{self.defocus:+.4g}" + ("" if sd is None else f" ± {sd:.2g}") + " Å",
+            **{n: f"{v:.4g} {'rad' if n.startswith('phi') else 'Å'}" for n, v in self.aberrations.items()},
+            "object": f"{len(self.object)} slices, {len(self.probe)} states of the probe",
+            "deviance": f"{self.deviance[-1]:.4g} a pixel" if self.deviance else "not known",
+            "made of": f"{len(self.positions)} patterns in {self.passes} passes, {self.seconds:.3g} s on the {self.device}",
+        }
+        numbers |= {f"note {number}": note for number, note in enumerate(self.notes, 1)}
+        return picture.phase_html(self.phase, self.illuminated, self.pixel_size, numbers)
 
 
 def finished(experiment: Experiment, state: SolverState, phase_scale: float, seconds: float) -> Reconstruction:
