@@ -28,7 +28,7 @@ def score_html(score: Score) -> str:
     """The score with its uncertainty and the correlation that it comes from."""
     rows = [
         ("score", f"{uncertain(score.value, score.sd)} {SCORE_UNIT}"),
-        ("resolution", resolution_text(score, K_MAX)),
+        ("half-bit resolution", resolution_text(score, K_MAX).removeprefix("half-bit resolution ")),
     ]
     if score.deviance is not None:
         rows.append(("deviance", f"{score.deviance:.3g} (1 is what counting explains)"))

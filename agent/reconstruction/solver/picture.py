@@ -24,16 +24,24 @@ def phase_html(
 
     Args:
         phase: (y, x), rad.
-        illuminated: (y, x), relative to its maximum; the grey levels are those of what has more than half.
+        illuminated: (y, x), relative to its maximum. The grey levels are those of what has more than half of it; what has less
+            than a tenth is cut off.
         pixel_size: (y, x), Å.
         numbers: name -> value, with its unit.
     """
     seen = phase[illuminated > 0.5]
     low, high = np.percentile(seen if seen.size else phase, (0.2, 99.8))
+    rows_lit, columns_lit = (np.flatnonzero((illuminated > 0.1).any(axis=axis)) for axis in (1, 0))
+    if len(rows_lit):
+        phase = phase[rows_lit[0] : rows_lit[-1] + 1, columns_lit[0] : columns_lit[-1] + 1]
     grey = np.clip((phase - low) / max(float(high - low), 1e-9), 0, 1) * 255
     height, width = (n * p for n, p in zip(phase.shape, pixel_size, strict=True))
     source = base64.b64encode(grey_png(np.rint(grey).astype(np.uint8))).decode("ascii")
-    rows = {"field": f"{height:.4g} × {width:.4g} Å", "phase, black to white": f"{low:.3g} … {high:.3g} rad", **numbers}
+    rows = {
+        "field": f"{height:.4g} × {width:.4g} Å",
+        "phase, black to white": f"{low:.3g} … {high:.3g} rad".replace("-", "−"),
+        **numbers,
+    }
     table = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(value)}</td></tr>'
         for name, value in rows.items()

@@ -64,7 +64,8 @@ class Reconstruction:
             "pixel": " × ".join(f"{p:.4g}" for p in self.pixel_size) + " Å",
             "defocus": f"{self.defocus:+.4g}" + ("" if sd is None else f" ± {sd:.2g}") + " Å",
             **{n: f"{v:.4g} {'rad' if n.startswith('phi') else 'Å'}" for n, v in self.aberrations.items()},
-            "object": f"{len(self.object)} slices, {len(self.probe)} states of the probe",
+            "slices": f"{len(self.object)}",
+            "probe states": f"{len(self.probe)}",
             "deviance": f"{self.deviance[-1]:.4g} a pixel" if self.deviance else "not known",
             "made of": f"{len(self.positions)} patterns in {self.passes} passes, {self.seconds:.3g} s on the {self.device}",
         }
