@@ -7,6 +7,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -19,6 +20,18 @@ from agent.scoring.ring_correlation import Spectrum
 from agent.storage.journal import load_campaign
 
 VETO = "the model misfits the counts"
+
+
+@pytest.fixture(autouse=True)
+def _figures_stay_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests read; what is in the files of the pictures does not matter, and costs most of the time."""
+
+    def close(figure: Any) -> bytes:
+        plt.close(figure)
+        return b""
+
+    for module in ("plots", "pictures"):
+        monkeypatch.setattr(f"agent.report.{module}.to_png", close)
 
 
 def text_of(record: CampaignRecord, folder: Path) -> str:
