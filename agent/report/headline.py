@@ -89,11 +89,6 @@ def sentences(record: CampaignRecord) -> list[str]:
     return found
 
 
-def untrusted(trial: Trial) -> bool:
-    """Whether a trial has a score that must not be trusted."""
-    return trial.score is not None and trial.score.veto is not None
-
-
 def halves_text(record: CampaignRecord) -> str:
     """The two halves that scores compare, in words."""
     if record.config.score.split == "positions":
@@ -124,7 +119,7 @@ def _comparison(final: Trial, expert: Trial) -> str:
     difference = final.score.value - expert.score.value
     sd = math.hypot(final.score.sd, expert.score.sd)
     text = uncertain(abs(difference), sd)
-    if untrusted(final) or untrusted(expert):
+    if final.veto is not None or expert.veto is not None:
         return "The two pictures cannot be compared by their scores: one that is not to be trusted tells nothing."
     if abs(difference) < 2 * sd:
         return f"The two pictures carry the same information within the uncertainty (difference {text} {SCORE_UNIT})."
@@ -159,7 +154,7 @@ def _saving(record: CampaignRecord) -> str:
             parts.append(f"It needs {share:.1%} of the recording's dose: {1 - share:.1%} is saved.")
     final = record.trial("final")
     if final is not None and final.score is not None and (best is None or final.number != best.number):
-        if untrusted(final):
+        if final.veto is not None:
             outcome = ", a score that is not to be trusted"
         elif abs(final.score.value - record.target) < 2 * final.score.sd:
             outcome = ", which is the target within the uncertainty"
@@ -172,8 +167,8 @@ def _saving(record: CampaignRecord) -> str:
 
 
 def _trusted(trial: Trial, record: CampaignRecord) -> str:
-    """The resolution of a trial, or that nothing of its score is to be believed."""
+    """The resolution of a trial, or why its score is not to be believed."""
     assert trial.score is not None
-    if untrusted(trial):
-        return "not to be trusted, see below"
+    if trial.veto is not None:
+        return trial.veto
     return resolution_text(trial.score, record.config.score.k_max)

@@ -17,7 +17,6 @@ from agent.report.headline import (
     quantity_name,
     sentences,
     settings_text,
-    untrusted,
 )
 from agent.report.optics import optics_section
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
@@ -94,12 +93,12 @@ def _header(record: CampaignRecord) -> str:
     lines.append(f'<section class="cards">{shown}</section>')
     lines += [f'<p class="lead">{escape(sentence)}</p>' for sentence in sentences(record)]
     for trial in record.trials:
-        if trial.role != "exploration" and trial.score is not None and trial.score.veto is not None:
+        if trial.role != "exploration" and trial.veto is not None:
             called = {"final": "final picture", "expert": "picture at the expert's settings", "reference": "reference"}[
                 trial.role
             ]
             lines.append(
-                f'<p class="warning">The score of the {called} is not to be trusted: {escape(trial.score.veto)}.</p>'
+                f'<p class="warning">The score of the {called} is not to be trusted: {escape(trial.veto)}.</p>'
             )
     return "\n".join(lines)
 
@@ -189,7 +188,7 @@ def _score_figure(record: CampaignRecord) -> str:
         "Score of each trial ±1 sd. Doses and fields differ between trials, so the final picture need not be the highest."
         + (
             " A cross through a point: the score is not to be trusted."
-            if any(untrusted(t) for t in record.trials)
+            if any(t.veto is not None for t in record.trials)
             else ""
         ),
     )

@@ -6,7 +6,7 @@ from html import escape
 
 from agent.formatting import duration, electrons, signed_length, uncertain
 from agent.records import CampaignRecord, Trial
-from agent.report.headline import SCORE_UNIT, quantity_name, shared_power, untrusted
+from agent.report.headline import SCORE_UNIT, quantity_name, shared_power
 from agent.report.optics import carried_over, measured_defocus
 from agent.report.resolution import comes_back
 
@@ -24,7 +24,7 @@ def trials_table(record: CampaignRecord) -> str:
     )
     rows = "".join(_row(trial, power) for trial in record.trials)
     notes = []
-    if any(untrusted(t) for t in record.trials):
+    if any(t.veto is not None for t in record.trials):
         notes.append("Scores that are struck through are not to be trusted; the last column says why.")
     if any(carried_over(t) for t in record.trials):
         notes.append(
@@ -61,7 +61,7 @@ def _row(trial: Trial, power: int) -> str:
             processed,
         )
     ]
-    if untrusted(trial):
+    if trial.veto is not None:
         cells[5] = f"<s>{cells[5]}</s>"
     css = trial.state if trial.state in ("failed", "vetoed") else trial.role
     state = f" ({trial.state})" if trial.state != "done" else ""
@@ -77,8 +77,8 @@ def _why(trial: Trial) -> str:
     wrong = []
     if trial.reason:
         wrong.append(f"{trial.state}: {trial.reason}")
-    if trial.score is not None and trial.score.veto:
-        wrong.append(f"not to be trusted: {trial.score.veto}")
+    if trial.veto is not None:
+        wrong.append(f"not to be trusted: {trial.veto}")
     told = "".join(f"<strong>{escape(line)}</strong> " for line in wrong)
     reason = escape(trial.suggestion.reason)
     return f"{told}<details><summary>{reason}</summary></details>" if reason else told

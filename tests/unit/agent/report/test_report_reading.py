@@ -146,7 +146,7 @@ def test_a_score_that_is_not_to_be_trusted_is_marked_wherever_it_stands(finished
     text = text_of(record, finished_campaign)
     assert "<s>4.05 ± 0.06</s>" in html
     assert f"The score of the final picture is not to be trusted: {VETO}." in text
-    assert "not to be trusted, see below" in text, "the card"
+    assert f"4.05 ± 0.06 bit/Å² (not to be trusted) {VETO}" in text, "the card"
     assert "cannot be compared by their scores" in text
     assert "A cross through a point" in text
     assert "more information per area" not in text
