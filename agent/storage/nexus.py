@@ -56,10 +56,8 @@ class NewFile:
             if error.errno not in DISK_FULL:
                 raise
             self._discard()
-            what = (
-                "the limit of file sizes (`ulimit -f`) is reached" if error.errno == errno.EFBIG else "the disk is full"
-            )
-            msg = f"{what}: {self.path} could not be written and was removed; free some and resume"
+            limit = " or the limit of file sizes (`ulimit -f`) is reached" if error.errno == errno.EFBIG else ""
+            msg = f"the disk is full{limit}: {self.path} could not be written and was removed; free some and resume"
             raise StoppedError(msg) from error
 
     def publish(self) -> None:
