@@ -36,7 +36,6 @@ EXIT_CODES: dict[type[Exception], ExitCode] = {
 
 _TYPER_INTERRUPTED = 130
 """What typer makes of Ctrl-C."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run_guarded(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +84,7 @@ def describe(error: BaseException) -> tuple[int, str]:
         return exit_code(error), str(error)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return ExitCode.STOPPED, "stopped by Ctrl-C"
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         where = f" of {error.filename}" if error.filename else ""
         if error.errno == errno.EFBIG:
             return (

@@ -20,6 +20,7 @@ from agent.reconstruction import SMALLEST_DETECTOR
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 from agent.storage.acquisition_file import Acquisition, read_acquisition
+from agent.storage.atomic import atomic_write
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Detector, Outcome, Parameter, Rectangle
@@ -81,7 +82,7 @@ def reconstruct_file(
         )
     png = output.with_name(f"{path.stem}-phase.png")
     picture = Picture.of(read_reconstruction(output))
-    png.write_bytes(phase_image(picture, picture.levels()))
+    atomic_write(png, phase_image(picture, picture.levels()))
     for note in notes:
         say(console, note)
     _show(console, result, output, png)

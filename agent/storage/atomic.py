@@ -11,20 +11,20 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write a text file in one step: a reader finds the old content or the new, after a power cut as well.
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file in one step: a reader finds the old content or the new, after a power cut as well.
 
     Args:
         path: the file to write or to replace; its folder must exist.
-        text: its content, stored as UTF-8.
+        content: text is stored as UTF-8.
 
     Raises:
         OSError: it cannot be written; what stood there before is untouched and no part stays behind.
     """
     part = part_of(path)
     try:
-        # A file name in it may be no text; escaped, it is still valid JSON.
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        # A file name in a text may be no text; escaped, it is still valid JSON.
+        part.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
         publish(path)
     except BaseException:
         part.unlink(missing_ok=True)

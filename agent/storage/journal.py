@@ -47,6 +47,16 @@ CREATE TABLE entries (
 """
 
 
+_DISK_FULL = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+)
+"""What SQLite says where disk, quota or the limit of file sizes are reached."""
+_NO_ROOM = "the disk is full: the journal could not be written; free some and resume"
+
 _REQUIRED = {name for name, field in CampaignFacts.model_fields.items() if field.is_required()}
 
 
@@ -269,6 +279,8 @@ def _connect(folder: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.DatabaseError as error:
         connection.close()
+        if error.sqlite_errorcode in _DISK_FULL:
+            raise StoppedError(_NO_ROOM) from error
         msg = f"{folder / JOURNAL}: damaged ({error})"
         raise BadInputError(msg) from error
     return connection
@@ -286,10 +298,9 @@ def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Ite
                 connection.execute("ROLLBACK")
             raise
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC):
+        if error.sqlite_errorcode not in _DISK_FULL:
             raise
-        msg = "the disk is full: the journal could not be written; free some and resume"
-        raise StoppedError(msg) from error
+        raise StoppedError(_NO_ROOM) from error
 
 
 @contextmanager

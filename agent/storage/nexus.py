@@ -6,8 +6,9 @@ The library's default (earliest) bounds are used: a killed file of the newest bo
 from __future__ import annotations
 
 import errno
+import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,9 @@ from agent.errors import BadInputError, StoppedError
 from agent.storage.atomic import part_of, publish
 from instrument.models import AcquisitionPlan, Description
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the operating system says where disk, quota or the limit of file sizes are reached."""
+
 
 class NewFile:
     """An HDF5 file in the making. Leaving the context without `publish` removes it.
@@ -32,7 +36,8 @@ class NewFile:
         self.path = path
         self._part = part_of(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = h5py.File(self._part, "w")
+        self._disk = _Disk(self._part)
+        self.file = h5py.File(self._disk, "w")
 
     def __enter__(self) -> Self:
         return self
@@ -46,33 +51,62 @@ class NewFile:
         """Where data are written."""
         try:
             yield self.file
-        except (OSError, RuntimeError) as error:
-            if not is_disk_full(error):
+            self._disk.require_whole()
+        except OSError as error:
+            if error.errno not in DISK_FULL:
                 raise
             self._discard()
-            msg = f"the disk is full: {self.path} could not be written and was removed; free some and resume"
+            limit = " or the limit of file sizes (`ulimit -f`) is reached" if error.errno == errno.EFBIG else ""
+            msg = f"the disk is full{limit}: {self.path} could not be written and was removed; free some and resume"
             raise StoppedError(msg) from error
 
     def publish(self) -> None:
         """Close the file, make sure it is on the disk and give it its name."""
         with self.writing():
-            self.file.flush()
             self.file.close()
+            self._disk.close()
+            self._disk.require_whole()
             publish(self.path)
 
     def _discard(self) -> None:
-        # A file that cannot be flushed cannot be closed in order either; why it is given up is being told already.
-        with suppress(OSError, RuntimeError):
-            self.file.close()
+        self.file.close()
+        self._disk.close()
         self._part.unlink(missing_ok=True)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether an error of the operating system or of HDF5 says that the disk (or the quota) is full."""
-    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if isinstance(error, OSError) and error.errno in codes:
-        return True
-    return isinstance(error, (OSError, RuntimeError)) and any(f"errno = {code}," in str(error) for code in codes)
+class _Disk(io.FileIO):
+    """The file beneath HDF5. An error is kept, and from then on everything is said to be written.
+
+    HDF5 cannot close a file that it cannot flush: it prints a hundred lines and ends the process with a segmentation fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write all of `data`, or say so."""
+        view = memoryview(data).cast("B")
+        written = 0
+        try:
+            while self.error is None and written < len(view):
+                written += super().write(view[written:])
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Make the file that long, or say so."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return self.tell() if size is None else size
+
+    def require_whole(self) -> None:
+        """Raise the OSError with which something could not be written, if there was one."""
+        if self.error is not None:
+            raise OSError(self.error.errno, self.error.strerror, str(self.name)) from self.error
 
 
 def put(group: h5py.Group, name: str, value: Any, units: str, long_name: str) -> None:
