@@ -167,8 +167,8 @@ def _saving(record: CampaignRecord) -> str:
 
 
 def _trusted(trial: Trial, record: CampaignRecord) -> str:
-    """The resolution of a trial, or that nothing of its score is to be believed."""
+    """The resolution of a trial, or why its score is not to be believed."""
     assert trial.score is not None
     if trial.veto is not None:
-        return "not to be trusted, see below"
+        return trial.veto
     return resolution_text(trial.score, record.config.score.k_max)

@@ -11,12 +11,21 @@ from agent.records import CampaignRecord, Optics, Trial
 
 
 def measured_defocus(trial: Trial) -> str:
-    """The measured defocus ± sd of a trial, Å, without the unit; nothing where it was not measured."""
+    """The defocus ± sd of a trial, Å, without the unit; in parentheses where its own counts do not tell it."""
     if trial.defocus_measured is None:
         return ""
-    text = signed_length(trial.defocus_measured).removesuffix(" Å")
-    sd = None if trial.optics is None else trial.optics.sd.get("defocus")
-    return text if sd is None else f"{text} ± {sd:.2g}"
+    if trial.optics is None:
+        return signed_length(trial.defocus_measured).removesuffix(" Å")
+    sd = trial.optics.sd.get("defocus")
+    if sd is None:
+        return f"({signed_length(trial.defocus_measured).removesuffix(' Å')})"
+    sign = "+" if trial.defocus_measured > 0 else ""
+    return sign + uncertain(trial.defocus_measured, sd, 0)
+
+
+def carried_over(trial: Trial) -> bool:
+    """Whether a trial was reconstructed with a defocus that its own counts do not tell."""
+    return trial.optics is not None and "defocus" not in trial.optics.sd
 
 
 def optics_section(record: CampaignRecord, names: Mapping[str, str]) -> str:
@@ -39,9 +48,9 @@ def optics_section(record: CampaignRecord, names: Mapping[str, str]) -> str:
     rows = [("Defocus", "; ".join(defoci) or f"{measured_defocus(known[-1])} Å"), *_rows(last)]
     shown = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     note = (
-        f"The defocus is measured in every trial. All else was measured in trial {known[0].number} and is kept, since it "
-        "belongs to the column. Uncertainties are one standard deviation of what the counts tell. What has none was taken "
-        "from the set-point or from the instrument."
+        f"The defocus is measured in each trial that tells it. All else was measured in trial {known[0].number} and is "
+        "kept, since it belongs to the column. Uncertainties are one standard deviation of what the counts tell. What has "
+        "none was taken from the set-point or from the instrument."
     )
     return f"<h2>Optics</h2><dl>{shown}</dl><p class='soft'>{escape(note)}</p>"
 

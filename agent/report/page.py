@@ -93,12 +93,12 @@ def _header(record: CampaignRecord) -> str:
     lines.append(f'<section class="cards">{shown}</section>')
     lines += [f'<p class="lead">{escape(sentence)}</p>' for sentence in sentences(record)]
     for trial in record.trials:
-        if trial.role != "exploration" and trial.score is not None and trial.score.veto is not None:
+        if trial.role != "exploration" and trial.veto is not None:
             called = {"final": "final picture", "expert": "picture at the expert's settings", "reference": "reference"}[
                 trial.role
             ]
             lines.append(
-                f'<p class="warning">The score of the {called} is not to be trusted: {escape(trial.score.veto)}.</p>'
+                f'<p class="warning">The score of the {called} is not to be trusted: {escape(trial.veto)}.</p>'
             )
     return "\n".join(lines)
 

@@ -51,16 +51,6 @@ def correlation_curves(scores: Sequence[tuple[str, str, Score]]) -> bytes:
 
 
 @styled
-def _mark_without_score(axes: Any, trials: Sequence[Trial]) -> None:
-    """Crosses for trials that failed, hollow dots for those that are not finished."""
-    failed = [t for t in trials if t.state in ("failed", "vetoed")]
-    if failed:
-        axes.plot([t.number for t in failed], [0] * len(failed), "x", color=GREY, ms=7, label="failed or vetoed")
-    pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed")]
-    if pending:
-        axes.plot([t.number for t in pending], [0] * len(pending), "o", mfc="none", color=GREY, label="not finished")
-
-
 def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) -> bytes:
     """Score ± sd of each trial and what was predicted of it, as a PNG.
 
@@ -94,6 +84,29 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
     doubtful = [(t.number, t.score.value * scale) for t in scored if t.score and t.score.veto]
     if doubtful:
         axes.plot(*zip(*doubtful, strict=True), "x", color="black", ms=13, mew=1.5, label="not to be trusted")
+    _mark_predictions(axes, trials, scale)
+    _mark_without_score(axes, trials)
+    if target is not None:
+        axes.axhline(target * scale, color="black", lw=1.2, ls="--", label="target")
+    axes.set(xlabel="trial", ylabel=f"score{times_power(-power)}, {unit}" if power else f"score, {unit}")
+    axes.set_xticks([t.number for t in trials][:: max(1, len(trials) // 20)])
+    axes.set_xlim(0.4, max((t.number for t in trials), default=1) + 0.6)
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.05)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return to_png(figure)
+
+
+def _mark_without_score(axes: Any, trials: Sequence[Trial]) -> None:
+    """Crosses for trials that failed, hollow dots for those that are not finished."""
+    failed = [t for t in trials if t.state in ("failed", "vetoed")]
+    if failed:
+        axes.plot([t.number for t in failed], [0] * len(failed), "x", color=GREY, ms=7, label="failed or vetoed")
+    pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed")]
+    if pending:
+        axes.plot([t.number for t in pending], [0] * len(pending), "o", mfc="none", color=GREY, label="not finished")
+
+
+def _mark_predictions(axes: Any, trials: Sequence[Trial], scale: float) -> None:
     predicted = [t for t in trials if t.suggestion.predicted is not None]
     if predicted:
         axes.errorbar(
@@ -108,15 +121,6 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
             lw=1,
             label="predicted before it was taken",
         )
-    _mark_without_score(axes, trials)
-    if target is not None:
-        axes.axhline(target * scale, color="black", lw=1.2, ls="--", label="target")
-    axes.set(xlabel="trial", ylabel=f"score{times_power(-power)}, {unit}" if power else f"score, {unit}")
-    axes.set_xticks([t.number for t in trials][:: max(1, len(trials) // 20)])
-    axes.set_xlim(0.4, max((t.number for t in trials), default=1) + 0.6)
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]), top=axes.get_ylim()[1] * 1.05)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return to_png(figure)
 
 
 @styled

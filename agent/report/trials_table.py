@@ -7,7 +7,7 @@ from html import escape
 from agent.formatting import duration, electrons, signed_length, uncertain
 from agent.records import CampaignRecord, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, shared_power
-from agent.report.optics import measured_defocus
+from agent.report.optics import carried_over, measured_defocus
 from agent.report.resolution import comes_back
 
 
@@ -26,6 +26,11 @@ def trials_table(record: CampaignRecord) -> str:
     notes = []
     if any(t.veto is not None for t in record.trials):
         notes.append("Scores that are struck through are not to be trusted; the last column says why.")
+    if any(carried_over(t) for t in record.trials):
+        notes.append(
+            "In parentheses: a defocus that the trial's own counts do not tell, the set-point corrected by what the last trial "
+            "was off."
+        )
     if any(_back(t) for t in record.trials):
         notes.append(
             "† The first crossing of the half-bit threshold, as at a zero of the contrast transfer: the correlation comes back "
@@ -72,8 +77,8 @@ def _why(trial: Trial) -> str:
     wrong = []
     if trial.reason:
         wrong.append(f"{trial.state}: {trial.reason}")
-    if trial.score is not None and trial.score.veto:
-        wrong.append(f"not to be trusted: {trial.score.veto}")
+    if trial.veto is not None:
+        wrong.append(f"not to be trusted: {trial.veto}")
     told = "".join(f"<strong>{escape(line)}</strong> " for line in wrong)
     reason = escape(trial.suggestion.reason)
     return f"{told}<details><summary>{reason}</summary></details>" if reason else told

@@ -86,5 +86,5 @@ def test_a_campaign_without_bars_tells_its_phases_in_lines() -> None:
     for bars, expected in ((True, False), (False, True)):
         console = terminal()
         with ConsoleProgress(console, bars=bars) as progress:
-            progress.on_event(PhaseChanged(phase="connecting", message="tcp://127.0.0.1:5555"))
-        assert ("connecting – tcp://127.0.0.1:5555" in output(console)) == expected
+            progress.on_event(PhaseChanged(phase="connecting", message="tcp://it"))
+        assert ("connecting – tcp://it" in output(console)) == expected
