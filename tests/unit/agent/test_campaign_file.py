@@ -136,7 +136,7 @@ def test_the_default_folder_of_keys_is_for_other_machines_only(tmp_path: Path, m
     (folder / "scope.key").write_bytes((tmp_path / "scope" / "scope.key").read_bytes())
     assert load_keys(None, "tcp://control-pc:5555") is not None
     assert load_keys(None, "tcp://127.0.0.1:5555") is None
-    with pytest.raises(BadInputError, match="keys: .*no folder there"):
+    with pytest.raises(BadInputError, match=r"keys: .*no folder there"):
         load_keys(tmp_path / "nowhere", "tcp://127.0.0.1:5555")
 
 
