@@ -21,8 +21,12 @@ log = logging.getLogger(__name__)
 RETRY_INTERVAL = 0.02
 CLOSED_TOO_OFTEN = 3
 """Handshakes in a row that the other side may break off: a server that is being stopped does so once."""
-_HANDSHAKE_FAILURES = (
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_EVENTS = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 
 
@@ -55,8 +59,9 @@ class Channel:
         if keys is not None:
             keys.secure(self._socket)
         self._broken_off = 0
+        self._silent = False
         self._refusal = ""
-        monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILURES | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        monitor = self._socket.get_monitor_socket(_EVENTS)
         self._monitor = cast("zmq.Socket[bytes]", monitor)  # a plain one, as its context is: read without waiting
         try:
             self._socket.connect(endpoint)
@@ -83,7 +88,10 @@ class Channel:
         if self._refusal:
             return RefusedError(f"the instrument at {self.endpoint} {self._refusal}", endpoint=self.endpoint)
         if self._broken_off < CLOSED_TOO_OFTEN:
-            return None
+            if not self._silent:
+                return None
+            msg = f"something listens at {self.endpoint}, but does not answer; is it an instrument server?"
+            return HandshakeError(msg, endpoint=self.endpoint)
         why = (
             "is the server's public key among the keys the right one"
             if self._has_keys
@@ -94,6 +102,9 @@ class Channel:
 
     def _note(self, event: int, value: int) -> None:
         """Remember what an event of the socket's monitor says."""
+        self._silent = event == zmq.EVENT_CONNECTED
+        if event == zmq.EVENT_CONNECTED:
+            return
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._broken_off, self._refusal = 0, ""
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:

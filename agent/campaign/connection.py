@@ -45,6 +45,7 @@ async def connected(
     """
     endpoint, keys = link.endpoint, load_keys(link.keys, link.endpoint)
     give_up, said = time.monotonic() + patience, False
+    fault: HandshakeError | None = None
     async with AsyncExitStack() as stack:
         while True:
             control.check()
@@ -64,15 +65,13 @@ async def connected(
                     raise BadInputError(str(error)) from error
                 if isinstance(error, RefusedError):
                     raise InstrumentUnavailableError(str(error)) from error
+                if isinstance(error, HandshakeError):
+                    fault = error
                 if left <= 0:
                     msg = f"no instrument answers at {endpoint} (tried for {patience:g} s); is it running there?"
-                    if isinstance(error, HandshakeError):
-                        msg = f"{error} (tried for {patience:g} s)"
-                    raise InstrumentUnavailableError(msg) from error
+                    raise InstrumentUnavailableError(msg if fault is None else str(fault)) from error
                 if not said:
-                    why = (
-                        str(error) if isinstance(error, HandshakeError) else f"no instrument answers at {endpoint} yet"
-                    )
+                    why = f"no instrument answers at {endpoint} yet" if fault is None else str(fault)
                     say(f"{why}; waiting for up to {patience:g} s (--wait SECONDS; Ctrl-C stops)")
                     said = True
         yield client

@@ -2,7 +2,7 @@
 
 The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
 deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
-names switch on faults: `die-N`, `raise-N`, `hang-N` (N: number of the acquisition). Every exposure is written into
+names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N` (N: number of the acquisition). Every exposure is written into
 `exposures.jsonl` there, by the microscope itself.
 """
 
@@ -137,6 +137,8 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     r = float(np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1])
     pairs = np.full(2, images[0].size / 2)
     score = score_spectrum(Spectrum(edges=np.array([0.1, 0.3, 0.5]), frc=np.array([r, r]), pairs=pairs))
+    if (world() / f"veto-{number}").exists():
+        score = score.model_copy(update={"veto": "the model explains noise"})
     phase = (images[0] + images[1]).astype(np.float32)
     reconstruction = Reconstruction(
         object=np.exp(1j * phase)[None].astype(np.complex64),

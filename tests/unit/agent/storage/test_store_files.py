@@ -311,6 +311,7 @@ def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path: Path, what:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert "the disk is full" in done.stdout, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     left = ["acquisition.h5"] if what == "reconstruction" else []
     assert [p.name for p in tmp_path.iterdir()] == left
 
