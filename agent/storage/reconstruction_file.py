@@ -114,7 +114,9 @@ def _write_process(entry: h5py.Group, r: Reconstruction, half_phases: NDArray[np
     put(process, "origin", np.asarray(r.origin), "Å", "(y, x) of the first pixel")
     put(process, "defocus", r.defocus, "Å", "measured, positive for underfocus")
     if r.deviance:
-        put(process, "deviance", np.asarray(r.deviance), "", "Poisson deviance per detector pixel, one value a pass")
+        put(
+            process, "deviance", np.asarray(r.deviance), "", "Poisson deviance per detector pixel of some of the passes"
+        )
     put(process, "passes", r.passes, "", "passes over all patterns")
     put(process, "seconds", r.seconds, "s", "wall-clock time")
     put(process, "phase_scale", r.phase_scale, "", "what the phases were divided by: noise had made them too weak")

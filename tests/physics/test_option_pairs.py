@@ -71,6 +71,11 @@ def test_what_diverges_returns_to_its_best_pass_and_says_so(
     assert flickering.phase_error(result) < 1.2 * flickering.phase_error(reconstruct(flickering.data, fewer))
 
 
+@pytest.mark.parametrize("loss", ["gaussian", "amplitude"])
+def test_a_loss_that_is_not_the_deviance_ends_where_it_ends(steady: unsteady.Scan, loss: Any) -> None:
+    assert reconstruct(steady.data, replace(SETTINGS, loss=loss)).passes == 40
+
+
 def test_values_that_are_no_numbers_are_never_returned(steady: unsteady.Scan, monkeypatch: pytest.MonkeyPatch) -> None:
     intensities, calls = per_pattern.update_intensities, iter(range(1000))
 

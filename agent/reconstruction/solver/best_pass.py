@@ -15,6 +15,8 @@ from agent.reconstruction.solver.state import Reached, SolverState, last_reached
 WORSE = 0.02
 """Part by which a deviance is clearly above another. Passes of a reconstruction that converges differ by 0.002 at most once the
 count offset is what it stays, also where positions, modes or a prior are found."""
+WORSE_OF_ANOTHER_LOSS = 0.5
+"""The same where the deviance is not what is minimised; with a Gaussian loss it rises by 0.05."""
 NOISE = 40.0
 """Summed over pixels, that much is not clear: a difference X between deviances of two models has a standard deviation of 2√X."""
 
@@ -92,7 +94,8 @@ class BestPass:
         Returns:
             Whether it was.
         """
-        within = self.last - self.deviance <= WORSE * self.deviance + NOISE  # false where it is not a number
+        worse = WORSE if settings.loss == "poisson" else WORSE_OF_ANOTHER_LOSS
+        within = self.last - self.deviance <= worse * self.deviance + NOISE  # false where it is not a number
         if self.kept is None or within:
             return False
         best, last = self.deviance / self.pixels, self.last / self.pixels
