@@ -36,8 +36,9 @@ from instrument.models import Description
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 64
+STALL_TIMEOUT = 2.0
 SHUT_DOWN = "the server was shut down"
-HOUSEKEEPING_INTERVAL = 0.2
+HOUSEKEEPING_INTERVAL = 0.05
 NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "lease.release"})
 """Verbs that are done as soon as they are begun."""
 
@@ -53,7 +54,7 @@ class InstrumentServer:
         data: endpoint of the frames; None: likewise.
         name: what to call the instrument; None: as it describes itself.
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
-        stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
+        stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         clock: monotonic time, s.
 
     Raises:
@@ -71,7 +72,7 @@ class InstrumentServer:
         data: str | None = None,
         name: str | None = None,
         keys: ServerKeys | None = None,
-        stall_timeout: float = 120.0,
+        stall_timeout: float = STALL_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)

@@ -29,6 +29,7 @@ from instrument import (
     Rectangle,
     optics,
 )
+from instrument.beam import Hold
 from instrument.limits import check_limits
 from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
@@ -43,6 +44,8 @@ DOSE_LIMITS = (1.0, 1e7)
 _CONTRAST = 3.0
 """How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
 _LOOK_AHEAD = 2 * THREADS
+_LATENCY = 120.0
+"""s for which a frame may have to be computed, with the potentials before the first one."""
 
 
 class SimulatedMicroscope:
@@ -83,6 +86,8 @@ class SimulatedMicroscope:
         # own, so that what a stopped one still computes stays stopped when the next begins.
         self._blanked = threading.Event()
         self._blanked.set()
+        self._beam_time = 0.0
+        self._hold = Hold(lambda: None, lambda: None)
 
     @property
     def dose(self) -> NDArray[np.float64]:
@@ -160,16 +165,21 @@ class SimulatedMicroscope:
                     pending.append((block, self._pool.submit(exposure.counts, block, blanked.is_set)))
                 block, future = pending.popleft()
                 frames = await asyncio.wrap_future(future)
+                first, end = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
                 if self._real_time:
-                    end = exposure.timing.start(plan, block.stop - 1) + exposure.timing.dwell
-                    await self._wait_until(begin + float(end), blanked)
+                    await self._wait_until(begin + end, blanked)
                 if not blanked.is_set():
+                    self._beam_time += end - first
                     await asyncio.to_thread(self._damage.expose, plan, block.first, block.stop)
                 for index in range(block.first, block.stop):
                     if blanked.is_set():
                         msg = f"the beam was blanked after {index} of {plan.n_positions} patterns"
                         raise BlankedError(msg)
-                    yield Frame(index, frames[index - block.first])
+                    held = self._clock()
+                    with self._hold:
+                        yield Frame(index, frames[index - block.first])
+                        if self._hold.paused:
+                            begin += self._clock() - held
         finally:
             blanked.set()
             for _, future in pending:
@@ -182,7 +192,11 @@ class SimulatedMicroscope:
 
     async def health(self) -> Health:
         """A column that is not there is always well."""
-        return Health(blanked=self._blanked.is_set())
+        return Health(blanked=self._blanked.is_set() or self._hold.paused)
+
+    def beam_time(self) -> float:
+        """s for which the beam was on, on the clock of the simulated scan."""
+        return self._beam_time
 
     def warm_up(self) -> None:
         """Import what the first acquisition needs (seconds), in a thread; `acquire` waits for it by itself."""
@@ -230,6 +244,7 @@ class SimulatedMicroscope:
             area=Rectangle(y=margin, x=margin, height=size, width=size),
             line_overhead=column.flyback,
             settle_time=column.settle,
+            latency=_LATENCY,
         )
 
 
