@@ -165,11 +165,13 @@ class SimulatedMicroscope:
                     pending.append((block, self._pool.submit(exposure.counts, block, blanked.is_set)))
                 block, future = pending.popleft()
                 frames = await asyncio.wrap_future(future)
-                first, end = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
-                if self._real_time:
-                    await self._wait_until(begin + end, blanked)
+                first, stop = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
                 if not blanked.is_set():
-                    self._beam_time += end - first
+                    self._beam_time += stop - first
+                if self._real_time:
+                    end = exposure.timing.start(plan, block.stop - 1) + exposure.timing.dwell
+                    await self._wait_until(begin + float(end), blanked)
+                if not blanked.is_set():
                     await asyncio.to_thread(self._damage.expose, plan, block.first, block.stop)
                 for index in range(block.first, block.stop):
                     if blanked.is_set():
