@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ from instrument.errors import (
     SafeStateError,
     StaleLeaseError,
 )
+from instrument.heartbeat import Heartbeat, HeartbeatError
 from instrument.status import InstrumentStatus, Phase
+from instrument.watchdog import HEARTBEAT_INTERVAL
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class BeamGuard:
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
+        heartbeats: who has to hear that this process is alive.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class BeamGuard:
         on_safe: Callable[[str], None],
         safe_reason: str = "",
         fence: int = 0,
+        heartbeats: Sequence[Heartbeat] = (),
     ) -> None:
         self._blank_microscope = blank
         self._clock = clock
@@ -67,6 +71,8 @@ class BeamGuard:
         self._lock = threading.RLock()
         self._lease: _Lease | None = None
         self._fence = fence
+        self._heartbeats = heartbeats
+        self._next_beat = clock()
         self._safe_reason = safe_reason
         self._acquisition = ""
         self._stop_reason = ""
@@ -335,11 +341,25 @@ class BeamGuard:
             except Exception:
                 # The microscope would not blank: this thread is the last that can still try again.
                 log.exception("the beam could not be blanked; trying again")
+            self._beat()
             if socket.poll(POLL_MS):
                 frames = socket.recv_multipart(zmq.NOBLOCK)
                 # A client that is gone or does not read must not hold up the next one.
                 with contextlib.suppress(zmq.ZMQError):
                     socket.send_multipart([frames[0], *wire.encode(self._answer(frames[1:]))], zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        if (now := self._clock()) < self._next_beat:
+            return
+        self._next_beat = now + HEARTBEAT_INTERVAL
+        for each in self._heartbeats:
+            try:
+                each.beat(exposing=bool(self._acquisition))
+            except HeartbeatError as error:
+                try:
+                    self.go_safe(str(error))
+                except Exception:
+                    log.exception("the beam could not be blanked; trying again")
 
     def _answer(self, frames: list[bytes]) -> wire.Reply:
         try:

@@ -31,6 +31,7 @@ from instrument import (
 )
 from instrument.beam import Hold
 from instrument.limits import check_limits
+from sim_instrument.beam_file import BeamFile
 from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
 from sim_instrument.detector import PixelDetector
@@ -55,6 +56,7 @@ class SimulatedMicroscope:
         specimen: which one; None: 2H-MoS2.
         column: its faults; the agent is told nominal values only. None: those of a good, real instrument.
         state_dir: remembers the dose that the flake has received; None: forgets it.
+        beam_file: shows the beam, and lets others turn it off; None: nobody can.
         seed: of jitter, noise and bad pixels; the same seed and acquisition id give the same counts.
         real_time: honour dwell, flyback and settling times on the clock; otherwise as fast as can be computed.
         clock: monotonic time, s.
@@ -70,6 +72,7 @@ class SimulatedMicroscope:
         column: Column | None = None,
         *,
         state_dir: Path | None = None,
+        beam_file: Path | None = None,
         seed: int = 0,
         real_time: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +90,8 @@ class SimulatedMicroscope:
         self._blanked = threading.Event()
         self._blanked.set()
         self._beam_time = 0.0
-        self._hold = Hold(lambda: None, lambda: None)
+        self._beam_file = None if beam_file is None else BeamFile(beam_file)
+        self._hold = Hold(lambda: self._show_beam(on=False), lambda: self._show_beam(on=not self._blanked.is_set()))
 
     @property
     def dose(self) -> NDArray[np.float64]:
@@ -159,10 +163,13 @@ class SimulatedMicroscope:
                 self._pool.submit(Exposure, plan, self.specimen, self.column, self._seed, self._damage)
             )
             begin = self._clock() + self.column.settle
+            self._show_beam(on=not blanked.is_set())
             waiting = iter(exposure.blocks)
             for _ in exposure.blocks:
                 while len(pending) < _LOOK_AHEAD and (block := next(waiting, None)) is not None:
                     pending.append((block, self._pool.submit(exposure.counts, block, blanked.is_set)))
+                if self._beam_file is not None and self._beam_file.turned_off():
+                    blanked.set()
                 block, future = pending.popleft()
                 frames = await asyncio.wrap_future(future)
                 first, stop = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
@@ -184,6 +191,7 @@ class SimulatedMicroscope:
                             begin += self._clock() - held
         finally:
             blanked.set()
+            self._show_beam(on=False)
             for _, future in pending:
                 future.cancel()
             self._busy = False
@@ -191,6 +199,11 @@ class SimulatedMicroscope:
     def blank(self) -> None:
         """Stop a running acquisition before its next pattern."""
         self._blanked.set()
+        self._show_beam(on=False)
+
+    def _show_beam(self, *, on: bool) -> None:
+        if self._beam_file is not None:
+            self._beam_file.set(on=on)
 
     async def health(self) -> Health:
         """A column that is not there is always well."""
