@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -32,7 +32,9 @@ PROGRESS_INTERVAL = 0.5
 LAST_MESSAGES_TIMEOUT = 3.0
 """s that the last messages may take when the campaign has ended."""
 OFFLINE_TIMEOUT = 1.0
-"""s that saying `offline` may take."""
+"""s that saying `offline` may take, and as many that the goodbye may take."""
+BROKER_TIMEOUT = 5.0
+"""s that a broker may take to answer anything else; after that it counts as away."""
 
 
 def utc_now() -> str:
@@ -43,6 +45,8 @@ def utc_now() -> str:
 @asynccontextmanager
 async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
     """A publisher that lives as long as the block; what is in its outbox at the end is still sent if the broker is there.
+
+    Whatever the broker does, leaving the block takes a few seconds at most.
 
     Args:
         broker: where and as whom.
@@ -59,7 +63,9 @@ async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
         if publisher.connected:
             await asyncio.wait([delivery], timeout=LAST_MESSAGES_TIMEOUT)
         delivery.cancel()
-        await asyncio.gather(delivery, return_exceptions=True)
+        await asyncio.wait([delivery], timeout=LAST_MESSAGES_TIMEOUT)
+        if delivery.done() and not delivery.cancelled() and (error := delivery.exception()) is not None:
+            logger.warning("status: %s", error)
 
 
 class MqttPublisher:
@@ -115,7 +121,10 @@ class MqttPublisher:
         """Publish until closed. A broker that is away is tried again and again; nothing is raised for its sake."""
         await self._started.wait()
         retry = self._first_retry
-        while not (self._outbox.closed and not self._outbox):
+        task = asyncio.current_task()
+        assert task is not None
+        # A broker that does not even answer the goodbye must not turn a cancellation into another attempt.
+        while not (self._outbox.closed and not self._outbox) and not task.cancelling():
             try:
                 async with self._client() as client:
                     logger.info("status goes to mqtt://%s:%d/%s", self._broker.host, self._broker.port, self.root)
@@ -125,7 +134,8 @@ class MqttPublisher:
                 where = f"{self._broker.host}:{self._broker.port}"
                 logger.warning("broker %s: %s; next attempt in %g s", where, errors.exceptions[0], retry)
                 self.connected = False
-                await asyncio.sleep(retry)
+                if not task.cancelling():
+                    await asyncio.sleep(retry)
                 retry = min(2 * retry, self._last_retry)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
@@ -143,7 +153,8 @@ class MqttPublisher:
                 for other in others:
                     other.cancel()
         finally:
-            async with asyncio.timeout(OFFLINE_TIMEOUT):
+            client.timeout = OFFLINE_TIMEOUT
+            with suppress(aiomqtt.MqttError):
                 await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
 
     async def _empty_outbox(self, client: aiomqtt.Client) -> None:
@@ -176,6 +187,7 @@ class MqttPublisher:
             password=self._password,
             will=will,
             keepalive=15,
+            timeout=BROKER_TIMEOUT,
         )
 
     def _due(self, event: FramesReceived | ReconstructionProgress) -> bool:
