@@ -189,9 +189,6 @@ class InstrumentClient:
             campaign_id: name of the campaign on this instrument.
             electrons: its budget.
 
-        Returns:
-            The account.
-
         Raises:
             ConflictError: it was opened with another budget.
         """
@@ -203,9 +200,6 @@ class InstrumentClient:
 
         Args:
             plan: to be checked.
-
-        Returns:
-            Positions, times, electrons and bytes.
 
         Raises:
             OutOfLimitsError: the instrument cannot do it.
