@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -35,6 +35,7 @@ OFFLINE_TIMEOUT = 1.0
 """s that saying `offline` may take, and as many that the goodbye may take."""
 BROKER_TIMEOUT = 5.0
 """s that a broker may take to answer anything else; after that it counts as away."""
+_CLOSING_TIME = 0.05
 
 
 def utc_now() -> str:
@@ -126,7 +127,7 @@ class MqttPublisher:
         # A broker that does not even answer the goodbye must not turn a cancellation into another attempt.
         while not (self._outbox.closed and not self._outbox) and not task.cancelling():
             try:
-                async with self._client() as client:
+                async with self._connected() as client:
                     logger.info("status goes to mqtt://%s:%d/%s", self._broker.host, self._broker.port, self.root)
                     self.connected, retry = True, self._first_retry
                     await self._serve(client)
@@ -177,6 +178,22 @@ class MqttPublisher:
 
     async def _send(self, client: aiomqtt.Client, letter: Letter) -> None:
         await client.publish(f"{self.root}/{letter.topic}", letter.payload, qos=letter.qos, retain=letter.retain)
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
+        client = self._client()
+        try:
+            await client.__aenter__()
+        except BaseException:
+            # aiomqtt keeps socket and task of an attempt that got no answer. This closes them in the loop's next turns,
+            # without its callback, which stumbles over the future that was cancelled.
+            client._client.on_disconnect = None
+            client._client.disconnect()
+            await asyncio.sleep(_CLOSING_TIME)
+            raise
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(client)
+            yield client
 
     def _client(self) -> aiomqtt.Client:
         will = aiomqtt.Will(f"{self.root}/{AVAILABILITY}", "offline", qos=1, retain=True)

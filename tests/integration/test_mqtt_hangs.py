@@ -44,11 +44,11 @@ class Silent:
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        for answer in self.answers:
-            await reader.read(4096)
-            writer.write(answer)
-        self.answered.set()
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            for answer in self.answers:
+                await reader.read(4096)
+                writer.write(answer)
+            self.answered.set()
             while await reader.read(4096):
                 pass
         writer.close()
@@ -62,6 +62,7 @@ async def silent(*answers: bytes) -> AsyncIterator[tuple[Silent, Mqtt]]:
         yield broker, Mqtt(host="127.0.0.1", port=server.sockets[0].getsockname()[1], site="test")
     finally:
         server.close()
+        await asyncio.sleep(0.1)  # the ends of the connections
 
 
 def started(folder: str = "/tmp/c") -> CampaignStarted:
