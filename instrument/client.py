@@ -369,10 +369,11 @@ class InstrumentClient:
             area: that the illuminated rectangles, Å, have to overlap.
         """
         found: dict[tuple[float, ...], None] = {}
-        after = 0
-        while page := await self._request("illuminated", area=area.model_dump(), after=after):
-            found.update(dict.fromkeys(tuple(row[1:]) for row in page))
-            after = int(page[-1][0])
+        more, after = True, 0
+        while more:
+            page = await self._request("illuminated", area=area.model_dump(), after=after)
+            found.update(dict.fromkeys(tuple(row[1:]) for row in page["rectangles"]))
+            more, after = page["more"], int(page["rectangles"][-1][0]) if page["more"] else 0
         return [Rectangle(y=y0, x=x0, height=y1 - y0, width=x1 - x0) for y0, x0, y1, x1 in found]
 
     async def events(self) -> list[OperatorEvent]:

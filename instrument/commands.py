@@ -339,9 +339,9 @@ class Commands:
         found = self._ledger.exposure(args.id)
         return [] if found is None else [found]
 
-    async def _illuminated(self, args: IlluminatedRequest, request: wire.Request) -> list[list[float]]:
-        rows: list[list[float]] = self._ledger.overlapping(args.area, args.after, RECTANGLES_OF_A_PAGE)[:, :5].tolist()
-        return rows
+    async def _illuminated(self, args: IlluminatedRequest, request: wire.Request) -> dict[str, Any]:
+        rows = self._ledger.overlapping(args.area, args.after, RECTANGLES_OF_A_PAGE)
+        return {"rectangles": rows[:, :5].tolist(), "more": len(rows) == RECTANGLES_OF_A_PAGE}
 
     async def _events(self, _: Nothing, request: wire.Request) -> list[Any]:
         return self._ledger.events()

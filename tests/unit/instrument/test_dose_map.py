@@ -55,9 +55,9 @@ def test_the_limit_of_a_region_is_checked_in_no_time_among_800_overlaps(tmp_path
     for number in range(800):
         scan = plan(f"a{number}", 10.0, *rng.uniform(0, 9, 2), dose=1.0)
         ledger.reserve(scan, check(scan), None)
+    scan = plan("more", 10.0, 0.0, 0.0)
     began = time.monotonic()
     with pytest.raises(BudgetError, match="at most 100 are allowed"):
-        scan = plan("more", 10.0, 0.0, 0.0)
         ledger.reserve(scan, check(scan), 100.0)
     assert time.monotonic() - began < 2.0  # once 47 s
     ledger.close()
