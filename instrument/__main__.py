@@ -1,18 +1,21 @@
-"""`python -m instrument`: serve a microscope adapter, make keys."""
+"""`python -m instrument`: serve a microscope adapter, test it, watch over its beam, make keys."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from instrument import conformance
 from instrument.errors import InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, serve
+from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
 from instrument.text import write_anything
+from instrument.watchdog import guard_inherited, guard_listening, load_blanker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,9 +27,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 for success, 2 for bad input.
     """
+    write_anything()
+    arguments = _build_parser().parse_args(argv)
+    try:
+        return int(arguments.act(arguments))
+    except InstrumentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m instrument", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("serve", help="put a microscope on the network")
+    run.set_defaults(act=_serve)
     run.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
     run.add_argument("--control", default="tcp://127.0.0.1:*", help="control endpoint (default: %(default)s)")
     run.add_argument("--safe", help="endpoint of blank, stop and status (default: a free port)")
@@ -41,30 +55,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help="both in one folder: NAME.key_secret, and clients/*.key (not with the two)",
     )
+    run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
+    test = commands.add_parser("conformance", help="test an adapter: EXPOSES small scans in the middle of its area")
+    test.set_defaults(act=_test)
+    test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
+    watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
+    watch.set_defaults(act=_watch)
+    watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    way = watch.add_mutually_exclusive_group(required=True)
+    way.add_argument("--socket", type=Path, help="UNIX socket at which servers connect")
+    way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
+    blank.set_defaults(act=_blank)
+    blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
     make = commands.add_parser("keys", help="make a CURVE key pair")
+    make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
     make.add_argument("name")
-    write_anything()
-    arguments = parser.parse_args(argv)
-    try:
-        if arguments.command == "keys":
-            for path in generate_keys(arguments.directory, arguments.name):
-                print(path)
-            return 0
-        keys = ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys)
-        microscope = load_adapter(arguments.adapter)
-    except InstrumentError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     return serve(
-        microscope,
+        load_adapter(arguments.adapter),
         arguments.state_dir,
         arguments.control,
         safe=arguments.safe,
         data=arguments.data,
         name=arguments.name,
-        keys=keys,
+        keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
+        watchdog=arguments.watchdog,
     )
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    return conformance.main(load_adapter(arguments.adapter))
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s watchdog: %(message)s"
+    )
+    blank = load_blanker(arguments.blanker)
+    if arguments.fd is not None:
+        guard_inherited(blank, arguments.fd)
+    else:
+        guard_listening(blank, arguments.socket)
+    return 0
+
+
+def _blank(arguments: argparse.Namespace) -> int:
+    load_blanker(arguments.blanker)()
+    return 0
+
+
+def _make_keys(arguments: argparse.Namespace) -> int:
+    for path in generate_keys(arguments.directory, arguments.name):
+        print(path)
+    return 0
 
 
 def load_adapter(specification: str) -> Microscope:

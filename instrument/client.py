@@ -24,7 +24,7 @@ from instrument.errors import (
     UnreachableError,
 )
 from instrument.keys import ClientKeys
-from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Reservation
+from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Rectangle, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
 from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
 
@@ -189,9 +189,6 @@ class InstrumentClient:
             campaign_id: name of the campaign on this instrument.
             electrons: its budget.
 
-        Returns:
-            The account.
-
         Raises:
             ConflictError: it was opened with another budget.
         """
@@ -203,9 +200,6 @@ class InstrumentClient:
 
         Args:
             plan: to be checked.
-
-        Returns:
-            Positions, times, electrons and bytes.
 
         Raises:
             OutOfLimitsError: the instrument cannot do it.
@@ -295,6 +289,9 @@ class InstrumentClient:
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
                 if receiver.finished.done():
                     receiver.finished.result()
+                    if not ask.done() and receiver.missing():
+                        # Nobody takes the rest; where the server has ended it for a reason of its own, that reason stays.
+                        await self._try_abort(plan_id)
                 outcome = await ask
                 if isinstance(outcome, InstrumentError):
                     raise outcome
@@ -359,8 +356,25 @@ class InstrumentClient:
         return Outcome.model_validate(await self._request("abort", id=plan_id))
 
     async def exposures(self, campaign_id: str | None = None) -> list[LedgerEntry]:
-        """The lines of the ledger, or those of one campaign, in the order of reservation."""
-        return [LedgerEntry.model_validate(line) for line in await self._request("exposures", campaign=campaign_id)]
+        """The lines of the ledger, or those of one campaign, in the order of reservation. For people: they may be many."""
+        lines: list[LedgerEntry] = []
+        while page := await self._request("exposures", campaign=campaign_id, after=lines[-1].series if lines else 0):
+            lines += map(LedgerEntry.model_validate, page)
+        return lines
+
+    async def illuminated(self, area: Rectangle) -> list[Rectangle]:
+        """Where electrons went, or have been promised to go, whichever campaign's.
+
+        Args:
+            area: that the illuminated rectangles, Å, have to overlap.
+        """
+        found: dict[tuple[float, ...], None] = {}
+        more, after = True, 0
+        while more:
+            page = await self._request("illuminated", area=area.model_dump(), after=after)
+            found.update(dict.fromkeys(tuple(row[1:]) for row in page["rectangles"]))
+            more, after = page["more"], int(page["rectangles"][-1][0]) if page["more"] else 0
+        return [Rectangle(y=y0, x=x0, height=y1 - y0, width=x1 - x0) for y0, x0, y1, x1 in found]
 
     async def events(self) -> list[OperatorEvent]:
         """When the instrument went to SAFE and who released it, oldest first."""
@@ -380,8 +394,5 @@ class InstrumentClient:
         Args:
             operator: who releases it.
             reason: why it is safe to go on.
-
-        Returns:
-            The status afterwards.
         """
         return InstrumentStatus.model_validate(await self._request("resume", operator=operator, reason=reason))

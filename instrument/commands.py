@@ -6,71 +6,45 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
-
-from pydantic import Field, ValidationError
+from typing import Any
 
 from instrument import wire
 from instrument.background import Background
+from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
+from instrument.dose_map import peak_dose
 from instrument.errors import (
     ConflictError,
     ExpiredError,
     InstrumentError,
     MalformedRequestError,
     NotReservedError,
-    OutOfLimitsError,
 )
 from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
 from instrument.limits import check_limits
 from instrument.microscope import Microscope
-from instrument.models import AcquisitionPlan, Description, Identifier, Outcome, PlanCheck, Record, Reservation
+from instrument.models import AcquisitionPlan, Description, Outcome, PlanCheck, Record, Reservation
+from instrument.requests import (
+    AcquisitionRequest,
+    CampaignRequest,
+    ExposuresRequest,
+    IlluminatedRequest,
+    LeaseRequest,
+    Nothing,
+    OutcomeRequest,
+    PlanRequest,
+    ResumeRequest,
+    parse,
+)
 from instrument.status import Lease, LedgerEntry
 
 log = logging.getLogger(__name__)
 
-MAX_WAIT = 30.0
 RECEIVER_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
-_BOUND_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "value_error"}
-
-
-class _Nothing(Record):
-    pass
-
-
-class _LeaseRequest(Record):
-    holder: Annotated[str, Field(min_length=1, max_length=128)]
-    ttl: float
-
-
-class _CampaignRequest(Record):
-    campaign: Identifier
-    electrons: Annotated[float, Field(gt=0)]
-
-
-class _PlanRequest(Record):
-    plan: AcquisitionPlan
-
-
-class _AcquisitionRequest(Record):
-    id: Identifier
-
-
-class _OutcomeRequest(_AcquisitionRequest):
-    wait: Annotated[float, Field(ge=0, le=MAX_WAIT, description="s to wait for the end")] = 0.0
-
-
-class _ExposuresRequest(Record):
-    campaign: Identifier | None = None
-    id: Identifier | None = None
-
-
-class _ResumeRequest(Record):
-    operator: Annotated[str, Field(min_length=1, max_length=128)]
-    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+RECTANGLES_OF_A_PAGE = 5000
 
 
 class Commands:
@@ -83,7 +57,7 @@ class Commands:
         data: where frames go.
         tasks: home of the running acquisition.
         greeting: what `hello` answers, besides the time.
-        stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
+        stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         clock: monotonic time, s; deadlines are in it.
     """
 
@@ -111,26 +85,27 @@ class Commands:
         self._ended = asyncio.Condition()
         self._running: tuple[LedgerEntry, asyncio.Task[None]] | None = None
         self._frames = 0
-        self._last_progress = 0.0
+        self._departures = 0
         self._stopping_since: float | None = None
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
-            "hello": (_Nothing, self._hello),
-            "describe": (_Nothing, self._describe),
-            "status": (_Nothing, self._status),
-            "health": (_Nothing, self._health),
-            "lease.acquire": (_LeaseRequest, self._acquire_lease),
-            "lease.renew": (_Nothing, self._renew_lease),
-            "lease.release": (_Nothing, self._release_lease),
-            "campaign": (_CampaignRequest, self._open_campaign),
-            "check": (_PlanRequest, self._check),
-            "prepare": (_PlanRequest, self._prepare),
-            "start": (_AcquisitionRequest, self._start),
-            "outcome": (_OutcomeRequest, self._outcome),
-            "cancel": (_AcquisitionRequest, self._cancel),
-            "abort": (_AcquisitionRequest, self._abort),
-            "exposures": (_ExposuresRequest, self._exposures),
-            "events": (_Nothing, self._events),
-            "resume": (_ResumeRequest, self._resume),
+            "hello": (Nothing, self._hello),
+            "describe": (Nothing, self._describe),
+            "status": (Nothing, self._status),
+            "health": (Nothing, self._health),
+            "lease.acquire": (LeaseRequest, self._acquire_lease),
+            "lease.renew": (Nothing, self._renew_lease),
+            "lease.release": (Nothing, self._release_lease),
+            "campaign": (CampaignRequest, self._open_campaign),
+            "check": (PlanRequest, self._check),
+            "prepare": (PlanRequest, self._prepare),
+            "start": (AcquisitionRequest, self._start),
+            "outcome": (OutcomeRequest, self._outcome),
+            "cancel": (AcquisitionRequest, self._cancel),
+            "abort": (AcquisitionRequest, self._abort),
+            "exposures": (ExposuresRequest, self._exposures),
+            "illuminated": (IlluminatedRequest, self._illuminated),
+            "events": (Nothing, self._events),
+            "resume": (ResumeRequest, self._resume),
         }
 
     async def carry_out(self, request: wire.Request, buffers: list[bytes]) -> Any:
@@ -153,7 +128,7 @@ class Commands:
             msg = f"{request.op} takes no buffers; {len(buffers)} were sent"
             raise MalformedRequestError(msg)
         arguments, verb = self._verbs[request.op]
-        parsed = _parse(arguments, request)
+        parsed = parse(arguments, request)
         self._refuse_expired(request)
         self._guard.check_fence(request.lease)
         return _to_json(await verb(parsed, request))
@@ -171,33 +146,33 @@ class Commands:
             msg = f"{request.op} arrived {late:.3f} s after its deadline and was not carried out; send it again"
             raise ExpiredError(msg, late=late)
 
-    async def _hello(self, _: _Nothing, request: wire.Request) -> dict[str, Any]:
+    async def _hello(self, _: Nothing, request: wire.Request) -> dict[str, Any]:
         return {**self._greeting, "clock": self._clock()}
 
-    async def _describe(self, _: _Nothing, request: wire.Request) -> Record:
+    async def _describe(self, _: Nothing, request: wire.Request) -> Record:
         return await self._microscope.describe()
 
-    async def _status(self, _: _Nothing, request: wire.Request) -> Record:
+    async def _status(self, _: Nothing, request: wire.Request) -> Record:
         return self._guard.status()
 
-    async def _health(self, _: _Nothing, request: wire.Request) -> Record:
+    async def _health(self, _: Nothing, request: wire.Request) -> Record:
         return await self._microscope.health()
 
-    async def _acquire_lease(self, args: _LeaseRequest, request: wire.Request) -> Record:
+    async def _acquire_lease(self, args: LeaseRequest, request: wire.Request) -> Record:
         fence = self._guard.grant(args.holder, args.ttl, self._ledger.next_fence)
         return Lease(holder=args.holder, fence=fence, ttl=args.ttl)
 
-    async def _renew_lease(self, _: _Nothing, request: wire.Request) -> None:
+    async def _renew_lease(self, _: Nothing, request: wire.Request) -> None:
         self._guard.renew(request.lease)
 
-    async def _release_lease(self, _: _Nothing, request: wire.Request) -> None:
+    async def _release_lease(self, _: Nothing, request: wire.Request) -> None:
         self._guard.release(request.lease)
 
-    async def _open_campaign(self, args: _CampaignRequest, request: wire.Request) -> Record:
+    async def _open_campaign(self, args: CampaignRequest, request: wire.Request) -> Record:
         async with self._one_at_a_time(request):
             return self._ledger.open_campaign(args.campaign, args.electrons)
 
-    async def _check(self, args: _PlanRequest, request: wire.Request) -> Record:
+    async def _check(self, args: PlanRequest, request: wire.Request) -> Record:
         check, _ = await self._verify(args.plan)
         return check
 
@@ -210,7 +185,7 @@ class Commands:
             raise InstrumentError(msg)
         return check, description
 
-    async def _prepare(self, args: _PlanRequest, request: wire.Request) -> Record:
+    async def _prepare(self, args: PlanRequest, request: wire.Request) -> Record:
         plan = args.plan
         self._guard.require(request.lease)
         async with self._one_at_a_time(request):
@@ -220,11 +195,16 @@ class Commands:
                 return Reservation(id=plan.id, check=known.check, electrons_left=account.left)
             check, description = await self._verify(plan)
             self._guard.require(request.lease)
-            account = self._ledger.reserve(plan, check, description.region_dose_limit)
+            limit, before = description.region_dose_limit, None
+            if limit is not None:
+                booked = self._ledger.overlapping(check.illuminated)
+                before = await asyncio.to_thread(peak_dose, booked, check.illuminated)
+                self._guard.require(request.lease)
+            account = self._ledger.reserve(plan, check, limit, before)
             self._book()
         return Reservation(id=plan.id, check=check, electrons_left=account.left)
 
-    async def _start(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+    async def _start(self, args: AcquisitionRequest, request: wire.Request) -> Record:
         async with self._one_at_a_time(request):
             entry = self._ledger.exposure(args.id)
             if entry is None:
@@ -235,15 +215,17 @@ class Commands:
                 await self._wait_for_receiver()
                 description = await self._microscope.describe()
                 self._refuse_expired(request)
-                self._guard.begin(entry.id, request.lease)
+                limit = _frame_limit(entry.check, description) + self._stall_timeout
+                beam_time = self._guard.begin(entry.id, request.lease, description.settle_time + limit)
                 try:
                     self._ledger.mark_running(entry.id)
                 except BaseException:
                     self._guard.end()
                     raise
                 entry = self._ledger.exposure(entry.id) or entry
-                self._frames, self._last_progress, self._stopping_since = 0, self._clock(), None
-                self._running = entry, self._tasks.create_task(self._expose(entry, description))
+                self._frames, self._stopping_since = 0, None
+                exposure = self._expose(entry, description, beam_time, limit)
+                self._running = entry, self._tasks.create_task(exposure)
             return self._require_outcome(args.id)
 
     async def _wait_for_receiver(self) -> None:
@@ -253,16 +235,25 @@ class Commands:
                 msg = f"{count} receivers are connected to the data socket; there must be exactly one to start"
                 raise ConflictError(msg, receivers=count)
             await asyncio.sleep(0.01)
+        self._departures = self._data.departures
 
-    async def _expose(self, entry: LedgerEntry, description: Description) -> None:
+    async def _expose(
+        self, entry: LedgerEntry, description: Description, beam_time: BeamTime, frame_limit: float
+    ) -> None:
+        def note_frame(count: int) -> None:
+            self._frames = count
+            self._guard.progress(frame_limit)
+
         result = await expose(
             self._microscope,
             entry,
             description,
             self._data,
+            beam_time=beam_time,
+            blank=self._guard.blank,
             stop_reason=lambda: self._guard.stop_reason,
             clock=self._clock,
-            on_frame=self._note_frame,
+            on_frame=note_frame,
         )
         self._ledger.finish(
             entry.id, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason
@@ -275,11 +266,8 @@ class Commands:
         async with self._ended:
             self._ended.notify_all()
 
-    def _note_frame(self, count: int) -> None:
-        self._frames, self._last_progress = count, self._clock()
-
     def supervise(self) -> None:
-        """Give up an acquisition that makes no progress, and end one that does not heed a stop. Called regularly."""
+        """End an acquisition whose receiver is gone, and cut off one that does not heed a stop. Called regularly."""
         receivers = self._data.receivers()
         if self._running is None:
             return
@@ -289,10 +277,10 @@ class Commands:
             self._stopping_since = self._stopping_since or now
             if now - self._stopping_since > STOP_TIMEOUT:
                 task.cancel()
+        elif receivers == 0 or self._data.departures != self._departures:
+            self._guard.stop("the receiver of the frames has gone away", entry.id)
         elif receivers > 1:
             self._guard.stop("a second receiver has connected and takes frames away", entry.id)
-        elif now - self._last_progress > self._stall_timeout + entry.check.duration:
-            self._guard.stop(f"no frame was taken or delivered for {now - self._last_progress:.0f} s", entry.id)
 
     async def end_exposure(self, reason: str) -> None:
         """Stop what runs and wait until it is booked.
@@ -320,7 +308,7 @@ class Commands:
             outcome = outcome.model_copy(update={"frames": self._frames})
         return outcome
 
-    async def _outcome(self, args: _OutcomeRequest, request: wire.Request) -> Record | None:
+    async def _outcome(self, args: OutcomeRequest, request: wire.Request) -> Record | None:
         def over() -> bool:
             return self._running is None or self._running[0].id != args.id
 
@@ -331,13 +319,13 @@ class Commands:
             pass
         return self._outcome_now(args.id)
 
-    async def _cancel(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+    async def _cancel(self, args: AcquisitionRequest, request: wire.Request) -> Record:
         async with self._one_at_a_time(request):
             outcome = self._ledger.cancel(args.id)
             self._book()
         return outcome
 
-    async def _abort(self, args: _AcquisitionRequest, request: wire.Request) -> Record:
+    async def _abort(self, args: AcquisitionRequest, request: wire.Request) -> Record:
         if self._guard.stop("aborted by the agent", args.id) and self._running is not None:
             await asyncio.wait({self._running[1]}, timeout=2 * STOP_TIMEOUT)
         elif (outcome := self._outcome_now(args.id)) is not None and outcome.state == "reserved":
@@ -345,16 +333,20 @@ class Commands:
             return await self._cancel(args, request)
         return self._require_outcome(args.id)
 
-    async def _exposures(self, args: _ExposuresRequest, request: wire.Request) -> list[LedgerEntry]:
+    async def _exposures(self, args: ExposuresRequest, request: wire.Request) -> list[LedgerEntry]:
         if args.id is None:
-            return self._ledger.exposures(args.campaign)
+            return self._ledger.exposures(args.campaign, args.after)
         found = self._ledger.exposure(args.id)
         return [] if found is None else [found]
 
-    async def _events(self, _: _Nothing, request: wire.Request) -> list[Any]:
+    async def _illuminated(self, args: IlluminatedRequest, request: wire.Request) -> dict[str, Any]:
+        rows = self._ledger.overlapping(args.area, args.after, RECTANGLES_OF_A_PAGE)
+        return {"rectangles": rows[:, :5].tolist(), "more": len(rows) == RECTANGLES_OF_A_PAGE}
+
+    async def _events(self, _: Nothing, request: wire.Request) -> list[Any]:
         return self._ledger.events()
 
-    async def _resume(self, args: _ResumeRequest, request: wire.Request) -> Record:
+    async def _resume(self, args: ResumeRequest, request: wire.Request) -> Record:
         async with self._one_at_a_time(request):
             if self._guard.status().phase == "safe":
                 self._ledger.record_event("resume", args.reason, args.operator)
@@ -366,16 +358,10 @@ class Commands:
         self._guard.book(*self._ledger.totals())
 
 
-def _parse(kind: type[Record], request: wire.Request) -> Record:
-    try:
-        return kind.model_validate(request.args)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "arguments"
-        msg = f"{request.op}: {where}: {first['msg'].removeprefix('Value error, ')}"
-        if all(mistake["type"] in _BOUND_ERRORS for mistake in error.errors()):
-            raise OutOfLimitsError(msg, parameter=where) from error
-        raise MalformedRequestError(msg) from error
+def _frame_limit(check: PlanCheck, description: Description) -> float:
+    """s within which the next frame has to come: a flyback may lie between, and buffers may hold it back."""
+    frame_time = max(check.dwell_time + description.frame_overhead, check.duration / check.n_positions)
+    return frame_time + description.line_overhead + description.latency
 
 
 def _to_json(result: Any) -> Any:

@@ -36,6 +36,9 @@ class DataSocket:
         socket: unbound PUSH socket with `handshake_ivl` HANDSHAKE_LIMIT_MS; closed by `close`.
         frame_bytes: size of an uncompressed frame, bytes; decides how many are buffered.
         clock: monotonic time, s.
+
+    Attributes:
+        departures: how many receivers have gone away so far, as of the last look; one that is back at once counts.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class DataSocket:
         self._clock = clock
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._connections: dict[int, _Connection] = {}
+        self.departures = 0
 
     def close(self) -> None:
         """Close at once; what was not taken by the receiver is dropped."""
@@ -62,11 +66,14 @@ class DataSocket:
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._connections[event["value"]] = _Connection(self._clock())
             elif event["event"] == zmq.EVENT_DISCONNECTED:
-                self._connections.pop(event["value"], None)
+                gone = self._connections.pop(event["value"], None)
+                self.departures += gone is not None and self._is_receiver(gone)
             else:
                 self._complete_newest()
-        now = self._clock()
-        return sum(c.completed or now - c.since > SETTLED_AFTER for c in self._connections.values())
+        return sum(map(self._is_receiver, self._connections.values()))
+
+    def _is_receiver(self, connection: _Connection) -> bool:
+        return connection.completed or self._clock() - connection.since > SETTLED_AFTER
 
     def _complete_newest(self) -> None:
         # ZeroMQ does not say whose handshake it was. One takes milliseconds, so the newest is the likeliest; where that

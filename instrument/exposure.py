@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instrument import stream
+from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
-from instrument.microscope import Frame, Microscope
-from instrument.models import AcquisitionPlan, Description
+from instrument.microscope import CountsBeamTime, Frame, Microscope
+from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
 from instrument.status import LedgerEntry
 
 YIELD_INTERVAL = 0.005
@@ -42,6 +43,8 @@ async def expose(
     description: Description,
     data: DataSocket,
     *,
+    beam_time: BeamTime,
+    blank: Callable[[], None],
     stop_reason: Callable[[], str],
     clock: Callable[[], float],
     on_frame: Callable[[int], None],
@@ -55,28 +58,32 @@ async def expose(
         entry: the reservation.
         description: of the instrument at the time.
         data: where the frames go.
+        beam_time: told when the beam may be on.
+        blank: turns it off.
         stop_reason: asked before every frame; a text ends the acquisition.
         clock: monotonic time, s.
-        on_frame: told the number of frames so far.
+        on_frame: told the number of frames so far, when each has been sent.
 
     Returns:
         State, frames, electrons to book and the reason where it did not end well.
     """
     plan, started = entry.plan, clock()
+    own = microscope if isinstance(microscope, CountsBeamTime) else None
+    own_before = own.beam_time() if own is not None else 0.0
     count = 0
     state: Literal["done", "aborted", "failed"] = "done"
     reason = ""
     try:
         await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
-        async with aclosing(_frames(microscope, plan, description, stop_reason)) as frames:
+        async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason)) as frames:
             async for index, pattern in frames:
                 count += 1
-                on_frame(count)
                 now = clock() - started
                 begun = max(0.0, now - entry.check.dwell_time)
                 message = stream.encode_image(entry.series, entry.id, index, pattern, begun, now)
                 if not await data.send(message, lambda: bool(stop_reason())):
                     break
+                on_frame(count)
         if not stop_reason() and count < plan.n_positions:
             state, reason = "failed", f"the microscope delivered {count} of {plan.n_positions} frames"
     except asyncio.CancelledError:
@@ -85,36 +92,53 @@ async def expose(
     except Exception as error:
         state, reason = "failed", f"{type(error).__name__}: {error}"
     finally:
-        microscope.blank()
+        blank()
     if stop_reason():
         state, reason = "aborted", stop_reason()
     deadline = clock() + END_TIMEOUT
     await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline or not data.receivers())
-    return ExposureResult(state, count, electrons_delivered(entry, count, finished=state == "done"), reason)
+    seconds = beam_time.seconds if own is None else own.beam_time() - own_before
+    current = description.beam_current
+    if current is None:
+        electrons = entry.electrons if state == "done" else electrons_of_frames(entry, count)
+    elif state == "done" and (own is None or electrons_of(seconds, current) <= entry.electrons + 1):
+        electrons = entry.electrons
+    else:
+        electrons = electrons_of(seconds, current)
+    return ExposureResult(state, count, electrons, reason)
 
 
-def electrons_delivered(entry: LedgerEntry, frames: int, *, finished: bool) -> float:
-    """The electrons to book, never fewer than the specimen got.
+def electrons_of(seconds: float, current: float) -> float:
+    """The electrons of a beam that was on for some time, rounded up to a whole one.
 
-    An unfinished scan is charged all of the overhead (settling, flyback), the frames that were delivered and one that
-    was under way, rounded up to a whole electron and limited by what had been reserved.
+    Args:
+        seconds: for which it was on.
+        current: pA.
+    """
+    exact = seconds * current * 1e-12 / ELEMENTARY_CHARGE
+    return float(math.ceil(exact * (1 - 1e-9)))
+
+
+def electrons_of_frames(entry: LedgerEntry, frames: int) -> float:
+    """The electrons (or counts) of an unfinished scan of a recording, whose beam current is not known.
+
+    All of the overhead (settling, flyback), the frames that were delivered and one that was under way, rounded up to a
+    whole electron and limited by what had been reserved.
 
     Args:
         entry: the reservation.
         frames: that the microscope delivered.
-        finished: whether the scan came to its end.
-
-    Returns:
-        Electrons.
     """
-    if finished:
-        return entry.electrons
     overhead = entry.electrons - entry.plan.electrons
     return min(entry.electrons, float(math.ceil(overhead + (frames + 1) * entry.plan.electrons_per_pattern)))
 
 
 async def _frames(
-    microscope: Microscope, plan: AcquisitionPlan, description: Description, stop_reason: Callable[[], str]
+    microscope: Microscope,
+    plan: AcquisitionPlan,
+    description: Description,
+    beam_time: BeamTime,
+    stop_reason: Callable[[], str],
 ) -> AsyncGenerator[tuple[int, NDArray[Any]]]:
     """The microscope's frames, verified, until they end or `stop_reason` says so."""
     shape, dtype = description.detector.shape, np.dtype(description.detector.dtype)
@@ -124,7 +148,9 @@ async def _frames(
     if stop_reason():
         return
     async with aclosing(cast("AsyncGenerator[Frame, None]", microscope.acquire(plan))) as frames:
+        beam_time.asked()
         async for frame in frames:
+            beam_time.delivered()
             if not 0 <= frame.index < plan.n_positions or seen[frame.index]:
                 msg = f"frame index {frame.index} is repeated or outside of 0 … {plan.n_positions - 1}"
                 raise FrameError(msg)
@@ -139,6 +165,7 @@ async def _frames(
             if loop.time() - turn > YIELD_INTERVAL:
                 await asyncio.sleep(0)
                 turn = loop.time()
+            beam_time.asked()
 
 
 def _series_start(entry: LedgerEntry, description: Description) -> stream.SeriesStart:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import zmq
 
 from instrument import wire
+from instrument.beam import BeamTime
 from instrument.errors import (
     ConflictError,
     InstrumentError,
@@ -24,7 +25,9 @@ from instrument.errors import (
     SafeStateError,
     StaleLeaseError,
 )
+from instrument.heartbeat import Heartbeat, HeartbeatError
 from instrument.status import InstrumentStatus, Phase
+from instrument.watchdog import HEARTBEAT_INTERVAL
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,7 @@ class BeamGuard:
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
+        heartbeats: who has to hear that this process is alive.
     """
 
     def __init__(
@@ -59,18 +63,23 @@ class BeamGuard:
         on_safe: Callable[[str], None],
         safe_reason: str = "",
         fence: int = 0,
+        heartbeats: Sequence[Heartbeat] = (),
     ) -> None:
-        self._blank_beam = blank
+        self._blank_microscope = blank
         self._clock = clock
         self._on_safe = on_safe
         self._lock = threading.RLock()
         self._lease: _Lease | None = None
         self._fence = fence
+        self._heartbeats = heartbeats
+        self._next_beat = clock()
         self._safe_reason = safe_reason
         self._acquisition = ""
         self._stop_reason = ""
         self._started = clock()
         self._electrons = (0.0, 0.0)
+        self._beam_time = BeamTime(clock)
+        self._limit, self._due = 0.0, 0.0
 
     @property
     def stop_reason(self) -> str:
@@ -211,12 +220,16 @@ class BeamGuard:
             raise StaleLeaseError(msg, fence=self._fence)
         return lease
 
-    def begin(self, acquisition: str, token: wire.LeaseToken | None) -> None:
+    def begin(self, acquisition: str, token: wire.LeaseToken | None, first_frame: float) -> BeamTime:
         """Allow the beam on for one acquisition.
 
         Args:
             acquisition: its id.
             token: lease of the sender.
+            first_frame: s within which the first frame has to be there; see `progress`.
+
+        Returns:
+            What counts the time of its beam.
 
         Raises:
             StaleLeaseError, SafeStateError: as `require`.
@@ -227,7 +240,23 @@ class BeamGuard:
             if self._acquisition:
                 msg = f"acquisition {self._acquisition} is running; one at a time"
                 raise ConflictError(msg, running=self._acquisition)
+            self.progress(first_frame)
+            self._beam_time = BeamTime(self._clock)
             self._acquisition, self._stop_reason = acquisition, ""
+            return self._beam_time
+
+    def progress(self, limit: float) -> None:
+        """A frame has been delivered and taken; where the next one is not within the limit, the beam goes off.
+
+        Args:
+            limit: s.
+        """
+        self._limit, self._due = limit, self._clock() + limit
+
+    def blank(self) -> None:
+        """Turn the beam off, and stop counting its time."""
+        self._blank_microscope()
+        self._beam_time.blanked()
 
     def end(self) -> None:
         """The acquisition is over and its beam is off."""
@@ -250,7 +279,7 @@ class BeamGuard:
             running = bool(self._acquisition)
             self._stop_running(reason)
         if not acquisition:
-            self._blank_beam()
+            self.blank()
         return running
 
     def go_safe(self, reason: str) -> None:
@@ -264,7 +293,7 @@ class BeamGuard:
             self._safe_reason = self._safe_reason or reason
             self._stop_running(reason)
         try:
-            self._blank_beam()
+            self.blank()
         finally:
             if first:
                 self._on_safe(reason)
@@ -278,7 +307,7 @@ class BeamGuard:
         if self._acquisition:
             # The reason comes first: once it stands, the acquisition takes no further frame.
             self._stop_reason = self._stop_reason or reason
-            self._blank_beam()
+            self.blank()
 
     def _lapse_if_due(self) -> None:
         lease = self._lease
@@ -287,15 +316,17 @@ class BeamGuard:
             self.go_safe(f"the lease of {lease.holder} lapsed: not renewed for {lease.ttl:g} s")
 
     def tick(self) -> None:
-        """See to the lease, and blank again as long as a stop is pending. The thread does it at every turn.
+        """See to the lease and to progress, and blank again while a stop is pending. The thread does it at every turn.
 
         Blanking again covers the moment between the last test of `stop_reason` and the first electron.
         """
         with self._lock:
             self._lapse_if_due()
+            if self._acquisition and self._clock() > self._due:
+                self._stop_running(f"no frame was taken or delivered for {self._limit:.3g} s")
             pending = bool(self._acquisition and self._stop_reason)
         if pending:
-            self._blank_beam()
+            self.blank()
 
     def serve(self, socket: zmq.Socket[bytes], stopping: threading.Event) -> None:
         """Answer `blank`, `stop` and `status` until told to end. Runs in a thread of its own.
@@ -310,11 +341,25 @@ class BeamGuard:
             except Exception:
                 # The microscope would not blank: this thread is the last that can still try again.
                 log.exception("the beam could not be blanked; trying again")
+            self._beat()
             if socket.poll(POLL_MS):
                 frames = socket.recv_multipart(zmq.NOBLOCK)
                 # A client that is gone or does not read must not hold up the next one.
                 with contextlib.suppress(zmq.ZMQError):
                     socket.send_multipart([frames[0], *wire.encode(self._answer(frames[1:]))], zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        if (now := self._clock()) < self._next_beat:
+            return
+        self._next_beat = now + HEARTBEAT_INTERVAL
+        for each in self._heartbeats:
+            try:
+                each.beat(exposing=bool(self._acquisition))
+            except HeartbeatError as error:
+                try:
+                    self.go_safe(str(error))
+                except Exception:
+                    log.exception("the beam could not be blanked; trying again")
 
     def _answer(self, frames: list[bytes]) -> wire.Reply:
         try:

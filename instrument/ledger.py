@@ -12,48 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError
+import numpy as np
+from numpy.typing import NDArray
+
+from instrument.dose_map import peak_dose
+from instrument.errors import BudgetError, ConflictError, NotReservedError
+from instrument.ledger_file import FILE_NAME, open_ledger
 from instrument.models import AcquisitionPlan, Outcome, PlanCheck, Rectangle
 from instrument.status import CampaignAccount, LedgerEntry, OperatorEvent
 
-FILE_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE campaigns (
-    id TEXT PRIMARY KEY,
-    budget REAL NOT NULL CHECK (budget > 0),
-    opened_at TEXT NOT NULL
-) STRICT;
-CREATE TABLE acquisitions (
-    series INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    campaign TEXT NOT NULL REFERENCES campaigns (id),
-    region TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('reserved', 'running', 'done', 'aborted', 'failed')),
-    plan TEXT NOT NULL,
-    plan_check TEXT NOT NULL,
-    electrons REAL NOT NULL CHECK (electrons >= 0),
-    dose REAL NOT NULL CHECK (dose >= 0),
-    frames INTEGER NOT NULL DEFAULT 0,
-    reason TEXT NOT NULL DEFAULT '',
-    reserved_at TEXT NOT NULL,
-    started_at TEXT NOT NULL DEFAULT '',
-    finished_at TEXT NOT NULL DEFAULT ''
-) STRICT;
-CREATE INDEX acquisitions_by_campaign ON acquisitions (campaign);
-CREATE TABLE fence (number INTEGER NOT NULL) STRICT;
-INSERT INTO fence VALUES (0);
-CREATE TABLE events (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    at TEXT NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('safe', 'resume')),
-    operator TEXT NOT NULL,
-    reason TEXT NOT NULL
-) STRICT;
-"""
+PAGE_BYTES = 1 << 20
+"""Lines of the ledger that are answered together; one that is longer goes alone."""
 
 
 def utc_now() -> datetime:
@@ -83,7 +54,7 @@ class Ledger:
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.5)
         self._db.row_factory = sqlite3.Row
         try:
-            self._open_file()
+            self._map = open_ledger(self._db, self.path)
             self.interrupted = self._reconcile()
         except BaseException:
             self._db.close()
@@ -92,32 +63,6 @@ class Ledger:
     def close(self) -> None:
         """Release the file."""
         self._db.close()
-
-    def _open_file(self) -> None:
-        try:
-            # Exclusive locking keeps a second server away from the same books, on Windows too.
-            self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._db.execute("BEGIN EXCLUSIVE")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in filter(None, map(str.strip, _SCHEMA.split(";"))):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise
-            msg = f"{self.path} is in use by another server; stop it or give this one another state directory"
-            raise ConflictError(msg) from error
-        except sqlite3.DatabaseError as error:
-            msg = f"{self.path} is not a ledger ({error}); move it away or give another state directory"
-            raise InstrumentError(msg) from error
-        if version > SCHEMA_VERSION:
-            msg = f"{self.path} was written by a later version (schema {version}); update this one"
-            raise InstrumentError(msg)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -133,15 +78,17 @@ class Ledger:
         return self._now().isoformat(timespec="milliseconds")
 
     def _reconcile(self) -> tuple[str, ...]:
+        reason = "the server ended while it was exposing; all reserved electrons are counted as spent"
         with self._transaction():
-            rows = self._db.execute("SELECT id FROM acquisitions WHERE state = 'running' ORDER BY series").fetchall()
-            self._db.execute(
-                "UPDATE acquisitions SET state = 'failed', finished_at = ?, reason = ? WHERE state = 'running'",
-                (
-                    self._stamp(),
-                    "the server ended while it was exposing; all reserved electrons are counted as spent",
-                ),
-            )
+            rows = self._db.execute(
+                "SELECT id, campaign, electrons FROM acquisitions WHERE state = 'running' ORDER BY series"
+            ).fetchall()
+            for row in rows:
+                self._db.execute(
+                    "UPDATE acquisitions SET state = 'failed', finished_at = ?, reason = ? WHERE id = ?",
+                    (self._stamp(), reason, row["id"]),
+                )
+                self._spend(row["campaign"], row["electrons"])
         return tuple(row["id"] for row in rows)
 
     def open_campaign(self, campaign: str, budget: float) -> CampaignAccount:
@@ -152,7 +99,8 @@ class Ledger:
         """
         with self._transaction():
             self._db.execute(
-                "INSERT INTO campaigns VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (campaign, budget, self._stamp())
+                "INSERT INTO campaigns (id, budget, opened_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (campaign, budget, self._stamp()),
             )
             account = self.account(campaign)
             if account.budget != budget:
@@ -165,27 +113,33 @@ class Ledger:
 
     def account(self, campaign: str) -> CampaignAccount:
         """The account of a campaign. Raises BudgetError where none was opened."""
-        row = self._db.execute("SELECT budget FROM campaigns WHERE id = ?", (campaign,)).fetchone()
+        row = self._db.execute("SELECT budget, spent FROM campaigns WHERE id = ?", (campaign,)).fetchone()
         if row is None:
             msg = f"campaign {campaign} has no budget on this instrument; open it first"
             raise BudgetError(msg, campaign=campaign)
-        reserved, spent = self._charged("WHERE campaign = ?", (campaign,))
-        return CampaignAccount(id=campaign, budget=row["budget"], spent=spent, reserved=reserved)
+        reserved = self._sum(
+            "electrons", "acquisitions WHERE state IN ('reserved', 'running') AND campaign = ?", campaign
+        )
+        return CampaignAccount(id=campaign, budget=row["budget"], spent=row["spent"], reserved=reserved)
 
     def totals(self) -> tuple[float, float]:
         """(reserved, spent) electrons of all campaigns."""
-        return self._charged("", ())
+        reserved = self._sum("electrons", "acquisitions WHERE state IN ('reserved', 'running')")
+        return reserved, self._sum("spent", "campaigns")
 
-    def _charged(self, where: str, values: tuple[str, ...]) -> tuple[float, float]:
-        row = self._db.execute(
-            "SELECT COALESCE(SUM(CASE WHEN state IN ('reserved', 'running') THEN electrons END), 0.0) AS reserved, "
-            "COALESCE(SUM(CASE WHEN state NOT IN ('reserved', 'running') THEN electrons END), 0.0) AS spent "
-            f"FROM acquisitions {where}",
-            values,
-        ).fetchone()
-        return float(row["reserved"]), float(row["spent"])
+    def _sum(self, column: str, where: str, *values: str) -> float:
+        return float(self._db.execute(f"SELECT COALESCE(SUM({column}), 0.0) FROM {where}", values).fetchone()[0])
 
-    def reserve(self, plan: AcquisitionPlan, check: PlanCheck, region_dose_limit: float | None) -> CampaignAccount:
+    def _spend(self, campaign: str, electrons: float) -> None:
+        self._db.execute("UPDATE campaigns SET spent = spent + ? WHERE id = ?", (electrons, campaign))
+
+    def reserve(
+        self,
+        plan: AcquisitionPlan,
+        check: PlanCheck,
+        region_dose_limit: float | None,
+        accumulated: float | None = None,
+    ) -> CampaignAccount:
         """Set the electrons of an accepted plan aside, in one transaction with the test that there are enough.
 
         The same plan again changes nothing, whatever became of it. Returns the campaign's account afterwards.
@@ -194,6 +148,8 @@ class Ledger:
             plan: to be reserved.
             check: what the microscope says it costs.
             region_dose_limit: largest accumulated dose of any point, e/Å²; None: no limit.
+            accumulated: dose, e/Å², that the place has already, where the caller has computed it since the last
+                reservation; None: it is computed here.
 
         Raises:
             ConflictError: the id is known with another plan.
@@ -216,31 +172,44 @@ class Ledger:
                 raise BudgetError(msg, needed=electrons, left=account.left, budget=account.budget)
             dose = electrons / (plan.n_positions * plan.step**2)
             if region_dose_limit is not None:
-                self._check_region(plan, check.illuminated, dose, region_dose_limit)
-            self._db.execute(
-                "INSERT INTO acquisitions (id, campaign, region, state, plan, plan_check, electrons, dose, reserved_at) "
-                "VALUES (?, ?, ?, 'reserved', ?, ?, ?, ?, ?)",
-                (
-                    plan.id,
-                    plan.campaign,
-                    plan.region,
-                    plan.model_dump_json(),
-                    check.model_dump_json(),
-                    electrons,
-                    dose,
-                    self._stamp(),
-                ),
-            )
+                if accumulated is None:
+                    accumulated = peak_dose(self.overlapping(check.illuminated), check.illuminated)
+                _check_region(plan, accumulated, dose, region_dose_limit)
+            self._insert(plan, check, electrons, dose)
             return self.account(plan.campaign)
 
-    def _check_region(self, plan: AcquisitionPlan, illuminated: Rectangle, dose: float, limit: float) -> None:
-        before = self.accumulated_dose(illuminated)
-        if before + dose > limit * (1 + 1e-9):
-            msg = (
-                f"region {plan.region} would get {before + dose:g} e/Å² with the {before:g} it already has; at most "
-                f"{limit:g} are allowed; move the field to a fresh place or lower the dose"
-            )
-            raise BudgetError(msg, accumulated=before, dose=dose, limit=limit)
+    def _insert(self, plan: AcquisitionPlan, check: PlanCheck, electrons: float, dose: float) -> None:
+        lit = check.illuminated
+        line: dict[str, Any] = {
+            "id": plan.id,
+            "campaign": plan.campaign,
+            "region": plan.region,
+            "state": "reserved",
+            "plan": plan.model_dump_json(),
+            "plan_check": check.model_dump_json(),
+            "electrons": electrons,
+            "dose": dose,
+            "reserved_at": self._stamp(),
+            **{"y0": lit.y, "x0": lit.x, "y1": lit.y + lit.height, "x1": lit.x + lit.width},
+        }
+        series = self._db.execute(
+            f"INSERT INTO acquisitions ({', '.join(line)}) VALUES ({', '.join('?' * len(line))})", tuple(line.values())
+        ).lastrowid
+        assert series is not None
+        self._map.add(series, lit)
+
+    def overlapping(self, area: Rectangle, after: int = 0, limit: int = -1) -> NDArray[np.float64]:
+        """What has been given a dose, or has been promised one, and overlaps an area; see `DoseMap.overlapping`.
+
+        Args:
+            area: specimen frame, Å.
+            after: only acquisitions with a higher number.
+            limit: so many at most; -1: all.
+
+        Returns:
+            (n, 6): number of the acquisition, y and x of two corners, Å, and dose, e/Å².
+        """
+        return self._map.overlapping(area, after, limit)
 
     def accumulated_dose(self, rectangle: Rectangle) -> float:
         """The largest dose, e/Å², that any point of an area has been given or has been promised.
@@ -248,17 +217,7 @@ class Ledger:
         Args:
             rectangle: the area, Å, specimen frame.
         """
-        booked = [
-            (exposure.illuminated, exposure.dose)
-            for exposure in self.exposures()
-            if exposure.dose > 0 and exposure.illuminated.overlaps(rectangle)
-        ]
-        # The dose is constant between the edges of the rectangles, and highest somewhere just inside the upper left
-        # corner of an intersection: all such corners are pairs of a top and a left edge.
-        tops = {max(r.y, rectangle.y) for r, _ in booked}
-        lefts = {max(r.x, rectangle.x) for r, _ in booked}
-        corners = (Rectangle(y=y, x=x, height=1e-3, width=1e-3) for y in tops for x in lefts)
-        return max((sum(d for r, d in booked if r.overlaps(corner)) for corner in corners), default=0.0)
+        return peak_dose(self.overlapping(rectangle), rectangle)
 
     def mark_running(self, acquisition: str) -> None:
         """Book that the beam is about to be unblanked for a reservation. Raises NotReservedError where there is none."""
@@ -286,16 +245,23 @@ class Ledger:
             acquisition: its id.
             state: how it ended.
             frames: that the microscope delivered.
-            electrons: that it took; never more than were reserved are booked.
+            electrons: that it took. Where they are more than were reserved, the dose of the place rises with them.
             reason: why it did not end well; "" where it did.
         """
         with self._transaction():
-            self._db.execute(
-                "UPDATE acquisitions SET state = ?, frames = ?, electrons = MIN(electrons, ?), reason = ?, "
-                "finished_at = ?, dose = CASE WHEN ? > 0 THEN dose ELSE 0 END "
-                "WHERE id = ? AND state IN ('reserved', 'running')",
-                (state, frames, electrons, reason, self._stamp(), electrons, acquisition),
-            )
+            row = self._db.execute(
+                "SELECT series, campaign FROM acquisitions WHERE id = ? AND state IN ('reserved', 'running')",
+                (acquisition,),
+            ).fetchone()
+            if row is not None:
+                self._db.execute(
+                    "UPDATE acquisitions SET state = ?, frames = ?, reason = ?, finished_at = ?, electrons = ?, "
+                    "dose = CASE WHEN ? > 0 THEN dose * MAX(1.0, ? / electrons) ELSE 0.0 END WHERE series = ?",
+                    (state, frames, reason, self._stamp(), electrons, electrons, electrons, row["series"]),
+                )
+                self._spend(row["campaign"], electrons)
+                if not electrons:
+                    self._map.remove(row["series"])
         outcome = self.outcome(acquisition)
         assert outcome is not None
         return outcome
@@ -312,28 +278,41 @@ class Ledger:
 
     def outcome(self, acquisition: str) -> Outcome | None:
         """How an acquisition ended, or that it has not; None where the id is not known."""
-        exposure = self.exposure(acquisition)
-        if exposure is None:
-            return None
-        return Outcome(
-            id=exposure.id,
-            state=exposure.state,
-            frames=exposure.frames,
-            electrons=exposure.electrons,
-            reason=exposure.reason,
-        )
+        row = self._db.execute(
+            "SELECT id, state, frames, electrons, reason FROM acquisitions WHERE id = ?", (acquisition,)
+        ).fetchone()
+        return None if row is None else Outcome(**dict(row))
 
     def exposure(self, acquisition: str) -> LedgerEntry | None:
         """The line of one acquisition; None where the id is not known."""
         row = self._db.execute("SELECT * FROM acquisitions WHERE id = ?", (acquisition,)).fetchone()
         return None if row is None else _to_exposure(row)
 
-    def exposures(self, campaign: str | None = None) -> list[LedgerEntry]:
-        """All lines, or those of one campaign, in the order they were reserved."""
+    def exposures(self, campaign: str | None = None, after: int = 0) -> list[LedgerEntry]:
+        """A page of lines, in the order they were reserved; the next one begins after the last number of this one.
+
+        Args:
+            campaign: whose; None: everybody's.
+            after: only lines with a higher number.
+
+        Returns:
+            As many as fit into PAGE_BYTES, and at least one where there is one.
+        """
         rows = self._db.execute(
-            "SELECT * FROM acquisitions WHERE ?1 IS NULL OR campaign = ?1 ORDER BY series", (campaign,)
+            "SELECT * FROM acquisitions WHERE series > ? ORDER BY series"
+            if campaign is None
+            else "SELECT * FROM acquisitions WHERE series > ? AND campaign = ? ORDER BY series",
+            (after,) if campaign is None else (after, campaign),
         )
-        return [_to_exposure(row) for row in rows]
+        page: list[LedgerEntry] = []
+        size = 0
+        for row in rows:
+            size += 512 + len(row["plan"]) + len(row["plan_check"]) + len(row["reason"])
+            if page and size > PAGE_BYTES:
+                break
+            page.append(_to_exposure(row))
+        rows.close()
+        return page
 
     def next_fence(self) -> int:
         """A fence number higher than every one before, also across restarts."""
@@ -362,6 +341,15 @@ class Ledger:
         """Why the instrument is in SAFE according to the books; "" where it was released or never was."""
         row = self._db.execute("SELECT kind, reason FROM events ORDER BY number DESC LIMIT 1").fetchone()
         return "" if row is None or row["kind"] == "resume" else str(row["reason"])
+
+
+def _check_region(plan: AcquisitionPlan, before: float, dose: float, limit: float) -> None:
+    if before + dose > limit * (1 + 1e-9):
+        msg = (
+            f"region {plan.region} would get {before + dose:g} e/Å² with the {before:g} it already has; at most "
+            f"{limit:g} are allowed; move the field to a fresh place or lower the dose"
+        )
+        raise BudgetError(msg, accumulated=before, dose=dose, limit=limit)
 
 
 def _to_exposure(row: sqlite3.Row) -> LedgerEntry:

@@ -53,7 +53,11 @@ class Microscope(Protocol):
         ...
 
     def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
-        """Expose. The beam is on only while this iterator is being consumed; it is off when it ends, fails or is closed.
+        """Expose. The beam is on only while frames are being asked for; it is off when the iterator ends, fails or is closed.
+
+        The iterator is suspended while its consumer holds a frame. A scan may run on for `instrument.beam.HOLD_LIMIT` (0.5 s)
+        then, into the buffers of detector and driver. After that the beam is off, until the next frame is asked for: the
+        driver pauses the scan with the beam blanked, or gives it up with BlankedError. `instrument.beam.Hold` has the timer.
 
         Args:
             plan: that has been checked and reserved.
@@ -62,7 +66,7 @@ class Microscope(Protocol):
             The frames, each index once, in any order.
 
         Raises:
-            BlankedError: `blank` was called meanwhile.
+            BlankedError: `blank` was called meanwhile, or a frame was held for too long.
         """
         ...
 
@@ -72,4 +76,26 @@ class Microscope(Protocol):
 
     async def health(self) -> Health:
         """Whether the beam is blanked, and whether the column is well."""
+        ...
+
+
+@runtime_checkable
+class CountsBeamTime(Protocol):
+    """What a microscope has besides, where it knows how long its beam has been on (a counter, the clock of a simulation).
+
+    Without it, an acquisition that did not come to its end is charged for all the time from the first frame that was asked
+    for to the blanking.
+    """
+
+    def beam_time(self) -> float:
+        """s for which the beam has been on the specimen so far, in all acquisitions. Quick; never decreases."""
+        ...
+
+
+@runtime_checkable
+class NeedsHeartbeat(Protocol):
+    """What a microscope has besides, where a hardware line keeps its beam on only as long as it is pulsed."""
+
+    def heartbeat(self) -> None:
+        """Give one pulse. Called ten times a second from the thread that guards the beam; returns within 10 ms."""
         ...

@@ -246,6 +246,9 @@ class Description(Record):
     frame_overhead: float = Field(default=0.0, ge=0, description="s per pattern besides the dwell time")
     line_overhead: float = Field(default=0.0, ge=0, description="flyback, s per scan line")
     settle_time: float = Field(default=0.0, ge=0, description="s before a scan, after defocus or region changed")
+    latency: float = Field(
+        default=0.0, ge=0, description="s by which a frame may come later: arming, buffers of the detector, computing"
+    )
     region_dose_limit: float | None = Field(default=None, description="largest accumulated dose of a region, e/Å²")
     notes: tuple[str, ...] = ()
 

@@ -11,11 +11,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from instrument.errors import InstrumentError
+from instrument.heartbeat import Heartbeat, SystemdNotifier, WatchdogLink
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
@@ -23,6 +24,10 @@ from instrument.server import SHUT_DOWN, InstrumentServer
 log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+WATCHDOG_HELP = (
+    "a second process that turns the beam off when this one dies or hangs: the MODULE:ATTRIBUTE that it calls, or the "
+    "path of the UNIX socket of a watchdog that runs as a service"
+)
 
 _LEFT_ALONE = (
     # Cannot be caught.
@@ -53,6 +58,7 @@ def serve(
     data: str | None = None,
     name: str | None = None,
     keys: ServerKeys | None = None,
+    watchdog: str | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -68,23 +74,38 @@ def serve(
         data: endpoint of the frames; None: a free port beside `control`.
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
+        watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        server = InstrumentServer(
-            microscope, state_dir=state_dir, control=control, safe=safe, data=data, name=name, keys=keys
-        )
-        asyncio.run(_serve(server))
+        with ExitStack() as stack:
+            systemd = SystemdNotifier()
+            heartbeats: list[Heartbeat] = [systemd]
+            if watchdog is not None:
+                heartbeats.append(WatchdogLink.open(watchdog))
+            for each in heartbeats:
+                stack.callback(each.close)
+            server = InstrumentServer(
+                microscope,
+                state_dir=state_dir,
+                control=control,
+                safe=safe,
+                data=data,
+                name=name,
+                keys=keys,
+                heartbeats=heartbeats,
+            )
+            asyncio.run(_serve(server, systemd))
     except (InstrumentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
 
 
-async def _serve(server: InstrumentServer) -> None:
+async def _serve(server: InstrumentServer, systemd: SystemdNotifier) -> None:
     stop, ready = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -106,6 +127,7 @@ async def _serve(server: InstrumentServer) -> None:
                 "name": server.name,
             }
             print(json.dumps(greeting), flush=True)
+            systemd.tell("READY=1")
             await stop.wait()
 
 

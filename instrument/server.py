@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,16 +28,18 @@ from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
 from instrument.errors import ConflictError, InstrumentError, MalformedRequestError
 from instrument.guard import BeamGuard
+from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
-from instrument.microscope import Microscope
+from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 
 log = logging.getLogger(__name__)
 
 MAX_PENDING = 64
+STALL_TIMEOUT = 2.0
 SHUT_DOWN = "the server was shut down"
-HOUSEKEEPING_INTERVAL = 0.2
+HOUSEKEEPING_INTERVAL = 0.05
 NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "lease.release"})
 """Verbs that are done as soon as they are begun."""
 
@@ -53,7 +55,8 @@ class InstrumentServer:
         data: endpoint of the frames; None: likewise.
         name: what to call the instrument; None: as it describes itself.
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
-        stall_timeout: s without a frame, beyond the planned duration, after which an acquisition is given up.
+        stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
+        heartbeats: who has to hear that this process is alive; closed by the caller.
         clock: monotonic time, s.
 
     Raises:
@@ -71,7 +74,8 @@ class InstrumentServer:
         data: str | None = None,
         name: str | None = None,
         keys: ServerKeys | None = None,
-        stall_timeout: float = 120.0,
+        stall_timeout: float = STALL_TIMEOUT,
+        heartbeats: Sequence[Heartbeat] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -91,6 +95,9 @@ class InstrumentServer:
         self._state_dir = state_dir
         self._keys = keys
         self._stall_timeout = stall_timeout
+        self._heartbeats = list(heartbeats)
+        if isinstance(microscope, NeedsHeartbeat):
+            self._heartbeats.append(HardwareLine(microscope.heartbeat))
         self._clock = clock
         self._pending: Counter[str] = Counter()
 
@@ -101,7 +108,7 @@ class InstrumentServer:
             stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
             self._microscope.blank()
             stack.callback(self._microscope.blank)
-            self._guard = _make_guard(self._microscope, ledger, self._clock)
+            self._guard = _make_guard(self._microscope, ledger, self._heartbeats, self._clock)
             description = await self._microscope.describe()
             self.name = self.name or description.name
             data = self._open_sockets(description, stack)
@@ -242,7 +249,9 @@ class InstrumentServer:
             self._commands.supervise()
 
 
-def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
+def _make_guard(
+    microscope: Microscope, ledger: Ledger, heartbeats: Sequence[Heartbeat], clock: Callable[[], float]
+) -> BeamGuard:
     loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
 
     def journal(reason: str) -> None:
@@ -253,7 +262,12 @@ def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], floa
             loop.call_soon_threadsafe(ledger.record_event, "safe", reason)
 
     guard = BeamGuard(
-        microscope.blank, clock=clock, on_safe=journal, safe_reason=ledger.safe_reason(), fence=ledger.fence()
+        microscope.blank,
+        clock=clock,
+        on_safe=journal,
+        safe_reason=ledger.safe_reason(),
+        fence=ledger.fence(),
+        heartbeats=heartbeats,
     )
     guard.book(*ledger.totals())
     if ledger.interrupted:

@@ -23,6 +23,8 @@ MAJOR = 1
 MINOR = 0
 MAX_HEADER_BYTES = 4 << 20
 """Room for the explicit positions of the largest scans."""
+MAX_REPLY_BYTES = 2 * MAX_HEADER_BYTES
+"""A line of the ledger holds the largest plan, and what became of it."""
 MAX_BUFFERS = 16
 MAX_BUFFER_BYTES = 64 << 20
 MAX_JSON_DEPTH = 32
@@ -124,7 +126,7 @@ def decode_reply(frames: Sequence[bytes]) -> tuple[Reply, list[bytes]]:
         MalformedRequestError: it is not one.
         UnsupportedVersionError: it is of another major version.
     """
-    raw, buffers = _open_envelope(frames)
+    raw, buffers = _open_envelope(frames, MAX_REPLY_BYTES)
     return _validated(Reply, raw), buffers
 
 
@@ -145,7 +147,7 @@ def request_id(frames: Sequence[bytes]) -> str:
     return found[:64] if isinstance(found, str) else ""
 
 
-def _open_envelope(frames: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+def _open_envelope(frames: Sequence[bytes], limit: int = MAX_HEADER_BYTES) -> tuple[dict[str, Any], list[bytes]]:
     if len(frames) < 3 or frames[0] != b"":
         msg = f"{len(frames)} message parts; expected an empty delimiter, the version, a JSON header and buffers"
         raise MalformedRequestError(msg)
@@ -158,8 +160,8 @@ def _open_envelope(frames: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]
     if version[-1] != MAJOR:
         msg = f"the message has major version {version[-1]}, this side speaks {MAJOR}; update the older side"
         raise UnsupportedVersionError(msg, theirs=version[-1], ours=MAJOR)
-    if len(body) > MAX_HEADER_BYTES:
-        msg = f"the header has {len(body)} bytes; at most {MAX_HEADER_BYTES} are accepted"
+    if len(body) > limit:
+        msg = f"the header has {len(body)} bytes; at most {limit} are accepted"
         raise MalformedRequestError(msg)
     if len(buffers) > MAX_BUFFERS or sum(map(len, buffers)) > MAX_BUFFER_BYTES:
         msg = f"{len(buffers)} buffers; at most {MAX_BUFFERS} with {MAX_BUFFER_BYTES} bytes together are accepted"

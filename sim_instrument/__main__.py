@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from instrument import InstrumentError
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, serve
+from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
 from instrument.text import write_anything
 
 EXIT_STOPPED = 4
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             data=arguments.data,
             name=arguments.name,
             keys=keys,
+            watchdog=arguments.watchdog,
         )
     finally:
         microscope.close()
@@ -92,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     simulate.add_argument(
         "--truth", type=Path, metavar="FILE", help="write projected potential, phase and true parameters (HDF5) first"
     )
+    simulate.add_argument(
+        "--beam-file",
+        type=Path,
+        metavar="FILE",
+        help="shows the beam, on or off; --watchdog sim_instrument.beam_file:blank turns it off there",
+    )
     add_options(simulate)
 
     replay = verbs.add_parser("replay", description=_REPLAY)
@@ -116,6 +124,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
     )
@@ -130,13 +139,17 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
 
 
 def _simulated(arguments: argparse.Namespace) -> Microscope:
+    from sim_instrument.beam_file import VARIABLE
     from sim_instrument.microscope import SimulatedMicroscope
     from sim_instrument.options import column_from, specimen_from
 
+    if arguments.beam_file is not None:
+        os.environ[VARIABLE] = str(arguments.beam_file.resolve())
     microscope = SimulatedMicroscope(
         specimen_from(arguments),
         column_from(arguments),
         state_dir=arguments.state_dir,
+        beam_file=arguments.beam_file,
         seed=arguments.seed,
         real_time=arguments.real_time,
     )

@@ -29,7 +29,9 @@ from instrument import (
     Rectangle,
     optics,
 )
+from instrument.beam import Hold
 from instrument.limits import check_limits
+from sim_instrument.beam_file import BeamFile
 from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
 from sim_instrument.detector import PixelDetector
@@ -43,6 +45,8 @@ DOSE_LIMITS = (1.0, 1e7)
 _CONTRAST = 3.0
 """How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
 _LOOK_AHEAD = 2 * THREADS
+_LATENCY = 120.0
+"""s for which a frame may have to be computed, with the potentials before the first one."""
 
 
 class SimulatedMicroscope:
@@ -52,6 +56,7 @@ class SimulatedMicroscope:
         specimen: which one; None: 2H-MoS2.
         column: its faults; the agent is told nominal values only. None: those of a good, real instrument.
         state_dir: remembers the dose that the flake has received; None: forgets it.
+        beam_file: shows the beam, and lets others turn it off; None: nobody can.
         seed: of jitter, noise and bad pixels; the same seed and acquisition id give the same counts.
         real_time: honour dwell, flyback and settling times on the clock; otherwise as fast as can be computed.
         clock: monotonic time, s.
@@ -67,6 +72,7 @@ class SimulatedMicroscope:
         column: Column | None = None,
         *,
         state_dir: Path | None = None,
+        beam_file: Path | None = None,
         seed: int = 0,
         real_time: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -83,6 +89,9 @@ class SimulatedMicroscope:
         # own, so that what a stopped one still computes stays stopped when the next begins.
         self._blanked = threading.Event()
         self._blanked.set()
+        self._beam_time = 0.0
+        self._beam_file = None if beam_file is None else BeamFile(beam_file)
+        self._hold = Hold(lambda: self._show_beam(on=False), lambda: self._show_beam(on=not self._blanked.is_set()))
 
     @property
     def dose(self) -> NDArray[np.float64]:
@@ -154,12 +163,18 @@ class SimulatedMicroscope:
                 self._pool.submit(Exposure, plan, self.specimen, self.column, self._seed, self._damage)
             )
             begin = self._clock() + self.column.settle
+            self._show_beam(on=not blanked.is_set())
             waiting = iter(exposure.blocks)
             for _ in exposure.blocks:
                 while len(pending) < _LOOK_AHEAD and (block := next(waiting, None)) is not None:
                     pending.append((block, self._pool.submit(exposure.counts, block, blanked.is_set)))
+                if self._beam_file is not None and self._beam_file.turned_off():
+                    blanked.set()
                 block, future = pending.popleft()
                 frames = await asyncio.wrap_future(future)
+                first, stop = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
+                if not blanked.is_set():
+                    self._beam_time += stop - first
                 if self._real_time:
                     end = exposure.timing.start(plan, block.stop - 1) + exposure.timing.dwell
                     await self._wait_until(begin + float(end), blanked)
@@ -169,9 +184,14 @@ class SimulatedMicroscope:
                     if blanked.is_set():
                         msg = f"the beam was blanked after {index} of {plan.n_positions} patterns"
                         raise BlankedError(msg)
-                    yield Frame(index, frames[index - block.first])
+                    held = self._clock()
+                    with self._hold:
+                        yield Frame(index, frames[index - block.first])
+                        if self._hold.paused:
+                            begin += self._clock() - held
         finally:
             blanked.set()
+            self._show_beam(on=False)
             for _, future in pending:
                 future.cancel()
             self._busy = False
@@ -179,10 +199,19 @@ class SimulatedMicroscope:
     def blank(self) -> None:
         """Stop a running acquisition before its next pattern."""
         self._blanked.set()
+        self._show_beam(on=False)
+
+    def _show_beam(self, *, on: bool) -> None:
+        if self._beam_file is not None:
+            self._beam_file.set(on=on)
 
     async def health(self) -> Health:
         """A column that is not there is always well."""
-        return Health(blanked=self._blanked.is_set())
+        return Health(blanked=self._blanked.is_set() or self._hold.paused)
+
+    def beam_time(self) -> float:
+        """s for which the beam was on, on the clock of the simulated scan."""
+        return self._beam_time
 
     def warm_up(self) -> None:
         """Import what the first acquisition needs (seconds), in a thread; `acquire` waits for it by itself."""
@@ -230,6 +259,7 @@ class SimulatedMicroscope:
             area=Rectangle(y=margin, x=margin, height=size, width=size),
             line_overhead=column.flyback,
             settle_time=column.settle,
+            latency=_LATENCY,
         )
 
 

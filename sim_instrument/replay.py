@@ -34,6 +34,7 @@ from instrument import (
     PlanCheck,
     Rectangle,
 )
+from instrument.beam import Hold
 from instrument.errors import BadInputError
 from instrument.limits import check_limits
 from instrument.recordings import RecordingOptions, as_type, counts_of, read_recording, whole_counts
@@ -42,6 +43,8 @@ from sim_instrument.recorded_counts import RecordedCounts
 
 FRAME_TIME = 1e-3
 """Dwell time that plans are told, s: what drawing a pattern takes, since a recording does not know its own."""
+_LATENCY = 60.0
+"""s for which counts may have to be drawn."""
 _BATCH = 32  # patterns drawn per visit to a thread
 
 
@@ -87,6 +90,7 @@ class ReplayMicroscope:
         # Set while the beam is off; `blank` may come from any thread.
         self._blanked = threading.Event()
         self._blanked.set()
+        self._hold = Hold(lambda: None, lambda: None)
 
     @property
     def multiples(self) -> range:
@@ -134,6 +138,7 @@ class ReplayMicroscope:
             ),
             electrons_per_pattern=(1.0, mean),
             area=Rectangle(y=0, x=0, height=self._scan[0] * step, width=self._scan[1] * step),
+            latency=_LATENCY,
             repeatable=True,
             consumable=not self._reuse,
             notes=(
@@ -172,7 +177,8 @@ class ReplayMicroscope:
                     if self._blanked.is_set():
                         msg = f"the beam was blanked after {first + offset} of {len(positions)} patterns"
                         raise BlankedError(msg)
-                    yield Frame(first + offset, pattern)
+                    with self._hold:
+                        yield Frame(first + offset, pattern)
         finally:
             self._blanked.set()
 
@@ -183,7 +189,8 @@ class ReplayMicroscope:
     async def health(self) -> Health:
         """A recording is always well; it says how much of it is left."""
         return Health(
-            blanked=self._blanked.is_set(), message=f"{100 * self._counts.left.mean():.3g} % of the recording is left"
+            blanked=self._blanked.is_set() or self._hold.paused,
+            message=f"{100 * self._counts.left.mean():.3g} % of the recording is left",
         )
 
     def close(self) -> None:

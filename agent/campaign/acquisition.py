@@ -103,7 +103,7 @@ class Acquirer:
             planned = layout.exploration[used] if used < len(layout.exploration) else None
         if description.repeatable:
             return planned or layout.exploration[0]
-        exposed = [line.illuminated for line in await self._client.exposures() if line.dose > 0]
+        exposed = await self._client.illuminated(description.area.grown(layout.margin))
         if planned is not None and not any(planned.grown(layout.margin).overlaps(r, 1e-4) for r in exposed):
             return planned
         size = layout.final if trial.role in ("final", "expert") else layout.exploration[0]

@@ -16,7 +16,15 @@ from agent.errors import BadInputError, InstrumentUnavailableError
 from agent.events import Audience, PhaseChanged
 from agent.storage.facts import InstrumentLink
 from agent.storage.journal import Journal
-from instrument import ClientKeys, Description, InstrumentClient, MalformedRequestError, Rectangle, UnreachableError
+from instrument import (
+    ClientKeys,
+    Description,
+    InstrumentClient,
+    MalformedRequestError,
+    Rectangle,
+    UnreachableError,
+    optics,
+)
 from instrument.endpoints import is_loopback
 from instrument.errors import HandshakeError, RefusedError
 
@@ -117,10 +125,13 @@ async def take_stock(client: InstrumentClient) -> tuple[Description, list[Rectan
         client: connected; needs no lease.
 
     Returns:
-        What the instrument offers, and the illuminated rectangles, Å, of all exposures so far, whichever campaign's.
+        What the instrument offers, and the illuminated rectangles, Å, of all exposures within reach of its widest probe,
+        whichever campaign's.
     """
     description = await client.describe()
-    return description, [line.illuminated for line in await client.exposures() if line.dose > 0]
+    widest = max(map(abs, description.defocus.bounds))
+    reach = optics.probe_diameter(description.semiangle, widest, description.voltage)
+    return description, await client.illuminated(description.area.grown(reach))
 
 
 async def release(client: InstrumentClient, journal: Journal) -> None:

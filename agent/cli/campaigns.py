@@ -174,19 +174,7 @@ def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
 
 def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
     """Run a campaign under the eyes of console and broker; write report and JSON however it ended."""
-    console = Terminal()
-    try:
-        asyncio.run(_watched(start, config, console))
-    except Exception:
-        # stopped or failed halfway: what there is gets its report, then the error is told
-        if _has_ended(folder):
-            try:
-                _conclude(console, folder, json_file)
-            except Exception as second:  # a full disk has no room for a report; the first error counts
-                say(console, f"no report: {second}")
-            say(console, f"`ptychopilot resume {folder}` continues")
-        raise
-    return _conclude(console, folder, json_file)
+    return asyncio.run(_watched(start, config, folder, json_file))
 
 
 def _has_ended(folder: Path) -> bool:
@@ -197,13 +185,26 @@ def _has_ended(folder: Path) -> bool:
         return False
 
 
-async def _watched(start: Start, config: CampaignConfig, console: Console) -> CampaignRecord:
+async def _watched(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
+    console = Terminal()
     async with AsyncExitStack() as stack:
         observers: list[Observer] = []
         if config.mqtt is not None:
+            # Left last: a broker that hangs must not keep the report from being written.
             observers.append(await stack.enter_async_context(publishing(config.mqtt)))
-        observers.append(stack.enter_context(ConsoleProgress(console)))
-        return await start(observers)
+        try:
+            with ConsoleProgress(console) as progress:
+                await start([*observers, progress])
+        except Exception:
+            # stopped or failed halfway: what there is gets its report, then the error is told
+            if _has_ended(folder):
+                try:
+                    _conclude(console, folder, json_file)
+                except Exception as second:  # a full disk has no room for a report; the first error counts
+                    say(console, f"no report: {second}")
+                say(console, f"`ptychopilot resume {folder}` continues")
+            raise
+        return _conclude(console, folder, json_file)
 
 
 def _conclude(console: Console, folder: Path, json_file: Path | None) -> Path:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -32,7 +32,10 @@ PROGRESS_INTERVAL = 0.5
 LAST_MESSAGES_TIMEOUT = 3.0
 """s that the last messages may take when the campaign has ended."""
 OFFLINE_TIMEOUT = 1.0
-"""s that saying `offline` may take."""
+"""s that saying `offline` may take, and as many that the goodbye may take."""
+BROKER_TIMEOUT = 5.0
+"""s that a broker may take to answer anything else; after that it counts as away."""
+_CLOSING_TIME = 0.05
 
 
 def utc_now() -> str:
@@ -43,6 +46,8 @@ def utc_now() -> str:
 @asynccontextmanager
 async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
     """A publisher that lives as long as the block; what is in its outbox at the end is still sent if the broker is there.
+
+    Whatever the broker does, leaving the block takes a few seconds at most.
 
     Args:
         broker: where and as whom.
@@ -59,7 +64,9 @@ async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
         if publisher.connected:
             await asyncio.wait([delivery], timeout=LAST_MESSAGES_TIMEOUT)
         delivery.cancel()
-        await asyncio.gather(delivery, return_exceptions=True)
+        await asyncio.wait([delivery], timeout=LAST_MESSAGES_TIMEOUT)
+        if delivery.done() and not delivery.cancelled() and (error := delivery.exception()) is not None:
+            logger.warning("status: %s", error)
 
 
 class MqttPublisher:
@@ -115,9 +122,12 @@ class MqttPublisher:
         """Publish until closed. A broker that is away is tried again and again; nothing is raised for its sake."""
         await self._started.wait()
         retry = self._first_retry
-        while not (self._outbox.closed and not self._outbox):
+        task = asyncio.current_task()
+        assert task is not None
+        # A broker that does not even answer the goodbye must not turn a cancellation into another attempt.
+        while not (self._outbox.closed and not self._outbox) and not task.cancelling():
             try:
-                async with self._client() as client:
+                async with self._connected() as client:
                     logger.info("status goes to mqtt://%s:%d/%s", self._broker.host, self._broker.port, self.root)
                     self.connected, retry = True, self._first_retry
                     await self._serve(client)
@@ -125,7 +135,8 @@ class MqttPublisher:
                 where = f"{self._broker.host}:{self._broker.port}"
                 logger.warning("broker %s: %s; next attempt in %g s", where, errors.exceptions[0], retry)
                 self.connected = False
-                await asyncio.sleep(retry)
+                if not task.cancelling():
+                    await asyncio.sleep(retry)
                 retry = min(2 * retry, self._last_retry)
 
     async def _serve(self, client: aiomqtt.Client) -> None:
@@ -143,7 +154,8 @@ class MqttPublisher:
                 for other in others:
                     other.cancel()
         finally:
-            async with asyncio.timeout(OFFLINE_TIMEOUT):
+            client.timeout = OFFLINE_TIMEOUT
+            with suppress(aiomqtt.MqttError):
                 await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
 
     async def _empty_outbox(self, client: aiomqtt.Client) -> None:
@@ -167,6 +179,22 @@ class MqttPublisher:
     async def _send(self, client: aiomqtt.Client, letter: Letter) -> None:
         await client.publish(f"{self.root}/{letter.topic}", letter.payload, qos=letter.qos, retain=letter.retain)
 
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
+        client = self._client()
+        try:
+            await client.__aenter__()
+        except BaseException:
+            # aiomqtt keeps socket and task of an attempt that got no answer. This closes them in the loop's next turns,
+            # without its callback, which stumbles over the future that was cancelled.
+            client._client.on_disconnect = None
+            client._client.disconnect()
+            await asyncio.sleep(_CLOSING_TIME)
+            raise
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(client)
+            yield client
+
     def _client(self) -> aiomqtt.Client:
         will = aiomqtt.Will(f"{self.root}/{AVAILABILITY}", "offline", qos=1, retain=True)
         return aiomqtt.Client(
@@ -176,6 +204,7 @@ class MqttPublisher:
             password=self._password,
             will=will,
             keepalive=15,
+            timeout=BROKER_TIMEOUT,
         )
 
     def _due(self, event: FramesReceived | ReconstructionProgress) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from examples import plan
-from striped_microscope import StripedMicroscope
+from striped_microscope import CURRENT, StripedMicroscope
 
 from instrument import (
     AcquisitionPlan,
@@ -20,9 +20,11 @@ from instrument import (
     SeriesStart,
     decode_chunk,
 )
+from instrument.models import ELEMENTARY_CHARGE
 
 PER_PATTERN = 100.0
 OVERHEAD = 10.0
+ELECTRONS_PER_SECOND = CURRENT * 1e-12 / ELEMENTARY_CHARGE
 
 
 class Frames:
@@ -72,7 +74,7 @@ async def under_way(folder: Path, sink: Frames | None = None) -> AsyncIterator[U
     """An acquisition that stays at its sixth frame, beam on, until something blanks it."""
     microscope = StripedMicroscope()
     microscope.held_at = 5
-    async with serving(folder, microscope) as (server, client), client.lease():
+    async with serving(folder, microscope, stall_timeout=60.0) as (server, client), client.lease():
         await client.prepare(make_plan())
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(client.acquire("a1", sink or Frames()))

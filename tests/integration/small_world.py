@@ -36,6 +36,7 @@ from instrument import (
     Health,
     PlanCheck,
 )
+from instrument.models import ELEMENTARY_CHARGE
 
 SHAPE = (16, 16)
 MARGIN = 12.0
@@ -58,6 +59,7 @@ class SmallMicroscope:
         self.frame_interval = frame_interval
         self.repeatable = repeatable
         self._blanked = threading.Event()
+        self._beam_time = 0.0
 
     async def describe(self) -> Description:
         recording: dict[str, Any] = {
@@ -99,8 +101,12 @@ class SmallMicroscope:
             if self._blanked.is_set():
                 raise BlankedError("blanked")
             intensity = disc * (1 + deflection(y, x) * columns / 6.5)
+            self._beam_time += plan.electrons_per_pattern * ELEMENTARY_CHARGE / 10e-12
             pattern = rng.poisson(plan.electrons_per_pattern * intensity / disc.sum()).astype(np.uint16)
             yield Frame(index, pattern)
+
+    def beam_time(self) -> float:
+        return self._beam_time
 
     def blank(self) -> None:
         self._blanked.set()

@@ -23,6 +23,10 @@ from instrument import (
     OutOfLimitsError,
     PlanCheck,
 )
+from instrument.beam import Hold
+
+CURRENT = 8e-4
+"""pA: 100 electrons in 20 ms."""
 
 
 def pattern_of(index: int, shape: tuple[int, int]) -> np.ndarray:
@@ -58,10 +62,15 @@ class StripedMicroscope:
         self.blanks = 0
         self._blanked = threading.Event()
         self._frame = pattern_of(0, shape)
+        self._hold = Hold(lambda: self._set_beam(False), lambda: self._set_beam(True))
+
+    def _set_beam(self, on: bool) -> None:
+        self.beam_on = on and not self._blanked.is_set()
 
     async def describe(self) -> Description:
         return description(
             name=self.name,
+            beam_current=CURRENT,
             detector=detector(shape=self.shape, angular_pixel=1.0, dead_pixels=((1, 2),)),
             step=between(0.1, 10.0),
             dose=between(1.0, 1e6, "e/Å²"),
@@ -96,7 +105,8 @@ class StripedMicroscope:
                     msg = "blanked"
                     raise BlankedError(msg)
                 self.exposed[plan.id] = self.exposed.get(plan.id, 0) + 1
-                yield Frame(index, pattern_of(index, self.shape))
+                with self._hold:
+                    yield Frame(index, pattern_of(index, self.shape))
         finally:
             self.beam_on = False
 
@@ -131,6 +141,12 @@ class WatchedMicroscope(StripedMicroscope):
                 if frame.index == int(os.environ.get("STUCK_AT", "-1")):
                     time.sleep(5.0)  # noqa: ASYNC251
                 yield frame
+
+
+def blank_from_outside() -> None:
+    """What a watchdog calls for a WatchedMicroscope."""
+    with Path(os.environ["BEAM_FILE"]).open("a") as lines:
+        lines.write(f"{time.time()} off by watchdog {os.getpid()}\n")
 
 
 def make_watched() -> WatchedMicroscope:

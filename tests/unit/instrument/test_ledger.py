@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError
-from instrument.ledger import FILE_NAME, Ledger
+from instrument.ledger import Ledger
+from instrument.ledger_file import FILE_NAME
 from instrument.models import AcquisitionPlan, Rectangle
 from instrument.status import CampaignAccount
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -14,7 +16,8 @@ import examples
 import numpy as np
 import pytest
 
-from instrument import AcquisitionPlan
+from instrument import AcquisitionPlan, InstrumentError
+from instrument.background import Background
 from instrument.client import InstrumentClient
 from instrument.stream import SeriesStart, decode_chunk
 
@@ -111,3 +114,33 @@ def test_help_says_units_defaults_and_costs() -> None:
         "in s for 40 × 40 positions",
     ):
         assert words in done.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+async def test_a_watchdog_turns_the_simulated_beam_off_after_kill_9(tmp_path: Path) -> None:
+    beam = tmp_path / "beam"
+    options = ("--real-time", "--beam-file", str(beam), "--watchdog", "sim_instrument.beam_file:blank")
+    with simulator(tmp_path / "state", *options) as (process, endpoint):
+        async with InstrumentClient(endpoint) as client, client.lease(ttl=60.0), Background() as tasks:
+            await client.open_campaign("c", 1e12)
+            scan = examples.plan("a1", 12, 180, 180, region="a1", dose=5e6)
+            await client.prepare(scan)
+            acquisition = tasks.create_task(_until_it_is_gone(client, scan.id))
+            async with asyncio.timeout(60):
+                while beam.read_text() != "on\n":
+                    await asyncio.sleep(0.02)
+            process.kill()
+            async with asyncio.timeout(3):
+                while beam.read_text() != "off\n":
+                    await asyncio.sleep(0.02)
+            acquisition.cancel()
+
+
+async def _until_it_is_gone(client: InstrumentClient, name: str) -> None:
+    class Nothing:
+        def start(self, header: SeriesStart) -> None: ...
+
+        def frame(self, index: int, chunk: bytes, pattern_shape: tuple[int, int], dtype: np.dtype) -> None: ...
+
+    with contextlib.suppress(InstrumentError):
+        await client.acquire(name, Nothing())

@@ -1,0 +1,106 @@
+"""The file of a ledger: its tables, its versions, and how it is opened."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from instrument.dose_map import DoseMap
+from instrument.errors import ConflictError, InstrumentError
+
+FILE_NAME = "ledger.sqlite"
+SCHEMA_VERSION = 2
+
+_SCHEMA = """
+CREATE TABLE campaigns (
+    id TEXT PRIMARY KEY,
+    budget REAL NOT NULL CHECK (budget > 0),
+    opened_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE acquisitions (
+    series INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    campaign TEXT NOT NULL REFERENCES campaigns (id),
+    region TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('reserved', 'running', 'done', 'aborted', 'failed')),
+    plan TEXT NOT NULL,
+    plan_check TEXT NOT NULL,
+    electrons REAL NOT NULL CHECK (electrons >= 0),
+    dose REAL NOT NULL CHECK (dose >= 0),
+    frames INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '',
+    reserved_at TEXT NOT NULL,
+    started_at TEXT NOT NULL DEFAULT '',
+    finished_at TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX acquisitions_by_campaign ON acquisitions (campaign);
+CREATE TABLE fence (number INTEGER NOT NULL) STRICT;
+INSERT INTO fence VALUES (0);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('safe', 'resume')),
+    operator TEXT NOT NULL,
+    reason TEXT NOT NULL
+) STRICT;
+"""
+# Version 2: nothing that is asked while a campaign runs needs a look at every line.
+_SCHEMA_2 = """
+ALTER TABLE campaigns ADD COLUMN spent REAL NOT NULL DEFAULT 0.0;
+ALTER TABLE acquisitions ADD COLUMN y0 REAL NOT NULL DEFAULT 0.0;
+ALTER TABLE acquisitions ADD COLUMN x0 REAL NOT NULL DEFAULT 0.0;
+ALTER TABLE acquisitions ADD COLUMN y1 REAL NOT NULL DEFAULT 0.0;
+ALTER TABLE acquisitions ADD COLUMN x1 REAL NOT NULL DEFAULT 0.0;
+UPDATE acquisitions SET
+    y0 = json_extract(plan_check, '$.illuminated.y') + 0.0,
+    x0 = json_extract(plan_check, '$.illuminated.x') + 0.0,
+    y1 = json_extract(plan_check, '$.illuminated.y') + json_extract(plan_check, '$.illuminated.height') + 0.0,
+    x1 = json_extract(plan_check, '$.illuminated.x') + json_extract(plan_check, '$.illuminated.width') + 0.0;
+UPDATE campaigns SET spent = (
+    SELECT COALESCE(SUM(electrons), 0.0) FROM acquisitions
+    WHERE campaign = campaigns.id AND state NOT IN ('reserved', 'running')
+);
+CREATE INDEX acquisitions_open ON acquisitions (campaign, electrons) WHERE state IN ('reserved', 'running');
+CREATE INDEX acquisitions_by_place ON acquisitions (y0, y1, x0, x1) WHERE dose > 0;
+"""
+
+
+def open_ledger(database: sqlite3.Connection, path: Path) -> DoseMap:
+    """Take possession of the file; a new one gets its tables, one of an earlier version is brought up to date.
+
+    Args:
+        database: just connected to `path`.
+        path: named in messages.
+
+    Returns:
+        The map of its acquisitions.
+
+    Raises:
+        ConflictError: another server has it open.
+        InstrumentError: the file is not a ledger, or one of a later version.
+    """
+    try:
+        # Exclusive locking keeps a second server away from the same books, on Windows too.
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("PRAGMA foreign_keys=ON")
+        database.execute("BEGIN EXCLUSIVE")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            msg = f"{path} was written by a later version (schema {version}); update this one"
+            raise InstrumentError(msg)
+        for statement in filter(None, map(str.strip, ";".join((_SCHEMA, _SCHEMA_2)[version:]).split(";"))):
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        dose_map = DoseMap(database)
+        database.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
+        msg = f"{path} is in use by another server; stop it or give this one another state directory"
+        raise ConflictError(msg) from error
+    except sqlite3.DatabaseError as error:
+        msg = f"{path} is not a ledger ({error}); move it away or give another state directory"
+        raise InstrumentError(msg) from error
+    return dose_map
