@@ -98,14 +98,21 @@ async def expose(
     deadline = clock() + END_TIMEOUT
     await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline or not data.receivers())
     seconds = beam_time.seconds if own is None else own.beam_time() - own_before
-    current = description.beam_current
-    if current is None:
-        electrons = entry.electrons if state == "done" else electrons_of_frames(entry, count)
-    elif state == "done" and (own is None or electrons_of(seconds, current) <= entry.electrons + 1):
-        electrons = entry.electrons
-    else:
-        electrons = electrons_of(seconds, current)
+    electrons = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
     return ExposureResult(state, count, electrons, reason)
+
+
+def _booked(
+    entry: LedgerEntry, current: float | None, seconds: float, frames: int, *, done: bool, measured: bool
+) -> float:
+    """What an acquisition is charged: by the time of its beam where a current (pA) is known, otherwise by its frames.
+
+    One that is done costs what was reserved for it, unless the microscope itself has `measured` a beam that was on for longer.
+    """
+    if current is None:
+        return entry.electrons if done else electrons_of_frames(entry, frames)
+    electrons = electrons_of(seconds, current)
+    return entry.electrons if done and (not measured or electrons <= entry.electrons + 1) else electrons
 
 
 def electrons_of(seconds: float, current: float) -> float:
