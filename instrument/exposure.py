@@ -69,10 +69,8 @@ async def expose(
     """
     plan, started = entry.plan, clock()
     own = microscope if isinstance(microscope, CountsBeamTime) else None
-    own_before = own.beam_time() if own is not None else 0.0
-    count = 0
+    before, count, reason = 0.0 if own is None else own.beam_time(), 0, ""
     state: Literal["done", "aborted", "failed"] = "done"
-    reason = ""
     try:
         await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
         async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason)) as frames:
@@ -93,13 +91,17 @@ async def expose(
         state, reason = "failed", f"{type(error).__name__}: {error}"
     finally:
         blank()
-    if stop_reason():
-        state, reason = "aborted", stop_reason()
+    if why := stop_reason():
+        state, reason = "aborted", why
+    await _send_end(data, entry, clock)
+    seconds = beam_time.seconds if own is None else own.beam_time() - before
+    charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
+    return ExposureResult(state, count, charged, reason)
+
+
+async def _send_end(data: DataSocket, entry: LedgerEntry, clock: Callable[[], float]) -> None:
     deadline = clock() + END_TIMEOUT
     await data.send(stream.encode_end(entry.series, entry.id), lambda: clock() > deadline or not data.receivers())
-    seconds = beam_time.seconds if own is None else own.beam_time() - own_before
-    electrons = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
-    return ExposureResult(state, count, electrons, reason)
 
 
 def _booked(
