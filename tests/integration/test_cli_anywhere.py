@@ -103,7 +103,7 @@ class Stranger:
         with self.start(*PTYCHOPILOT, *arguments) as process:
             out, err = process.communicate(timeout=200)
         assert (process.returncode, err) == (0, b""), err.decode(errors="replace")
-        return out.decode("ascii")
+        return out.decode(self.environment.get("PYTHONIOENCODING", "ascii"))
 
     @contextmanager
     def serving(self, *command: str | bytes | Path) -> Iterator[str]:
