@@ -157,7 +157,7 @@ def _simulated(arguments: argparse.Namespace) -> Microscope:
         from sim_instrument.truth import write_truth
 
         write_truth(arguments.truth, microscope.specimen, microscope.column)
-    microscope.warm_up()
+    microscope.warm_up(wait=arguments.watchdog is not None)
     return microscope
 
 

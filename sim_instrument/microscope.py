@@ -213,9 +213,15 @@ class SimulatedMicroscope:
         """s for which the beam was on, on the clock of the simulated scan."""
         return self._beam_time
 
-    def warm_up(self) -> None:
-        """Import what the first acquisition needs (seconds), in a thread; `acquire` waits for it by itself."""
-        self._pool.submit(_import_physics)
+    def warm_up(self, *, wait: bool = False) -> None:
+        """Import what the first acquisition needs, in a thread; `acquire` waits for it by itself.
+
+        Args:
+            wait: return when that is done (seconds). Loading libraries may keep a heartbeat waiting.
+        """
+        done = self._pool.submit(_import_physics)
+        if wait:
+            done.result()
 
     def close(self) -> None:
         """Stop computing."""

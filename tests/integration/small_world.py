@@ -96,12 +96,12 @@ class SmallMicroscope:
         rows, columns = np.indices(SHAPE) - 8
         disc = (np.hypot(rows, columns) < 6.5) / 6.5
         for index, (y, x) in enumerate(plan.scan_positions()):
+            self._beam_time += plan.electrons_per_pattern * ELEMENTARY_CHARGE / 10e-12
             if self.frame_interval:
                 await asyncio.sleep(self.frame_interval)
             if self._blanked.is_set():
                 raise BlankedError("blanked")
             intensity = disc * (1 + deflection(y, x) * columns / 6.5)
-            self._beam_time += plan.electrons_per_pattern * ELEMENTARY_CHARGE / 10e-12
             pattern = rng.poisson(plan.electrons_per_pattern * intensity / disc.sum()).astype(np.uint16)
             yield Frame(index, pattern)
 

@@ -123,7 +123,7 @@ async def test_a_watchdog_turns_the_simulated_beam_off_after_kill_9(tmp_path: Pa
     with simulator(tmp_path / "state", *options) as (process, endpoint):
         async with InstrumentClient(endpoint) as client, client.lease(ttl=60.0), Background() as tasks:
             await client.open_campaign("c", 1e12)
-            scan = examples.plan("a1", 12, 180, 180, region="a1", dose=5e6)
+            scan = examples.plan("a1", 40, 180, 180, region="a1", dose=4e5)
             await client.prepare(scan)
             acquisition = tasks.create_task(_until_it_is_gone(client, scan.id))
             async with asyncio.timeout(60):
