@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ from agent.events import (
     TrialChanged,
 )
 from agent.status.console import ConsoleProgress
+from agent.status.topics import Translator
 from agent.storage.journal import load_campaign
 
 
@@ -80,3 +82,25 @@ def test_a_terminal_shows_phase_budget_score_and_time_left(finished_campaign: Pa
         "best so far 2.60 ± 0.06 bit/Å² (trial 1)",
     ):
         assert expected in shown
+
+
+def test_a_vetoed_score_is_never_the_best_and_says_so_on_terminal_and_broker(finished_campaign: Path) -> None:
+    events = _events(finished_campaign)
+    done = next(event.trial for event in events if isinstance(event, TrialChanged))
+    assert done.score is not None
+    vetoed = done.model_copy(
+        update={"number": 7, "score": done.score.model_copy(update={"value": 99.0, "veto": "it explains noise"})}
+    )
+    output = io.StringIO()
+    progress = ConsoleProgress(Console(file=output, width=100), clock=lambda: 0.0)
+    translator = Translator("0", lambda: "now")
+    letters = []
+    for event in [*events, TrialChanged(trial=vetoed), PhaseChanged(phase="acquiring", trial=8, role="exploration")]:
+        progress.on_event(event)
+        letters += translator.letters(event)
+    assert "– not trusted: it explains noise" in output.getvalue()
+    assert output.getvalue().splitlines()[-1].endswith("best so far 2.60 ± 0.06 bit/Å² (trial 1)")
+    assert [json.loads(letter.payload)["trial"] for letter in letters if letter.topic == "best"] == [1]
+    told = [json.loads(letter.payload) for letter in letters if letter.topic == "event" and "trial 7" in letter.payload]
+    assert [event["severity"] for event in told] == ["warning"]
+    assert "not to be trusted: it explains noise" in told[0]["text"]
