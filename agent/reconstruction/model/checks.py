@@ -25,7 +25,7 @@ MOST_COUNTS = 1e9
 _CHUNK = 8 * 2**20
 """Bytes of patterns that are looked at in one go: they may lie on disk."""
 _BYTES = (160, 163)
-"""That a pixel of the object takes once, and in each slice: object, momentum, gradient, prior, sums of threads, best pass, result.
+"""That a pixel of the object takes once, and in each slice: object, momentum, gradient, prior, sums of threads, best, result.
 
 Peak of the process with 3600 patterns of 64² in 1, 2, 4 and 8 slices: 316, 430, 753 and 1369 a pixel,
 without the best pass, which takes 8 in each slice."""
