@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from instrument.errors import BadInputError
 
 LARGEST_SPACING = 1e4
 """Å from slice to slice."""
+
+
+class Bounds(NamedTuple):
+    """Legal values, both ends included; `above`: not the lower one. (pydantic's fields would take half of the import's time.)"""
+
+    low: float
+    high: float
+    above: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,15 @@ class ReconstructionSettings:
         BadInputError: a value that is not legal, with what would be.
     """
 
-    probe_modes: Annotated[int, Field(ge=1, le=64)] = 1
+    probe_modes: Annotated[int, Bounds(1, 64)] = 1
     """Number of mutually incoherent probe states."""
-    slices: Annotated[int, Field(ge=1, le=1000)] = 1
+    slices: Annotated[int, Bounds(1, 1000)] = 1
     """Number of object slices."""
     slice_spacing: float | tuple[float, ...] = 10.0
     """Å from slice to slice, or a tuple of such distances, one less than slices. Each slice stands for a slab that atoms fill
     evenly, as thick as the smaller of its distances. Layers of a crystal that are thinner than the space between them are best
     taken for two slices each: (1.0, 5.15, 1.0) for four slices of bilayer MoS₂."""
-    padding: Annotated[float, Field(ge=1, le=4)] | None = None
+    padding: Annotated[float, Bounds(1, 4)] | None = None
     """Factor by which the detector is extended with pixels that do not count, and the object's pixels made smaller: what a
     specimen scatters beyond the detector's edge is missing there, not absorbed, and is not folded back into the pattern. None:
     1.5 for several slices and at least 300 counts per object pixel, where it shows; 1 otherwise."""
@@ -46,7 +53,7 @@ class ReconstructionSettings:
     their neighbours' phases."""
     positivity: bool = False
     """Whether phases below that of vacuum are set to it."""
-    variable_modes: Annotated[int, Field(ge=0, le=64)] = 0
+    variable_modes: Annotated[int, Bounds(0, 64)] = 0
     """Number of variations of the first probe state from pattern to pattern (orthogonal probe relaxation)."""
     refine_intensity: bool = False
     """Whether each pattern has an intensity of its own."""
@@ -60,7 +67,7 @@ class ReconstructionSettings:
     C21, C23, C30, C32, C34, rotation, centre."""
     loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
     """The likelihood of the counts; Gaussian has one variance for all."""
-    max_passes: Annotated[int, Field(ge=1, le=10**6)] = 80
+    max_passes: Annotated[int, Bounds(1, 10**6)] = 80
     """Passes over all patterns at most."""
     stop_early: bool = True
     """Whether held-out counts choose the number of passes; the result is made from all counts."""
@@ -71,19 +78,19 @@ class ReconstructionSettings:
     """Whether phases (and amplitudes, where there are any) are expected to have no power where only noise is seen, at spatial
     frequencies and in places (`solver.prior`): less error the fewer counts there are. It acts from the fourth pass on. Not for
     halves that are compared."""
-    batch_size: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    batch_size: Annotated[int, Bounds(1, 10**9)] | None = None
     """Patterns per update in the first pass, doubled in each further one; None: a sixth of them, at least 16."""
-    step_size: Annotated[float, Field(gt=0, le=2)] = 1.4
+    step_size: Annotated[float, Bounds(0, 2, above=True)] = 1.4
     """Fraction of the preconditioned gradient taken in the first pass; it falls with the passes. Beyond 2 nothing converges."""
-    source_size: Annotated[float, Field(ge=0, le=1e3)] = 0.3
+    source_size: Annotated[float, Bounds(0, 1e3)] = 0.3
     """Standard deviation of the finite source in Å that several probe modes start from."""
-    focal_spread: Annotated[float, Field(ge=0, le=1e5)] = 0.0
+    focal_spread: Annotated[float, Bounds(0, 1e5)] = 0.0
     """Standard deviation of the defocus in Å (chromatic aberration) that several probe modes start from."""
     background: bool = True
     """Whether counts that the coherent model does not explain are modelled."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute."""
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    seed: Annotated[int, Bounds(0, 2**63 - 1)] = 0
     """Of the order of the mini-batches and of the counts held out."""
 
     def __post_init__(self) -> None:
@@ -139,19 +146,16 @@ def _legal(value: object, hint: Any) -> str | None:
     if get_origin(hint) is Literal:
         words = get_args(hint) + ((None,) if optional else ())
         return None if value in words else ", ".join(map(repr, words))
-    kind, field = get_args(hint)
-    bounds: dict[str, float] = {
-        side: getattr(b, side) for b in field.metadata for side in ("ge", "gt", "le") if hasattr(b, side)
-    }
-    low, high = bounds["ge" if "ge" in bounds else "gt"], bounds["le"]
+    kind, bounds = get_args(hint)
     number = float(value) if isinstance(value, Integral if kind is int else Real) else math.nan
-    if low <= number <= high and number != bounds.get("gt"):
+    at_open_end = bounds.above and number == bounds.low
+    if bounds.low <= number <= bounds.high and not at_open_end:
         return None
     if kind is int:
-        return f"whole numbers from {low} to {high:g}"
-    if number == bounds.get("gt"):
-        return f"above {low}"
-    return f"{low:g} … {high:g}" + (", or None" if optional else "")
+        return f"whole numbers from {bounds.low} to {bounds.high:g}"
+    if at_open_end:
+        return f"above {bounds.low}"
+    return f"{bounds.low:g} … {bounds.high:g}" + (", or None" if optional else "")
 
 
 def _refuse(name: str, value: object, legal: str) -> None:
