@@ -65,7 +65,9 @@ def reconstruct_examined(
         predictor.take_over(solver)
     gained = empty - predictor.deviance_of(second.patterns)
     per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
-    return found, Evidence(_misfit(solver, first.patterns), 0.5 * gained * per_electron)
+    return found, Evidence(
+        relative_deviance(*solver.compared(_spread(len(first.patterns)))), 0.5 * gained * per_electron
+    )
 
 
 def apply_vetoes(score: Score, evidence: Evidence) -> Score:
@@ -102,6 +104,6 @@ def relative_deviance(
     return float(observed.sum() / expected_deviance(mean).sum())
 
 
-def _misfit(solver: Reconstructor, patterns: NDArray[np.unsignedinteger[Any]]) -> float:
-    index = np.linspace(0, len(patterns) - 1, min(_EXAMINED, len(patterns))).astype(np.int64)
-    return relative_deviance(*solver.compared(index))
+def _spread(n: int) -> NDArray[np.int64]:
+    """Numbers of _EXAMINED of n patterns, spread over the scan."""
+    return np.linspace(0, n - 1, min(_EXAMINED, n)).astype(np.int64)
