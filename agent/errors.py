@@ -16,7 +16,7 @@ class InstrumentUnavailableError(AgentError):
 
 
 class NoResultError(AgentError):
-    """The campaign ends without a result: its trials failed, or none of their scores can be trusted."""
+    """There is no result: the trials of a campaign failed, or no score can be trusted."""
 
 
 class StoppedError(AgentError):

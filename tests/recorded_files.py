@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from instrument import optics
 from instrument.recordings import RecordingOptions, counts_of, read_recording
 
 UNSTATED = RecordingOptions()
@@ -54,3 +55,24 @@ def write_array(path: Path, name: str, data: NDArray[Any], attributes: dict[str,
         file[name] = data
         file.attrs.update(attributes or {})
     return path
+
+
+def scan_of_atoms() -> NDArray[np.uint16]:
+    """(14, 20, 32, 32) counts: 40 Gaussian atoms, 80 kV, 20 mrad, +200 Å, 1.5 Å steps, 2e4 electrons a pattern."""
+    rng, n, step = np.random.default_rng(0), 32, 1.5
+    pixel = optics.pixel_size(2.0, n, 80e3)
+    wavelength = optics.wavelength(80e3)
+    k = np.fft.fftfreq(n, pixel)
+    k_squared = k[:, None] ** 2 + k**2
+    aperture = np.sqrt(k_squared) * wavelength < 20e-3
+    probe = np.fft.fftshift(np.fft.ifft2(aperture * np.exp(1j * np.pi * wavelength * 200.0 * k_squared)))
+    atoms, heights = rng.uniform(-2, 32, (40, 2)), rng.uniform(0.15, 0.35, 40)
+    grid = (np.arange(n) - n // 2) * pixel
+    patterns = np.empty((14, 20, n, n), np.uint16)
+    for row, column in np.ndindex(14, 20):
+        y, x = grid + (row + 0.5) * step, grid + (column + 0.5) * step
+        across = np.exp(-((y - atoms[:, :1]) ** 2) / (2 * 0.9**2)) * heights[:, None]
+        along = np.exp(-((x - atoms[:, 1:]) ** 2) / (2 * 0.9**2))
+        intensity = abs(np.fft.fftshift(np.fft.fft2(probe * np.exp(1j * across.T @ along)))) ** 2
+        patterns[row, column] = rng.poisson(2e4 * intensity / intensity.sum())
+    return patterns

@@ -12,7 +12,7 @@ from rich.console import Console
 from agent.cli.results import say, write_json
 from agent.cli.terminal import Terminal
 from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
-from agent.errors import BadInputError
+from agent.errors import BadInputError, NoResultError
 from agent.formatting import signed_length, uncertain
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
 from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
@@ -52,12 +52,11 @@ def reconstruct_file(
 
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
+        NoResultError: the score cannot be trusted; object and picture are written all the same.
     """
     console = Terminal()
     folder = out or Path.cwd()
-    if json_file is not None and (json_file.is_dir() or not json_file.resolve().parent.is_dir()):
-        msg = f"{json_file}: cannot be written; name a file in a folder that exists"
-        raise BadInputError(msg)
+    _check_json(json_file)
     notes: tuple[str, ...] = ()
     if options == RecordingOptions() and is_acquisition(path):
         acquisition = read_acquisition(path)
@@ -89,6 +88,15 @@ def reconstruct_file(
     if json_file is not None:
         write_json(json_file, {**result.model_dump(mode="json"), "object": str(output), "picture": str(png)})
         say(console, f"result (JSON): {json_file.resolve()}")
+    if result.score.veto is not None:
+        msg = f"the score is not to be trusted: {result.score.veto}"
+        raise NoResultError(msg)
+
+
+def _check_json(file: Path | None) -> None:
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        msg = f"{file}: cannot be written; name a file in a folder that exists"
+        raise BadInputError(msg)
 
 
 def _make_writable(folder: Path) -> None:
@@ -105,10 +113,9 @@ def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -
     for note in result.notes:
         say(console, note)
     score = result.score
-    if score.veto is not None:
-        say(console, f"the score is not to be trusted: {score.veto}")
     resolution = "not reached" if score.resolution is None else f"{score.resolution:.3g} Å"
-    say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}")
+    marked = "" if score.veto is None else " (not to be trusted)"
+    say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}{marked}")
     measured = signed_length(result.defocus_measured)
     say(console, f"defocus: {measured} measured; {result.passes} passes on the {result.device}")
     say(console, f"object:  {output}")

@@ -68,7 +68,7 @@ class Baseline(ABC):
         """See Policy. Each of several points is chosen as if those before it were pending."""
         book = self.book
         suggestions: list[Suggestion] = []
-        while len(suggestions) < n_points and self.budget.largest_dose(book) >= self.budget.smallest_dose:
+        while len(suggestions) < n_points and not self.budget.is_over(book):
             point, reason = self.choose(book)
             if not np.isfinite(point).all():
                 break

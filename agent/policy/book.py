@@ -111,10 +111,15 @@ class ExplorationBudget:
             )
             raise BadInputError(msg)
         self.final_electrons = self._budget.final_share
+        self._one_setting = not space.variables
 
     def spent(self, book: ObservationBook) -> float:
         """Electrons of exploration so far, those of pending trials included. A trial that failed unexposed costs none."""
         return self.electrons - self._left_as_dose(book) * self.problem.trial_area * self._overhead(book)
+
+    def is_over(self, book: ObservationBook) -> bool:
+        """Whether no trial is to follow: there is too little left for one, or the only settings there are have a score."""
+        return (self._one_setting and bool(book.scored_trials)) or self.largest_dose(book) < self.smallest_dose
 
     def largest_dose(self, book: ObservationBook) -> float:
         """Largest dose of the next trial, e/Å²; below `smallest_dose` where exploration is over."""

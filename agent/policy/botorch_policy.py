@@ -20,6 +20,7 @@ from agent.records import Alternative, ModelView, Recommendation, Suggestion
 
 MINIMUM_SCORES = 2
 """Scored trials below which there is no model."""
+ONE_SETTING = "step, defocus and dose are fixed, so these are the only settings"
 
 
 class BotorchPolicy:
@@ -57,7 +58,7 @@ class BotorchPolicy:
         """See Policy. Each of several points is chosen as if those before it were pending."""
         book = self.book
         suggestions: list[Suggestion] = []
-        while len(suggestions) < n_points and self.budget.largest_dose(book) >= self.budget.smallest_dose:
+        while len(suggestions) < n_points and not self.budget.is_over(book):
             suggestions.append(self._next(book))
             book = book.with_pending(suggestions[-1].settings)
         return suggestions
@@ -87,6 +88,8 @@ class BotorchPolicy:
                 if isinstance(proposal, Proposal):
                     return self._suggestion(proposal, model, book)
                 why = proposal
+            elif not self.space.variables:
+                return self._suggestion(Proposal(self._sobol(book), ONE_SETTING), None, book)
             elif len(book.exploration) < exploration.initial:
                 why = f"{len(book.exploration) + 1} of {exploration.initial} before the model chooses"
             else:
@@ -97,6 +100,8 @@ class BotorchPolicy:
     def _model(self, book: ObservationBook) -> ScoreModel | str:
         """The model of everything scored, or why there is none."""
         scored = book.scored_trials
+        if not self.space.variables:
+            return ONE_SETTING
         if len(scored) < MINIMUM_SCORES:
             return f"there is no model with {len(scored)} scored trials"
         points = as_points(o.settings for o in scored)

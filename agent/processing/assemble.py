@@ -115,8 +115,8 @@ def _assemble(recording: Recording) -> PatternFile:
     if numbers.get("angular_pixel", 0) <= 0:
         try:
             disc = fit_disc(counts.mean, counts.mask)
-        except ValueError as error:
-            msg = f"{path}: does not say angular_pixel, and {error}; give --angular-pixel"
+        except BadInputError as error:
+            msg = f"{path}: does not say angular_pixel, and {error}"
             raise BadInputError(msg) from error
         angular_pixel = Number(numbers["semiangle"] / disc.radius, "the bright-field disc")
         recording = replace(recording, numbers={**recording.numbers, "angular_pixel": angular_pixel})

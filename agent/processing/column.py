@@ -312,9 +312,10 @@ def _from_parallax(
     from agent.reconstruction import calibrate
 
     if shape is None or min(shape) < 8:
+        seen = "no complete raster" if shape is None else f"a raster of {shape[0]} × {shape[1]}"
         msg = (
-            "the instrument does not say how its detector is turned, and the first acquisition is no complete raster of "
-            "at least 8 × 8 patterns to find out; enlarge exploration.height and width or lower search.step"
+            f"nothing says how the detector is turned, and these patterns are {seen}, not one of at least 8 × 8 to find "
+            "out; scan a larger field or with a finer step"
         )
         raise BadInputError(msg)
     step = float(np.abs(data.positions[1] - data.positions[0]).max())

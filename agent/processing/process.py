@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -13,7 +14,7 @@ from agent.encoding import OsPath
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
-from agent.reconstruction import DiffractionData, ReconstructionSettings, selected, survey
+from agent.reconstruction import DiffractionData, ReconstructionSettings, check_data, selected, survey
 from agent.records import Optics, Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
@@ -84,6 +85,7 @@ def process_acquisition(
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
     seconds: dict[str, float] = {}
     data = received_data(acquisition)
+    check_data(replace(data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
     with _timed(seconds, "calibrate"):
         measured = _measure(data, acquisition, job, on_progress)
     with _timed(seconds, "reconstruct"):
@@ -113,7 +115,9 @@ def received_data(acquisition: Acquisition) -> DiffractionData:
     plan, description, received = acquisition.plan, acquisition.description, acquisition.received
     if received.sum() < FEWEST_PATTERNS:
         lost = "" if received.all() else f" ({len(received)} were asked for)"
-        msg = f"there are only {int(received.sum())} patterns{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
+        there = {0: "there is no pattern", 1: "there is only one pattern"}.get(int(received.sum()))
+        there = there or f"there are only {int(received.sum())} patterns"
+        msg = f"{there}{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
         raise BadInputError(msg)
     patterns = selected(acquisition.patterns, received)
     looked = survey(patterns)

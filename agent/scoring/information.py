@@ -26,6 +26,9 @@ FEWEST_PAIRS = 3.5
 def score_spectrum(spectrum: Spectrum) -> Score:
     """Information per area, bit/Å², with its standard deviation, and the half-bit resolution, Å."""
     value, sd = _integrate(spectrum)
+    veto = None
+    if not (spectrum.pairs > FEWEST_PAIRS).any():
+        veto = "the scored field is too small: no ring of the correlation has enough Fourier pairs to count"
     return Score(
         value=value,
         sd=sd,
@@ -33,6 +36,7 @@ def score_spectrum(spectrum: Spectrum) -> Score:
         frequency=tuple(spectrum.frequency.tolist()),
         frc=tuple(spectrum.frc.tolist()),
         pairs=tuple(spectrum.pairs.tolist()),
+        veto=veto,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from instrument import optics
 from instrument.errors import BadInputError
 from instrument.recordings.dectris import DectrisFormat
 from instrument.recordings.hdf5 import Hdf5Format
@@ -24,6 +26,8 @@ from instrument.recordings.recording import (
 
 FORMATS: list[RecordingFormat] = [NpyFormat(), MibFormat(), RawFormat(), NdataFormat(), DectrisFormat(), Hdf5Format()]
 """In the order in which they are asked: HDF5 last, since others are made of it."""
+FINEST = 15.0
+"""Steps in the diameter of the sharpest probe from which its unit is doubted; well-sampled scans have ten at most."""
 _UNSTATED = RecordingOptions()
 
 
@@ -79,4 +83,20 @@ def _with_options(recording: Recording, options: RecordingOptions) -> Recording:
     given = {name: Number(value, option_of(name)) for name, value in options.numbers.items()}
     numbers = {**recording.numbers, **given}
     check_range(path, {name: number.value for name, number in numbers.items()})
-    return replace(recording, numbers=numbers)
+    return replace(recording, numbers=numbers, notes=(*recording.notes, *_odd_step(numbers)))
+
+
+def _odd_step(numbers: Mapping[str, Number]) -> tuple[str, ...]:
+    """Whether a step is so much finer than the sharpest probe that it may be in nm; a sentence, or nothing."""
+    step, voltage, semiangle = (
+        numbers[name].value if name in numbers else 0.0 for name in ("step", "voltage", "semiangle")
+    )
+    if min(step, voltage, semiangle) <= 0:
+        return ()
+    sharpest = optics.probe_diameter(semiangle, 0.0, voltage)
+    if step * FINEST > sharpest:
+        return ()
+    return (
+        f"the sharpest probe of {semiangle:g} mrad is {sharpest:.3g} Å wide, {sharpest / step:.0f} steps of {step:g} Å; is the "
+        f"step in Å (1 nm is 10)?",
+    )

@@ -22,6 +22,7 @@ from agent.campaign.dry_run import dry_run
 from agent.config import CampaignConfig
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError
 from agent.events import Event, TrialChanged
+from agent.report import write_report
 from agent.storage.journal import load_history
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -105,6 +106,20 @@ async def test_a_campaign_from_beginning_to_end(server: Server, tmp_path: Path, 
     assert "Saboteur no longer watches" in log
     assert "campaign done" in log
     assert (folder / "campaign.yaml").exists()
+
+
+async def test_a_campaign_with_one_setting_measures_it_and_finishes(server: Server, tmp_path: Path) -> None:
+    fixed = {"step": [1, 1], "defocus": [100, 100], "dose": [300, 300]}
+    trials = {"trials": 6, "height": 16, "width": 16, "initial": 2}
+    record = await run_campaign(
+        config(search=fixed, exploration=trials, expert=None),
+        server.endpoint,
+        tmp_path / "campaign",
+        processing=PROCESSING,
+    )
+    assert record.state == "done"
+    assert [t.role for t in record.trials] == ["exploration"] * 2 + ["final"]
+    assert write_report(record, tmp_path / "campaign").stat().st_size > 10_000
 
 
 async def test_the_acquisition_of_the_next_trial_overlaps_the_reconstruction_of_the_last(

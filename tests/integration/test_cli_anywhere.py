@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-
-from instrument import optics
+from recorded_files import scan_of_atoms
 
 PTYCHOPILOT = (sys.executable, "-c", "from agent.cli import main; main()")
 NOBODY = 65534
@@ -29,31 +28,10 @@ pytestmark = [
 ]
 
 
-def _patterns() -> np.ndarray:
-    """(14, 20, 32, 32) counts: 40 Gaussian atoms, 80 kV, 20 mrad, +200 Å, 1.5 Å steps, 2e4 electrons a pattern."""
-    rng, n, step = np.random.default_rng(0), 32, 1.5
-    pixel = optics.pixel_size(2.0, n, 80e3)
-    wavelength = optics.wavelength(80e3)
-    k = np.fft.fftfreq(n, pixel)
-    k_squared = k[:, None] ** 2 + k**2
-    aperture = np.sqrt(k_squared) * wavelength < 20e-3
-    probe = np.fft.fftshift(np.fft.ifft2(aperture * np.exp(1j * np.pi * wavelength * 200.0 * k_squared)))
-    atoms, heights = rng.uniform(-2, 32, (40, 2)), rng.uniform(0.15, 0.35, 40)
-    grid = (np.arange(n) - n // 2) * pixel
-    patterns = np.empty((14, 20, n, n), np.uint16)
-    for row, column in np.ndindex(14, 20):
-        y, x = grid + (row + 0.5) * step, grid + (column + 0.5) * step
-        across = np.exp(-((y - atoms[:, :1]) ** 2) / (2 * 0.9**2)) * heights[:, None]
-        along = np.exp(-((x - atoms[:, 1:]) ** 2) / (2 * 0.9**2))
-        intensity = abs(np.fft.fftshift(np.fft.fft2(probe * np.exp(1j * across.T @ along)))) ** 2
-        patterns[row, column] = rng.poisson(2e4 * intensity / intensity.sum())
-    return patterns
-
-
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "scan.npy"
-    np.save(path, _patterns())
+    np.save(path, scan_of_atoms())
     return path
 
 

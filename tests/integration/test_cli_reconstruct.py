@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from phantom import SEMIANGLE, VOLTAGE, experiment
+from recorded_files import scan_of_atoms
 
 from agent.cli.reconstruct import reconstruct_file
-from agent.errors import BadInputError
+from agent.errors import BadInputError, NoResultError
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument.recordings import RecordingOptions
@@ -99,3 +103,69 @@ def test_what_cannot_be_scored_or_written_is_refused_before_anything_is_computed
     with pytest.raises(BadInputError, match=message):
         reconstruct_file(path, places["out"], RecordingOptions(), 2, places["json_file"])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+
+
+GIVEN = {"voltage": 80e3, "semiangle": 20.0, "step": 1.5, "angular_pixel": 2.0, "defocus": 200.0}
+"""Of the scan of atoms."""
+
+
+def calibrated(path: Path, patterns: NDArray[Any], **numbers: float | None) -> tuple[Path, Path, RecordingOptions]:
+    """File, output folder and options; a number that is None is not given."""
+    np.save(path, patterns)
+    given = {name: value for name, value in (GIVEN | numbers).items() if value is not None}
+    return path, path.parent / "out", RecordingOptions(numbers=given)
+
+
+def hot_pixel(patterns: NDArray[Any]) -> NDArray[Any]:
+    one = np.zeros_like(patterns)
+    one[:, :, 14, 16] = 2000
+    return one
+
+
+@pytest.mark.parametrize(
+    ("angular_pixel", "spoil", "message"),
+    [
+        (2.0, lambda p: p.transpose(2, 3, 0, 1), "legal on 14 × 20 pixels: .*; are the detector's axes the last ones"),
+        (
+            None,
+            lambda p: p.transpose(2, 3, 0, 1),
+            "no bright-field disc .*; 280 of 280 pixels .* axes are not the last",
+        ),
+        (2.0, lambda p: np.full_like(p, 4095), "no bright-field disc .*; 1024 of 1024 pixels .* counts are saturated"),
+        (2.0, lambda p: np.random.default_rng(0).poisson(9, p.shape).astype("u2"), "1024 of 1024 pixels are bright"),
+        (2.0, hot_pixel, "all 280 patterns are empty on the pixels that the mask lets count"),
+        (2.0, lambda p: p[:, :, 8:24, 8:24], "legal on 16 × 16 pixels: 2 … 16 mrad"),
+        (None, lambda p: p[:, :, 8:24, 8:24], "no bright-field disc .* the disc is larger than the detector"),
+        (2.0, lambda p: p[:1, :1], "there is only one pattern; 16 are needed"),
+        (2.0, lambda p: p[:1], "nothing says how the detector is turned, .* a raster of 1 × 20, not one of at least 8"),
+    ],
+)
+def test_a_recording_without_a_disc_or_a_raster_is_refused_in_one_sentence(
+    tmp_path: Path, angular_pixel: float | None, spoil: Callable[[NDArray[Any]], NDArray[Any]], message: str
+) -> None:
+    path, out, options = calibrated(tmp_path / "scan.npy", spoil(scan_of_atoms()), angular_pixel=angular_pixel)
+    with pytest.raises(BadInputError, match=message) as refused:
+        reconstruct_file(path, out, options, 2)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (1e4, "neighbouring positions lie 1e.04 Å apart, .*; a step within the probe's width is needed; are they in Å"),
+        (0.15, "nominal_defocus of 200 Å .* legal with steps of 0.15 Å: up to .*; are both in Å"),
+    ],
+)
+def test_a_step_in_another_unit_is_what_the_sentence_is_about(tmp_path: Path, step: float, message: str) -> None:
+    with pytest.raises(BadInputError, match=message):
+        reconstruct_file(*calibrated(tmp_path / "scan.npy", scan_of_atoms(), step=step), 2)
+
+
+def test_a_step_in_nm_without_a_defocus_is_doubted_and_its_score_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = calibrated(tmp_path / "scan.npy", scan_of_atoms(), step=0.15, defocus=None)
+    with pytest.raises(NoResultError, match="the scored field is too small"):
+        reconstruct_file(*call, 2)
+    assert "17 steps of 0.15 Å; is the step in Å (1 nm is 10)?" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "out" / "scan-phase.png").exists()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agent.reconstruction.calibration.bright_field import fit_disc
 from agent.reconstruction.calibration.calibrate import Calibration, calibrate
 from instrument import optics
+from instrument.errors import BadInputError
 
 VOLTAGE, SEMIANGLE, STEP, SCAN, CELL = 80e3, 21.4, 1.5, 26, 72.0
 THICKNESS = 10.0
@@ -132,7 +133,7 @@ def test_disc_is_found_off_centre_through_noise_gradients_and_bad_pixels() -> No
     disc = fit_disc(np.random.default_rng(0).poisson(mean * 50) / 50)
     assert disc.centre == pytest.approx((51.3, 33.7), abs=0.1)
     assert disc.radius == pytest.approx(18.4, abs=0.2)
-    with pytest.raises(ValueError, match="no bright-field disc"):
+    with pytest.raises(BadInputError, match="no bright-field disc"):
         fit_disc(np.zeros((32, 32)))
 
 

@@ -8,6 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from instrument.errors import BadInputError
+
+_FEWEST, _MOST = 9, 0.9
+"""Bright pixels of a disc: so many at least, and at most this part of the detector."""
+
 
 @dataclass(frozen=True)
 class BrightFieldDisc:
@@ -37,6 +42,9 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     Args:
         mean_pattern: (ky, kx) counts.
         mask: (ky, kx), True where the detector counts.
+
+    Raises:
+        BadInputError: no disc stands out.
     """
     from scipy.optimize import least_squares
 
@@ -47,9 +55,8 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     bright = good & (image > 0.5 * np.median(top))
     plateau = float(np.median(image[bright])) if bright.any() else 0.0
     bright = good & (image > 0.5 * plateau)
-    if plateau <= 0 or bright.sum() < 9 or bright.sum() > 0.9 * good.sum():
-        msg = "the mean pattern shows no bright-field disc that lies inside the detector"
-        raise ValueError(msg)
+    if plateau <= 0 or not _FEWEST <= bright.sum() <= _MOST * good.sum():
+        raise BadInputError(_no_disc(int(bright.sum()), int(good.sum()), image.shape))
     grid: NDArray[np.float64] = np.indices(image.shape).astype(np.float64)
     rows, columns = grid[0], grid[1]
     row, column = float(np.median(rows[bright])), float(np.median(columns[bright]))
@@ -72,4 +79,17 @@ def fit_disc(mean_pattern: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
         radius=float(fit.x[2]),
         centre_sd=float(np.hypot(sd[0], sd[1]) / np.sqrt(2)),
         radius_sd=float(sd[2]),
+    )
+
+
+def _no_disc(bright: int, counting: int, shape: tuple[int, ...]) -> str:
+    """What a mean pattern of `shape` looks like of whose `counting` pixels so many are bright, and what may be wrong."""
+    seen = f"{bright} of {counting} pixels are bright"
+    if bright > _MOST * counting:
+        seen += ", as where the disc is larger than the detector, counts are saturated, or the detector's axes are not the last"
+    elif bright:
+        seen += ", as of hot pixels, or of a disc of too few pixels"
+    return (
+        f"the mean pattern of {shape[0]} × {shape[1]} pixels shows no bright-field disc that lies inside the detector; {seen}; "
+        f"the whole disc must lie on the detector, and on pixels that the mask lets count"
     )

@@ -57,8 +57,8 @@ def check_nominal(nominal: float | None, scan_step: float, edge: float, scan: tu
     largest = max(scan) * scan_step / (edge * 1e-3)
     if nominal is not None and abs(nominal) > largest:
         msg = (
-            f"nominal_defocus of {nominal:g} Å would shift the bright-field images by more than the scan is wide; legal: up to "
-            f"±{largest:.4g} Å; is it in Å?"
+            f"nominal_defocus of {nominal:g} Å would shift the bright-field images by more than the scan is wide; legal with "
+            f"steps of {scan_step:g} Å: up to ±{largest:.4g} Å; are both in Å?"
         )
         raise BadInputError(msg)
 
@@ -136,11 +136,7 @@ def find_disc(mean: NDArray[np.float64], mask: NDArray[np.bool_] | None) -> Brig
     Raises:
         BadInputError: no disc stands out, or it is too small to see its images shift.
     """
-    try:
-        disc = fit_disc(mean, mask)
-    except ValueError as error:
-        msg = f"{error}; the whole disc must lie on the detector, and on pixels that the mask lets count"
-        raise BadInputError(msg) from error
+    disc = fit_disc(mean, mask)
     if disc.radius < 3:
         msg = f"the bright-field disc has a radius of {disc.radius:.2g} pixels; at least 3 are needed to see its images shift"
         raise BadInputError(msg)

@@ -46,8 +46,8 @@ def check_data(data: DiffractionData, slices: int = 1, before: DiffractionData |
     _check_optics(data)
     _check_positions(data)
     all_positions = data.positions if before is None else np.concatenate([before.positions, data.positions])
-    _check_extent(replace(data, positions=all_positions), slices)
     _check_overlap(data)
+    _check_extent(replace(data, positions=all_positions), slices)
     if not _are_counts(data):
         _check_counts(data.patterns, None if data.mask is None else np.asarray(data.mask, dtype=bool))
 
@@ -156,7 +156,8 @@ def _check_optics(data: DiffractionData) -> None:
     if not 1 <= radius <= largest:
         msg = (
             f"a semi-angle of {data.semiangle:g} mrad is {radius:.3g} pixels of {data.angular_pixel:g} mrad; "
-            f"legal on {n_y} × {n_x} pixels: {data.angular_pixel:.4g} … {largest * data.angular_pixel:.4g} mrad"
+            f"legal on {n_y} × {n_x} pixels: {data.angular_pixel:.4g} … {largest * data.angular_pixel:.4g} mrad; are the "
+            f"detector's axes the last ones?"
         )
         raise BadInputError(msg)
     check_semiangle(data.semiangle)

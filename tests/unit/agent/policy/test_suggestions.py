@@ -74,6 +74,18 @@ def test_suggestions_are_legal_distinct_and_within_the_share_of_exploration(name
     assert space.why_illegal(recommended, final=True) is None
 
 
+@pytest.mark.parametrize("goal", [Goal(), Goal(kind="cheapest", score=0.1)])
+@pytest.mark.parametrize("name", ["botorch", "sobol", "random"])
+def test_a_search_with_nothing_to_search_ends_when_its_only_settings_have_a_score(name, goal):
+    only = Search(step=(0.8, 0.8), defocus=(300.0, 300.0), dose=(500.0, 500.0))
+    policy = make_policy(problem(name, trials=9, search=only, goal=goal), 3)
+    suggestions = explore(policy, Landscape(5))
+    assert 1 <= len(suggestions) <= 2, "the second is suggested while the first has no score yet"
+    recommended = policy.recommend(1e7).settings
+    assert (recommended.step, recommended.defocus) == (0.8, 300.0)
+    assert policy.view(1e7) is None
+
+
 def test_the_same_observations_give_the_same_suggestion_in_whatever_order_they_came():
     landscape = Landscape(1)
     policy = make_policy(problem(), 7)

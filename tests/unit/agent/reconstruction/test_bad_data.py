@@ -154,7 +154,7 @@ def test_the_largest_legal_defocus_is_legal() -> None:
     [
         (positions() * 1e-10, "the positions span only 1e-09 Å; they are expected in Å"),
         (positions() * 0, "the positions span only 0 Å"),
-        (positions(1e5), "legal: 16384 pixels"),
+        (positions(1e5), "neighbouring positions lie 1e+05 Å apart"),
         (
             positions(30.0),
             "neighbouring positions lie 30 Å apart, farther than the window of a pattern, 1/Δk = 20.88 Å",
