@@ -27,6 +27,7 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
             f"pattern; legal: {low:g} … {high:g}; change the dose or the step"
         )
         raise OutOfLimitsError(msg, parameter="electrons_per_pattern", value=per_pattern, minimum=low, maximum=high)
+    _check_dwell(plan, description)
     area, field = description.area, plan.field
     if not area.contains(field):
         msg = (
@@ -39,3 +40,18 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
         if not (field.y <= y <= field.y + field.height and field.x <= x <= field.x + field.width):
             msg = f"position ({y:g}, {x:g}) Å lies outside of the plan's field"
             raise OutOfLimitsError(msg, parameter="positions", value=[y, x])
+
+
+def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:
+    """Refuse a dose that no dwell time of the scan engine gives."""
+    values, per_pattern = description.electrons_per_pattern_values, plan.electrons_per_pattern
+    if values is None or any(abs(per_pattern / value - 1) <= 1e-6 for value in values):
+        return
+    doses = ", ".join(f"{value / plan.step**2:.7g}" for value in values)
+    msg = (
+        f"dose {plan.dose:g} {description.dose_unit} at a step of {plan.step:g} Å puts {per_pattern:.7g} into a pattern, and "
+        f"no dwell time of this scan engine does; legal at this step: {doses} {description.dose_unit}; change the dose"
+    )
+    raise OutOfLimitsError(
+        msg, parameter="electrons_per_pattern", value=per_pattern, minimum=values[0], maximum=values[-1]
+    )

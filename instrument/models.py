@@ -229,6 +229,10 @@ class Description(Record):
     electrons_per_pattern: tuple[float, float] = Field(
         description="smallest and largest dose·step², from frame rate, dwell time, saturation or what is recorded"
     )
+    electrons_per_pattern_values: tuple[float, ...] | None = Field(
+        default=None,
+        description="the only legal dose·step², ascending, where the scan engine has fixed dwell times; None: any between",
+    )
     scan_rotation: float | None = Field(
         default=None,
         description="nominal rotation, rad, that takes a direction on the detector to the scan's frame; None: not known",
@@ -257,10 +261,30 @@ class Description(Record):
         """e/Å², or counts/Å² where counts per electron are not known."""
         return "e/Å²" if self.detector.counts_per_electron is not None else "counts/Å²"
 
+    @model_validator(mode="after")
+    def _electrons_in_order(self) -> Description:
+        values = self.electrons_per_pattern_values
+        if values is not None and (not values or list(values) != sorted(set(values)) or values[0] <= 0):
+            msg = "electrons_per_pattern_values has to hold positive numbers in ascending order, or be left out"
+            raise ValueError(msg)
+        return self
+
     @property
     def full_dose(self) -> float:
         """Dose, at the finest step, of everything a recording holds, in `dose_unit`."""
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
+
+    def electrons_at_most(self, electrons: float) -> float:
+        """The largest legal dose·step² that is not above the given one; the smallest legal one where all are above.
+
+        Args:
+            electrons: per pattern.
+        """
+        low, high = self.electrons_per_pattern
+        if self.electrons_per_pattern_values is None:
+            return min(max(electrons, low), high)
+        values = self.electrons_per_pattern_values
+        return max((v for v in values if v <= electrons * (1 + 1e-6)), default=values[0])
 
 
 class PlanCheck(Record):

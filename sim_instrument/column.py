@@ -18,6 +18,8 @@ from instrument.models import ELEMENTARY_CHARGE, Record
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+CONTRAST = 3.0
+"""How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a Gaussian of standard deviation 1."""
 
@@ -66,9 +68,17 @@ class Column(Record):
     hot_rate: NonNegative = Field(default=500.0, description="false counts of a hot pixel, 1/s")
     saturation: Annotated[int, Field(ge=1, le=65535, description="largest count of a pixel")] = 4095
     max_frame_rate: Positive = Field(default=1e4, description="1/s")
+    dwell_times: tuple[Positive, ...] | None = Field(
+        default=None, min_length=1, description="the only dwell times that the scan engine has, s; None: any"
+    )
+    readout: NonNegative = Field(default=0.0, description="dead time of the detector, s per pattern, beam on")
     shot_noise: bool = Field(default=True, description="Poisson noise (else expected counts, rounded)")
 
-    flyback: NonNegative = Field(default=1e-4, description="s per scan line, beam on")
+    flyback: NonNegative = Field(default=1e-4, description="s per scan line")
+    flyback_blanked: bool = Field(
+        default=False, description="beam off during flyback and while waiting for a line trigger"
+    )
+    line_trigger: NonNegative = Field(default=0.0, description="mains frequency that each line waits for, Hz; 0: none")
     settle: NonNegative = Field(default=0.1, description="s before a scan, beam blanked")
     knock_on: NonNegative = Field(
         default=1.8,
@@ -88,6 +98,13 @@ class Column(Record):
                 f"{0.5 * self.detector_pixels * self.angular_pixel:g} mrad; take more pixels or a larger angular pixel"
             )
             raise ValueError(msg)
+        if self.dwell_electrons == ():
+            shortest, longest = (1e6 * e / self.electrons_per_second for e in self._frame_limits)
+            msg = (
+                f"no dwell time lies between the shortest frame, {shortest:.4g} µs, and the one that saturates, "
+                f"{longest:.4g} µs; give another dwell time, beam current or frame rate"
+            )
+            raise ValueError(msg)
         return self
 
     @classmethod
@@ -105,11 +122,38 @@ class Column(Record):
         return self.beam_current * 1e-12 / ELEMENTARY_CHARGE
 
     @property
+    def electrons_per_pattern(self) -> tuple[float, float]:
+        """Fewest and most electrons of a pattern that frame rate, dwell times and saturation allow."""
+        values = self.dwell_electrons
+        return self._frame_limits if values is None else (values[0], values[-1])
+
+    @property
+    def dwell_electrons(self) -> tuple[float, ...] | None:
+        """Electrons of a pattern for each possible dwell time, ascending; None: any within the limits."""
+        if self.dwell_times is None:
+            return None
+        fewest, most = self._frame_limits
+        electrons = (time * self.electrons_per_second for time in sorted(set(self.dwell_times)))
+        return tuple(e for e in electrons if fewest * (1 - 1e-6) <= e <= most)
+
+    @property
+    def _frame_limits(self) -> tuple[float, float]:
+        """Electrons of the shortest frame, and of one in which the bright-field disc just does not saturate."""
+        disc = math.pi * (self.semiangle / self.angular_pixel) ** 2
+        return self.electrons_per_second / self.max_frame_rate, self.saturation * disc / CONTRAST
+
+    @property
     def focal_spread(self) -> float:
         """Standard deviation of the defocus from the energy spread, Å (Kirkland, 2nd ed., eq. 3.41)."""
         rest = optics.ELECTRON_REST_ENERGY
         relativistic = (1 + self.voltage / rest) / (1 + self.voltage / (2 * rest))
         return self.chromatic_aberration * 1e7 * self.energy_spread / FWHM / self.voltage * relativistic
+
+    @property
+    def aberration_spread(self) -> float:
+        """By how much the aberrations can widen the geometric probe, its diameter, Å: twice Σ C αⁿ."""
+        alpha = 1e-3 * self.semiangle
+        return 2 * sum(abs(value) * alpha ** int(name[1]) for name, value in self.aberrations.items() if name[0] == "C")
 
     @property
     def nominal_rotation(self) -> float:
@@ -145,7 +189,9 @@ FAULTLESS: dict[str, Any] = {
     "point_spread": 0.0,
     "dead_pixels": 0,
     "hot_pixels": 0,
+    "readout": 0.0,
     "flyback": 0.0,
+    "line_trigger": 0.0,
     "settle": 0.0,
     "knock_on": 0.0,
 }

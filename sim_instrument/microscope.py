@@ -42,8 +42,6 @@ from sim_instrument.specimen import SpecimenOptions, build_specimen
 
 STEP_LIMITS = (0.2, 10.0)
 DOSE_LIMITS = (1.0, 1e7)
-_CONTRAST = 3.0
-"""How much brighter than the mean of the bright-field disc a pixel may be before it saturates."""
 _LOOK_AHEAD = 2 * THREADS
 _LATENCY = 120.0
 """s for which a frame may have to be computed, with the potentials before the first one."""
@@ -129,13 +127,12 @@ class SimulatedMicroscope:
             )
         check_limits(plan, self._description)
         radius = optics.probe_diameter(column.semiangle, plan.defocus, column.voltage) / 2
-        scan = timing.duration(plan)
         return PlanCheck(
             n_positions=plan.n_positions,
             shape=plan.shape,
             dwell_time=timing.dwell,
-            electrons=scan * column.electrons_per_second,
-            duration=scan + column.settle,
+            electrons=float(timing.lit(plan, plan.n_positions)) * column.electrons_per_second,
+            duration=timing.duration(plan) + column.settle,
             bytes=plan.n_positions * column.detector_pixels**2 * 2,
             illuminated=plan.field.grown(radius + optics.probe_diameter(column.semiangle, 0, column.voltage) / 2),
         )
@@ -172,7 +169,7 @@ class SimulatedMicroscope:
                     blanked.set()
                 block, future = pending.popleft()
                 frames = await asyncio.wrap_future(future)
-                first, stop = exposure.timing.start(plan, np.array([block.first, block.stop])).tolist()
+                first, stop = exposure.timing.lit(plan, np.array([block.first, block.stop])).tolist()
                 if not blanked.is_set():
                     self._beam_time += stop - first
                 if self._real_time:
@@ -240,7 +237,6 @@ class SimulatedMicroscope:
         grid = Grid.of(column, widest)
         margin = math.ceil(grid.window * grid.pixel / 2 + RIM)
         size = self.specimen.options.size - 2 * margin
-        disc = math.pi * (column.semiangle / column.angular_pixel) ** 2
         return Description(
             name=f"simulated microscope, {self.specimen.options.material}",
             voltage=column.voltage,
@@ -256,14 +252,13 @@ class SimulatedMicroscope:
             step=Parameter(kind="continuous", unit="Å", minimum=STEP_LIMITS[0], maximum=STEP_LIMITS[1]),
             defocus=Parameter(kind="continuous", unit="Å", minimum=-column.max_defocus, maximum=column.max_defocus),
             dose=Parameter(kind="continuous", unit="e/Å²", minimum=DOSE_LIMITS[0], maximum=DOSE_LIMITS[1]),
-            electrons_per_pattern=(
-                column.electrons_per_second / column.max_frame_rate,
-                column.saturation * disc / _CONTRAST,
-            ),
+            electrons_per_pattern=column.electrons_per_pattern,
+            electrons_per_pattern_values=column.dwell_electrons,
             scan_rotation=column.nominal_rotation,
             mirrored=column.mirrored,
             area=Rectangle(y=margin, x=margin, height=size, width=size),
-            line_overhead=column.flyback,
+            frame_overhead=column.readout,
+            line_overhead=column.flyback + (1 / column.line_trigger if column.line_trigger else 0.0),
             settle_time=column.settle,
             latency=_LATENCY,
         )

@@ -27,7 +27,13 @@ differs by 2.5 % at most (relative L1) from abTEM's in a window of 150 Å, with 
 _SMALLEST_WINDOW = 1.25
 """In units of 1/Δk: reciprocal space is always sampled finer than by the detector."""
 MIN_ANGLE = 65.0
-"""mrad up to which scattering is followed at least, whatever the detector collects."""
+"""mrad up to which scattering is followed at least, whatever the detector collects, …"""
+MIN_TRANSFER = 1.3
+"""… or, at voltages where that is less, the convergence angle and this momentum transfer, 1/Å."""
+_RATIOS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+"""Sampling in units of the detector's."""
+_RIM_FOR_ABERRATIONS = 4.0
+"""Part of PROBE_RIM, Å, that covers what small aberrations add to the geometric probe."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,15 @@ class Grid:
         """
         detector = column.detector_pixels
         frequency = optics.spatial_frequency(column.angular_pixel, column.voltage)
-        ratio = 1.5
-        while ratio * detector * column.angular_pixel / 3 < MIN_ANGLE:
-            ratio *= 2
+        transfer = 1e3 * MIN_TRANSFER * optics.wavelength(column.voltage)
+        reach = min(MIN_ANGLE, column.semiangle + transfer)
+        edge = detector * column.angular_pixel / 3
+        ratio = next((r for r in _RATIOS if r * edge >= reach), _RATIOS[-1])
         pixel = 1 / (ratio * detector * frequency)
         diameter = optics.probe_diameter(column.semiangle, defocus, column.voltage)
         quantum = detector // 4
-        needed = max((diameter + PROBE_RIM) * frequency, _SMALLEST_WINDOW) * detector
+        spread = max(column.aberration_spread - _RIM_FOR_ABERRATIONS, 0)
+        needed = max((diameter + spread + PROBE_RIM) * frequency, _SMALLEST_WINDOW) * detector
         exit_ = quantum * math.ceil(needed / quantum - 1e-9)
         return cls(detector, frequency, pixel, round(ratio * exit_), exit_)
 

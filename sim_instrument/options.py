@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from instrument import MalformedRequestError
 from sim_instrument.column import FAULTLESS, Column
 from sim_instrument.specimen import Material, SpecimenOptions
+from sim_instrument.zoo import COLUMNS, SPECIMENS, named_column, named_specimen
 
 DEGREE = math.pi / 180
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -34,7 +35,7 @@ SPECIMEN = (
     Option("--size", "size", "Å", "edge of the square flake, at least 300"),
     Option("--twist", "twist", "DEG", "twist between the layers of twisted-mos2"),
     Option("--orientation", "orientation", "DEG", "of the lattice against the scan's x axis"),
-    Option("--vacancies", "vacancies", "PER_NM2", "chalcogen vacancies at random places, per nm²"),
+    Option("--vacancies", "vacancies", "PER_NM2", "vacancies of a two-dimensional crystal at random places, per nm²"),
     Option("--phonons", "phonon_configurations", "N", "frozen-phonon configurations averaged in every pattern"),
 )
 ILLUMINATION = (
@@ -54,7 +55,8 @@ SCAN = (
     Option("--drift-direction", "drift_direction", "DEG", "from the scan's x axis towards y", DEGREE),
     Option("--rotation", "rotation", "DEG", "scan–detector rotation", DEGREE),
     Option("--rotation-error", "rotation_error", "DEG", "true minus advertised rotation", DEGREE),
-    Option("--flyback", "flyback", "S", "per scan line, beam on"),
+    Option("--flyback", "flyback", "S", "per scan line, beam on unless --flyback-blanked"),
+    Option("--line-trigger", "line_trigger", "HZ", "mains frequency that each line waits for; 0: none"),
     Option("--settle", "settle", "S", "before a scan, beam blanked"),
 )
 DETECTOR = (
@@ -66,6 +68,7 @@ DETECTOR = (
     Option("--hot-rate", "hot_rate", "PER_S", "false counts of a hot pixel"),
     Option("--saturation", "saturation", "COUNTS", "largest count of a pixel"),
     Option("--max-frame-rate", "max_frame_rate", "PER_S", "forbids dwell times below its inverse"),
+    Option("--readout", "readout", "S", "dead time of the detector per pattern, beam on"),
 )
 DAMAGE = (Option("--knock-on", "knock_on", "BARN", "cross-section for sputtering a sulphur atom"),)
 COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE
@@ -73,12 +76,24 @@ COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of specimen and column, with its default in the help."""
+    group = parser.add_argument_group("zoo", "what the options below change; see sim_instrument/zoo/README.md")
+    group.add_argument(
+        "--column",
+        metavar="NAME",
+        default="default",
+        help=f"{', '.join(COLUMNS)}, or random-SEED (default: %(default)s)",
+    )
+    group.add_argument(
+        "--specimen",
+        metavar="NAME",
+        default="2h-mos2",
+        help=f"{', '.join(SPECIMENS)}, or random-SEED (default: %(default)s)",
+    )
     group = parser.add_argument_group("specimen")
     group.add_argument(
         "--material",
         choices=get_args(Material),
-        default="2h-mos2",
-        help="2H or twisted bilayer MoS2, a MoSe2/WS2 heterobilayer, or nothing (default: %(default)s)",
+        help="2H or twisted bilayers, a heterobilayer, graphene, or nothing (default: that of the --specimen)",
     )
     _add_group(group, SPECIMEN, SpecimenOptions())
     column = Column()
@@ -98,6 +113,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("scan")
     _add_group(group, SCAN, column)
     group.add_argument("--mirrored", action="store_true", help="detector rows and scan rows of opposite hand")
+    group.add_argument(
+        "--flyback-blanked", action="store_true", help="beam off during flyback and while waiting for a line trigger"
+    )
+    group.add_argument(
+        "--dwell-times", metavar="S,S,…", help="the only dwell times that the scan engine has; `any`: all (default)"
+    )
     group = parser.add_argument_group("detector")
     _add_group(group, DETECTOR, column)
     group.add_argument("--no-shot-noise", action="store_true", help="expected counts, rounded")
@@ -110,22 +131,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def specimen_from(arguments: argparse.Namespace) -> SpecimenOptions:
     """The specimen that was asked for. Raises MalformedRequestError with the option and its legal values."""
-    values = {"material": arguments.material, "seed": arguments.seed, **_given(arguments, SPECIMEN)}
-    return _validate(SpecimenOptions, values, SPECIMEN)
+    values = {"seed": arguments.seed, **named_specimen(arguments.specimen).model_dump(exclude_unset=True)}
+    if arguments.material is not None:
+        values["material"] = arguments.material
+    return _validate(SpecimenOptions, values | _given(arguments, SPECIMEN), SPECIMEN)
 
 
 def column_from(arguments: argparse.Namespace) -> Column:
     """The column that was asked for. Raises MalformedRequestError with the option and its legal values."""
-    values: dict[str, Any] = dict(FAULTLESS) if arguments.ideal else {}
+    values: dict[str, Any] = named_column(arguments.column).model_dump()
+    if arguments.ideal:
+        values |= FAULTLESS
     values |= _given(arguments, COLUMN)
     if arguments.aberration is not None:
         values["aberrations"] = _aberrations(arguments.aberration)
-    if arguments.mirrored:
-        values["mirrored"] = True
-    if arguments.no_shot_noise:
-        values["shot_noise"] = False
-    if arguments.no_pixel_area:
-        values["pixel_area"] = False
+    if arguments.dwell_times is not None:
+        values["dwell_times"] = _dwell_times(arguments.dwell_times)
+    values |= {field: True for field in ("mirrored", "flyback_blanked") if getattr(arguments, field)}
+    values |= {field: False for field in ("shot_noise", "pixel_area") if getattr(arguments, f"no_{field}")}
     return _validate(Column, values, COLUMN)
 
 
@@ -163,6 +186,16 @@ def _aberrations(items: list[str]) -> dict[str, float]:
             msg = f"--aberration {item}: not NAME=VALUE with a number, like C12=20"
             raise MalformedRequestError(msg) from None
     return values
+
+
+def _dwell_times(text: str) -> tuple[float, ...] | None:
+    if text == "any":
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--dwell-times {text}: not numbers with commas between, like 1e-5,2e-5, nor `any`"
+        raise MalformedRequestError(msg) from None
 
 
 def _validate(model: type[_Model], values: Mapping[str, Any], options: tuple[Option, ...]) -> _Model:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,12 +34,16 @@ class Timing:
     """When the scan engine does what, on the instrument's clock; 0 is the start of the first dwell.
 
     Attributes:
-        dwell: s per position.
-        line: s per scan line, with flyback.
+        dwell: s per position in which electrons are counted.
+        pitch: s per position, with the detector's dead time.
+        line: s per scan line, with flyback and the wait for a line trigger.
+        flyback_blanked: whether the beam is off between the last position of a line and the first of the next.
     """
 
     dwell: float
+    pitch: float
     line: float
+    flyback_blanked: bool
 
     @classmethod
     def of(cls, plan: AcquisitionPlan, column: Column) -> Timing:
@@ -46,10 +51,14 @@ class Timing:
 
         Args:
             plan: the scan.
-            column: current and flyback.
+            column: current, dead time, flyback and line trigger.
         """
         dwell = plan.electrons_per_pattern / column.electrons_per_second
-        return cls(dwell, plan.shape[1] * dwell + column.flyback)
+        pitch = dwell + column.readout
+        line = plan.shape[1] * pitch + column.flyback
+        if column.line_trigger:
+            line = math.ceil(line * column.line_trigger - 1e-9) / column.line_trigger
+        return cls(dwell, pitch, line, column.flyback_blanked)
 
     def start(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
         """Begin of the dwell.
@@ -62,10 +71,22 @@ class Timing:
             s, shape of `index`.
         """
         row, column = np.divmod(np.asarray(index), plan.shape[1])
-        return row * self.line + column * self.dwell
+        return row * self.line + column * self.pitch
+
+    def lit(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """How long the beam has been on before a dwell begins.
+
+        Args:
+            plan: the scan.
+            index: positions in scan order; the number of positions: at the end of the scan.
+
+        Returns:
+            s, shape of `index`.
+        """
+        return np.asarray(index) * self.pitch if self.flyback_blanked else self.start(plan, index)
 
     def duration(self, plan: AcquisitionPlan) -> float:
-        """How long the beam is on, with flyback, s.
+        """How long the scan takes, with flyback, s.
 
         Args:
             plan: the scan.

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Thin crystals to look at: bilayers of transition-metal dichalcogenides with vacancies at random places.
+"""What lies in the microscope: options, atoms, and the depth of its middle plane.
 
 Coordinates are (y, x, z) in Å; the beam travels along +z and enters at z = 0, the outermost atomic plane.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -15,28 +14,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from instrument.models import Record, Rectangle
+from sim_instrument.structures import Atoms, bilayer, graphene
 
-Material = Literal["2h-mos2", "twisted-mos2", "mose2-ws2", "vacuum"]
-SULPHUR, SELENIUM = 16, 34
-CHALCOGENS = (SULPHUR, SELENIUM)
+Material = Literal["2h-mos2", "twisted-mos2", "2h-wse2", "mose2-ws2", "graphene", "vacuum"]
+CARBON, SULPHUR, SELENIUM = 6, 16, 34
 
-DISPLACEMENTS = {42: 0.06, 74: 0.05, SULPHUR: 0.07, SELENIUM: 0.07}
+DISPLACEMENTS = {6: 0.06, 16: 0.07, 34: 0.07, 42: 0.06, 74: 0.05}
 """Atomic number -> thermal displacement at 300 K, Å rms along each axis (typical of X-ray refinements)."""
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """One trigonal-prismatic MX2 layer: `a`, half of c and X–X distance in Å."""
-
-    formula: str
-    a: float
-    half_c: float
-    thickness: float
-
-
-_MOS2 = _Layer("MoS2", 3.161, 6.148, 3.17)
-_WS2 = _Layer("WS2", 3.153, 6.162, 3.14)
-_MOSE2 = _Layer("MoSe2", 3.289, 6.464, 3.34)
+_DISPLACEMENT = 0.08
+"""Å, of the elements that are not listed."""
+_VACANT = (CARBON, SULPHUR, SELENIUM)
+"""Which elements leave vacancies in a two-dimensional crystal."""
 
 
 class SpecimenOptions(Record):
@@ -48,7 +36,12 @@ class SpecimenOptions(Record):
     orientation: Annotated[
         float, Field(ge=-180, le=180, description="of the lattice against the scan's x axis, degrees")
     ] = 11.0
-    vacancies: Annotated[float, Field(ge=0, le=5, description="chalcogen vacancies per nm²; 0: perfect")] = 0.5
+    vacancies: Annotated[
+        float,
+        Field(
+            ge=0, le=5, description="vacancies of a two-dimensional crystal, chalcogen or carbon, per nm²; 0: perfect"
+        ),
+    ] = 0.5
     phonon_configurations: Annotated[
         int, Field(ge=0, le=64, description="frozen-phonon configurations averaged in each pattern; 0: atoms at rest")
     ] = 0
@@ -88,55 +81,36 @@ def build_specimen(options: SpecimenOptions | None = None) -> Specimen:
         options: material, size and imperfections; None: the defaults.
     """
     options = options or SpecimenOptions()
-    if options.material == "vacuum":
-        return Specimen(options, np.zeros((0, 3)), np.zeros(0, np.int64), np.zeros(0, np.int64), (0.0,))
-    lower, upper, twist = {
-        "2h-mos2": (_MOS2, _MOS2, 0.0),
-        "twisted-mos2": (_MOS2, _MOS2, options.twist),
-        "mose2-ws2": (_MOSE2, _WS2, 0.0),
-    }[options.material]
-    first, first_numbers = _tile(lower, options.size, options.orientation, inverted=False)
-    second, second_numbers = _tile(upper, options.size, options.orientation + twist, inverted=True)
-    spacing = 0.5 * (lower.half_c + upper.half_c)
-    depths = (0.5 * lower.thickness, 0.5 * lower.thickness + spacing)
-    first[:, 2] += depths[0]
-    second[:, 2] += depths[1]
-    positions = np.concatenate([first, second])
-    numbers = np.concatenate([first_numbers, second_numbers])
-    layer = np.repeat([0, 1], [len(first), len(second)])
+    atoms = _without_vacancies(_atoms(options), options)
+    return Specimen(options, atoms.positions, atoms.numbers, atoms.layer, atoms.layer_depth)
 
+
+def _atoms(options: SpecimenOptions) -> Atoms:
+    size, orientation = options.size, options.orientation
+    match options.material:
+        case "2h-mos2":
+            return bilayer("MoS2", "MoS2", size, orientation)
+        case "twisted-mos2":
+            return bilayer("MoS2", "MoS2", size, orientation, options.twist)
+        case "2h-wse2":
+            return bilayer("WSe2", "WSe2", size, orientation)
+        case "mose2-ws2":
+            return bilayer("MoSe2", "WS2", size, orientation)
+        case "graphene":
+            return graphene(size, orientation)
+        case "vacuum":
+            return Atoms.none()
+
+
+def _without_vacancies(atoms: Atoms, options: SpecimenOptions) -> Atoms:
     rng = np.random.default_rng([options.seed, 1])
-    sites = np.flatnonzero(np.isin(numbers, CHALCOGENS))
+    sites = np.flatnonzero(np.isin(atoms.numbers, _VACANT))
+    if not len(sites):
+        return atoms
     missing = rng.choice(sites, size=round(options.vacancies * (options.size / 10) ** 2), replace=False)
-    keep = np.ones(len(numbers), dtype=bool)
+    keep = np.ones(len(atoms.numbers), dtype=bool)
     keep[missing] = False
-    return Specimen(options, positions[keep], numbers[keep], layer[keep], depths)
-
-
-def _tile(
-    layer: _Layer, size: float, orientation: float, inverted: bool
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Fill a square with one MX2 layer, metal plane at z = 0.
-
-    `inverted` exchanges metal and chalcogen sites: 2H (AA') stacking puts each metal over a chalcogen.
-    """
-    from ase.build import mx2
-
-    unit = mx2(layer.formula, kind="2H", a=layer.a, thickness=layer.thickness, size=(1, 1, 1), vacuum=None)
-    metal = ~np.isin(unit.numbers, CHALCOGENS)
-    site = np.asarray(unit.positions)[:, :2]
-    height = np.asarray(unit.positions)[:, 2] - unit.positions[metal, 2][0]
-    if inverted:
-        site = np.where(metal[:, None], site[~metal][0], site[metal][0])
-    reach = math.ceil(size / layer.a) + 2
-    index = np.arange(-reach, reach + 1)
-    cells = np.stack(np.meshgrid(index, index, indexing="ij"), axis=-1).reshape(-1, 2) @ np.asarray(unit.cell)[:2, :2]
-    angle = math.radians(orientation)
-    turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    x, y = ((cells[:, None] + site[None]).reshape(-1, 2) @ turn).T + 0.5 * size
-    z = np.tile(height, len(cells))
-    inside = (y >= 0) & (y < size) & (x >= 0) & (x < size)
-    return np.stack([y, x, z], axis=-1)[inside], np.tile(unit.numbers, len(cells)).astype(np.int64)[inside]
+    return atoms.chosen(keep)
 
 
 def thermal_displacements(specimen: Specimen, configuration: int) -> NDArray[np.float64]:
@@ -154,6 +128,7 @@ def thermal_displacements(specimen: Specimen, configuration: int) -> NDArray[np.
     """
     pair, odd = divmod(configuration, 2)
     rng = np.random.default_rng([specimen.options.seed, 2, pair])
-    rms = np.vectorize(DISPLACEMENTS.__getitem__, otypes=[float])(specimen.numbers)
+    elements, element = np.unique(specimen.numbers, return_inverse=True)
+    rms = np.array([DISPLACEMENTS.get(int(number), _DISPLACEMENT) for number in elements])[element]
     displacements: NDArray[np.float64] = rng.standard_normal(specimen.positions.shape) * rms[:, None]
     return -displacements if odd else displacements

@@ -88,5 +88,5 @@ def _attributes(group: h5py.Group, values: dict[str, object]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             _attributes(group.create_group(name), value)
-        else:
+        elif value is not None:
             group.attrs[name] = value

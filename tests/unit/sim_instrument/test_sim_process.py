@@ -89,6 +89,8 @@ async def test_frames_over_the_wire_and_a_state_that_survives_kill_9(tmp_path: P
         (("--aberration", "C99=1"), "C99"),
         (("--aberration", "C12"), "NAME=VALUE"),
         (("--semiangle", "49", "--pixels", "32"), "does not fit"),
+        (("--column", "cold-90"), "there are default, cold-60"),
+        (("--specimen", "mos3"), "there are 2h-mos2"),
         (("--truth", "/nowhere/truth.h5"), "/nowhere"),
     ],
 )
