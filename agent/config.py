@@ -6,19 +6,21 @@ import re
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
 from instrument.models import Description, Record
 
 Positive = Annotated[float, Field(gt=0)]
 Range = tuple[float, float]
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class Metadata(Record):
@@ -89,24 +91,6 @@ class Goal(Record):
     score: Positive | None = Field(default=None, description="cheapest: the score to reach, bit/Å²")
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="cheapest, without score: this part of the score of everything the instrument can give"
-    )
-
-
-class ReconstructionChoice(Record):
-    """How patterns become an object. See agent.reconstruction.ReconstructionSettings for the meaning of each."""
-
-    probe_modes: Annotated[int, Field(ge=1, le=16)] = Field(default=1, description="mutually incoherent probe states")
-    passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
-    device: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="where to compute")
-    background: bool = Field(default=True, description="model counts that no coherent wave explains")
-    refine_probe: bool = Field(default=True, description="refine the probe within its aperture")
-    regularise: bool = Field(
-        default=False, description="expect no specimen where only noise is seen; the picture's, not the score's"
-    )
-    calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
-    function: str | None = Field(
-        default=None,
-        description="module:attribute called as f(DiffractionData, ReconstructionSettings); None: built in",
     )
 
 
@@ -221,6 +205,44 @@ def load_config(path: Path | str) -> CampaignConfig:
     return parse_config(raw, str(path), lines)
 
 
+def load_settings(path: Path | str) -> ReconstructionChoice:
+    """Read how to reconstruct from a file.
+
+    Args:
+        path: of a YAML file with the keys of a campaign's `reconstruction` section, or a campaign file with one.
+
+    Raises:
+        BadInputError: it cannot be read or holds something else; one sentence per mistake, with its line.
+    """
+    path = Path(path)
+    try:
+        text = read_text(path)
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); it holds the keys of a campaign's `reconstruction` section"
+        raise BadInputError(msg) from error
+    raw, lines = parse_yaml(text, str(path))
+    if isinstance(raw, dict) and "reconstruction" in raw:
+        raw, lines = raw["reconstruction"], {place[1:]: line for place, line in lines.items() if len(place) > 1}
+    return parse_settings(raw, str(path), lines)
+
+
+def parse_settings(raw: Any, source: str, lines: Lines | None = None) -> ReconstructionChoice:
+    """Validate a mapping as a campaign's `reconstruction` section.
+
+    Args:
+        raw: keys and values as YAML, JSON or options give them; None: all defaults.
+        source: names it in messages.
+        lines: where each value stands, if that is known.
+
+    Raises:
+        BadInputError: it is none; one phrase per mistake.
+    """
+    if not isinstance(raw, dict | None):
+        msg = f"{source}: holds no settings (a mapping of keys to values is expected)"
+        raise BadInputError(msg)
+    return _parse(raw or {}, ReconstructionChoice, source, lines or {})
+
+
 def parse_config(raw: Any, source: str, lines: Lines | None = None) -> CampaignConfig:
     """Validate a mapping as a campaign.
 
@@ -235,16 +257,20 @@ def parse_config(raw: Any, source: str, lines: Lines | None = None) -> CampaignC
     if not isinstance(raw, dict):
         msg = f"{source}: not a campaign file (a mapping of keys to values is expected)"
         raise BadInputError(msg)
-    mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, CampaignConfig)]
+    return _parse(raw, CampaignConfig, source, lines or {})
+
+
+def _parse(raw: dict[str, Any], model: type[Parsed], source: str, lines: Lines) -> Parsed:
+    mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, model)]
     try:
-        config = CampaignConfig.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as error:
         told = {place for place, _ in mistakes}
         mistakes += [(e["loc"], describe_mistake(e)) for e in error.errors() if e["loc"] not in told]
     else:
         if not mistakes:
             return config
-    raise BadInputError(f"{source}: " + "; ".join(_in_line(place, text, lines or {}) for place, text in mistakes))
+    raise BadInputError(f"{source}: " + "; ".join(_in_line(place, text, lines) for place, text in mistakes))
 
 
 def describe_mistake(error: ErrorDetails) -> str:
@@ -261,7 +287,8 @@ def describe_mistake(error: ErrorDetails) -> str:
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return f"{key}: text is expected here; put {error['input']} in quotes"
     shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+    meaning = f"{error['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{key}: {meaning}" if error["loc"] else meaning
 
 
 _NO_NUMBER = "is not a number that is read in one way only; write it in decimal figures, such as 12, 0.5 or 1.2e7"

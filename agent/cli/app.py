@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.options import EngineOptions, FileOptions, grouped
+
 app = typer.Typer(
     name="ptychopilot",
     help="An autopilot for electron ptychography: it chooses scan step, defocus and dose, reconstructs and scores each "
@@ -116,60 +118,19 @@ def resume(
 
 
 @app.command()
+@grouped
 def reconstruct(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
+    stated: FileOptions,
+    engine: EngineOptions,
     out: Out = None,
-    voltage: Annotated[float | None, typer.Option(min=1, max=3000, help="kV, where the file does not say.")] = None,
-    semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None,
-    angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None,
-    step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None,
-    defocus: Annotated[float | None, typer.Option(help="Å, positive for underfocus.")] = None,
-    counts_per_electron: Annotated[
-        float | None, typer.Option(min=1e-9, help="Signal of one electron, for detectors that write floats.")
-    ] = None,
-    scan_shape: Annotated[
-        str | None, typer.Option(metavar="ROWS,COLUMNS", help="Positions scanned, where the file does not say.")
-    ] = None,
-    detector_shape: Annotated[
-        str | None, typer.Option(metavar="ROWS,COLUMNS", help="Pixels of a pattern in a raw file; without it: EMPAD.")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Type of a raw file's counts: uint8, uint16, >u2, float32, …")
-    ] = None,
-    offset: Annotated[int | None, typer.Option(min=0, help="Bytes before a raw file's first pattern.")] = None,
-    frame_header: Annotated[int | None, typer.Option(min=0, help="Bytes before each pattern of a raw file.")] = None,
-    frame_gap: Annotated[int | None, typer.Option(min=0, help="Bytes after each pattern of a raw file.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Path in an HDF5 file with several data sets.")] = None,
-    passes: Annotated[int, typer.Option(min=1, max=1000, help="Passes over all patterns.")] = 10,
-    regularise: Annotated[
-        bool, typer.Option("--regularise", help="Expect no specimen where only noise is seen (picture, not score).")
-    ] = False,
     json_file: Json = None,
     debug: Debug = False,
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
     from agent.cli.reconstruct import reconstruct_file
-    from instrument.recordings import RecordingOptions, parse_shape
 
-    given = {
-        "voltage": None if voltage is None else voltage * 1e3,
-        "semiangle": semiangle,
-        "angular_pixel": angular_pixel,
-        "step": step,
-        "defocus": defocus,
-        "counts_per_electron": counts_per_electron,
-    }
-    options = RecordingOptions(
-        dataset=dataset,
-        scan_shape=parse_shape(scan_shape, "--scan-shape"),
-        detector_shape=parse_shape(detector_shape, "--detector-shape"),
-        dtype=dtype,
-        offset=offset,
-        frame_header=frame_header,
-        frame_gap=frame_gap,
-        numbers={name: value for name, value in given.items() if value is not None},
-    )
-    reconstruct_file(file, out, options, passes, json_file, regularise=regularise)
+    reconstruct_file(file, out, stated.recording(), engine.choice(), json_file)
 
 
 @app.command()

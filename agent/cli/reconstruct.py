@@ -11,12 +11,13 @@ from rich.console import Console
 
 from agent.cli.results import say, write_json
 from agent.cli.terminal import Terminal
-from agent.config import Metadata, ReconstructionChoice, ScoreChoice, Split
+from agent.config import Metadata, ScoreChoice, Split
 from agent.errors import BadInputError, NoResultError
 from agent.formatting import signed_length, uncertain
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
 from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
 from agent.reconstruction import SMALLEST_DETECTOR
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture, phase_image
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 from agent.storage.acquisition_file import Acquisition, read_acquisition
@@ -35,10 +36,8 @@ def reconstruct_file(
     path: Path,
     out: Path | None,
     options: RecordingOptions,
-    passes: int,
+    choice: ReconstructionChoice,
     json_file: Path | None = None,
-    *,
-    regularise: bool = False,
 ) -> None:
     """Reconstruct one data set; write the object (HDF5) and its phase (PNG).
 
@@ -46,9 +45,8 @@ def reconstruct_file(
         path: of the data set.
         out: folder to write into; None: the current one.
         options: what the file lacks or has wrong.
-        passes: over all patterns.
+        choice: how to reconstruct; the score's halves are never regularised.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
-        regularise: whether the picture is expected to have no power where only noise is seen; the score's halves are not.
 
     Raises:
         BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
@@ -73,7 +71,7 @@ def reconstruct_file(
             output=output,
             column_output=Path(scratch) / "column.json",
             scored=scored,
-            reconstruction=ReconstructionChoice(passes=passes, regularise=regularise),
+            reconstruction=choice,
             score=_score_choice(acquisition.description, scored, halves),
         )
         result = process_acquisition(

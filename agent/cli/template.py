@@ -74,7 +74,7 @@ def _legal(field: dict[str, Any]) -> str:
     if field.get("type") == "boolean":
         return "true or false"
     if field.get("type") == "array":
-        return "two numbers, [a, b]"
+        return "two numbers, [a, b]" if "prefixItems" in field else "a list, [a, b, …]"
     if field.get("type") == "string":
         return f"must match {field['pattern']}" if "pattern" in field else ""
     limits = [

@@ -223,6 +223,32 @@ def _measure_again(
     return Measured(data, replace(known, defocus_offset=data.defocus - nominal, sd=sd), notes)
 
 
+def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[float], None]) -> Measured:
+    """An acquisition with more of its optics measured by likelihood, around what is known of it.
+
+    Args:
+        measured: the acquisition.
+        wanted: names as in `ReconstructionSettings.refine_optics`.
+        on_progress: called with the fraction done.
+    """
+    from agent.reconstruction import tune, widths
+
+    before, state = measured.data, measured.state
+    tuned = tune(before, widths(before, wanted), on_progress=on_progress)
+    if not tuned.improved:
+        return measured
+    data = tuned.data
+    state = replace(
+        state,
+        centre=state.centre if data.centre is None else data.centre,
+        matrix=np.asarray(data.detector_to_scan),
+        defocus_offset=state.defocus_offset + data.defocus - before.defocus,
+        aberrations=dict(data.aberrations),
+        sd={**state.sd, **_measured_sd(tuned)},
+    )
+    return replace(measured, data=data, state=state)
+
+
 def _disc(data: DiffractionData) -> BrightFieldDisc:
     """The bright-field disc in the mean pattern."""
     from agent.reconstruction import fit_disc

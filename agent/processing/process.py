@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from pydantic import Field
 
-from agent.config import ReconstructionChoice, ScoreChoice
+from agent.config import ScoreChoice
 from agent.encoding import OsPath
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
-from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column
-from agent.reconstruction import DiffractionData, ReconstructionSettings, check_data, selected, survey
+from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column, refined
+from agent.reconstruction import DiffractionData, check_data, selected, survey
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Optics, Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
@@ -137,7 +138,7 @@ def _measure(data: DiffractionData, acquisition: Acquisition, job: ProcessingJob
     """The data with the optics that they were taken with: from earlier acquisitions where there are some."""
     plan = acquisition.plan
     complete_raster = acquisition.received.all() and plan.positions is None
-    return measure_column(
+    measured = measure_column(
         data,
         acquisition.description,
         shape=plan.shape if complete_raster else None,
@@ -145,27 +146,23 @@ def _measure(data: DiffractionData, acquisition: Acquisition, job: ProcessingJob
         enabled=job.reconstruction.calibrate,
         on_progress=lambda fraction: on_progress("calibrate", fraction),
     )
+    wanted = job.reconstruction.settings().refine_optics
+    if not wanted:
+        return measured
+    return refined(measured, wanted, lambda fraction: on_progress("optics", fraction))
 
 
 def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progress: Progress) -> Judged:
     """Picture, halves and score, with the user's own functions where the campaign names some."""
     choice = job.reconstruction
-    settings = ReconstructionSettings(
-        probe_modes=choice.probe_modes,
-        max_passes=choice.passes,
-        stop_early=False,  # the same number of passes for every trial: scores are compared
-        refine_probe=choice.refine_probe,
-        regularise=choice.regularise,
-        background=choice.background,
-        device=choice.device,
-    )
+    settings = replace(choice.settings(), refine_optics=())  # `_measure` has done that, for picture and halves alike
     edge = job.score.field or min(job.scored.height, job.scored.width)
     return judge(
         data,
         settings,
         tiles(job.scored, edge),
         job.score,
-        job.seed,
+        job.seed + settings.seed,
         reconstruct_with=None if choice.function is None else load_attribute(choice.function),
         score_with=None if job.score.function is None else load_attribute(job.score.function),
         splits=job.splits,

@@ -15,7 +15,7 @@ from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.counting import expected_deviance
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
-from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.model.settings import Bounds, ReconstructionSettings
 from agent.reconstruction.model.start import choose_padding
 from agent.reconstruction.run import reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
-    from agent.reconstruction.calibration.parameters import widths
+    from agent.reconstruction.calibration.parameters import members, widths
 
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
@@ -36,12 +36,14 @@ _CALIBRATION = {
     "calibrate": "calibrate",
     "deviance_of_part": "expectation",
     "fit_disc": "bright_field",
+    "members": "parameters",
     "tune": "likelihood",
     "widths": "parameters",
 }
 __all__ = [
     "DEFOCUS_REPEATS",
     "SMALLEST_DETECTOR",
+    "Bounds",
     "BrightFieldDisc",
     "Calibration",
     "DiffractionData",
@@ -58,6 +60,7 @@ __all__ = [
     "fit_disc",
     "gpu_reason",
     "halves",
+    "members",
     "paste",
     "reconstruct",
     "selected",

@@ -16,10 +16,12 @@ from recorded_files import scan_of_atoms
 
 from agent.cli.reconstruct import reconstruct_file
 from agent.errors import BadInputError, NoResultError
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument.recordings import RecordingOptions
 
+QUICK = ReconstructionChoice(passes=2)
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
 
 
@@ -101,7 +103,7 @@ def test_what_cannot_be_scored_or_written_is_refused_before_anything_is_computed
         file.attrs.update({"voltage": 80e3, "semiangle_mrad": 20.0, "scan_step_A": 1.0, "angular_pixel_mrad": 2.5})
     places = {"out": tmp_path / "out", "json_file": None} | {name: tmp_path / where for name, where in target.items()}
     with pytest.raises(BadInputError, match=message):
-        reconstruct_file(path, places["out"], RecordingOptions(), 2, places["json_file"])
+        reconstruct_file(path, places["out"], RecordingOptions(), QUICK, places["json_file"])
     assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
 
@@ -145,7 +147,7 @@ def test_a_recording_without_a_disc_or_a_raster_is_refused_in_one_sentence(
 ) -> None:
     path, out, options = calibrated(tmp_path / "scan.npy", spoil(scan_of_atoms()), angular_pixel=angular_pixel)
     with pytest.raises(BadInputError, match=message) as refused:
-        reconstruct_file(path, out, options, 2)
+        reconstruct_file(path, out, options, QUICK)
     assert "\n" not in str(refused.value)
 
 
@@ -158,7 +160,7 @@ def test_a_recording_without_a_disc_or_a_raster_is_refused_in_one_sentence(
 )
 def test_a_step_in_another_unit_is_what_the_sentence_is_about(tmp_path: Path, step: float, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
-        reconstruct_file(*calibrated(tmp_path / "scan.npy", scan_of_atoms(), step=step), 2)
+        reconstruct_file(*calibrated(tmp_path / "scan.npy", scan_of_atoms(), step=step), QUICK)
 
 
 def test_a_step_in_nm_without_a_defocus_is_doubted_and_its_score_is_none(
@@ -166,6 +168,6 @@ def test_a_step_in_nm_without_a_defocus_is_doubted_and_its_score_is_none(
 ) -> None:
     call = calibrated(tmp_path / "scan.npy", scan_of_atoms(), step=0.15, defocus=None)
     with pytest.raises(NoResultError, match="the scored field is too small"):
-        reconstruct_file(*call, 2)
+        reconstruct_file(*call, QUICK)
     assert "17 steps of 0.15 Å; is the step in Å (1 nm is 10)?" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "out" / "scan-phase.png").exists()

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import ReconstructionChoice, ScoreChoice
+from agent.config import ScoreChoice
 from agent.errors import StoppedError
 from agent.processing.child import ProcessingError, ReconstructionProcess
 from agent.processing.process import ProcessingJob
+from agent.reconstruction_choice import ReconstructionChoice
 from instrument.models import Rectangle
 
 BEHAVIOUR = '''

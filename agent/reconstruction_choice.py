@@ -1,0 +1,116 @@
+"""How patterns become an object, as campaign and settings files say it: the engine's own settings, and what surrounds them.
+
+Type, bounds, default and meaning of each field are those of `ReconstructionSettings`; a field that is added there is legal here.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from dataclasses import fields
+from itertools import pairwise
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, create_model, model_validator
+
+from agent.reconstruction import Bounds, ReconstructionSettings, members
+from instrument.errors import BadInputError
+from instrument.models import Record
+
+_NAMED_HERE = "max_passes"
+"""Of the engine's; it is called `passes` here and has another default, but its own name is understood as well."""
+_OTHER_DEFAULTS = {"stop_early": False}
+"""The same number of passes for every trial: scores are compared."""
+
+
+class _Surroundings(Record):
+    passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
+    calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
+    function: str | None = Field(
+        default=None,
+        description="module:attribute called as f(DiffractionData, ReconstructionSettings); None: built in",
+    )
+
+    def settings(self) -> ReconstructionSettings:
+        """What the engine takes.
+
+        Raises:
+            BadInputError: values that are not possible together.
+        """
+        given = {name: getattr(self, name) for name in _generated()}
+        return ReconstructionSettings(max_passes=self.passes, **given)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_either_name(cls, raw: Any) -> Any:
+        if not isinstance(raw, dict) or _NAMED_HERE not in raw:
+            return raw
+        if "passes" in raw:
+            msg = f"{_NAMED_HERE} and passes are the same; leave one out"
+            raise ValueError(msg)
+        return {"passes" if name == _NAMED_HERE else name: value for name, value in raw.items()}
+
+    @model_validator(mode="after")
+    def _possible_together(self) -> _Surroundings:
+        try:
+            members(self.settings().refine_optics)
+        except BadInputError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+def _generated() -> list[str]:
+    """Names of the engine's settings that are legal under the same name."""
+    return [field.name for field in fields(ReconstructionSettings) if field.name != _NAMED_HERE]
+
+
+def _for_pydantic(hint: Any) -> Any:
+    """The type with its bounds in pydantic's words."""
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(_for_pydantic(part) for part in get_args(hint))]  # noqa: UP007
+    if get_origin(hint) is not Annotated:
+        return hint
+    kind, bounds = get_args(hint)
+    assert isinstance(bounds, Bounds)
+    low: dict[str, Any] = {"gt" if bounds.above else "ge": bounds.low}
+    return Annotated[kind, Field(le=bounds.high, **low)]
+
+
+def _meanings() -> dict[str, str]:
+    """What stands beside the default of each setting, on one line; nothing where there is no source to read."""
+    try:
+        body = ast.parse(inspect.getsource(ReconstructionSettings)).body[0]
+    except OSError:
+        return {}
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(body.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
+
+
+def _definitions() -> dict[str, Any]:
+    hints, meanings = get_type_hints(ReconstructionSettings, include_extras=True), _meanings()
+    defaults = {field.name: field.default for field in fields(ReconstructionSettings)} | _OTHER_DEFAULTS
+    return {
+        name: (_for_pydantic(hints[name]), Field(default=defaults[name], description=meanings.get(name)))
+        for name in _generated()
+    }
+
+
+if TYPE_CHECKING:
+
+    class ReconstructionChoice(_Surroundings):
+        """Its further fields are those of `ReconstructionSettings`; give them to `model_validate`."""
+
+else:
+    ReconstructionChoice = create_model(
+        "ReconstructionChoice",
+        __base__=_Surroundings,
+        __module__=__name__,
+        __doc__="How patterns become an object: the settings of the engine, and the passes that every trial gets.",
+        **_definitions(),
+    )
