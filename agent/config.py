@@ -16,7 +16,7 @@ from agent.errors import BadInputError
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
-from instrument.models import Description, Record
+from instrument.models import Description, Interlacing, Record
 
 Positive = Annotated[float, Field(gt=0)]
 Range = tuple[float, float]
@@ -167,6 +167,11 @@ class CampaignConfig(Record):
     area: AreaOfInterest
     exploration: Exploration
     search: Search = Search()
+    passes: Literal[1, 2] = Field(
+        default=2,
+        description="scans of which an acquisition consists; 2: at half the dose each, one between the other, each is one half "
+        "of the score (one where the instrument cannot)",
+    )
     policy: str = Field(default="botorch", description="botorch, sobol, random, expert, or module:attribute")
     expert: tuple[Positive, float] | None = Field(
         default=None,
@@ -184,6 +189,28 @@ class CampaignConfig(Record):
         default=None, description="s of wall-clock time, then stop and keep everything; None: no limit"
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of everything random")
+
+
+def interlacing(config: CampaignConfig, description: Description) -> Interlacing | None:
+    """How the campaign's acquisitions are scanned in two passes; None: in one.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+    """
+    return description.two_passes if config.passes == 2 else None
+
+
+def electrons_per_cell(config: CampaignConfig, description: Description) -> tuple[float, float]:
+    """Smallest and largest dose · step² of an acquisition: two offset passes share the dose of a cell between two patterns.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+    """
+    fewest, most = description.electrons_per_pattern
+    patterns = 2 if interlacing(config, description) == "offset" else 1
+    return patterns * fewest, patterns * most
 
 
 def load_config(path: Path | str) -> CampaignConfig:

@@ -144,6 +144,22 @@ async def _delivers(trial: _Trial) -> None:
     await trial.require_blanked("after the scan has ended")
 
 
+async def _scans_in_two_passes(trial: _Trial) -> None:
+    """As `_delivers`, for a plan of two passes where the description offers them."""
+    two_passes = trial.description.two_passes
+    if two_passes is None:
+        return
+    plan = trial.plan().model_copy(update={"passes": 2, "interlacing": two_passes})
+    low, high = trial.description.electrons_per_pattern
+    per_pattern = min(max(plan.electrons_per_pattern, low), high)
+    plan = plan.model_copy(update={"dose": plan.dose * per_pattern / plan.electrons_per_pattern})
+    check = await trial.microscope.check(plan)
+    _require(check.n_positions == plan.n_positions, f"check counts {check.n_positions} of {plan.n_positions} positions")
+    async with trial.scan(plan) as frames:
+        seen = [frame.index async for frame in frames]
+    _require(sorted(seen) == list(range(plan.n_positions)), f"{len(seen)} frames, {len(set(seen))} different ones")
+
+
 async def _counts_beam_time(trial: _Trial) -> None:
     microscope, current = trial.microscope, trial.description.beam_current
     if not isinstance(microscope, CountsBeamTime) or current is None:
@@ -242,6 +258,7 @@ PROMISES: tuple[tuple[str, Callable[[_Trial], Awaitable[None]]], ...] = (
     ("the description allows a plan, and stays the same", _describes),
     ("check counts positions, time, electrons and area, and exposes nothing", _checks),
     ("every frame comes once, as described, and the beam is off at the end", _delivers),
+    ("two passes are scanned where the description offers them", _scans_in_two_passes),
     ("beam_time counts what the beam was on", _counts_beam_time),
     ("closing the iterator turns the beam off", _stops_when_closed),
     ("blank may be called from any thread, again and again, and takes milliseconds", _blanks_quickly),

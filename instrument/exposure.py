@@ -205,5 +205,6 @@ def _series_start(entry: LedgerEntry, description: Description) -> stream.Series
             "step": plan.step,
             "defocus": plan.defocus,
             "dose": plan.dose,
+            "passes": plan.passes,
         },
     )

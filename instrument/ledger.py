@@ -170,7 +170,7 @@ class Ledger:
                     f"{account.left:g} of {account.budget:g} left; lower dose or field"
                 )
                 raise BudgetError(msg, needed=electrons, left=account.left, budget=account.budget)
-            dose = electrons / (plan.n_positions * plan.step**2)
+            dose = electrons / (plan.n_cells * plan.step**2)
             if region_dose_limit is not None:
                 if accumulated is None:
                     accumulated = peak_dose(self.overlapping(check.illuminated), check.illuminated)

@@ -19,11 +19,16 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
     description.step.check("step", plan.step)
     description.defocus.check("defocus", plan.defocus)
     description.dose.check("dose", plan.dose)
+    if plan.passes == 2 and plan.interlacing != description.two_passes:
+        possible = f"one, or two with {description.two_passes} interlacing" if description.two_passes else "one"
+        msg = f"two passes with {plan.interlacing} interlacing are not possible here; legal: {possible}; change passes"
+        raise OutOfLimitsError(msg, parameter="passes", value=plan.passes)
     low, high = description.electrons_per_pattern
     per_pattern = plan.electrons_per_pattern
     if not low * (1 - 1e-6) <= per_pattern <= high * (1 + 1e-6):
         msg = (
-            f"dose {plan.dose:g} {description.dose_unit} at a step of {plan.step:g} Å puts {per_pattern:g} into a "
+            f"dose {plan.dose:g} {description.dose_unit} at a step of {plan.step:g} Å"
+            f"{' in two passes' if plan.patterns_per_cell > 1 else ''} puts {per_pattern:g} into a "
             f"pattern; legal: {low:g} … {high:g}; change the dose or the step"
         )
         raise OutOfLimitsError(msg, parameter="electrons_per_pattern", value=per_pattern, minimum=low, maximum=high)

@@ -8,11 +8,18 @@ Defocus is signed and positive for underfocus.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from instrument.errors import OutOfLimitsError
 
@@ -20,6 +27,9 @@ ELEMENTARY_CHARGE = 1.602176634e-19
 """C per electron."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Interlacing = Literal["offset", "checkerboard"]
+"""How two passes share a field: two rasters offset by half a step along both axes, each at half the dwell time; or every other
+cell of one raster in turn, at the full dwell time."""
 
 
 class Record(BaseModel):
@@ -81,11 +91,13 @@ class Rectangle(Record):
 
 
 class AcquisitionPlan(Record):
-    """One scan: where, how fine, how far from focus, with how many electrons.
+    """One scan, or two passes over one field: where, how fine, how far from focus, with how many electrons.
 
-    The scanned cells tile the field: there are floor(height/step) × floor(width/step) positions, each at the centre of
-    its cell of step × step, row by row. Explicit `positions` (specimen frame, (y, x), Å) replace that raster; `step`
-    then only relates dose to electrons per pattern.
+    The scanned cells tile the field: there are floor(height/step) × floor(width/step) of them, of step × step, scanned row by
+    row. One pass has a position at the centre of each. Two passes follow each other without a pause and share the dose: with
+    `offset` interlacing each visits every cell, a quarter of a step before and behind its centre along both axes; with
+    `checkerboard` interlacing the first visits the centres of the cells with an even row + column, the second the others.
+    Explicit `positions` (specimen frame, (y, x), Å) replace the raster; `step` then only relates dose to electrons per pattern.
     """
 
     id: Identifier
@@ -96,6 +108,17 @@ class AcquisitionPlan(Record):
     defocus: Annotated[float, Field(ge=-1e6, le=1e6, description="nominal defocus, Å, positive for underfocus")]
     dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
     positions: tuple[tuple[float, float], ...] | None = None
+    passes: Literal[1, 2] = Field(default=1, description="scans that share the dose; the second lies between the first")
+    interlacing: Interlacing = Field(default="offset", description="how two passes share the field")
+
+    @model_serializer(mode="wrap")
+    def _as_one_pass_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what one pass does not need, so that instruments and files from before there were two understand it."""
+        told: dict[str, Any] = handler(self)
+        if self.passes == 1:
+            told.pop("passes", None)
+            told.pop("interlacing", None)
+        return told
 
     @model_validator(mode="after")
     def _has_positions(self) -> AcquisitionPlan:
@@ -105,24 +128,38 @@ class AcquisitionPlan(Record):
         if self.positions is not None and not self.positions:
             msg = "positions is an empty list; leave it out for a raster"
             raise ValueError(msg)
+        if self.passes == 2 and (self.positions is not None or self.n_cells < 2):
+            what = "explicit positions are" if self.positions is not None else "a single cell is"
+            msg = f"{what} scanned once; set passes to 1"
+            raise ValueError(msg)
         return self
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(scan_y, scan_x) of the raster; (1, n) for explicit positions."""
+        """(scan_y, scan_x) cells of the raster; (1, n) for explicit positions."""
         if self.positions is not None:
             return 1, len(self.positions)
         return math.floor(self.field.height / self.step + 1e-6), math.floor(self.field.width / self.step + 1e-6)
 
     @property
-    def n_positions(self) -> int:
-        """Number of patterns."""
+    def n_cells(self) -> int:
+        """Number of cells of step × step that are scanned."""
         return self.shape[0] * self.shape[1]
 
     @property
+    def patterns_per_cell(self) -> int:
+        """How many patterns share the dose of a cell."""
+        return self.passes if self.interlacing == "offset" else 1
+
+    @property
+    def n_positions(self) -> int:
+        """Number of patterns, of all passes."""
+        return self.n_cells * self.patterns_per_cell
+
+    @property
     def electrons_per_pattern(self) -> float:
-        """dose · step²."""
-        return self.dose * self.step**2
+        """dose · step² over the patterns of a cell."""
+        return self.dose * self.step**2 / self.patterns_per_cell
 
     @property
     def electrons(self) -> float:
@@ -130,13 +167,39 @@ class AcquisitionPlan(Record):
         return self.electrons_per_pattern * self.n_positions
 
     def scan_positions(self) -> NDArray[np.float64]:
-        """Set-points of the probe in scan order, (n, 2), (y, x), Å, specimen frame."""
+        """Set-points of the probe in scan order, (n, 2), (y, x), Å, specimen frame; the first pass comes first."""
         if self.positions is not None:
             return np.asarray(self.positions, dtype=np.float64)
         n_y, n_x = self.shape
         y = self.field.y + (np.arange(n_y) + 0.5) * self.step
         x = self.field.x + (np.arange(n_x) + 0.5) * self.step
-        return np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+        centres = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+        if self.passes == 1:
+            return centres
+        if self.interlacing == "offset":
+            return np.concatenate([centres - self.step / 4, centres + self.step / 4])
+        return centres[self._checkerboard_order()]
+
+    def pass_index(self) -> NDArray[np.int64]:
+        """(n,) in which pass each position is scanned, 0 or 1, in scan order."""
+        first = self.n_cells if self.patterns_per_cell == self.passes else -(-self.n_cells // 2)
+        return (np.arange(self.n_positions) >= first).astype(np.int64)
+
+    def rasters(self) -> tuple[NDArray[np.int64], ...]:
+        """Scan indices as (scan_y, scan_x): one array of all positions, or one for each of two offset passes.
+
+        Explicit positions have no raster.
+        """
+        if self.positions is not None:
+            return ()
+        if self.passes == 2 and self.interlacing == "checkerboard":
+            return (np.argsort(self._checkerboard_order()).reshape(self.shape),)
+        return tuple(np.arange(self.n_positions).reshape(-1, *self.shape))
+
+    def _checkerboard_order(self) -> NDArray[np.int64]:
+        """(n_cells,) numbers of the cells, those with an even row + column first."""
+        rows, columns = (np.arange(n) for n in self.shape)
+        return np.argsort(np.add.outer(rows, columns).ravel() % 2, kind="stable")
 
 
 def _rounding(limit: float) -> float:
@@ -226,8 +289,11 @@ class Description(Record):
     step: Parameter
     defocus: Parameter
     dose: Parameter
+    two_passes: Interlacing | None = Field(
+        default=None, description="how it scans a field in two passes; None: it scans in one pass only"
+    )
     electrons_per_pattern: tuple[float, float] = Field(
-        description="smallest and largest dose·step², from frame rate, dwell time, saturation or what is recorded"
+        description="smallest and largest number in a pattern, from frame rate, dwell time, saturation or what is recorded"
     )
     electrons_per_pattern_values: tuple[float, ...] | None = Field(
         default=None,

@@ -115,16 +115,7 @@ class SimulatedMicroscope:
             parameter.check(name, value)
         timing = Timing.of(plan, column)
         if timing.dwell * column.max_frame_rate < 1 - 1e-6:
-            least = column.electrons_per_second / column.max_frame_rate
-            msg = (
-                f"{plan.dose:g} e/Å² at a step of {plan.step:g} Å and {column.beam_current:g} pA is a dwell time of "
-                f"{1e6 * timing.dwell:.3g} µs, but the detector reads at most {column.max_frame_rate:g} frames/s; legal: "
-                f"a dose of at least {least / plan.step**2:.4g} e/Å², or a step of at least "
-                f"{math.sqrt(least / plan.dose):.3g} Å"
-            )
-            raise OutOfLimitsError(
-                msg, parameter="electrons_per_pattern", value=plan.electrons_per_pattern, minimum=least
-            )
+            raise _too_fast(plan, column, timing)
         check_limits(plan, self._description)
         radius = optics.probe_diameter(column.semiangle, plan.defocus, column.voltage) / 2
         return PlanCheck(
@@ -249,6 +240,7 @@ class SimulatedMicroscope:
                 saturation=column.saturation,
                 dead_pixels=PixelDetector(column, self._seed).dead_pixels,
             ),
+            two_passes="offset",
             step=Parameter(kind="continuous", unit="Å", minimum=STEP_LIMITS[0], maximum=STEP_LIMITS[1]),
             defocus=Parameter(kind="continuous", unit="Å", minimum=-column.max_defocus, maximum=column.max_defocus),
             dose=Parameter(kind="continuous", unit="e/Å²", minimum=DOSE_LIMITS[0], maximum=DOSE_LIMITS[1]),
@@ -262,6 +254,20 @@ class SimulatedMicroscope:
             settle_time=column.settle,
             latency=_LATENCY,
         )
+
+
+def _too_fast(plan: AcquisitionPlan, column: Column, timing: Timing) -> OutOfLimitsError:
+    """The refusal of a dwell time that the detector cannot keep up with."""
+    least = column.electrons_per_second / column.max_frame_rate
+    per_cell = least * plan.patterns_per_cell
+    passes, one_pass = (" in two passes", ", or one pass") if plan.patterns_per_cell > 1 else ("", "")
+    msg = (
+        f"{plan.dose:g} e/Å²{passes} at a step of {plan.step:g} Å and {column.beam_current:g} pA is a dwell time of "
+        f"{1e6 * timing.dwell:.3g} µs, but the detector reads at most {column.max_frame_rate:g} frames/s; legal: "
+        f"a dose of at least {per_cell / plan.step**2:.4g} e/Å², a step of at least "
+        f"{math.sqrt(per_cell / plan.dose):.3g} Å{one_pass}"
+    )
+    return OutOfLimitsError(msg, parameter="electrons_per_pattern", value=plan.electrons_per_pattern, minimum=least)
 
 
 def _import_physics() -> None:

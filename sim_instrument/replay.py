@@ -5,7 +5,7 @@ Recorded pattern (i, j) lies at ((i + ½)·s, (j + ½)·s) Å, s the recorded st
 cell k along an axis is served with recorded index k₀ + k·m + (m − 1)//2, where k₀ is the field's edge rounded to the
 recorded grid. Cell centres of even multiples fall between recorded positions, and a field's edge may as well: all
 positions of a plan are then off by the same vector, at most half a recorded step per axis, which moves the picture and
-changes nothing in it.
+changes nothing in it. Two passes share the cells of a plan as a checkerboard: the same patterns as one pass, each in one of them.
 
 A dose asks for the fraction dose · step² / (mean counts of a recorded pattern) of each pattern's counts;
 sim_instrument.recorded_counts draws them.
@@ -128,6 +128,7 @@ class ReplayMicroscope:
                 counts_per_electron=None,
                 dead_pixels=self._dead,
             ),
+            two_passes="checkerboard",
             step=Parameter(kind="discrete", unit="Å", values=tuple(m * step for m in self.multiples)),
             defocus=Parameter(kind="fixed", unit="Å", values=(numbers["defocus"],)),
             dose=Parameter(
@@ -218,8 +219,11 @@ class ReplayMicroscope:
             np.rint(edge / step).astype(np.intp) + np.arange(count) * multiple + (multiple - 1) // 2
             for edge, count in zip((plan.field.y, plan.field.x), plan.shape, strict=True)
         )
-        raster: NDArray[np.intp] = (rows[:, None] * n_x + columns[None, :]).ravel()
-        return raster
+        raster = rows[:, None] * n_x + columns[None, :]
+        in_scan_order = np.empty(plan.n_positions, dtype=np.intp)
+        (indices,) = plan.rasters()
+        in_scan_order[indices] = raster
+        return in_scan_order
 
 
 def _drawable(path: Path, patterns: NDArray[Any], dtype: type[np.uint8 | np.uint16]) -> NDArray[Any]:

@@ -33,6 +33,8 @@ _DAMAGE_STEPS = 16
 class Timing:
     """When the scan engine does what, on the instrument's clock; 0 is the start of the first dwell.
 
+    A second pass begins after the flyback of the first one's last line.
+
     Attributes:
         dwell: s per position in which electrons are counted.
         pitch: s per position, with the detector's dead time.
@@ -47,7 +49,7 @@ class Timing:
 
     @classmethod
     def of(cls, plan: AcquisitionPlan, column: Column) -> Timing:
-        """The timing of a plan: dwell time dose · step² · e / I.
+        """The timing of a plan: dwell time dose · step² · e / I, shared by the passes.
 
         Args:
             plan: the scan.
@@ -91,7 +93,7 @@ class Timing:
         Args:
             plan: the scan.
         """
-        return plan.shape[0] * self.line
+        return plan.n_positions // plan.shape[1] * self.line
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def simulate(
         damage: dose received before; read, not changed. None: nothing.
 
     Returns:
-        (scan_y, scan_x, detector_y, detector_x) counts.
+        (scan_y, scan_x, detector_y, detector_x) counts; those of a second pass follow as further rows.
     """
     exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed, damage)
     return _run(exposure, exposure.counts, np.uint16)
@@ -250,7 +252,7 @@ def expected_intensities(
         seed: of the instrument.
 
     Returns:
-        (scan_y, scan_x, detector_y, detector_x), per electron.
+        (scan_y, scan_x, detector_y, detector_x), per electron; those of a second pass follow as further rows.
     """
     exposure = Exposure(plan, specimen or build_specimen(), column or Column(), seed)
     return _run(exposure, exposure.intensities, np.float32)
@@ -260,4 +262,5 @@ def _run(exposure: Exposure, compute: Callable[[Block], NDArray[Any]], dtype: ty
     with ThreadPoolExecutor(THREADS) as pool:
         results: Iterator[NDArray[Any]] = pool.map(compute, exposure.blocks)
         pixels = exposure.column.detector_pixels
-        return np.concatenate(list(results)).astype(dtype, copy=False).reshape(*exposure.plan.shape, pixels, pixels)
+        frames: NDArray[Any] = np.concatenate(list(results)).astype(dtype, copy=False)
+        return frames.reshape(-1, exposure.plan.shape[1], pixels, pixels)

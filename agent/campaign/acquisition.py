@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.campaign.layout import fresh_field
 from agent.campaign.session import Session
+from agent.config import interlacing
 from agent.errors import InstrumentUnavailableError, NoResultError, StoppedError
 from agent.events import FramesReceived, Phase, PhaseChanged
 from agent.records import Role, Trial, TrialState
@@ -57,6 +58,7 @@ class Acquirer:
         self._folder = session.folder
         self._metadata = session.config.metadata
         self._layout = session.layout
+        self._interlacing = interlacing(session.config, session.journal.facts.description)
         self._book = session.book
         self._audience = session.audience
         self._control = session.control
@@ -80,6 +82,8 @@ class Acquirer:
             step=trial.settings.step,
             defocus=trial.settings.defocus,
             dose=trial.settings.dose,
+            passes=1 if self._interlacing is None else 2,
+            interlacing=self._interlacing or "offset",
         )
 
     def path(self, trial: Trial) -> Path:

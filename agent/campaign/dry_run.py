@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from agent.campaign.planning import (
     reference_settings,
 )
 from agent.campaign.stop import Control
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, electrons_per_cell, interlacing
 from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
@@ -31,6 +32,7 @@ class DryRun(Record):
 
     trials: int = Field(description="exploratory acquisitions")
     acquisitions: int = Field(description="all of them: reference, exploration, final, expert")
+    passes: int = Field(default=1, description="scans of which each of them consists")
     electrons: float = Field(description="the budget; counts where counts per electron are not known")
     reference_electrons: float = Field(
         default=0.0, description="part of it that the reference acquisition takes; 0 where none is needed"
@@ -70,20 +72,20 @@ async def dry_run(
     async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
         description, exposed = await take_stock(client)
         layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        scan = partial(_duration, client, config, description)
         first = await asyncio.to_thread(first_suggestion, config, description, layout)
         budget = planned_budget(config, description)
         final_dose = budget.final_share / layout.final.area
         final = first.settings.model_copy(update={"dose": final_dose})
-        duration = config.exploration.trials * await _duration(
-            client, description, layout.exploration[0], first.settings
-        )
-        duration += (1 + (config.expert is not None)) * await _duration(client, description, layout.final, final)
+        duration = config.exploration.trials * await scan(layout.exploration[0], first.settings)
+        duration += (1 + (config.expert is not None)) * await scan(layout.final, final)
         if needs_reference(config):
             settings = reference_settings(description, config).settings
-            duration += await _duration(client, description, layout.exploration[0], settings)
+            duration += await scan(layout.exploration[0], settings)
     return DryRun(
         trials=config.exploration.trials,
         acquisitions=acquisitions_planned(config),
+        passes=1 if interlacing(config, description) is None else 2,
         electrons=budget.total,
         reference_electrons=budget.reference,
         exploration_electrons=budget.exploration_share,
@@ -95,8 +97,11 @@ async def dry_run(
     )
 
 
-async def _duration(client: InstrumentClient, description: Description, field: Rectangle, settings: Settings) -> float:
+async def _duration(
+    client: InstrumentClient, config: CampaignConfig, description: Description, field: Rectangle, settings: Settings
+) -> float:
     """Beam time, s, of a field at `settings`, with no more electrons per pattern than the instrument can give."""
+    passes = interlacing(config, description)
     plan = AcquisitionPlan(
         id="dry-run",
         campaign="dry-run",
@@ -104,6 +109,8 @@ async def _duration(client: InstrumentClient, description: Description, field: R
         field=field,
         step=settings.step,
         defocus=settings.defocus,
-        dose=min(settings.dose, description.electrons_per_pattern[1] / settings.step**2),
+        dose=min(settings.dose, electrons_per_cell(config, description)[1] / settings.step**2),
+        passes=1 if passes is None else 2,
+        interlacing=passes or "offset",
     )
     return (await client.check(plan)).duration

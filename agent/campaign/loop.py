@@ -202,7 +202,9 @@ class Loop:
         expert = self._open("expert")
         if expert is None and not self._book.of_role("expert"):
             assert final.plan is not None
-            expert = self._book.add("expert", expert_settings(self.config, final.plan, self.layout.final), 0.0)
+            fewest, _ = self._journal.facts.description.electrons_per_pattern
+            suggestion = expert_settings(self.config, final.plan, self.layout.final, fewest)
+            expert = self._book.add("expert", suggestion, 0.0)
         if expert is None:
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from agent.campaign.layout import plan_layout, scored_edge
@@ -136,25 +137,37 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
     )
 
 
-def expert_settings(config: CampaignConfig, final: AcquisitionPlan, area: Rectangle) -> Suggestion:
+def expert_settings(
+    config: CampaignConfig, final: AcquisitionPlan, area: Rectangle, fewest_per_pattern: float
+) -> Suggestion:
     """The expert's step and defocus with the electrons of the final acquisition.
+
+    Where the instrument is not fast enough for two passes of the expert's step, each takes √2 times that step: as many
+    patterns in all as one pass of the expert's.
 
     Args:
         config: names the expert's step, Å, and defocus, Å.
         final: plan of the final acquisition.
         area: field of the final acquisition; the expert's is of the same size.
+        fewest_per_pattern: the smallest number of electrons in a pattern that the instrument can do.
     """
     assert config.expert is not None
     step, defocus = config.expert
-    shape = AcquisitionPlan(
-        id="expert", campaign="expert", region="expert", field=area, step=step, defocus=defocus, dose=1.0
+    reason = (
+        f"the expert's settings with the {final.electrons:.4g} electrons of the final acquisition, on a fresh region"
     )
-    dose = final.electrons / (shape.n_positions * step**2)
-    return Suggestion(
-        settings=Settings(step=step, defocus=defocus, dose=dose),
-        source="expert",
-        reason=f"the expert's settings with the {final.electrons:.4g} electrons of the final acquisition, on a fresh region",
-    )
+    dose = _dose_of(final, area, step)
+    if dose * step**2 / final.patterns_per_cell < fewest_per_pattern * (1 - 1e-6) and final.patterns_per_cell > 1:
+        reason += f"; two passes of √2 times the step of {step:g} Å, which take as many patterns as one pass of it"
+        step *= math.sqrt(2)
+        dose = _dose_of(final, area, step)
+    return Suggestion(settings=Settings(step=step, defocus=defocus, dose=dose), source="expert", reason=reason)
+
+
+def _dose_of(final: AcquisitionPlan, area: Rectangle, step: float) -> float:
+    """Dose, e/Å², at which a field scanned with another step, Å, takes the electrons of the final acquisition."""
+    shape = final.model_copy(update={"field": area, "step": step})
+    return final.electrons / (shape.n_cells * step**2)
 
 
 def final_suggestion(recommendation: Recommendation, source: str) -> Suggestion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -128,8 +129,9 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         msg = f"{path}: holds patterns of {n_y} × {n_x} pixels; at least {least} are expected, the detector's axes last"
         raise BadInputError(msg)
     data = replace(file.data, patterns=whole_counts(path, file.data.patterns))
-    positions, half = data.positions, file.step / 2
+    positions, half = data.positions, file.step / (4 if file.interlacing == "offset" else 2)
     low, high = positions.min(axis=0) - half, positions.max(axis=0) + half
+    cells = len(positions) if file.scan_shape is None else math.prod(file.scan_shape)
     plan = AcquisitionPlan(
         id="file",
         campaign="file",
@@ -137,8 +139,10 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         field=Rectangle(y=low[0], x=low[1], height=high[0] - low[0], width=high[1] - low[1]),
         step=file.step,
         defocus=data.defocus,
-        dose=float(data.patterns.sum(dtype=np.float64)) / len(positions) / file.step**2,
+        dose=float(data.patterns.sum(dtype=np.float64)) / cells / file.step**2,
         positions=None if file.scan_shape is not None else tuple((float(y), float(x)) for y, x in positions),
+        passes=1 if file.interlacing is None else 2,
+        interlacing=file.interlacing or "offset",
     )
     small = data.patterns.max() <= np.iinfo(np.uint8).max
 
@@ -160,6 +164,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         step=fixed(plan.step, "Å"),
         defocus=fixed(plan.defocus, "Å"),
         dose=fixed(plan.dose, "counts/Å²"),
+        two_passes=file.interlacing,
         electrons_per_pattern=(plan.electrons_per_pattern, plan.electrons_per_pattern),
         area=plan.field,
     )

@@ -61,7 +61,7 @@ def show_plan(console: Console, plan: DryRun) -> None:
     table.show_header = False
     for name, value in (
         ("exploratory trials", str(plan.trials)),
-        ("acquisitions in all", str(plan.acquisitions)),
+        ("acquisitions in all", f"{plan.acquisitions}{', each in two passes' if plan.passes == 2 else ''}"),
         ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
         *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),

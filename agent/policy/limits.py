@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import Exploration, Range, Search
+from agent.config import CampaignConfig, Exploration, Range, electrons_per_cell
 from agent.errors import BadInputError
 from agent.records import Settings
 from instrument import optics
@@ -82,7 +82,7 @@ class Axis:
     @property
     def fixed(self) -> bool:
         """Whether there is nothing to choose."""
-        return self.high - self.low <= TOLERANCE * max(abs(self.low), abs(self.high))
+        return self.high - self.low <= TOLERANCE * max(abs(self.low), abs(self.high), 1e-6)
 
     def legal(self) -> str:
         """The legal values in words."""
@@ -228,17 +228,21 @@ def probe_diameter(description: Description, defocus: Array) -> Array:
     return np.maximum(2e-3 * description.semiangle * np.abs(defocus), focused)
 
 
-def coupled_constraints(description: Description, search: Search) -> tuple[Constraint, ...]:
+def coupled_constraints(description: Description, config: CampaignConfig) -> tuple[Constraint, ...]:
     """The constraints that couple settings in trials and in the final acquisition alike.
 
     Args:
         description: of the instrument.
-        search: of the campaign.
+        config: of the campaign.
 
     Returns:
         Constraints on electrons per pattern, window and overlap, and on the dose of a region where the instrument has one.
     """
-    fewest, most = description.electrons_per_pattern
+    search = config.search
+    fewest, most = electrons_per_cell(config, description)
+    per_pattern = "electrons per pattern"
+    if fewest > description.electrons_per_pattern[0]:
+        per_pattern = "electrons per cell, shared by two passes"
     slope = 2e-3 * description.semiangle
     widest = search.largest_defocus(description)
 
@@ -247,7 +251,7 @@ def coupled_constraints(description: Description, search: Search) -> tuple[Const
 
     constraints = [
         Constraint(
-            "electrons per pattern",
+            per_pattern,
             f"{fewest:g} … {most:g}",
             lambda p: log_margin(p[:, DOSE] * p[:, STEP] ** 2, fewest, most),
             lambda s: f"dose · step² is {s.dose * s.step**2:.4g}",

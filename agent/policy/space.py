@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, electrons_per_cell
 from agent.errors import BadInputError
 from agent.policy.limits import (
     DEFOCUS,
@@ -77,7 +77,7 @@ class SearchSpace:
         shared = (
             axis_constraint(self.axes[STEP], STEP),
             axis_constraint(self.axes[DEFOCUS], DEFOCUS),
-            *coupled_constraints(description, search),
+            *coupled_constraints(description, config),
         )
         self._trial_constraints = (
             *shared,
@@ -150,7 +150,7 @@ class SearchSpace:
             Both (n,), Å; no step is legal where the smallest exceeds the largest.
         """
         step, _, dose = self.axes
-        fewest, most = self.description.electrons_per_pattern
+        fewest, most = electrons_per_cell(self.config, self.description)
         field = self.config.exploration
         low = max(step.low, math.sqrt(fewest / min(dose.high, self._largest_dose, dose_max)))
         high = min(step.high, math.sqrt(most / dose.low), field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER)
@@ -168,7 +168,7 @@ class SearchSpace:
             Both (n,), e/Å²; no dose is legal where the smallest exceeds the largest.
         """
         low, high = self.description.dose.bounds if final else (self.axes[DOSE].low, self.axes[DOSE].high)
-        fewest, most = self.description.electrons_per_pattern
+        fewest, most = electrons_per_cell(self.config, self.description)
         return np.maximum(low, fewest / step**2), np.minimum(min(high, self._largest_dose), most / step**2)
 
     @property
@@ -272,7 +272,7 @@ class SearchSpace:
         """
         step, defocus, dose = self.axes
         field = self.config.exploration
-        fewest, most = self.description.electrons_per_pattern
+        fewest, most = electrons_per_cell(self.config, self.description)
         slope = 2e-3 * self.description.semiangle
         overlap = 1 - self.config.search.overlap
         nearest = (step.low if step.values is None else step.values.min()) / overlap / slope

@@ -14,6 +14,7 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, fit_disc, selected
 from instrument import optics
+from instrument.models import Interlacing
 from instrument.recordings import (
     Number,
     Recording,
@@ -34,7 +35,8 @@ class PatternFile:
     Attributes:
         data: the patterns that were received, in scan order, with positions and optics; `data.patterns` may be a memory map, and
             of either byte order.
-        scan_shape: (scan_y, scan_x) where `data` is a complete raster; None otherwise.
+        scan_shape: (scan_y, scan_x) where `data` is a complete raster, or two of them; None otherwise.
+        interlacing: of two passes, where `data` holds both of them completely; None otherwise.
         step: scan step size, Å.
         geometry_known: whether `data.detector_to_scan` and `data.defocus` are more than a guess.
         notes: sentences for the user: where each number came from, what was left out or assumed.
@@ -45,6 +47,7 @@ class PatternFile:
     step: float
     geometry_known: bool
     notes: tuple[str, ...] = ()
+    interlacing: Interlacing | None = None
 
 
 def read_patterns(path: Path, options: RecordingOptions = _UNSTATED) -> PatternFile:
@@ -96,6 +99,7 @@ def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
     data = DiffractionData(
         patterns=selected(acquisition.patterns, received),
         positions=plan.scan_positions()[received] * (step / plan.step),
+        pass_index=plan.pass_index()[received] if plan.passes > 1 else None,
         voltage=given.get("voltage", description.voltage),
         semiangle=given.get("semiangle", description.semiangle),
         angular_pixel=given.get("angular_pixel", description.detector.angular_pixel),
@@ -104,7 +108,13 @@ def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
         mask=None if mask.all() else mask,
     )
     complete = plan.positions is None and bool(received.all())
-    return PatternFile(data, plan.shape if complete else None, step, geometry_known=known)
+    return PatternFile(
+        data,
+        plan.shape if complete else None,
+        step,
+        geometry_known=known,
+        interlacing=plan.interlacing if complete and plan.passes > 1 else None,
+    )
 
 
 def _assemble(recording: Recording) -> PatternFile:

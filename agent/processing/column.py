@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -149,7 +149,7 @@ def measure_column(
     data: DiffractionData,
     description: Description,
     *,
-    shape: tuple[int, int] | None,
+    raster: NDArray[np.int64] | None,
     known: ColumnState | None,
     enabled: bool,
     on_progress: Callable[[float], None],
@@ -159,7 +159,7 @@ def measure_column(
     Args:
         data: with nominal defocus and no calibration.
         description: what the instrument advertises.
-        shape: (scan_y, scan_x) where the patterns are a complete raster; None otherwise.
+        raster: (scan_y, scan_x) indices of patterns that are a complete raster; None where there is none.
         known: from an earlier acquisition of the same column.
         enabled: False takes the advertised geometry and the nominal defocus as they are.
         on_progress: called with the fraction done.
@@ -177,7 +177,7 @@ def measure_column(
     notes: list[str] = []
     advertised = description.scan_rotation is not None and description.mirrored is not None
     if enabled and not advertised:
-        data, found, beyond = _from_parallax(data, shape)
+        data, found, beyond = _from_parallax(data, raster)
         notes.extend((_parallax_note(found), *beyond))
         sd |= _parallax_sd(found)
         handedness = found.handedness
@@ -332,21 +332,21 @@ def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionDat
 
 
 def _from_parallax(
-    data: DiffractionData, shape: tuple[int, int] | None
+    data: DiffractionData, raster: NDArray[np.int64] | None
 ) -> tuple[DiffractionData, Calibration, tuple[str, ...]]:
     """The optics of an uncalibrated raster, all that was found, and notes. Raises BadInputError where the scan does not tell."""
     from agent.reconstruction import calibrate
 
-    if shape is None or min(shape) < 8:
-        seen = "no complete raster" if shape is None else f"a raster of {shape[0]} × {shape[1]}"
+    if raster is None or min(raster.shape) < 8:
+        seen = "no complete raster" if raster is None else f"a raster of {raster.shape[0]} × {raster.shape[1]}"
         msg = (
             f"nothing says how the detector is turned, and these patterns are {seen}, not one of at least 8 × 8 to find "
             "out; scan a larger field or with a finer step"
         )
         raise BadInputError(msg)
-    step = float(np.abs(data.positions[1] - data.positions[0]).max())
+    step = float(np.abs(data.positions[raster[0, 1]] - data.positions[raster[0, 0]]).max())
     found = calibrate(
-        data.patterns.reshape(*shape, *data.patterns.shape[1:]),
+        _in_raster(data.patterns, raster),
         step,
         data.voltage,
         data.semiangle,
@@ -361,6 +361,14 @@ def _from_parallax(
     data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
     data, beyond = _with_defocus(data, found.defocus)
     return data, found, beyond
+
+
+def _in_raster(patterns: NDArray[Any], raster: NDArray[np.int64]) -> NDArray[Any]:
+    """Patterns as (scan_y, scan_x, ky, kx), without a copy where they lie one after the other."""
+    order = raster.ravel()
+    if (np.diff(order) == 1).all():
+        return patterns[order[0] : order[-1] + 1].reshape(*raster.shape, *patterns.shape[1:])
+    return patterns[raster]
 
 
 def _parallax_note(found: Calibration) -> str:

@@ -125,6 +125,7 @@ def received_data(acquisition: Acquisition) -> DiffractionData:
     return DiffractionData(
         patterns=patterns,
         positions=plan.scan_positions()[received],
+        pass_index=plan.pass_index()[received] if plan.passes > 1 else None,
         voltage=description.voltage,
         semiangle=description.semiangle,
         angular_pixel=description.detector.angular_pixel,
@@ -137,11 +138,11 @@ def received_data(acquisition: Acquisition) -> DiffractionData:
 def _measure(data: DiffractionData, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Measured:
     """The data with the optics that they were taken with: from earlier acquisitions where there are some."""
     plan = acquisition.plan
-    complete_raster = acquisition.received.all() and plan.positions is None
+    rasters = plan.rasters() if acquisition.received.all() else ()
     measured = measure_column(
         data,
         acquisition.description,
-        shape=plan.shape if complete_raster else None,
+        raster=rasters[0] if rasters else None,
         known=None if job.column is None else ColumnState.load(job.column),
         enabled=job.reconstruction.calibrate,
         on_progress=lambda fraction: on_progress("calibrate", fraction),

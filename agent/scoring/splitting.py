@@ -89,7 +89,7 @@ def excess_variance(patterns: NDArray[np.unsignedinteger[Any]], positions: NDArr
 
 
 def _at(data: DiffractionData, chosen: NDArray[np.bool_]) -> DiffractionData:
-    return replace(data, patterns=selected(data.patterns, chosen), positions=data.positions[chosen])
+    return replace(data, patterns=selected(data.patterns, chosen), positions=data.positions[chosen], pass_index=None)
 
 
 def _sum_bins(patterns: NDArray[np.unsignedinteger[Any]], rows: int, columns: int) -> NDArray[np.float32]:

@@ -138,6 +138,8 @@ class AcquisitionWriter:
         self._patterns.attrs["units"] = "counts"
         self._patterns.attrs["interpretation"] = "image"
         put(measurement, "positions", plan.scan_positions(), "Å", "probe set-points (y, x), specimen frame")
+        if plan.passes > 1:
+            put(measurement, "pass", plan.pass_index(), "", "in which pass each position was scanned, 0 or 1")
         put(measurement, "received", self.received, "", "whether the frame of this position arrived")
         if not self.received.all():  # an empty data set is what HyperSpy cannot read
             put(measurement, "missing", np.flatnonzero(~self.received), "", "positions without a frame")
@@ -149,33 +151,33 @@ class AcquisitionWriter:
         write_image(
             entry, "mean_pattern", mean, "counts", (rows, columns), "mrad", "mean diffraction pattern", logarithmic=True
         )
-        if plan.positions is None:
-            y, x = (
-                (first + (np.arange(n) + 0.5) * plan.step)
-                for first, n in zip((plan.field.y, plan.field.x), plan.shape, strict=True)
-            )
-            write_image(
-                entry,
-                "dark_field",
-                self._dark_field.reshape(plan.shape),
-                "counts",
-                (y, x),
-                "Å",
-                "counts outside the bright-field disc",
-            )
+        for number, raster in enumerate(plan.rasters()):
+            positions = plan.scan_positions()[raster]
+            y, x = positions[:, 0, 0], positions[0, :, 1]
+            suffix, which = ("", "") if number == 0 else (f"_{number + 1}", ", second pass")
+            title = f"counts outside the bright-field disc{which}"
+            write_image(entry, f"dark_field{suffix}", self._dark_field[raster], "counts", (y, x), "Å", title)
             self._write_raster(
                 file,
+                raster,
                 (("scan_y", y, "Å"), ("scan_x", x, "Å"), ("detector_y", rows, "mrad"), ("detector_x", columns, "mrad")),
+                suffix,
             )
 
-    def _write_raster(self, file: h5py.File, axes: tuple[Axis, ...]) -> None:
-        """The patterns as (scan_y, scan_x, detector_y, detector_x), which is how others expect them: a view, no copy."""
-        n_y, n_x = self.plan.shape
+    def _write_raster(self, file: h5py.File, raster: NDArray[np.int64], axes: tuple[Axis, ...], suffix: str) -> None:
+        """The patterns as (scan_y, scan_x, detector_y, detector_x), which is how others expect them: a view, no copy.
+
+        Of two offset passes each has a view; only that of the first has a second name in the EMD tree.
+        """
+        n_y, n_x = raster.shape
         view = h5py.VirtualLayout((n_y, n_x, *self._shape), self._dtype)
         patterns = h5py.VirtualSource(".", self._patterns.name, self._patterns.shape, self._dtype)
-        for row in range(n_y):
-            view[row] = patterns[row * n_x : (row + 1) * n_x]
-        group = file["entry"].create_group("diffraction")
+        every = 2 if self.plan.passes == 2 and self.plan.interlacing == "checkerboard" else 1
+        for row, index in enumerate(raster):
+            for first in range(min(every, n_x)):
+                pattern = index[first::every]  # of one pass, one after the other
+                view[row, first::every] = patterns[int(pattern[0]) : int(pattern[-1]) + 1]
+        group = file["entry"].create_group(f"diffraction{suffix}")
         group.attrs["NX_class"] = "NXdata"
         group.attrs["signal"] = "data"
         group.attrs["axes"] = [name for name, _, _ in axes]
@@ -193,7 +195,8 @@ class AcquisitionWriter:
             "Q_pixel_size": optics.spatial_frequency(description.detector.angular_pixel, description.voltage),
             "Q_pixel_units": "A^-1",
         }
-        write_tree(file, "datacube", "DataCube", data, axes, calibration)
+        if not suffix:
+            write_tree(file, "datacube", "DataCube", data, axes, calibration)
 
 
 def read_acquisition(path: Path) -> Acquisition:

@@ -346,6 +346,9 @@ def _read_facts(folder: Path, connection: sqlite3.Connection, required: Set[str]
     if not required <= known.keys():
         msg = f"{folder}: the journal is incomplete; run the campaign again in another folder"
         raise BadInputError(msg)
+    config = known.get("config")
+    if isinstance(config, dict):  # what began before there were two passes goes on in one
+        config.setdefault("passes", 1)
     return known
 
 

@@ -93,7 +93,12 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
             mask=~bad_pixels(survey(counts), ()),
         )
         measured = measure_column(
-            data, description(column), shape=plan.shape, known=known, enabled=True, on_progress=lambda fraction: None
+            data,
+            description(column),
+            raster=plan.rasters()[0],
+            known=known,
+            enabled=True,
+            on_progress=lambda fraction: None,
         )
         known = measured.state
         assert isinstance(known, ColumnState)

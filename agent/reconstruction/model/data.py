@@ -32,6 +32,7 @@ class DiffractionData:
         aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
         point_spread: standard deviation of the detector's point spread, detector pixels.
         area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
+        pass_index: (n,) in which of two passes over the field each pattern was recorded, 0 or 1; None: there was one pass.
         survey: of the patterns, in all pixels; None, or that of others: they are read again where it is asked for. Whoever
             changes patterns in place has to leave it out.
     """
@@ -49,6 +50,7 @@ class DiffractionData:
     aperture: NDArray[np.floating] | None = None
     point_spread: float = 0.0
     area_integration: bool = False
+    pass_index: NDArray[np.int64] | None = None
     survey: Survey | None = field(default=None, compare=False, repr=False)
 
     def look(self) -> Survey:

@@ -324,3 +324,17 @@ async def test_experimental_recording_is_understood_without_options(tmp_path: Pa
     assert description.defocus.values == (135e3,)
     assert description.step.bounds == (31.25, 8 * 31.25)
     assert description.electrons_per_pattern[1] == pytest.approx(95e3, rel=0.01)
+
+
+async def test_two_passes_take_the_patterns_of_one_as_two_checkerboards(
+    serve: Callable[..., ReplayMicroscope], counts: NDArray[np.uint8]
+) -> None:
+    mean = counts.sum() / (24 * 16)
+    wanted = plan("a", 1, mean, multiple=2).model_copy(update={"passes": 2, "interlacing": "checkerboard"})
+    frames = np.stack([frame.pattern async for frame in serve().acquire(wanted)])
+    (raster,) = wanted.rasters()
+    assert (frames[raster] == counts[::2, ::2]).all()
+    rows, columns = np.indices(wanted.shape)
+    assert (wanted.pass_index()[raster] == (rows + columns) % 2).all()
+    with pytest.raises(OutOfLimitsError, match="two passes with offset interlacing are not possible here"):
+        await serve("other").check(wanted.model_copy(update={"interlacing": "offset"}))

@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from instrument import AcquisitionPlan, BlankedError, ConflictError, Microscope, OutOfLimitsError, Rectangle
-from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions
+from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions, build_specimen
+from sim_instrument.simulation import Exposure
 
 VACUUM = SpecimenOptions(material="vacuum")
 SMALL = {"detector_pixels": 64, "angular_pixel": 2.192}
@@ -149,3 +150,29 @@ async def test_dose_is_booked_where_the_beam_was(tmp_path: Path) -> None:
     assert dose[185, 190] == pytest.approx(2000.0, rel=1e-3)
     assert dose[199, 190] == pytest.approx(0, abs=1e-6)
     second.close()
+
+
+async def test_two_passes_cost_one_pass_and_its_flyback_and_are_scanned_one_after_the_other() -> None:
+    still = Column(**SMALL, jitter=0.0, drift=2.0, drift_direction=0.0)
+    microscope = SimulatedMicroscope(VACUUM, still)
+    once, twice = plan(n=10, dose=4000.0), plan(n=10, dose=4000.0, passes=2)
+    one, two = await microscope.check(once), await microscope.check(twice)
+    flyback = still.flyback * still.electrons_per_second
+    assert two.electrons == pytest.approx(one.electrons + 10 * flyback)
+    assert two.dwell_time == pytest.approx(one.dwell_time / 2)
+    assert len(await frames(microscope, twice)) == 200
+    assert microscope.beam_time() * still.electrons_per_second == pytest.approx(two.electrons - flyback, rel=0.01)
+    moved = Exposure(twice, microscope.specimen, still).positions - twice.scan_positions()
+    between = (moved[100:] - moved[:100]).mean(axis=0)
+    np.testing.assert_allclose(between, [0.0, 2.0 * (two.duration - still.settle) / 2], atol=1e-9)
+    with pytest.raises(OutOfLimitsError, match=r"in two passes at a step.*at least 1.58 Å, or one pass"):
+        await microscope.check(plan(dose=1000.0, passes=2))
+    microscope.close()
+
+
+async def test_the_jitter_of_two_passes_is_drawn_twice() -> None:
+    twice = plan(n=10, passes=2)
+    moved = Exposure(twice, build_specimen(VACUUM), Column(**SMALL, drift=0.0, jitter=0.1)).positions
+    first, second = (moved - twice.scan_positions()).reshape(2, -1)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.25
+    assert np.std(first) == pytest.approx(0.1, rel=0.2)

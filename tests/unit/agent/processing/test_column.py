@@ -29,7 +29,12 @@ def measured(nominal: float, offset: float) -> Measured:
     )
     known = ColumnState(centre=(8.0, 8.0), matrix=np.eye(2), defocus_offset=offset)
     return measure_column(
-        data, DESCRIPTION, shape=(4, 4), known=known, enabled=False, on_progress=lambda fraction: None
+        data,
+        DESCRIPTION,
+        raster=np.arange(16).reshape(4, 4),
+        known=known,
+        enabled=False,
+        on_progress=lambda fraction: None,
     )
 
 
@@ -74,7 +79,7 @@ def first_acquisition(monkeypatch: pytest.MonkeyPatch, *, improved: bool = True)
     monkeypatch.setattr("agent.reconstruction.tune", lambda data, widths, **_: tuned(data, improved=improved))
     monkeypatch.setattr("agent.reconstruction.deviance_of_part", lambda data: 1.0)
     advertised = DESCRIPTION.model_copy(update={"scan_rotation": 0.19, "mirrored": True})
-    return measure_column(data, advertised, shape=None, known=None, enabled=True, on_progress=lambda fraction: None)
+    return measure_column(data, advertised, raster=None, known=None, enabled=True, on_progress=lambda fraction: None)
 
 
 def test_what_was_measured_is_carried_with_its_uncertainty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +108,12 @@ def test_the_next_acquisition_keeps_what_belongs_to_the_column_and_measures_its_
     known = replace(known, sd={**known.sd, "defocus": 99.0})
     data = DiffractionData(np.ones((16, 16, 16), np.uint16), np.zeros((16, 2)), 80e3, 20.0, 4.0, 100.0)
     again = measure_column(
-        data, DESCRIPTION, shape=(4, 4), known=known, enabled=True, on_progress=lambda fraction: None
+        data,
+        DESCRIPTION,
+        raster=np.arange(16).reshape(4, 4),
+        known=known,
+        enabled=True,
+        on_progress=lambda fraction: None,
     )
     assert again.state.sd["defocus"] == 1.5
     assert again.state.sd["rotation"] == 0.01

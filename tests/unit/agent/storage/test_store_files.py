@@ -41,9 +41,11 @@ def patterns(n: int, pixels: int = 16, dtype: Any = np.uint16) -> np.ndarray:
     return np.random.default_rng(1).poisson(3, (n, pixels, pixels)).astype(dtype)
 
 
-def write(path: Path, frames: np.ndarray, leave_out: tuple[int, ...] = ()) -> None:
+def write(
+    path: Path, frames: np.ndarray, leave_out: tuple[int, ...] = (), wanted: AcquisitionPlan | None = None
+) -> None:
     dtype = frames.dtype
-    with AcquisitionWriter(path, plan(), description(dtype=dtype.name), METADATA) as writer:
+    with AcquisitionWriter(path, wanted or plan(), description(dtype=dtype.name), METADATA) as writer:
         for index in reversed(range(len(frames))):  # any order
             if index not in leave_out:
                 writer.frame(index, stream.compress(frames[index]), frames.shape[1:], dtype)
@@ -103,6 +105,32 @@ def test_frames_come_back_as_they_were(tmp_path: Path, dtype: Any) -> None:
     assert acquisition.metadata == METADATA
     assert acquisition.outcome.electrons == 4500
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_two_passes_come_back_and_each_is_shown_as_the_raster_it_was(tmp_path: Path) -> None:
+    offset = plan().model_copy(update={"passes": 2})
+    frames = patterns(18)
+    write(tmp_path / "offset.h5", frames, wanted=offset)
+    acquisition = read_acquisition(tmp_path / "offset.h5")
+    assert acquisition.plan == offset
+    assert np.array_equal(acquisition.patterns, frames)
+    with h5py.File(tmp_path / "offset.h5") as file:
+        assert file["entry/measurement/pass"][:].tolist() == [0] * 9 + [1] * 9
+        for name, part, y in (("diffraction", frames[:9], 10.25), ("diffraction_2", frames[9:], 10.75)):
+            assert np.array_equal(file["entry"][name]["data"][:].reshape(9, 16, 16), part)
+            assert file["entry"][name]["scan_y"][0] == y
+
+
+def test_checkerboards_are_shown_as_one_raster(tmp_path: Path) -> None:
+    wanted = plan().model_copy(update={"passes": 2, "interlacing": "checkerboard"})
+    frames = patterns(9)
+    write(tmp_path / "a.h5", frames, wanted=wanted)
+    with h5py.File(tmp_path / "a.h5") as file:
+        shown = file["entry/diffraction/data"][:]
+        dark = file["entry/dark_field/image"][:]
+    assert np.array_equal(shown[0, :, 0, 2], [frames[0, 0, 2], frames[5, 0, 2], frames[1, 0, 2]])
+    assert np.array_equal(shown.reshape(9, 16, 16)[[0, 2, 4, 6, 8, 1, 3, 5, 7]], frames)
+    assert dark.shape == (3, 3)
 
 
 def test_missing_frames_are_marked(tmp_path: Path) -> None:
