@@ -140,7 +140,6 @@ def _check_optics(data: DiffractionData) -> None:
     if not (is_number(data.point_spread) and 0 <= data.point_spread <= min(n_y, n_x) / 2):
         msg = f"point_spread of {data.point_spread} is not possible; legal: 0 … {min(n_y, n_x) / 2:g} detector pixels"
         raise BadInputError(msg)
-    _check_coherence(data)
     if data.detector_to_scan is not None:
         check_matrix(data.detector_to_scan)
     if data.centre is not None:
@@ -169,6 +168,7 @@ def _check_optics(data: DiffractionData) -> None:
             f"the largest legal defocus is ±{limit:.4g} Å with pixels of {data.angular_pixel:g} mrad"
         )
         raise BadInputError(msg)
+    _check_coherence(data)
     _check_spread(data)
     _check_lit(data)
 
