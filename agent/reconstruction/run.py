@@ -48,7 +48,7 @@ def reconstruct(
         chosen = replace(chosen, padding=start.choose_padding(data, chosen))
         wave = _known_probe(data, chosen, warm_start)
         chosen = replace(chosen, probe_modes=len(wave))
-        data = replace(data, aberrations=warm_start.aberrations)
+        data = _as_learned(data, warm_start)
     optics_sd: Mapping[str, float] = {}
     if chosen.refine_optics:
         from agent.reconstruction.calibration.likelihood import measure
@@ -68,8 +68,9 @@ def reconstruct(
 def _known_probe(
     data: DiffractionData, settings: ReconstructionSettings, warm_start: Reconstruction
 ) -> NDArray[np.complex128]:
-    """The warm start's probe (modes, ky, kx) in the aperture plane of `data`. Raises BadInputError where it does not fit."""
-    wave = np.fft.fft2(np.fft.ifftshift(warm_start.probe, axes=(-2, -1)), norm="ortho")
+    """The warm start's free waves (modes, ky, kx) in the aperture plane of `data`. Raises BadInputError where they do not fit."""
+    known = warm_start.probe if warm_start.free_waves is None else warm_start.free_waves
+    wave = np.fft.fft2(np.fft.ifftshift(known, axes=(-2, -1)), norm="ortho")
     window = np.multiply(data.pixel_size, data.patterns.shape[1:])
     known = np.multiply(warm_start.pixel_size, wave.shape[1:])
     if not np.allclose(known, window, rtol=0.01):
@@ -83,6 +84,16 @@ def _known_probe(
         msg = "the warm start's probe is 0 everywhere or holds values that are not numbers; leave it out"
         raise BadInputError(msg)
     return wave
+
+
+def _as_learned(data: DiffractionData, warm_start: Reconstruction) -> DiffractionData:
+    """The data with the warm start's aberrations, and with its source size and focal spread where they have none."""
+    return replace(
+        data,
+        aberrations=warm_start.aberrations,
+        source_size=data.source_size or warm_start.source_size,
+        focal_spread=data.focal_spread or warm_start.focal_spread,
+    )
 
 
 def _propagated(

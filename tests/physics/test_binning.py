@@ -54,14 +54,17 @@ def test_bins_hold_every_count(shape: tuple[int, int], kind: str, most: int) -> 
     [
         {},
         {"centre": (31.4, 33.3)},
-        {"probe_modes": 2, "source_size": 0.6},
+        {"probe_modes": 2},
+        {"source_size": 1.0, "focal_spread": 30.0},
         {"slices": 2, "slice_spacing": 5.0},
         {"aberrations": {"C12": 40.0, "phi12": 0.7}},
     ],
     ids=str,
 )
 def test_the_model_of_bins_is_the_model_in_bins(change: dict[str, Any]) -> None:
-    optics = {name: change.pop(name) for name in ("centre", "aberrations") if name in change}
+    optics = {
+        name: change.pop(name) for name in ("centre", "aberrations", "source_size", "focal_spread") if name in change
+    }
     data = replace(phantom.experiment(dose=1e5, defocus=NARROW), **optics)
     worker = Reconstructor(data, replace(SETTINGS, **change))
     # any object will do, as long as it scatters

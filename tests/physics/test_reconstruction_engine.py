@@ -174,20 +174,6 @@ def test_background_of_counts_is_found_and_not_put_into_the_object() -> None:
     assert phase_scale(*inner(result))[1] > 0.9
 
 
-def test_mixed_states_describe_a_finite_source() -> None:
-    wave = probe.aperture_wave((N, N), ANGULAR_PIXEL, VOLTAGE, SEMIANGLE, {"C10": -100.0})
-    sigma = 0.4
-    modes = probe.partially_coherent(wave, 6, ANGULAR_PIXEL, VOLTAGE, sigma)
-    assert (np.abs(modes) ** 2).sum() == pytest.approx(1.0, rel=1e-4)
-    # the density matrix of the shifted probes, averaged over a Gaussian source, on two aperture points
-    ky, kx = probe.frequencies((N, N), ANGULAR_PIXEL, VOLTAGE)
-    for a, b in [((0, 0), (3, 0)), ((0, 0), (0, 4)), ((2, 2), (-2, 2))]:
-        separation = np.hypot(ky[a[0], 0] - ky[b[0], 0], kx[0, a[1]] - kx[0, b[1]])
-        coherent = wave[a] * wave[b].conj()
-        mixed = (modes[:, a[0], a[1]] * modes[:, b[0], b[1]].conj()).sum()
-        assert mixed / coherent == pytest.approx(np.exp(-2 * (np.pi * sigma * separation) ** 2), abs=0.05)
-
-
 def test_orthogonal_modes_keep_the_incoherent_sum() -> None:
     rng = np.random.default_rng(0)
     modes = (rng.normal(size=(3, 8, 8)) + 1j * rng.normal(size=(3, 8, 8))).astype(np.complex64)

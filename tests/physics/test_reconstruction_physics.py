@@ -11,9 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor, reconstruct
-from agent.reconstruction.model import probe, start
+from agent.reconstruction.model import coherence, start
 from agent.reconstruction.solver.result import Reconstruction
 
+FWHM = coherence.FWHM
 SETTINGS = ReconstructionSettings(max_passes=20, stop_early=False, background=False, quantitative=False, device="cpu")
 
 
@@ -34,24 +35,26 @@ def error(result: Reconstruction) -> float:
 
 
 def blurred_by(source_size: float, focal_spread: float) -> Callable[[NDArray[np.complex64]], NDArray[np.complex64]]:
-    """Splits a wave into twelve incoherent ones."""
+    """Splits a wave into twenty incoherent ones."""
 
     def modes(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
-        size = np.float32(np.sqrt((np.abs(wave) ** 2).sum()))
-        settings = (phantom.ANGULAR_PIXEL, phantom.VOLTAGE, source_size, focal_spread)
-        return probe.partially_coherent((wave / size).astype(np.complex64), 12, *settings) * size
+        spread = coherence.Spread(source_size, focal_spread)
+        factors = coherence.factors(wave, spread, phantom.ANGULAR_PIXEL, phantom.VOLTAGE, count=20)
+        return np.asarray(factors * wave, np.complex64)
 
     return modes
 
 
 def test_a_finite_source_needs_several_states() -> None:
-    data = phantom.experiment(dose=1e5, modes=blurred_by(0.5, 0))
-    one, three, six = (reconstruct(data, replace(SETTINGS, probe_modes=n, source_size=0.5)) for n in (1, 3, 6))
-    assert one.deviance[-1] > 1.15 * three.deviance[-1] > 1.15 * six.deviance[-1]
+    data = phantom.experiment(dose=1e5, modes=blurred_by(0.5 * FWHM, 0))
+    one, free = reconstruct(data, SETTINGS), reconstruct(data, replace(SETTINGS, probe_modes=6))
+    told = reconstruct(replace(data, source_size=0.5 * FWHM), SETTINGS)
+    assert one.deviance[-1] > 1.15 * free.deviance[-1] > 1.2 * told.deviance[-1]
     assert scale(one) < 0.85
-    assert scale(three) > 0.88
-    assert scale(six) == pytest.approx(1.0, abs=0.04)
-    flat = six.probe.reshape(6, -1)
+    assert scale(free) > 0.88
+    assert scale(told) == pytest.approx(1.0, abs=0.02)
+    assert error(told) < 0.6 * error(free)
+    flat = told.probe.reshape(len(told.probe), -1)
     gram = np.abs(flat.conj() @ flat.T)
     assert (gram - np.diag(np.diag(gram))).max() < 1e-3 * gram.max()
     assert np.all(np.diff(np.diag(gram)) <= 0)
@@ -60,8 +63,9 @@ def test_a_finite_source_needs_several_states() -> None:
 def test_a_spread_of_the_focus_is_described_by_its_own_states() -> None:
     data = phantom.experiment(dose=1e5, modes=blurred_by(0, 60.0))
     one = reconstruct(data, SETTINGS)
-    focus = reconstruct(data, replace(SETTINGS, probe_modes=3, source_size=0.0, focal_spread=60.0))
-    source = reconstruct(data, replace(SETTINGS, probe_modes=3, source_size=0.3))
+    focus = reconstruct(replace(data, focal_spread=60.0), SETTINGS)
+    source = reconstruct(replace(data, source_size=0.7), SETTINGS)
+    assert len(focus.probe) < len(source.probe)
     assert focus.deviance[-1] < 0.85 * min(one.deviance[-1], source.deviance[-1])
     assert scale(one) < 0.93
     assert scale(focus) == pytest.approx(1.0, abs=0.02)

@@ -22,6 +22,8 @@ SHORT, LONG, FURTHER = 2, 20, 8
 before."""
 COUNTS_USED = 0.995
 """Derivatives are kept for the brightest pixels that hold this part of all counts; the rest costs memory and tells little."""
+COHERENCE = 0.95
+"""Part of the intensity that the modes of a partially coherent probe carry at least; more of them cost time and tell little."""
 OFFSET = 0.1
 """Part of the engine's first count offset that keeps the weights of dark pixels finite."""
 
@@ -59,6 +61,7 @@ def short_settings(settings: ReconstructionSettings) -> ReconstructionSettings:
         refine_intensity=False,
         probe_modes=1,
         variable_modes=0,
+        coherence=min(settings.coherence, COHERENCE),
     )
 
 
@@ -86,7 +89,9 @@ class Expectation:
     @classmethod
     def of(cls, data: DiffractionData, settings: ReconstructionSettings, names: tuple[str, ...]) -> Expectation:
         """Of all positions of `data`."""
-        return cls(load(data, settings), names)
+        widest = parameters.most_incoherent(data, names)
+        experiment = load(widest, settings)
+        return cls(experiment if widest is data else under(experiment, data), names)
 
     def __call__(
         self, theta: NDArray[np.float64], passes: int, before: Made | None = None

@@ -2,16 +2,20 @@
 
 Defocus in Å; aberrations in Cartesian Krivanek notation (C12a = C12 cos 2φ12, C12b = C12 sin 2φ12, …), Å; `rotation` in rad,
 added to `detector_to_scan`; `row` and `column` of the disc centre in pixels; `scale`, relative, of the scan about its middle.
+Counts go with the variances of what is averaged over, so these are parameters, Å²: `source_variance`, the mean along the source's
+axes; `source_a`, `source_b`, half their difference times cos 2φ and sin 2φ of the major axis; `focus_variance`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from agent.reconstruction.model import probe
+from agent.reconstruction.model.coherence import FWHM, SourceSize, source_matrix, source_of
 from agent.reconstruction.model.data import DiffractionData
 from instrument import optics
 from instrument.errors import BadInputError
@@ -26,12 +30,20 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "C34": ("C34a", "C34b"),
     "rotation": ("rotation",),
     "centre": ("row", "column"),
+    "source": ("source_variance",),
+    "ellipse": ("source_variance", "source_a", "source_b"),
+    "focal_spread": ("focus_variance",),
 }
 """Name in `ReconstructionSettings.refine_optics` -> its parameters."""
 ROTATION_WIDTH, CENTRE_WIDTH, SCALE_WIDTH = 0.03, 0.5, 0.02
 """What a calibration leaves open: rad, detector pixels, relative."""
 DEFOCUS_WIDTH = 0.05
 """By how much a nominal defocus is off, relative, besides what turns the phase at the aperture's rim by 1 rad."""
+
+
+SOURCE = ("source_variance", "source_a", "source_b")
+SOURCE_WIDTH, FOCUS_WIDTH = 0.065, 400.0
+"""Variances, Å², that nothing is known of: a source of 0.6 Å FWHM, a focal spread of 20 Å."""
 
 
 def members(groups: Iterable[str]) -> tuple[str, ...]:
@@ -53,6 +65,11 @@ def unit(data: DiffractionData, name: str) -> float:
         return CENTRE_WIDTH
     if name == "scale":
         return SCALE_WIDTH
+    if name in SOURCE:
+        rim = 2 * np.pi * optics.spatial_frequency(data.semiangle, data.voltage)
+        return float(1 / rim**2 + value(data, "source_variance") / 2)
+    if name == "focus_variance":
+        return unit(data, "defocus") ** 2 + data.focal_spread**2 / 2
     order = 2 if name == "defocus" else int(name[1]) + 1
     return order * optics.wavelength(data.voltage) / (2 * np.pi * (data.semiangle * 1e-3) ** order)
 
@@ -62,6 +79,9 @@ def widths(data: DiffractionData, groups: Iterable[str]) -> dict[str, float]:
     result = {name: unit(data, name) for name in members(groups)}
     if "defocus" in result:
         result["defocus"] += DEFOCUS_WIDTH * abs(data.defocus)
+    for name in result.keys() & {*SOURCE, "focus_variance"}:
+        beside = FOCUS_WIDTH if name == "focus_variance" else SOURCE_WIDTH
+        result[name] = float(np.hypot(beside, value(data, "focus_variance" if beside == FOCUS_WIDTH else SOURCE[0])))
     return result
 
 
@@ -74,14 +94,25 @@ def value(data: DiffractionData, name: str) -> float:
     if name in ("row", "column"):
         axis = ("row", "column").index(name)
         return float(data.patterns.shape[1 + axis] // 2 if data.centre is None else data.centre[axis])
+    if name == "focus_variance":
+        return data.focal_spread**2
+    if name in SOURCE:
+        root = source_matrix(data.source_size) / FWHM
+        (yy, yx), (_, xx) = root @ root
+        return float({"source_variance": (yy + xx) / 2, "source_a": (xx - yy) / 2, "source_b": yx}[name])
     return float(probe.cartesian(data.aberrations).get(name, 0.0))
 
 
 def with_values(data: DiffractionData, values: Mapping[str, float]) -> DiffractionData:
     """`data` with the parameters named replaced."""
     coefficients = probe.cartesian(data.aberrations)
+    source = {name: value(data, name) for name in SOURCE}
     for name, number in values.items():
-        if name == "defocus":
+        if name in source:
+            source[name] = float(number)
+        elif name == "focus_variance":
+            data = replace(data, focal_spread=math.sqrt(max(float(number), 0.0)))
+        elif name == "defocus":
             data = replace(data, defocus=float(number))
         elif name == "rotation":
             matrix = np.eye(2) if data.detector_to_scan is None else data.detector_to_scan
@@ -96,4 +127,33 @@ def with_values(data: DiffractionData, values: Mapping[str, float]) -> Diffracti
             coefficients[name] = float(number)
             if len(name) == 4:
                 coefficients.setdefault(name[:3] + ("b" if name[3] == "a" else "a"), 0.0)
+    if values.keys() & source.keys():
+        data = replace(data, source_size=_source(*source.values()))
     return replace(data, aberrations=probe.polar(coefficients))
+
+
+def most_incoherent(data: DiffractionData, names: Iterable[str]) -> DiffractionData:
+    """`data` as incoherent as a search of the parameters named will look at: the modes of that describe all others as well."""
+    wide = {name: value(data, name) + 2 * unit(data, name) for name in (SOURCE[0], "focus_variance") if name in names}
+    return with_values(data, wide) if wide else data
+
+
+def deviations(data: DiffractionData, sd: Mapping[str, float]) -> dict[str, float]:
+    """Standard deviations of `source_size` (mean FWHM, Å) and `focal_spread` (Å) where those of their variances are known.
+
+    Args:
+        data: with the values found.
+        sd: parameter -> standard deviation, in its unit.
+    """
+    result = {}
+    for name, told, factor in (("source_variance", "source_size", FWHM), ("focus_variance", "focal_spread", 1.0)):
+        if name in sd:
+            variance = value(data, name)
+            result[told] = factor * (math.sqrt(variance + sd[name]) - math.sqrt(variance))
+    return result
+
+
+def _source(mean: float, a: float, b: float) -> SourceSize:
+    """The source whose covariance, (y, x), Å², is [[mean − a, b], [b, mean + a]]; variances below 0 are none."""
+    values, vectors = np.linalg.eigh(np.array([[mean - a, b], [b, mean + a]]))
+    return source_of(FWHM * (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)

@@ -168,8 +168,30 @@ def _check_optics(data: DiffractionData) -> None:
             f"the largest legal defocus is ±{limit:.4g} Å with pixels of {data.angular_pixel:g} mrad"
         )
         raise BadInputError(msg)
+    _check_coherence(data)
     _check_spread(data)
     _check_lit(data)
+
+
+def _check_coherence(data: DiffractionData) -> None:
+    window = 1 / optics.spatial_frequency(data.angular_pixel, data.voltage)
+    source: Any = data.source_size
+    sizes = source[:2] if isinstance(source, tuple | list) and len(source) == 3 else (source,)
+    angle = source[2] if len(sizes) == 2 else 0.0
+    if not (is_number(angle) and all(is_number(size) and 0 <= size <= window / 2 for size in sizes)):
+        msg = (
+            f"source_size of {source} is not possible; legal: FWHM from 0 to {window / 2:.4g} Å, half the window 1/Δk, or (major "
+            "FWHM, minor FWHM, angle of the major axis in rad)"
+        )
+        raise BadInputError(msg)
+    if not (is_number(data.focal_spread) and 0 <= data.focal_spread <= data.largest_defocus):
+        msg = f"focal_spread of {data.focal_spread} is not possible; legal: 0 … {data.largest_defocus:.4g} Å (standard deviation)"
+        raise BadInputError(msg)
+    if not (is_number(data.position_jitter) and 0 <= data.position_jitter <= window):
+        msg = (
+            f"position_jitter of {data.position_jitter} is not possible; legal: 0 … {window:.4g} Å (standard deviation)"
+        )
+        raise BadInputError(msg)
 
 
 def _check_spread(data: DiffractionData) -> None:

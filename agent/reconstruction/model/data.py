@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.counts.survey import Survey
 from agent.reconstruction.counts.survey import survey as take_survey
+from agent.reconstruction.model.coherence import SourceSize
 from instrument import optics
 
 
@@ -30,6 +31,11 @@ class DiffractionData:
         mask: (ky, kx) bool, True where the detector counts; None: everywhere.
         aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
         aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
+        source_size: FWHM of the source's image on the specimen, Å: a number, or (major, minor, angle of the major axis in rad,
+            counted like the angles of aberrations); 0: a point.
+        focal_spread: standard deviation of the defocus, Å: what the energy spread makes of it.
+        position_jitter: standard deviation, Å along each axis, of what the scan engine misses each position by; 0: not known.
+            Positions that are refined freely are held by it (`ReconstructionSettings.refine_positions`).
         point_spread: standard deviation of the detector's point spread, detector pixels.
         area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
         pass_index: (n,) in which of two passes over the field each pattern was recorded, 0 or 1; None: there was one pass.
@@ -48,6 +54,9 @@ class DiffractionData:
     mask: NDArray[np.bool_] | None = None
     aberrations: Mapping[str, float] = field(default_factory=dict)
     aperture: NDArray[np.floating] | None = None
+    source_size: SourceSize = 0.0
+    focal_spread: float = 0.0
+    position_jitter: float = 0.0
     point_spread: float = 0.0
     area_integration: bool = False
     pass_index: NDArray[np.int64] | None = None

@@ -1,11 +1,10 @@
-"""The illuminating wave: an aperture with aberrations, and mutually incoherent modes for a finite source.
+"""The illuminating wave: an aperture with aberrations.
 
 Everything here is in the aperture plane, corner-centred: probe_k (modes, ky, kx), Σ|probe_k|² = counts per pattern.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,67 +62,6 @@ def aperture_wave(
     wave = disc.astype(np.complex128)
     wave[lit] *= np.exp(-1j * optics.aberration_phase(ky[lit[0], 0], kx[0, lit[1]], voltage, aberrations))
     return np.asarray(wave / np.sqrt((np.abs(wave) ** 2).sum())).astype(np.complex64)
-
-
-def partially_coherent(
-    wave: NDArray[np.complex64],
-    modes: int,
-    angular_pixel: float,
-    voltage: float,
-    source_size: float,
-    focal_spread: float = 0.0,
-) -> NDArray[np.complex64]:
-    """Split a coherent wave into modes that describe a Gaussian source and a Gaussian spread of the defocus.
-
-    Source and focus averaged, the mutual coherence of aperture points k and q is exp(−2π²s²|k − q|²) · exp(−½Δ²(πλ)²(k² − q²)²)
-    for standard deviations s (source size) and Δ (focal spread). Its orthogonal expansion is cut after `modes` and normalised in
-    every aperture point, so that the aperture's intensity stays as it is (Wolf, J. Opt. Soc. Am. 72 (1982) 343).
-
-    Args:
-        wave: (ky, kx).
-        modes: how many.
-        angular_pixel: mrad per pixel.
-        voltage: eV.
-        source_size: standard deviation of the source, Å.
-        focal_spread: standard deviation of the defocus, Å.
-
-    Returns:
-        (modes, ky, kx).
-    """
-    if modes == 1:
-        return wave[None].astype(np.complex64)
-    inside = np.flatnonzero(wave)
-    ky, kx = (
-        k.ravel()[inside]
-        for k in np.broadcast_arrays(*frequencies((wave.shape[0], wave.shape[1]), angular_pixel, voltage))
-    )
-    a = 2 * np.pi * source_size * np.stack([ky, kx])
-    # a·k of the focal spread as a third coordinate: both are shifts averaged over a Gaussian
-    b = np.pi * optics.wavelength(voltage) * focal_spread * (ky**2 + kx**2)
-    factors = [factor for order in range(modes) for factor in _order(order, [a[0], a[1], b - b.mean()])]
-    stack = np.stack(factors[: 4 * modes + 8])
-    weighted = stack * wave.ravel()[inside] * np.exp(-0.5 * (a[0] ** 2 + a[1] ** 2 + (b - b.mean()) ** 2))
-    gram = weighted @ weighted.conj().T
-    _, vectors = np.linalg.eigh(gram)
-    chosen = vectors[:, ::-1][:, :modes].conj().T @ weighted
-    power = (np.abs(chosen) ** 2).sum(axis=0)
-    chosen = chosen * np.sqrt(np.abs(wave.ravel()[inside]) ** 2 / np.maximum(power, 1e-30))
-    result = np.zeros((modes, wave.size), np.complex64)
-    result[:, inside] = chosen
-    return result.reshape(modes, *wave.shape)
-
-
-def _order(order: int, coordinates: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """The terms of one order of the expansion of exp(a·b): products of three coordinates over the root of their factorials."""
-    y, x, z = coordinates
-    return [
-        y**i
-        * x**j
-        * z ** (order - i - j)
-        / math.sqrt(math.factorial(i) * math.factorial(j) * math.factorial(order - i - j))
-        for i in range(order + 1)
-        for j in range(order + 1 - i)
-    ]
 
 
 def cartesian(aberrations: Mapping[str, float]) -> dict[str, float]:

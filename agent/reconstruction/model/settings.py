@@ -35,7 +35,10 @@ class ReconstructionSettings:
     """
 
     probe_modes: Annotated[int, Bounds(1, 64)] = 1
-    """Number of mutually incoherent probe states."""
+    """Number of mutually incoherent probe states that are free. The first of them is split into further ones where the data
+    have a source size or a focal spread (`model.coherence`)."""
+    coherence: Annotated[float, Bounds(0.5, 0.9999)] = 0.99
+    """Part of the intensity that the states of source size and focal spread carry; the more, the more of them, and the slower."""
     slices: Annotated[int, Bounds(1, 1000)] = 1
     """Number of object slices."""
     slice_spacing: float | tuple[float, ...] = 10.0
@@ -64,7 +67,7 @@ class ReconstructionSettings:
     None: as given."""
     refine_optics: tuple[str, ...] = ()
     """What of the optics is measured by likelihood before the first pass, out of `calibration.parameters.GROUPS`: defocus, C12,
-    C21, C23, C30, C32, C34, rotation, centre."""
+    C21, C23, C30, C32, C34, rotation, centre, source, ellipse, focal_spread."""
     loss: Literal["poisson", "amplitude", "gaussian"] = "poisson"
     """The likelihood of the counts; Gaussian has one variance for all."""
     max_passes: Annotated[int, Bounds(1, 10**6)] = 80
@@ -82,10 +85,6 @@ class ReconstructionSettings:
     """Patterns per update in the first pass, doubled in each further one; None: a sixth of them, at least 16."""
     step_size: Annotated[float, Bounds(0, 2, above=True)] = 1.4
     """Fraction of the preconditioned gradient taken in the first pass; it falls with the passes. Beyond 2 nothing converges."""
-    source_size: Annotated[float, Bounds(0, 1e3)] = 0.3
-    """Standard deviation of the finite source in Å that several probe modes start from."""
-    focal_spread: Annotated[float, Bounds(0, 1e5)] = 0.0
-    """Standard deviation of the defocus in Å (chromatic aberration) that several probe modes start from."""
     background: bool = True
     """Whether counts that the coherent model does not explain are modelled."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

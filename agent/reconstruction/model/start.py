@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.counts.layout import framed
-from agent.reconstruction.model import probe, transmission
+from agent.reconstruction.model import coherence, probe, transmission
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import Geometry
 from agent.reconstruction.model.settings import ReconstructionSettings
@@ -21,6 +21,8 @@ THIN = 0.95
 TELLING = 300.0
 """Counts per object pixel from which the amplitude of a slice, or what is scattered beyond the detector's edge, can be found
 beside the phase; with fewer it is mostly noise, which takes counts from the phase."""
+FREE_SOURCE = 0.7
+"""FWHM, Å, of a source beside that of the data, from which free probe modes start."""
 VARIATION = 1e-3
 """Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
 
@@ -70,28 +72,64 @@ def slices_are_thin(data: DiffractionData, settings: ReconstructionSettings) -> 
 
 
 def model_probe(
-    data: DiffractionData, settings: ReconstructionSettings, geo: Geometry, shape: tuple[int, int]
-) -> NDArray[np.complex64]:
-    """The probe of the nominal optics: aperture, aberrations, source size and focal spread.
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    geo: Geometry,
+    shape: tuple[int, int],
+    *,
+    known: NDArray[np.complex64] | None = None,
+    tied: int | None = None,
+) -> tuple[NDArray[np.complex64], NDArray[np.float32] | None]:
+    """The probe: aperture, aberrations, source size and focal spread.
 
     Args:
         data: optics, and the aperture where it was measured.
-        settings: modes, source size and focal spread.
+        settings: number of free modes, and what the tied ones carry.
         geo: centre of the disc.
         shape: (ky, kx) detector pixels, rim included.
+        known: (free modes, ky, kx) in the aperture plane, corner-centred, in place of the nominal optics: the aperture function
+            first.
+        tied: number of modes of source size and focal spread; None: as many as `settings.coherence` asks for.
 
     Returns:
-        (modes, ky, kx) in the aperture plane, corner-centred, Σ|·|² = 1: not yet scaled to the counts.
+        (modes, ky, kx) in the aperture plane, corner-centred, Σ|·|² = 1: not yet scaled to the counts. And the factors
+        (M, ky, kx) of the first M modes, which have one aperture function in common; None where it is a mode itself.
     """
+    spread = coherence.Spread(data.source_size, data.focal_spread)
+
+    def factors(wave: NDArray[np.complex64], of: coherence.Spread, count: int | None) -> NDArray[np.float32]:
+        carried = settings.coherence
+        return coherence.factors(
+            wave, of, data.angular_pixel, data.voltage, geo.centre_offset, carried=carried, count=count
+        )
+
+    wave = _aperture(data, geo, shape) if known is None else known[0]
+    coherent = tied in (None, 1) and spread.coherent
+    shared = None if coherent else factors(wave, spread, tied)
+    number = 1 if shared is None else len(shared)
+    if known is not None:
+        free = known[1:]
+    elif settings.probe_modes > 1:
+        wider = factors(wave, coherence.wider(spread, FREE_SOURCE), number + settings.probe_modes - 1)
+        if shared is None:
+            return wider * wave, None
+        free = wider[number:] * wave
+    else:
+        free = wave[None][:0]
+    modes = np.concatenate([wave[None] if shared is None else shared * wave, free]).astype(np.complex64)
+    if shared is not None:
+        coherence.TiedModes(shared).free_orthogonal(modes, np)
+    return modes / np.float32(np.sqrt((np.abs(modes) ** 2).sum())), shared
+
+
+def _aperture(data: DiffractionData, geo: Geometry, shape: tuple[int, int]) -> NDArray[np.complex64]:
+    """(ky, kx) of the nominal optics."""
     measured = None
     if data.aperture is not None:
         measured = framed(np.asarray(data.aperture)[None], geo.roll, shape)[0]
     aberrations = {**data.aberrations, "C10": -data.defocus}
-    wave = probe.aperture_wave(
+    return probe.aperture_wave(
         shape, data.angular_pixel, data.voltage, data.semiangle, aberrations, geo.centre_offset, measured
-    )
-    return probe.partially_coherent(
-        wave, settings.probe_modes, data.angular_pixel, data.voltage, settings.source_size, settings.focal_spread
     )
 
 

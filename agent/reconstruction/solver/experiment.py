@@ -15,6 +15,7 @@ from agent.reconstruction.model import binning, forward, geometry, start
 from agent.reconstruction.model.background import Rings
 from agent.reconstruction.model.background import start as initial_background
 from agent.reconstruction.model.checks import check_data, check_memory
+from agent.reconstruction.model.coherence import TiedModes
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.depth import Depths
 from agent.reconstruction.model.settings import ReconstructionSettings
@@ -42,6 +43,7 @@ class Experiment:
         constants: of the forward model; `problem` has them together with the counts.
         apertures: (V, ky, kx) complex64 that a reconstruction starts from, scaled to the counts, on the backend: probe modes,
             then variations of the first.
+        tied: what the first probe modes have in common; None: every one is free.
         support: (ky, kx) float32 on the backend, 1 where apertures may pass electrons.
         background: (ky, kx) float32 counts per pattern to start from.
         mask: (ky, kx) bool on the host, True where the detector counts.
@@ -62,6 +64,7 @@ class Experiment:
     counts: LoadedCounts
     constants: forward.Problem
     apertures: Any
+    tied: TiedModes | None
     support: Any
     background: NDArray[np.float32]
     mask: NDArray[np.bool_]
@@ -111,14 +114,20 @@ class Experiment:
 
 
 def load(
-    data: DiffractionData, settings: ReconstructionSettings, probe_k: NDArray[np.complex64] | None = None
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    probe_k: NDArray[np.complex64] | None = None,
+    *,
+    tied: int | None = None,
 ) -> Experiment:
     """Check `data`, read its patterns and make ready all that stays the same from pass to pass.
 
     Args:
         data: patterns and geometry.
         settings: how to reconstruct.
-        probe_k: (modes, ky, kx) start of the probe in the aperture plane, corner-centred; None: from the nominal optics.
+        probe_k: (free modes, ky, kx) start of the probe in the aperture plane, corner-centred, the aperture function first; None:
+            from the nominal optics.
+        tied: number of modes of source size and focal spread; None: as many as the settings ask for.
 
     Raises:
         BadInputError: the data cannot be reconstructed; the message says why.
@@ -131,7 +140,7 @@ def load(
     backend = choice.choose(settings.device)
     xp = backend.xp
     mask = _framed_mask(data, geo, shape)
-    modes = start.model_probe(data, settings, geo, shape) if probe_k is None else probe_k
+    modes, factors = start.model_probe(data, settings, geo, shape, known=probe_k, tied=tied)
     can_bin = binning.can_bin(modes, mask, data.patterns.shape)
     counts = LoadedCounts.load(backend, data, geo.roll, shape, bins_first=can_bin)
     electrons = _mean_electrons(counts)
@@ -147,19 +156,11 @@ def load(
         shape=shape,
         padded=padding > 1,
         counts=counts,
-        constants=forward.Problem(
-            counts=None,
-            mask=xp.asarray(mask.astype(np.float32)),
-            n_modes=len(modes) - settings.variable_modes,
-            propagators=xp.asarray(start.propagators(data, settings, geo, shape)),
-            support=support > 0,
-            transfer=_optional(start.transfer(data, shape), xp),
-            loss=settings.loss,
-            variance=max(
-                2 * float(counts.mean.max()), 1e-30
-            ),  # of the brightest pixels: their curvature limits the step
+        constants=_constants(
+            data, settings, geo, support > 0, mask, counts, xp, n_modes=len(modes) - settings.variable_modes
         ),
         apertures=xp.asarray(modes),
+        tied=None if factors is None else TiedModes(xp.asarray(factors)),
         support=xp.asarray(support),
         background=_start_background(settings, counts.mean, mask, modes, geo, can_bin),
         mask=mask,
@@ -172,12 +173,38 @@ def load(
     )
 
 
+def _constants(
+    data: DiffractionData,
+    settings: ReconstructionSettings,
+    geo: geometry.Geometry,
+    support: NDArray[np.bool_],
+    mask: NDArray[np.bool_],
+    counts: LoadedCounts,
+    xp: Any,
+    *,
+    n_modes: int,
+) -> forward.Problem:
+    """What the forward model takes as given, without the counts; masks (ky, kx) on the host."""
+    return forward.Problem(
+        counts=None,
+        mask=xp.asarray(mask.astype(np.float32)),
+        n_modes=n_modes,
+        propagators=xp.asarray(start.propagators(data, settings, geo, mask.shape)),
+        support=support,
+        transfer=_optional(start.transfer(data, mask.shape), xp),
+        loss=settings.loss,
+        # of the brightest pixels: their curvature limits the step
+        variance=max(2 * float(counts.mean.max()), 1e-30),
+    )
+
+
 def under(experiment: Experiment, data: DiffractionData) -> Experiment:
     """The same counts under other optics or positions.
 
     Args:
         experiment: with no variations of the probe.
-        data: differs from the experiment's in defocus, aberrations, centre, detector_to_scan or positions only.
+        data: differs from the experiment's in defocus, aberrations, source size, focal spread, centre, detector_to_scan or
+            positions only. There are as many probe modes as before.
     """
     xp, settings, roll = experiment.backend.xp, experiment.settings, experiment.geometry.roll
     row, column = (n // 2 for n in data.patterns.shape[1:]) if data.centre is None else data.centre
@@ -185,7 +212,9 @@ def under(experiment: Experiment, data: DiffractionData) -> Experiment:
     geo = replace(
         _located(data, settings, experiment.shape), roll=roll, centre_offset=(row + roll[0], column + roll[1])
     )
-    modes = _scaled(start.model_probe(data, settings, geo, experiment.shape), experiment.electrons)
+    number = 1 if experiment.tied is None else len(experiment.tied.factors)
+    modes, factors = start.model_probe(data, settings, geo, experiment.shape, tied=number)
+    modes = _scaled(modes, experiment.electrons)
     support = start.probe_support(modes)
     propagators = xp.asarray(start.propagators(data, settings, geo, experiment.shape))
     return replace(
@@ -194,6 +223,7 @@ def under(experiment: Experiment, data: DiffractionData) -> Experiment:
         geometry=geo,
         constants=replace(experiment.constants, support=support > 0, propagators=propagators),
         apertures=xp.asarray(modes),
+        tied=None if factors is None else TiedModes(xp.asarray(factors)),
         support=xp.asarray(support),
         can_bin=binning.can_bin(modes, experiment.mask, data.patterns.shape),
     )

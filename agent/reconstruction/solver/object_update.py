@@ -37,7 +37,10 @@ def mini_batch_update(
     """
     _step_object(experiment, state, sums, step.size, phase_only=True)
     if step.probe > 0 and sums.aperture_numerator is not None:
-        state.unknowns.apertures += (step.probe / n_patterns) * sums.aperture_numerator * experiment.support
+        found, modes, change = state.unknowns, experiment.n_modes, sums.aperture_numerator * experiment.support
+        if experiment.tied is not None:
+            change[:modes] = experiment.tied.spread(experiment.tied.common(change[:modes]))
+        found.apertures += (step.probe / n_patterns) * change
 
 
 def full_update(
@@ -124,10 +127,14 @@ def _step_in_depth(experiment: Experiment, state: SolverState, sums: forward.Sum
 
 def _step_probe(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:
     """One step of the probe modes, small where a change of the probe would be noise."""
-    xp, modes = experiment.backend.xp, experiment.n_modes
-    change = xp.fft.ifft2(sums.aperture_numerator[:modes] * experiment.support) * state.probe_window
-    change = xp.fft.fft2(change) * experiment.support
-    state.unknowns.apertures[:modes] += (size / len(state.unknowns.corners)) * change
+    xp, found, modes, tied = experiment.backend.xp, state.unknowns, experiment.n_modes, experiment.tied
+    slope = sums.aperture_numerator[:modes] * experiment.support
+    slope = slope if tied is None else tied.common(slope)
+    change = xp.fft.fft2(xp.fft.ifft2(slope) * state.probe_window) * experiment.support
+    change = change if tied is None else tied.spread(change)
+    found.apertures[:modes] += (size / len(found.corners)) * change
+    if tied is not None:
+        tied.free_orthogonal(found.apertures[:modes], xp)
 
 
 def _impose_prior(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.model import geometry, probe, transmission
+from agent.reconstruction.model.coherence import SourceSize
 from agent.reconstruction.solver import oddities, picture
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.state import SolverState, deviances, illumination, last_reached, positions
@@ -25,9 +26,14 @@ class Reconstruction:
         pixel_size: (y, x), Å.
         origin: (y, x), Å, coordinate of the first pixel in the frame of `positions`.
         probe: (modes, ky, kx) complex, real space, centred at N//2, Σ|probe|² = mean counts per pattern.
+        free_waves: (free modes, ky, kx) complex, as `probe`: the wave of a point source without focal spread, which the data's
+            source size and focal spread make several modes of, then further free modes. What the next reconstruction of the
+            same column starts from; None: `probe` itself.
         positions: (n, 2), Å, as used.
         defocus: Å, that the probe was started with: as given, or as measured where `refine_optics` asks for it.
         aberrations: Krivanek polar coefficients besides defocus that the probe was started with.
+        source_size: FWHM, Å, as used: see `DiffractionData`.
+        focal_spread: standard deviation of the defocus, Å, as used.
         optics_sd: parameter (see `parameters`) -> standard deviation, of the optics that were measured.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         phase_scale: how much too weak noise had made the phases; they have been divided by it.
@@ -58,6 +64,9 @@ class Reconstruction:
     phase_scale: float = 1.0
     optics_sd: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    source_size: SourceSize = 0.0
+    focal_spread: float = 0.0
+    free_waves: NDArray[np.complex64] | None = None
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the phase in grey, and the numbers."""
@@ -113,6 +122,11 @@ def finished(experiment: Experiment, state: SolverState, phase_scale: float, sec
         pixel_size=geo.pixel_size,
         origin=origin,
         probe=probe.to_real_space(probe.orthogonalised(apertures)),
+        free_waves=probe.to_real_space(
+            apertures if experiment.tied is None else host(experiment.tied.common(last.apertures[: experiment.n_modes]))
+        ),
+        source_size=data.source_size,
+        focal_spread=data.focal_spread,
         positions=positions(experiment, state),
         defocus=data.defocus,
         aberrations=dict(data.aberrations),

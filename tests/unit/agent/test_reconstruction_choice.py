@@ -25,6 +25,7 @@ OTHERWISE: dict[str, Any] = {
     "device": "cpu",
     "padding": 2.0,
     "batch_size": 40,
+    "coherence": 0.9,
 }
 """Values that no rule for types finds."""
 

@@ -137,6 +137,11 @@ def test_wrong_shapes_are_refused(changes: dict[str, Any], message: str) -> None
         ),
         ({"point_spread": -1.0}, "point_spread of -1.0 is not possible; legal: 0 … 16 detector pixels"),
         ({"point_spread": float("nan")}, "point_spread of nan is not possible"),
+        ({"source_size": -0.3}, "source_size of -0.3 is not possible; legal: FWHM from 0 to 10.44 Å"),
+        ({"source_size": (0.3, 0.4)}, "source_size of (0.3, 0.4) is not possible; legal: FWHM"),
+        ({"source_size": (0.3, 0.4, None)}, "angle of the major axis in rad"),
+        ({"focal_spread": float("inf")}, "focal_spread of inf is not possible; legal: 0 … 487.8 Å"),
+        ({"position_jitter": 1e3}, "position_jitter of 1000.0 is not possible; legal: 0 … 20.88 Å"),
         ({"defocus": -500.0}, "the largest legal defocus is ±487.8 Å with pixels of 2 mrad"),
     ],
 )
@@ -203,7 +208,7 @@ def test_an_object_that_memory_cannot_hold_is_refused(monkeypatch: pytest.Monkey
         ({"slices": 2, "slice_spacing": (float("nan"),)}, "slice_spacing of (nan,) is not possible; legal: 0 … 10000"),
         ({"padding": 0.5}, "padding of 0.5 is not possible; legal: 1 … 4, or None"),
         ({"step_size": 0.0}, "step_size of 0.0 is not possible; legal: above 0"),
-        ({"focal_spread": float("nan")}, "focal_spread of nan is not possible; legal: 0 … 100000"),
+        ({"coherence": float("nan")}, "coherence of nan is not possible; legal: 0.5 … 0.9999"),
         ({"loss": "l2"}, "loss of 'l2' is not possible; legal: 'poisson', 'amplitude', 'gaussian'"),
         ({"device": "cuda"}, "device of 'cuda' is not possible; legal: 'auto', 'cpu', 'gpu'"),
         (
