@@ -5,7 +5,7 @@ from sim_instrument.column import Column
 from sim_instrument.microscope import SimulatedMicroscope
 from sim_instrument.simulation import expected_intensities, simulate
 from sim_instrument.specimen import Specimen, SpecimenOptions, build_specimen
-from sim_instrument.truth import true_phase
+from sim_instrument.truth import true_defocus, true_phase
 
 __all__ = [
     "Column",
@@ -15,5 +15,6 @@ __all__ = [
     "build_specimen",
     "expected_intensities",
     "simulate",
+    "true_defocus",
     "true_phase",
 ]

@@ -18,7 +18,7 @@ from scipy import fft
 
 from instrument import AcquisitionPlan, ConflictError, optics
 from sim_instrument.column import Column
-from sim_instrument.specimen import SULPHUR, Specimen
+from sim_instrument.specimen import SULPHUR, Specimen, SpecimenOptions
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class DamageState:
         options, owner = self._specimen.options.model_dump(mode="json"), state_dir / _SPECIMEN
         if not owner.exists():
             owner.write_text(json.dumps(options), encoding="utf-8")
-        elif json.loads(owner.read_text(encoding="utf-8")) != options:
+        elif _options_in(owner) != self._specimen.options:
             msg = (
                 f"{state_dir} holds the exposures of another specimen ({owner.read_text(encoding='utf-8')}); choose another "
                 "state directory, or the same specimen"
@@ -144,6 +144,14 @@ class DamageState:
         if text and not text.endswith("\n"):
             with journal.open("a", encoding="utf-8") as file:
                 file.write("\n")
+
+
+def _options_in(owner: Path) -> SpecimenOptions | None:
+    """The flake that a directory is about; fields that its file does not know have their defaults. None: another one."""
+    try:
+        return SpecimenOptions.model_validate_json(owner.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
 
 
 def _convolve(image: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:

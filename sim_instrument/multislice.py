@@ -9,6 +9,7 @@ become what the pixels collect, and which approximations cost what, stands in RE
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,17 +85,17 @@ class Scene:
     Attributes:
         grid: sampling.
         origin: (y, x), Å, of pixel (0, 0) of the transmission functions.
-        transmission: (configurations, layers, y, x).
+        transmission: per configuration and layer (y, x); layers that are alike are one array.
         waves: per configuration the (modes, ky, kx) amplitudes, scaled so that all patterns add up to one electron.
-        propagators: (layers − 1, ky, kx).
+        propagators: (ky, kx) from each layer to the next.
         pixel_area: whether detector pixels integrate over their area.
     """
 
     grid: Grid
     origin: NDArray[np.float64]
-    transmission: NDArray[np.complex64]
+    transmission: tuple[tuple[NDArray[np.complex64], ...], ...]
     waves: tuple[NDArray[np.complex64], ...]
-    propagators: NDArray[np.complex64]
+    propagators: tuple[NDArray[np.complex64], ...]
     pixel_area: bool
 
 
@@ -136,7 +137,7 @@ def build_scene(
         if configurations:
             atoms = atoms + thermal_displacements(specimen, index)
         potentials = projected_potentials(specimen, frame, origin, shape, grid.pixel, atoms, present)
-        transmission.append([_band_limited(np.exp(1j * interaction * v), grid.pixel) for v in potentials])
+        transmission.append(_transmission(potentials, interaction, grid.pixel))
 
     depth = specimen.layer_depth
     window = (grid.window, grid.window)
@@ -146,17 +147,34 @@ def build_scene(
     k2 = _squared_frequency(window, grid.pixel)
     inside = k2 <= _band_limit(grid.pixel) ** 2
     wavelength = optics.wavelength(column.voltage)
-    propagators = [
-        np.where(inside, np.exp(-1j * np.pi * wavelength * k2 * dz), 0).astype(np.complex64) for dz in np.diff(depth)
-    ]
+    between = {
+        dz: np.where(inside, np.exp(-1j * np.pi * wavelength * k2 * dz), 0).astype(np.complex64)
+        for dz in set(_distances(depth))
+    }
     return Scene(
         grid,
         origin,
-        np.array(transmission, dtype=np.complex64),
+        tuple(transmission),
         _share_configurations(modes, max(configurations, 1)),
-        np.array(propagators, dtype=np.complex64).reshape(-1, *window),
+        tuple(between[dz] for dz in _distances(depth)),
         column.pixel_area,
     )
+
+
+def _transmission(
+    potentials: NDArray[np.float32], interaction: float, pixel: float
+) -> tuple[NDArray[np.complex64], ...]:
+    """The transmission function of each layer, computed once where a layer is like the one before."""
+    layers: list[NDArray[np.complex64]] = []
+    for index, potential in enumerate(potentials):
+        alike = index > 0 and np.array_equal(potential, potentials[index - 1])
+        layers.append(layers[-1] if alike else _band_limited(np.exp(1j * interaction * potential), pixel))
+    return tuple(layers)
+
+
+def _distances(depth: Sequence[float]) -> list[float]:
+    """Å from each layer to the next; equal ones are equal to the last digit."""
+    return [round(float(dz), 6) for dz in np.diff(depth)]
 
 
 def _share_configurations(modes: Modes, configurations: int) -> tuple[NDArray[np.complex64], ...]:
@@ -216,13 +234,13 @@ class Multislice:
         for transmission, waves in zip(scene.transmission, scene.waves, strict=True):
             for amplitude in waves:
                 np.multiply(amplitude, ramp, out=self._wave)
-                self._scatter(transmission[:, window[0], window[1]])
+                self._scatter([layer[window] for layer in transmission])
                 _crop_corners(self._wave, self._cropped)
                 np.square(self._cropped.view(np.float32), out=self._square)
                 intensity += self._square
         return self._detected(intensity[:, ::2] + intensity[:, 1::2])
 
-    def _scatter(self, transmission: NDArray[np.complex64]) -> None:
+    def _scatter(self, transmission: Sequence[NDArray[np.complex64]]) -> None:
         """Take the wave from reciprocal space before the first layer to reciprocal space behind the last."""
         wave = self._wave
         for index, layer in enumerate(transmission):

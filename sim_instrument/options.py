@@ -33,6 +33,8 @@ class Option:
 
 SPECIMEN = (
     Option("--size", "size", "Å", "edge of the square flake, at least 300"),
+    Option("--thickness", "thickness", "Å", "of srtio3, gold-carbon, protein-ice or a periodic structure"),
+    Option("--slice-thickness", "slice_thickness", "Å", "largest slice of a --structure"),
     Option("--twist", "twist", "DEG", "twist between the layers of twisted-mos2"),
     Option("--orientation", "orientation", "DEG", "of the lattice against the scan's x axis"),
     Option("--vacancies", "vacancies", "PER_NM2", "vacancies of a two-dimensional crystal at random places, per nm²"),
@@ -93,7 +95,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--material",
         choices=get_args(Material),
-        help="2H or twisted bilayers, a heterobilayer, graphene, or nothing (default: that of the --specimen)",
+        help="2H, twisted or hetero bilayers, graphene, a SrTiO3 lamella, gold in amorphous carbon, protein in ice, or nothing "
+        "(default: that of the --specimen)",
+    )
+    group.add_argument(
+        "--structure", metavar="FILE", help="atoms from a file that ASE reads; z is the direction of the beam"
     )
     _add_group(group, SPECIMEN, SpecimenOptions())
     column = Column()
@@ -132,6 +138,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def specimen_from(arguments: argparse.Namespace) -> SpecimenOptions:
     """The specimen that was asked for. Raises MalformedRequestError with the option and its legal values."""
     values = {"seed": arguments.seed, **named_specimen(arguments.specimen).model_dump(exclude_unset=True)}
+    if arguments.structure is not None:
+        values |= {"material": "file", "structure": arguments.structure}
     if arguments.material is not None:
         values["material"] = arguments.material
     return _validate(SpecimenOptions, values | _given(arguments, SPECIMEN), SPECIMEN)
@@ -154,13 +162,14 @@ def column_from(arguments: argparse.Namespace) -> Column:
 
 def _add_group(group: argparse._ArgumentGroup, options: tuple[Option, ...], defaults: BaseModel) -> None:
     for option in options:
-        default = getattr(defaults, option.field) / option.scale
+        value = getattr(defaults, option.field)
+        default = "its own" if value is None else f"{value / option.scale:.4g}"
         group.add_argument(
             option.flag,
             dest=option.field,
             type=_number,
             metavar=option.metavar,
-            help=f"{option.help} (default: {default:.4g})",
+            help=f"{option.help} (default: {default})",
         )
 
 

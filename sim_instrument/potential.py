@@ -50,11 +50,17 @@ def projected_potentials(
     if present is not None:
         inside &= present
     out = np.zeros((len(specimen.layer_depth), *shape), dtype=np.float32)
+    local, numbers, layer = local[inside], specimen.numbers[inside], specimen.layer[inside]
+    before: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None
     for index in range(len(out)):
-        chosen = inside & (specimen.layer == index)
-        if chosen.any():
-            whole = _one_slice(local[chosen], specimen.numbers[chosen], padded, pixel)
+        chosen = layer == index
+        now = local[chosen], numbers[chosen]
+        if before is not None and np.array_equal(now[0], before[0]) and np.array_equal(now[1], before[1]):
+            out[index] = out[index - 1]
+        elif chosen.any():
+            whole = _one_slice(*now, padded, pixel)
             out[index] = whole[rim : rim + shape[0], rim : rim + shape[1]]
+        before = now
     return out
 
 

@@ -42,6 +42,23 @@ def true_phase(
     return true_potential(specimen, rectangle, pixel, present) * np.float32(optics.interaction_parameter(voltage))
 
 
+def true_defocus(column: Column, specimen: Specimen, nominal: float) -> float:
+    """The defocus of the specimen's middle plane, which is what a reconstruction with one slice measures.
+
+    Nominal and true defocus of a column refer to the entrance surface; the middle plane lies `specimen.middle_depth` below
+    it, and sees that much less underfocus.
+
+    Args:
+        column: true parameters.
+        specimen: the atoms.
+        nominal: set-point, Å, positive for underfocus.
+
+    Returns:
+        Å, positive for underfocus.
+    """
+    return column.true_defocus(nominal) - specimen.middle_depth
+
+
 def write_truth(path: Path, specimen: Specimen, column: Column, pixel: float = PIXEL) -> None:
     """Write projected potential and phase of the pristine flake and all true parameters to an HDF5 file.
 
@@ -79,6 +96,7 @@ def write_truth(path: Path, specimen: Specimen, column: Column, pixel: float = P
         atoms["positions"].attrs["axes"] = "y, x, z"
         atoms["numbers"] = specimen.numbers
         _attributes(file.create_group("specimen"), specimen.options.model_dump())
+        file["specimen"].attrs["middle_depth"] = specimen.middle_depth
         _attributes(file.create_group("column"), column.model_dump())
         file["column"].attrs["focal_spread"] = column.focal_spread
     os.replace(part, path)

@@ -3,5 +3,6 @@
 
 from sim_instrument.structures.atoms import Atoms
 from sim_instrument.structures.flat import bilayer, graphene
+from sim_instrument.structures.solids import from_file, gold_in_carbon, protein_in_ice, strontium_titanate
 
-__all__ = ["Atoms", "bilayer", "graphene"]
+__all__ = ["Atoms", "bilayer", "from_file", "gold_in_carbon", "graphene", "protein_in_ice", "strontium_titanate"]

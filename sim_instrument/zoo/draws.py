@@ -26,6 +26,8 @@ DETECTORS = {"fast": (1e5, (5.0, 20.0)), "medium": (1e4, (1.0, 6.0)), "slow": (1
 """Frame rate, 1/s, and range of beam currents, pA, that go with it."""
 DWELL_TIMES = tuple(base * 10.0**decade for decade in range(-6, 0) for base in (1, 2, 5))
 """s, of a scan engine with fixed steps."""
+THICKNESSES = {"srtio3": (40.0, 120.0), "gold-carbon": (30.0, 60.0), "protein-ice": (80.0, 150.0)}
+"""Å, of the materials that may have any."""
 MOST_PIXELS = 128
 """Detector pixels along an edge."""
 
@@ -135,14 +137,25 @@ def random_specimen(seed: int) -> SpecimenOptions:
         seed: of the draw, and of the specimen.
     """
     rng = np.random.default_rng([seed, 24])
-    material = str(rng.choice(["2h-mos2", "twisted-mos2", "2h-wse2", "mose2-ws2", "graphene"]))
-    return SpecimenOptions(
-        material=material,
-        orientation=rng.uniform(-180, 180),
-        twist=rng.uniform(1, 30),
-        vacancies=rng.uniform(0, 1),
-        seed=seed,
+    material, thickness = _material(rng)
+    return SpecimenOptions.model_validate(
+        {
+            "material": material,
+            "thickness": thickness,
+            "orientation": rng.uniform(-180, 180),
+            "twist": rng.uniform(1, 30),
+            "vacancies": rng.uniform(0, 1),
+            "seed": seed,
+        }
     )
+
+
+def _material(rng: np.random.Generator) -> tuple[str, float | None]:
+    """Three in four are thin crystals."""
+    if rng.random() < 0.75:
+        return str(rng.choice(["2h-mos2", "twisted-mos2", "2h-wse2", "mose2-ws2", "graphene"])), None
+    material = str(rng.choice(list(THICKNESSES)))
+    return material, rng.uniform(*THICKNESSES[material])
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:

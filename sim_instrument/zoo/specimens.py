@@ -11,6 +11,9 @@ SPECIMENS: dict[str, SpecimenOptions] = {
     "2h-wse2": SpecimenOptions(material="2h-wse2"),
     "mose2-ws2": SpecimenOptions(material="mose2-ws2"),
     "graphene": SpecimenOptions(material="graphene", vacancies=0.1),
+    "srtio3": SpecimenOptions(material="srtio3"),
+    "gold-carbon": SpecimenOptions(material="gold-carbon"),
+    "protein-ice": SpecimenOptions(material="protein-ice"),
     "vacuum": SpecimenOptions(material="vacuum"),
 }
 """Name -> options."""
