@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from instrument import optics
-from instrument.models import ELEMENTARY_CHARGE, Record
+from instrument.models import ELEMENTARY_CHARGE
+from sim_instrument.data_faults import NO_DATA_FAULTS, DataFaults
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -35,7 +36,7 @@ RESIDUAL_ABERRATIONS = {
 """What is left after alignment: two-fold astigmatism 1 nm, coma 15 nm, three-fold astigmatism 25 nm, C3 1 µm."""
 
 
-class Column(Record):
+class Column(DataFaults):
     """Everything about the instrument but the specimen. True values; only `nominal_rotation` is what is advertised."""
 
     voltage: Annotated[float, Field(ge=2e4, le=3e5, description="eV")] = 80e3
@@ -194,5 +195,6 @@ FAULTLESS: dict[str, Any] = {
     "line_trigger": 0.0,
     "settle": 0.0,
     "knock_on": 0.0,
+    **NO_DATA_FAULTS,
 }
 """The value of each fault that switches it off."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""From intensities to counts: point spread, dead and hot pixels, shot noise, saturation."""
+"""From intensities to counts: point spread, bad pixels, shot noise, saturation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_instrument.column import Column
+from sim_instrument.data_faults import touching_bad_pixels
 
 _SPARSE = 0.4
 """Electrons per pixel below which drawing them one by one is the faster way to Poisson noise."""
@@ -23,6 +24,7 @@ class PixelDetector:
     def __init__(self, column: Column, seed: int) -> None:
         n = column.detector_pixels
         bad = np.random.default_rng([seed, 3]).choice(n * n, column.dead_pixels + column.hot_pixels, replace=False)
+        self._hot_blocks, self._silent = touching_bad_pixels(column, n, np.random.default_rng([seed, 7]))
         self._column = column
         self._dead, self._hot = np.divmod(bad[: column.dead_pixels], n), np.divmod(bad[column.dead_pixels :], n)
         reach = int(np.ceil(4 * column.point_spread))
@@ -53,6 +55,8 @@ class PixelDetector:
         mean = self._spread(self._spread(intensity * np.float32(electrons)).T).T
         mean[self._dead] = 0
         mean[self._hot] += self._column.hot_rate * dwell
+        mean[self._hot_blocks] += self._column.hot_block_rate * dwell
+        mean[self._silent] = 0
         return mean
 
     def count(self, expected: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint16]:

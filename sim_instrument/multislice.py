@@ -210,16 +210,19 @@ class Multislice:
         self._cropped = np.empty((exit_, exit_), dtype=np.complex64)
         self._square = np.empty((exit_, 2 * exit_), dtype=np.float32)
         self._frequencies = np.fft.fftfreq(window, grid.pixel)
-        distance = np.fft.fftfreq(exit_, 1 / exit_) / detector
-        weight = np.sinc(distance) if scene.pixel_area else np.ones(exit_)
+        self._distance = np.fft.fftfreq(exit_, 1 / exit_) / detector
+        weight = np.sinc(self._distance) if scene.pixel_area else np.ones(exit_)
         # |Ψ|² is a density per 1/window²; a detector pixel is (exit/detector)² times as large.
         self._pixel_weight = (np.multiply.outer(weight, weight) * (exit_ / detector) ** 2).astype(np.float32)
 
-    def pattern(self, position: NDArray[np.float64]) -> NDArray[np.float32]:
+    def pattern(
+        self, position: NDArray[np.float64], shift: NDArray[np.float64] | tuple[float, float] = (0.0, 0.0)
+    ) -> NDArray[np.float32]:
         """One diffraction pattern.
 
         Args:
             position: (2,) of the probe, (y, x), Å, detector frame.
+            shift: (2,) of the pattern on the detector, pixels along rows and columns.
 
         Returns:
             (ky, kx) intensity per electron; zero beam at N//2.
@@ -238,7 +241,7 @@ class Multislice:
                 _crop_corners(self._wave, self._cropped)
                 np.square(self._cropped.view(np.float32), out=self._square)
                 intensity += self._square
-        return self._detected(intensity[:, ::2] + intensity[:, 1::2])
+        return self._detected(intensity[:, ::2] + intensity[:, 1::2], shift)
 
     def _scatter(self, transmission: Sequence[NDArray[np.complex64]]) -> None:
         """Take the wave from reciprocal space before the first layer to reciprocal space behind the last."""
@@ -250,11 +253,16 @@ class Multislice:
             np.multiply(wave, layer, out=wave)
             self._forward()
 
-    def _detected(self, intensity: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _detected(
+        self, intensity: NDArray[np.float32], shift: NDArray[np.float64] | tuple[float, float]
+    ) -> NDArray[np.float32]:
         """What the pixels collect of an intensity sampled at 1/window, corner-centred; the result is centred."""
         self._correlation[...] = intensity
         self._correlate()
         np.multiply(self._correlation, self._pixel_weight, out=self._correlation)
+        if np.any(shift):
+            down, right = (np.exp(2j * np.pi * pixels * self._distance) for pixels in shift)
+            self._correlation *= np.multiply.outer(down, right).astype(np.complex64)
         n = self.scene.grid.detector
         self._folded[...] = _fold(_fold(self._correlation, n).T, n).T
         self._detect()

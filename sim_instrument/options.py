@@ -73,7 +73,24 @@ DETECTOR = (
     Option("--readout", "readout", "S", "dead time of the detector per pattern, beam on"),
 )
 DAMAGE = (Option("--knock-on", "knock_on", "BARN", "cross-section for sputtering a sulphur atom"),)
-COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE
+DATA = (
+    Option("--flicker", "flicker", "PART", "change of the current from frame to frame, rms"),
+    Option("--current-drift", "current_drift", "PART", "change of the current from the first to the last frame"),
+    Option("--weak-lines", "weak_lines", "N", "scan lines at a reduced current"),
+    Option("--weak-line-current", "weak_line_current", "PART", "what of the current is left in them"),
+    Option("--blank-frames", "blank_frames", "N", "frames during which the beam was off"),
+    Option("--missing-frames", "missing_frames", "N", "frames that were never written and are zero"),
+    Option("--aborted-at", "aborted_at", "PART", "part of the scan after which no frame was written; 1: complete"),
+    Option("--frame-lag", "frame_lag", "N", "frames by which the detector is late"),
+    Option("--descan-y", "descan_y", "PIXELS", "shift of the pattern down the detector over the scan's y"),
+    Option("--descan-x", "descan_x", "PIXELS", "shift of the pattern to the right over the scan's x"),
+    Option("--hot-blocks", "hot_blocks", "N", "blocks of hot pixels that touch"),
+    Option("--hot-block-size", "hot_block_size", "PIXELS", "along the edge of a block"),
+    Option("--hot-block-rate", "hot_block_rate", "PER_S", "false counts of each pixel of a block"),
+    Option("--dead-rows", "dead_rows", "N", "rows of pixels that do not count"),
+    Option("--gap", "gap", "PIXELS", "width of the cross between four chips that does not count"),
+)
+COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE + DATA
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -130,6 +147,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-shot-noise", action="store_true", help="expected counts, rounded")
     group.add_argument("--no-pixel-area", action="store_true", help="sample the centres of the detector's pixels")
     _add_group(parser.add_argument_group("damage"), DAMAGE, column)
+    _add_group(
+        parser.add_argument_group(
+            "data", "faults that nobody has noticed; numbers of frames and lines are those of each scan"
+        ),
+        DATA,
+        column,
+    )
     parser.add_argument(
         "--ideal", action="store_true", help="switch every fault off but shot noise; other options bring some back"
     )

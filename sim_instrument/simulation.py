@@ -18,6 +18,7 @@ from instrument import optics
 from instrument.models import AcquisitionPlan
 from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
+from sim_instrument.data_faults import FrameFaults
 from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Multislice, Scene, build_scene
 from sim_instrument.specimen import Specimen, build_specimen
@@ -136,6 +137,7 @@ class Exposure:
         digest = hashlib.sha256(plan.id.encode()).digest()
         self._entropy = [seed, int.from_bytes(digest[:8], "big")]
         self.positions = self._true_positions()
+        self._faults = FrameFaults.draw(column, plan.shape, np.random.default_rng([*self._entropy, 6]))
         self.blocks, self._scenes = self._stages(specimen, damage)
         self._local = self.positions @ optics.detector_to_scan(column.rotation, column.mirrored)
         self._idle: dict[int, list[Multislice]] = {stage: [] for stage in range(len(self._scenes))}
@@ -171,7 +173,7 @@ class Exposure:
         return blocks, scenes
 
     def intensities(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.float32]:
-        """Noise-free patterns of a block.
+        """Noise-free patterns of a block, without faults of frames other than descan.
 
         Args:
             block: of `blocks`.
@@ -180,20 +182,11 @@ class Exposure:
         Returns:
             (n, ky, kx) intensity per electron.
         """
-        engine = self._borrow(block.stage)
-        try:
-            out = []
-            for position in self._local[block.first : block.stop]:
-                if stop():
-                    break
-                out.append(engine.pattern(position))
-            return np.array(out, dtype=np.float32).reshape(-1, *[self.column.detector_pixels] * 2)
-        finally:
-            with self._lock:
-                self._idle[block.stage].append(engine)
+        out = list(self._patterns(block.stage, np.arange(block.first, block.stop), stop))
+        return np.array(out, dtype=np.float32).reshape(-1, *[self.column.detector_pixels] * 2)
 
     def counts(self, block: Block, stop: Callable[[], bool] = lambda: False) -> NDArray[np.uint16]:
-        """Frames of a block as the detector gives them.
+        """Frames of a block as they get into the file.
 
         Args:
             block: of `blocks`.
@@ -203,12 +196,31 @@ class Exposure:
             (n, ky, kx) counts.
         """
         rng = np.random.default_rng([*self._entropy, 1, block.first])
-        electrons, dwell = self.plan.electrons_per_pattern, self.timing.dwell
-        frames = [
-            self.detector.count(self.detector.expected(intensity, electrons, dwell), rng)
-            for intensity in self.intensities(block, stop)
-        ]
-        return np.array(frames, dtype=np.uint16).reshape(-1, *[self.column.detector_pixels] * 2)
+        electrons, dwell, faults = self.plan.electrons_per_pattern, self.timing.dwell, self._faults
+        patterns = self._patterns(block.stage, faults.source[block.first : block.stop], stop)
+        frames = np.zeros((block.stop - block.first, *[self.column.detector_pixels] * 2), dtype=np.uint16)
+        done = 0
+        for index, intensity in enumerate(patterns, block.first):
+            expected = self.detector.expected(intensity, electrons * float(faults.current[index]), dwell)
+            counts = self.detector.count(expected, rng)
+            if faults.written[index]:
+                frames[done] = counts
+            done += 1
+        return frames[:done]
+
+    def _patterns(
+        self, stage: int, positions: NDArray[np.int64], stop: Callable[[], bool]
+    ) -> Iterator[NDArray[np.float32]]:
+        """Intensities at positions in scan order, until `stop`."""
+        engine = self._borrow(stage)
+        try:
+            for index in positions:
+                if stop():
+                    break
+                yield engine.pattern(self._local[index], self._faults.shift[index])
+        finally:
+            with self._lock:
+                self._idle[stage].append(engine)
 
     def _borrow(self, stage: int) -> Multislice:
         with self._lock:
