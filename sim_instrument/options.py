@@ -95,30 +95,7 @@ COLUMN = ILLUMINATION + SCAN + DETECTOR + DAMAGE + DATA
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add every option of specimen and column, with its default in the help."""
-    group = parser.add_argument_group("zoo", "what the options below change; see sim_instrument/zoo/README.md")
-    group.add_argument(
-        "--column",
-        metavar="NAME",
-        default="default",
-        help=f"{', '.join(COLUMNS)}, or random-SEED (default: %(default)s)",
-    )
-    group.add_argument(
-        "--specimen",
-        metavar="NAME",
-        default="2h-mos2",
-        help=f"{', '.join(SPECIMENS)}, or random-SEED (default: %(default)s)",
-    )
-    group = parser.add_argument_group("specimen")
-    group.add_argument(
-        "--material",
-        choices=get_args(Material),
-        help="2H, twisted or hetero bilayers, graphene, a SrTiO3 lamella, gold in amorphous carbon, protein in ice, or nothing "
-        "(default: that of the --specimen)",
-    )
-    group.add_argument(
-        "--structure", metavar="FILE", help="atoms from a file that ASE reads; z is the direction of the beam"
-    )
-    _add_group(group, SPECIMEN, SpecimenOptions())
+    _add_specimen_options(parser)
     column = Column()
     _add_group(parser.add_argument_group("illumination"), ILLUMINATION, column)
     group = parser.add_argument_group("residual aberrations")
@@ -157,6 +134,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ideal", action="store_true", help="switch every fault off but shot noise; other options bring some back"
     )
+
+
+def _add_specimen_options(parser: argparse.ArgumentParser) -> None:
+    """Names of the zoo, and the specimen's fields."""
+    group = parser.add_argument_group("zoo", "what the options below change; see sim_instrument/zoo/README.md")
+    group.add_argument(
+        "--column",
+        metavar="NAME",
+        default="default",
+        help=f"{', '.join(COLUMNS)}, or random-SEED (default: %(default)s)",
+    )
+    group.add_argument(
+        "--specimen",
+        metavar="NAME",
+        default="2h-mos2",
+        help=f"{', '.join(SPECIMENS)}, or random-SEED (default: %(default)s)",
+    )
+    group = parser.add_argument_group("specimen")
+    group.add_argument(
+        "--material",
+        choices=get_args(Material),
+        help="2H, twisted or hetero bilayers, graphene, a SrTiO3 lamella, gold in amorphous carbon, protein in ice, or nothing "
+        "(default: that of the --specimen)",
+    )
+    group.add_argument(
+        "--structure", metavar="FILE", help="atoms from a file that ASE reads; z is the direction of the beam"
+    )
+    _add_group(group, SPECIMEN, SpecimenOptions())
 
 
 def specimen_from(arguments: argparse.Namespace) -> SpecimenOptions:
