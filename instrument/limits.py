@@ -52,7 +52,8 @@ def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:
     values, per_pattern = description.electrons_per_pattern_values, plan.electrons_per_pattern
     if values is None or any(abs(per_pattern / value - 1) <= 1e-6 for value in values):
         return
-    doses = ", ".join(f"{value / plan.step**2:.7g}" for value in values)
+    per_cell = plan.patterns_per_cell / plan.step**2
+    doses = ", ".join(f"{value * per_cell:.7g}" for value in values)
     msg = (
         f"dose {plan.dose:g} {description.dose_unit} at a step of {plan.step:g} Å puts {per_pattern:.7g} into a pattern, and "
         f"no dwell time of this scan engine does; legal at this step: {doses} {description.dose_unit}; change the dose"

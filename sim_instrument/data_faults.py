@@ -74,29 +74,29 @@ class FrameFaults:
     shift: NDArray[np.float64]
 
     @classmethod
-    def draw(cls, faults: DataFaults, shape: tuple[int, int], rng: np.random.Generator) -> FrameFaults:
+    def draw(
+        cls, faults: DataFaults, positions: NDArray[np.float64], line: int, rng: np.random.Generator
+    ) -> FrameFaults:
         """Decide which frames are hit.
 
         Args:
             faults: how many, and how much.
-            shape: (scan_y, scan_x).
+            positions: (n, 2) set-points in scan order, of all passes, (y, x), Å.
+            line: positions in a scan line.
             rng: source of randomness.
         """
-        n_y, n_x = shape
-        n = n_y * n_x
+        n = len(positions)
         current = np.maximum(1 + faults.flicker * rng.standard_normal(n), 0)
         current *= np.linspace(1, 1 + faults.current_drift, n)
-        weak = rng.permutation(n_y)[: faults.weak_lines]
-        current.reshape(n_y, n_x)[weak] *= faults.weak_line_current
+        weak = rng.permutation(n // line)[: faults.weak_lines]
+        current.reshape(-1, line)[weak] *= faults.weak_line_current
         order = rng.permutation(n)
         current[order[: faults.blank_frames]] = 0
         written = np.arange(n) < round(faults.aborted_at * n)
         written[order[faults.blank_frames :][: faults.missing_frames]] = False
-        down, right = (
-            total * (np.linspace(-0.5, 0.5, count) if count > 1 else np.zeros(1))
-            for total, count in ((faults.descan_y, n_y), (faults.descan_x, n_x))
-        )
-        shift = np.stack(np.meshgrid(down, right, indexing="ij"), axis=-1).reshape(-1, 2)
+        extent = np.ptp(positions, axis=0)
+        from_centre = (positions - positions.min(axis=0) - extent / 2) / np.where(extent > 0, extent, 1)
+        shift = from_centre * (faults.descan_y, faults.descan_x)
         return cls(current, written, np.maximum(np.arange(n) - faults.frame_lag, 0), shift)
 
 

@@ -137,7 +137,8 @@ class Exposure:
         digest = hashlib.sha256(plan.id.encode()).digest()
         self._entropy = [seed, int.from_bytes(digest[:8], "big")]
         self.positions = self._true_positions()
-        self._faults = FrameFaults.draw(column, plan.shape, np.random.default_rng([*self._entropy, 6]))
+        faulty = np.random.default_rng([*self._entropy, 6])
+        self._faults = FrameFaults.draw(column, plan.scan_positions(), plan.shape[1], faulty)
         self.blocks, self._scenes = self._stages(specimen, damage)
         self._local = self.positions @ optics.detector_to_scan(column.rotation, column.mirrored)
         self._idle: dict[int, list[Multislice]] = {stage: [] for stage in range(len(self._scenes))}

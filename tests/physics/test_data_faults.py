@@ -75,6 +75,18 @@ def test_descan_moves_the_disc_with_the_scan() -> None:
     assert stack.sum() == pytest.approx(counts().sum(), rel=0.01)
 
 
+def test_two_passes_have_the_faults_of_one_longer_scan() -> None:
+    plan = PLAN.model_copy(update={"passes": 2})
+    column = Column.ideal(**SMALL, aborted_at=0.75, weak_lines=1, weak_line_current=0.0, descan_y=4.0, shot_noise=False)
+    stack = simulate(plan, VACUUM, column).astype(float)
+    frames = stack.sum(axis=(-1, -2)).reshape(20, 10)
+    assert (frames[15:] == 0).all()
+    assert (frames[:15].sum(axis=1) == 0).sum() <= 1
+    index = np.arange(48)
+    down = (stack.sum(axis=-1) @ index).reshape(20, 10).sum(axis=1)[[0, 10]] / frames[[0, 10]].sum(axis=1)
+    assert down[1] - down[0] == pytest.approx(4.0 * 0.5 / 9.5, abs=0.05)
+
+
 def test_a_late_detector_shows_the_position_before() -> None:
     exact = counts(MOS2, shot_noise=False)
     late = counts(MOS2, shot_noise=False, frame_lag=1)
