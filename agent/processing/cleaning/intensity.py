@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-NEIGHBOURS = 20
-"""Nearest positions whose median tells what the specimen takes away."""
+NEIGHBOURS = 8
+"""Nearest positions whose middle tells what the specimen takes away."""
 MIDDLE = 1.2
 """Variance of the mean of the middle half, over that of the mean of all."""
 SIGNIFICANT = 5.0

@@ -97,11 +97,15 @@ def _in_clusters(
     mean: NDArray[np.float64], variance: NDArray[np.float64], n: int, bad: NDArray[np.bool_], radius: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(dead, hot) pixels among others; `bad` ones are known already and left out of what each is compared with."""
+    from scipy.ndimage import binary_propagation
+
     smooth = _surroundings(mean, bad | (mean == 0))
     centre = _zero_beam(smooth, radius)
-    least = np.fmin(_extreme(smooth, np.fmin), _extreme(_opposite(smooth, mean, centre), np.fmin))
-    # a pixel of little sensitivity has little noise itself: that of what it should count decides
-    dead = mean < BELOW * least - BELOW * CLEAR * np.sqrt(np.maximum(least, 0) / n)
+    opposite = _opposite(smooth, mean, centre)
+    least = np.fmin(_extreme(smooth, np.fmin), _extreme(opposite, np.fmin))
+    dead = _too_few(mean, least, n)
+    if dead.any():  # rows and gaps go on to the rim of the disc, where less tells what a pixel should count
+        dead = np.asarray(binary_propagation(dead, mask=dead | _too_few(mean, np.fmin(smooth, opposite), n)))
     smooth = _surroundings(mean, bad | dead)
     most = np.fmax(_extreme(smooth, np.fmax), _extreme(_opposite(smooth, mean, centre), np.fmax))
     hot = mean > ABOVE * most + CLEAR * np.sqrt(np.maximum(most, 1 / n) / n)
@@ -112,6 +116,14 @@ def _in_clusters(
     scatter = _surroundings(np.where(counted, variance / np.maximum(mean, 1e-30), 1.0), bad)
     noisy = counted & (variance > NOISY * mean * np.maximum(_extreme(scatter, np.fmax), 1.0))
     return dead, (hot | still | noisy) & ~dead
+
+
+def _too_few(mean: NDArray[np.float64], expected: NDArray[np.float64], n: int) -> NDArray[np.bool_]:
+    """(ky, kx) where the mean count of n patterns is far below what is expected.
+
+    A pixel of little sensitivity has little noise itself: that of what it should count decides.
+    """
+    return np.asarray(mean < BELOW * (expected - CLEAR * np.sqrt(np.maximum(expected, 0) / n)))
 
 
 def _surroundings(image: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray[np.float64]:
