@@ -18,6 +18,8 @@ HOT = 8.0
 """A pixel is called bad where its mean count differs by this many robust standard deviations from its neighbours'."""
 EDGE = 5
 """Pixels along the edge of the neighbourhood whose median a cluster of bad ones is compared with."""
+FEW = 5
+"""Fewer pixels of a neighbourhood than these have no median."""
 ABOVE, BELOW = 2.0, 0.4
 """Counts of a pixel over those of its surroundings, and of the place opposite, from which on it is bad in a cluster."""
 CLEAR = 10.0
@@ -132,6 +134,7 @@ def _surroundings(image: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray
     padded = np.pad(np.where(bad, np.nan, image), reach, constant_values=np.nan)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (EDGE, EDGE)).reshape(*image.shape, -1)
     counted = np.isfinite(windows).sum(axis=-1)
+    counted[counted < FEW] = 0  # a pixel by itself tells nothing
     ordered = np.sort(windows, axis=-1)  # what is not a number comes last
     middle = np.maximum(counted - 1, 0) // 2
     medians = np.take_along_axis(ordered, middle[..., None], axis=-1)[..., 0]
