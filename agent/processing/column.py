@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.reconstruction import DiffractionData, Survey
+from agent.processing.cleaning import Raster
+from agent.reconstruction import DiffractionData
 from agent.records import Optics
 from agent.storage.atomic import atomic_write
 from instrument import optics
@@ -24,9 +25,6 @@ from instrument.models import Description
 
 if TYPE_CHECKING:
     from agent.reconstruction import BrightFieldDisc, Calibration, Tuned
-
-HOT = 8.0
-"""A pixel is called bad where its mean count differs by this many robust standard deviations from its neighbours'."""
 
 
 @dataclass(frozen=True)
@@ -121,35 +119,11 @@ class Measured:
     notes: tuple[str, ...]
 
 
-def bad_pixels(survey: Survey, known: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
-    """Pixels that are known or seen to be dead or hot.
-
-    Seen: its mean count lies far outside the spread of its eight neighbours, beyond what counting noise allows. Pixels
-    on the steep rim of the disc have spread-out neighbours and are left alone.
-
-    Args:
-        survey: of the patterns.
-        known: (row, column) of pixels that the instrument advertises as dead.
-
-    Returns:
-        (ky, kx), True where a pixel is bad.
-    """
-    n, mean = len(survey.totals), survey.mean
-    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
-    neighbours = np.sort(np.stack([np.roll(mean, shift, axis=(0, 1)) for shift in shifts]), axis=0)
-    median = (neighbours[3] + neighbours[4]) / 2
-    spread = neighbours[6] - neighbours[1] + np.sqrt(np.maximum(median, 1.0 / n) / n)
-    bad: NDArray[np.bool_] = np.abs(mean - median) > HOT * spread
-    for row, column in known:
-        bad[row, column] = True
-    return bad
-
-
 def measure_column(
     data: DiffractionData,
     description: Description,
     *,
-    raster: NDArray[np.int64] | None,
+    raster: Raster | None,
     known: ColumnState | None,
     enabled: bool,
     on_progress: Callable[[float], None],
@@ -159,7 +133,7 @@ def measure_column(
     Args:
         data: with nominal defocus and no calibration.
         description: what the instrument advertises.
-        raster: (scan_y, scan_x) indices of patterns that are a complete raster; None where there is none.
+        raster: the patterns where they are one; None otherwise.
         known: from an earlier acquisition of the same column.
         enabled: False takes the advertised geometry and the nominal defocus as they are.
         on_progress: called with the fraction done.
@@ -332,27 +306,29 @@ def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionDat
 
 
 def _from_parallax(
-    data: DiffractionData, raster: NDArray[np.int64] | None
+    data: DiffractionData, raster: Raster | None
 ) -> tuple[DiffractionData, Calibration, tuple[str, ...]]:
     """The optics of an uncalibrated raster, all that was found, and notes. Raises BadInputError where the scan does not tell."""
     from agent.reconstruction import calibrate
 
-    if raster is None or min(raster.shape) < 8:
-        seen = "no complete raster" if raster is None else f"a raster of {raster.shape[0]} × {raster.shape[1]}"
+    if raster is None or min(raster.intensity.shape) < 8:
+        shape = (0, 0) if raster is None else raster.intensity.shape
+        seen = "no raster" if raster is None else f"a raster of {shape[0]} × {shape[1]}"
         msg = (
             f"nothing says how the detector is turned, and these patterns are {seen}, not one of at least 8 × 8 to find "
             "out; scan a larger field or with a finer step"
         )
         raise BadInputError(msg)
-    step = float(np.abs(data.positions[raster[0, 1]] - data.positions[raster[0, 0]]).max())
+    even = bool((raster.intensity == 1).all())
     found = calibrate(
-        _in_raster(data.patterns, raster),
-        step,
+        raster.patterns,
+        raster.step,
         data.voltage,
         data.semiangle,
         data.angular_pixel,
         nominal_defocus=data.defocus or None,
         mask=data.mask,
+        intensity=None if even else raster.intensity,
     )
     if not found.found:
         reason = "; ".join(found.notes) or f"the defocus is {found.defocus:.3g} ± {found.defocus_sd:.2g} Å"
@@ -361,14 +337,6 @@ def _from_parallax(
     data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
     data, beyond = _with_defocus(data, found.defocus)
     return data, found, beyond
-
-
-def _in_raster(patterns: NDArray[Any], raster: NDArray[np.int64]) -> NDArray[Any]:
-    """Patterns as (scan_y, scan_x, ky, kx), without a copy where they lie one after the other."""
-    order = raster.ravel()
-    if (np.diff(order) == 1).all():
-        return patterns[order[0] : order[-1] + 1].reshape(*raster.shape, *patterns.shape[1:])
-    return patterns[raster]
 
 
 def _parallax_note(found: Calibration) -> str:

@@ -11,24 +11,21 @@ from pydantic import Field
 
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
-from agent.errors import BadInputError
 from agent.plugins import load_attribute
-from agent.processing.column import ColumnState, Measured, bad_pixels, measure_column, refined
-from agent.reconstruction import DiffractionData, check_data, selected, survey
+from agent.processing.cleaning import Cleaned, clean
+from agent.processing.column import ColumnState, Measured, measure_column, refined
+from agent.reconstruction import DiffractionData, check_data
 from agent.reconstruction_choice import ReconstructionChoice
-from agent.records import Optics, Score
+from agent.records import Cleaning, Optics, Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
-from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
+from agent.scoring.splitting import SEVERAL_COUNTS
 from agent.storage.acquisition_file import Acquisition, read_acquisition
 from agent.storage.reconstruction_file import write_reconstruction
 from instrument.models import Record, Rectangle
 
 Progress = Callable[[str, float], None]
 """Called with the phase's name and the fraction done."""
-
-FEWEST_PATTERNS = 16
-"""An acquisition with fewer patterns received cannot be reconstructed."""
 
 
 class ProcessingJob(Record):
@@ -60,6 +57,9 @@ class ProcessingResult(Record):
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
     optics: Optics | None = Field(default=None, description="as measured; None: the processing does not tell")
+    cleaning: Cleaning | None = Field(
+        default=None, description="what was left out, masked and found; None: the processing does not tell"
+    )
 
 
 def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None) -> ProcessingResult:
@@ -85,15 +85,20 @@ def process_acquisition(
 ) -> ProcessingResult:
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
     seconds: dict[str, float] = {}
-    data = received_data(acquisition)
-    check_data(replace(data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
+    with _timed(seconds, "clean"):
+        cleaned = cleaned_data(acquisition)
+    check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
     with _timed(seconds, "calibrate"):
-        measured = _measure(data, acquisition, job, on_progress)
+        measured = _measure(cleaned, acquisition, job, on_progress)
     with _timed(seconds, "reconstruct"):
         judged = _reconstruct_and_score(measured.data, job, on_progress)
     with _timed(seconds, "write"):
-        notes = (*measured.notes, *_notes_on_halves(job.score, excess_variance(data.patterns, data.positions)))
-        _write(acquisition, job, judged, measured, notes)
+        notes = (
+            *cleaned.record.sentences(),
+            *measured.notes,
+            *_notes_on_halves(job.score, cleaned.record.counts_per_electron),
+        )
+        _write(acquisition, job, judged, measured, cleaned, notes)
     picture = judged.reconstruction
     return ProcessingResult(
         score=judged.score,
@@ -104,45 +109,42 @@ def process_acquisition(
         seconds=seconds,
         notes=(*notes, *picture.notes),
         optics=measured.state.optics_at(picture.defocus),
+        cleaning=cleaned.record,
     )
 
 
-def received_data(acquisition: Acquisition) -> DiffractionData:
-    """The patterns that arrived, with nominal optics and bad pixels masked; not calibrated.
+def cleaned_data(acquisition: Acquisition) -> Cleaned:
+    """The patterns that arrived and are whole, with nominal optics and bad pixels masked; not calibrated.
 
     Raises:
-        BadInputError: fewer than FEWEST_PATTERNS arrived.
+        BadInputError: too few arrived.
     """
-    plan, description, received = acquisition.plan, acquisition.description, acquisition.received
-    if received.sum() < FEWEST_PATTERNS:
-        lost = "" if received.all() else f" ({len(received)} were asked for)"
-        there = {0: "there is no pattern", 1: "there is only one pattern"}.get(int(received.sum()))
-        there = there or f"there are only {int(received.sum())} patterns"
-        msg = f"{there}{lost}; {FEWEST_PATTERNS} are needed to reconstruct"
-        raise BadInputError(msg)
-    patterns = selected(acquisition.patterns, received)
-    looked = survey(patterns)
-    return DiffractionData(
-        patterns=patterns,
-        positions=plan.scan_positions()[received],
-        pass_index=plan.pass_index()[received] if plan.passes > 1 else None,
+    plan, description = acquisition.plan, acquisition.description
+    detector = description.detector
+    data = DiffractionData(
+        patterns=acquisition.patterns,
+        positions=plan.scan_positions(),
+        pass_index=plan.pass_index() if plan.passes > 1 else None,
         voltage=description.voltage,
         semiangle=description.semiangle,
-        angular_pixel=description.detector.angular_pixel,
+        angular_pixel=detector.angular_pixel,
         defocus=plan.defocus,
-        mask=~bad_pixels(looked, description.detector.dead_pixels),
-        survey=looked,
+    )
+    return clean(
+        data,
+        acquisition.received,
+        plan.rasters(),
+        dead_pixels=detector.dead_pixels,
+        saturation=detector.saturation,
     )
 
 
-def _measure(data: DiffractionData, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Measured:
+def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Measured:
     """The data with the optics that they were taken with: from earlier acquisitions where there are some."""
-    plan = acquisition.plan
-    rasters = plan.rasters() if acquisition.received.all() else ()
     measured = measure_column(
-        data,
+        cleaned.data,
         acquisition.description,
-        raster=rasters[0] if rasters else None,
+        raster=cleaned.raster,
         known=None if job.column is None else ColumnState.load(job.column),
         enabled=job.reconstruction.calibrate,
         on_progress=lambda fraction: on_progress("calibrate", fraction),
@@ -172,19 +174,33 @@ def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progres
 
 
 def _write(
-    acquisition: Acquisition, job: ProcessingJob, judged: Judged, measured: Measured, notes: tuple[str, ...]
+    acquisition: Acquisition,
+    job: ProcessingJob,
+    judged: Judged,
+    measured: Measured,
+    cleaned: Cleaned,
+    notes: tuple[str, ...],
 ) -> None:
     picture = judged.reconstruction
     known = measured.state.optics_at(picture.defocus)
     write_reconstruction(
-        job.output, picture, judged.score, judged.half_phases, job.scored, acquisition, notes, optics=known
+        job.output,
+        picture,
+        judged.score,
+        judged.half_phases,
+        job.scored,
+        acquisition,
+        notes,
+        optics=known,
+        cleaning=cleaned.record,
+        mask=cleaned.data.mask,
     )
     measured.state.save(job.column_output)
 
 
-def _notes_on_halves(choice: ScoreChoice, excess: float) -> tuple[str, ...]:
+def _notes_on_halves(choice: ScoreChoice, excess: float | None) -> tuple[str, ...]:
     """What a person should know of halves that share electrons, or are made so that they do not."""
-    if not excess > SEVERAL_COUNTS:
+    if excess is None or not excess > SEVERAL_COUNTS:
         return ()
     scatter = f"counts have {excess:.1f} times the variance of single electrons"
     if choice.split == "positions":

@@ -13,12 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Split
-from agent.reconstruction import DiffractionData, halves, selected
+from agent.reconstruction import DiffractionData, halves
 
 SEVERAL_COUNTS = 1.5
 """Excess variance from which an electron must be taken to give more than one count."""
-QUIET_PERCENTILE = 20
-"""Part of the detector, in per cent, that is quiet enough to tell of the detector only."""
+BLOCK, LARGE = (2, 4), 64
+"""Edge in pixels of the blocks that are looked at, on a detector whose edge is below LARGE pixels and on others: the counts of an
+electron are shared by neighbours."""
+SINGLE = 1.25
+"""Counts that an electron seen by itself gives, below which it gives one."""
+_GROUPS = 4
 _TRIPLES, _CHUNK = 512, 64
 """Triples of neighbouring positions that are looked at, and how many at once."""
 
@@ -34,7 +38,7 @@ def split(data: DiffractionData, rule: Split, seed: int, number: int = 0) -> tup
     """
     if rule == "positions":
         first = alternate(data.positions, number)
-        return _at(data, first), _at(data, ~first)
+        return replace(data.at(first), pass_index=None), replace(data.at(~first), pass_index=None)
     one, other = halves(data.patterns, seed)
     return replace(data, patterns=one), replace(data, patterns=other)
 
@@ -57,18 +61,24 @@ def alternate(positions: NDArray[np.float64], number: int = 0) -> NDArray[np.boo
     return np.asarray(parity % 2 == 0)
 
 
-def excess_variance(patterns: NDArray[np.unsignedinteger[Any]], positions: NDArray[np.float64]) -> float:
-    """Variance of the counts in 2 × 2 detector pixels over their mean: 1 where every electron gives one count.
+def excess_variance(
+    patterns: NDArray[np.unsignedinteger[Any]],
+    positions: NDArray[np.float64],
+    intensity: NDArray[np.float64] | None = None,
+) -> float:
+    """Variance of the counts in blocks of detector pixels over their mean: 1 where every electron gives one count.
 
-    What varies evenly from position to position drops out of X(r − d) − 2 X(r) + X(r + d). The quietest part of the
-    detector decides, since the specimen makes others scatter more.
+    What varies evenly from position to position drops out of X(r − d) − 2 X(r) + X(r + d). What the specimen adds to the rest
+    grows with the square of the counts, so that the darkest blocks, and what they tend to, decide. Where single electrons are
+    seen in the dark and give one count each, all scatter is the specimen's.
 
     Args:
         patterns: (n, ky, kx) counts.
         positions: (n, 2), Å, in the order of the scan.
+        intensity: (n,) of the beam, relative; None: steady.
 
     Returns:
-        The ratio; NaN without positions in a row.
+        The ratio; NaN without positions in a row, or with too few counts.
     """
     p = positions
     bend = np.abs(p[2:] - 2 * p[1:-1] + p[:-2]).max(axis=1)
@@ -76,22 +86,60 @@ def excess_variance(patterns: NDArray[np.unsignedinteger[Any]], positions: NDArr
     if len(middle) == 0:
         return float("nan")
     middle = middle[np.linspace(0, len(middle) - 1, min(_TRIPLES, len(middle))).astype(np.int64)]
-    rows, columns = (n // 2 for n in patterns.shape[1:])
-    square, total = np.zeros((rows, columns)), np.zeros((rows, columns))
+    edge = BLOCK[min(patterns.shape[1:]) >= LARGE]
+    square, total, lone = _scatter(patterns, middle, edge, np.ones(len(p)) if intensity is None else intensity)
+    enough = total > 30  # counts, so that the ratio has settled
+    if not enough.any():
+        return float("nan")
+    ratio = _towards_the_dark(square[enough], total[enough])
+    return min(ratio, 1.0) if lone < SINGLE else ratio
+
+
+def _scatter(
+    patterns: NDArray[Any], middle: NDArray[np.int64], edge: int, intensity: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Of every block the squares of what is uneven from position to position and the counts; counts of a lone electron."""
+    rows, columns = (n // edge for n in patterns.shape[1:])
+    square, total, here_none = np.zeros((3, rows, columns))
+    pixels, pixel_none = np.zeros(patterns.shape[1:]), np.zeros(patterns.shape[1:])
     for first in range(0, len(middle), _CHUNK):
+        part = middle[first : first + _CHUNK]
         before, here, after = (
-            _sum_bins(patterns[middle[first : first + _CHUNK] + shift], rows, columns) for shift in (-1, 0, 1)
+            _sum_blocks(patterns[part + shift], edge) / intensity[part + shift, None, None] for shift in (-1, 0, 1)
         )
         square += ((before - 2 * here + after) ** 2).sum(axis=0, dtype=np.float64) / 6
         total += (before + here + after).sum(axis=0, dtype=np.float64) / 3
-    enough = total > 30  # counts, so that the ratio has settled
-    return float(np.percentile(square[enough] / total[enough], QUIET_PERCENTILE)) if enough.any() else float("nan")
+        here_none += (here == 0).sum(axis=0)
+        pixels += patterns[part].sum(axis=0, dtype=np.float64)
+        pixel_none += (patterns[part] == 0).sum(axis=0)
+    lone = _of_a_lone_electron(total, here_none, len(middle))
+    lone = _of_a_lone_electron(pixels, pixel_none, len(middle)) if np.isnan(lone) else lone
+    return square.ravel(), total.ravel(), lone
 
 
-def _at(data: DiffractionData, chosen: NDArray[np.bool_]) -> DiffractionData:
-    return replace(data, patterns=selected(data.patterns, chosen), positions=data.positions[chosen], pass_index=None)
+def _of_a_lone_electron(counts: NDArray[np.float64], none: NDArray[np.float64], n: int) -> float:
+    """Counts that an electron gives where few come, P(0) = exp(−electrons); `none` says how many of n times there was none.
+
+    NaN where nothing is dark enough.
+    """
+    dark = (none > 0.3 * n) & (none < n - 30)
+    return float(counts[dark].sum() / n / -np.log(none[dark] / n).sum()) if dark.any() else float("nan")
 
 
-def _sum_bins(patterns: NDArray[np.unsignedinteger[Any]], rows: int, columns: int) -> NDArray[np.float32]:
-    even = np.asarray(patterns[:, : 2 * rows, : 2 * columns], np.float32)
-    return np.asarray(even.reshape(-1, rows, 2, columns, 2).sum(axis=(2, 4)))
+def _towards_the_dark(square: NDArray[np.float64], total: NDArray[np.float64]) -> float:
+    """Variance over mean that blocks tend to as their counts become few."""
+    order = np.argsort(total)
+    groups = np.array_split(order[: max(_GROUPS, 2 * len(order) // 5)], _GROUPS)
+    groups = [group for group in groups if len(group)]
+    ratios = np.array([square[group].sum() / total[group].sum() for group in groups])
+    counts = np.array([total[group].mean() for group in groups])
+    if len(groups) < _GROUPS or np.ptp(counts) < 0.2 * counts.mean():
+        return float(ratios.mean())
+    at_nothing = float(np.polyfit(counts, ratios, 1)[1])
+    return float(np.clip(at_nothing, 0.5 * ratios.min(), ratios.min()))
+
+
+def _sum_blocks(patterns: NDArray[np.unsignedinteger[Any]], edge: int) -> NDArray[np.float32]:
+    rows, columns = (n // edge for n in patterns.shape[1:])
+    whole = np.asarray(patterns[:, : edge * rows, : edge * columns], np.float32)
+    return np.asarray(whole.reshape(-1, rows, edge, columns, edge).sum(axis=(2, 4)))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from agent.config import Metadata
 from agent.reconstruction import Reconstruction
-from agent.records import Optics, Score
+from agent.records import Cleaning, Optics, Score
 from agent.storage.acquisition_file import Acquisition
 from agent.storage.emd import write_tree
 from agent.storage.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image
@@ -37,6 +37,8 @@ class StoredReconstruction:
         metadata: sample, operator, proposal.
         notes: what the reconstruction has to say to a person.
         optics: as measured; None: not known.
+        cleaning: what was left out, masked and found in the patterns; None: not known.
+        mask: (ky, kx), True where the detector counted; None: not known.
     """
 
     reconstruction: Reconstruction
@@ -48,6 +50,8 @@ class StoredReconstruction:
     metadata: Metadata
     notes: tuple[str, ...]
     optics: Optics | None = None
+    cleaning: Cleaning | None = None
+    mask: NDArray[np.bool_] | None = None
 
 
 def write_reconstruction(
@@ -60,6 +64,8 @@ def write_reconstruction(
     notes: tuple[str, ...] = (),
     *,
     optics: Optics | None = None,
+    cleaning: Cleaning | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> None:
     """Write a reconstruction file.
 
@@ -72,6 +78,8 @@ def write_reconstruction(
         acquisition: what it was made from; its plan, description and metadata are written along.
         notes: what the reconstruction has to say to a person.
         optics: as measured; None: not known.
+        cleaning: what was left out, masked and found in the patterns.
+        mask: (ky, kx), True where the detector counted.
 
     Raises:
         StoppedError: the disk is full; nothing half-written stays behind.
@@ -97,6 +105,10 @@ def write_reconstruction(
             process.create_dataset("notes", data=list(notes), dtype=h5py.string_dtype())
         if optics is not None:
             _write_optics(process, optics)
+        if cleaning is not None:
+            process["cleaning"] = cleaning.model_dump_json()
+        if mask is not None:
+            put(process, "mask", mask.astype(np.uint8), "", "1 where the detector counted (row, column)")
         write_tree(file, "phase", "Array", process["phase"], (("y", y, "Å"), ("x", x, "Å")))
         new.publish()
 
@@ -209,6 +221,8 @@ def read_reconstruction(path: Path) -> StoredReconstruction:
             metadata=metadata,
             notes=tuple(note.decode() for note in group["notes"][:]) if "notes" in group else (),
             optics=_read_optics(group["optics"]) if "optics" in group else None,
+            cleaning=Cleaning.model_validate_json(read_text(group["cleaning"])) if "cleaning" in group else None,
+            mask=group["mask"][:].astype(bool) if "mask" in group else None,
         )
 
 

@@ -18,8 +18,9 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from agent.config import ScoreChoice
-from agent.processing.column import ColumnState, bad_pixels, measure_column
-from agent.reconstruction import DiffractionData, ReconstructionSettings, survey
+from agent.processing.cleaning import clean
+from agent.processing.column import ColumnState, measure_column
+from agent.reconstruction import DiffractionData, ReconstructionSettings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
@@ -90,12 +91,12 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
             column.semiangle,
             column.angular_pixel,
             defocus,
-            mask=~bad_pixels(survey(counts), ()),
         )
+        cleaned = clean(data, np.ones(len(counts), bool), plan.rasters())
         measured = measure_column(
-            data,
+            cleaned.data,
             description(column),
-            raster=plan.rasters()[0],
+            raster=cleaned.raster,
             known=known,
             enabled=True,
             on_progress=lambda fraction: None,

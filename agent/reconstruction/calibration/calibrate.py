@@ -25,6 +25,7 @@ from agent.reconstruction.calibration.raster import (
     check_nominal,
     check_numbers,
     check_scale,
+    evened,
     find_disc,
     mean_pattern,
     middle_part,
@@ -118,6 +119,7 @@ def calibrate(
     *,
     nominal_defocus: float | None = None,
     mask: NDArray[np.bool_] | None = None,
+    intensity: NDArray[np.float64] | None = None,
 ) -> Calibration:
     """Measure the geometry of a raster scan from its bright-field images.
 
@@ -134,11 +136,13 @@ def calibrate(
         nominal_defocus: Å; narrows the search to half … twice its magnitude. Its sign counts where the data tell it by
             less than ten standard deviations.
         mask: (ky, kx), True where the detector counts.
+        intensity: (scan_y, scan_x) of the beam, relative; 0 where there is no pattern. None: the same everywhere.
 
     Raises:
         BadInputError: fewer than 8 × 8 positions, no bright-field disc, impossible counts or numbers; one sentence.
     """
     check_numbers(scan_step, voltage, semiangle, angular_pixel, nominal_defocus)
+    patterns = patterns if intensity is None else evened(patterns, intensity)
     mean, mask = mean_pattern(patterns, mask)
     disc = find_disc(mean, mask)
     pixel = semiangle / disc.radius if angular_pixel is None else angular_pixel

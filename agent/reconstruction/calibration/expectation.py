@@ -40,8 +40,7 @@ def central_part(data: DiffractionData, n_positions: int) -> NDArray[np.int64]:
 
 def deviance_of_part(data: DiffractionData, n_positions: int = 324) -> float:
     """Deviance per detector pixel of a short reconstruction of the middle of the scan, with a background."""
-    part = central_part(data, n_positions)
-    small = replace(data, patterns=data.patterns[part], positions=data.positions[part])
+    small = data.at(central_part(data, n_positions))
     short = Reconstructor(small, short_settings(ReconstructionSettings()))
     short.run()
     return deviances(short.experiment, short.state)[-1]

@@ -264,7 +264,7 @@ def measure(data: DiffractionData, settings: ReconstructionSettings, known: Mapp
 
 def _part(data: DiffractionData, n_positions: int) -> DiffractionData:
     part = central_part(data, n_positions)
-    return replace(data, patterns=data.patterns[part], positions=data.positions[part])
+    return data.at(part)
 
 
 def _surroundings(data: DiffractionData) -> tuple[DiffractionData, tuple[int, int]]:

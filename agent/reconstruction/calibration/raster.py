@@ -100,6 +100,27 @@ def mean_pattern(patterns: Any, mask: Any) -> tuple[NDArray[np.float64], NDArray
     return total / (patterns.shape[0] * patterns.shape[1]), seen
 
 
+def evened(patterns: Any, intensity: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Patterns as a steady beam would have made them, and their mean where there is none, which tells nothing.
+
+    Args:
+        patterns: (scan_y, scan_x, ky, kx) counts.
+        intensity: (scan_y, scan_x) of the beam, relative; 0 where there is no pattern.
+
+    Returns:
+        (scan_y, scan_x, ky, kx).
+    """
+    there = np.asarray(intensity) > 0
+    even = memory.allocate(patterns.shape, np.float32)
+    total = np.zeros(patterns.shape[2:])
+    for i in range(len(even)):
+        gain = np.where(there[i], 1 / np.where(there[i], intensity[i], 1), 0).astype(np.float32)
+        even[i] = np.asarray(patterns[i], np.float32) * gain[:, None, None]
+        total += even[i].sum(axis=0, dtype=np.float64)
+    even[~there] = total / max(int(there.sum()), 1)
+    return even
+
+
 def middle_part(patterns: Any, disc: BrightFieldDisc) -> Any:
     """(scan_y, scan_x, ky, kx), or as much of its middle as half of the free memory holds bright-field images of."""
     n_y, n_x = patterns.shape[:2]

@@ -80,6 +80,8 @@ def _check_shapes(data: DiffractionData) -> None:
         msg = f"patterns have {detector[0]} × {detector[1]} pixels; at least {least} are expected"
         raise BadInputError(msg)
     as_mask(data.mask, detector)
+    if data.intensity is not None:
+        _check_intensity(np.asarray(data.intensity), len(patterns))
     if data.aperture is not None:
         _check_aperture(np.asarray(data.aperture), detector)
 
@@ -99,6 +101,17 @@ def as_mask(mask: Any, detector: tuple[int, ...]) -> NDArray[np.bool_] | None:
         msg = "the mask hides every detector pixel; it is True where a pixel counts"
         raise BadInputError(msg)
     return given.astype(bool)
+
+
+def _check_intensity(intensity: NDArray[Any], n: int) -> None:
+    if intensity.shape != (n,):
+        msg = f"intensity has shape {intensity.shape}; ({n},) is expected for {n} patterns"
+        raise BadInputError(msg)
+    if intensity.dtype.kind not in "buif" or not (intensity.min() >= 0 and 0 < intensity.max() < np.inf):
+        msg = (
+            "intensity holds negative values, values that are not numbers, or only zeros; it is relative to its mean, 1"
+        )
+        raise BadInputError(msg)
 
 
 def _check_aperture(aperture: NDArray[Any], detector: tuple[int, ...]) -> None:

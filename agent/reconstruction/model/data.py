@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.counts.patterns import selected
 from agent.reconstruction.counts.survey import Survey
 from agent.reconstruction.counts.survey import survey as take_survey
 from agent.reconstruction.model.coherence import SourceSize
@@ -36,6 +37,7 @@ class DiffractionData:
         focal_spread: standard deviation of the defocus, Å: what the energy spread makes of it.
         position_jitter: standard deviation, Å along each axis, of what the scan engine misses each position by; 0: not known.
             Positions that are refined freely are held by it (`ReconstructionSettings.refine_positions`).
+        intensity: (n,) of the beam in each pattern, relative to their mean; None: the same in all.
         point_spread: standard deviation of the detector's point spread, detector pixels.
         area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
         pass_index: (n,) in which of two passes over the field each pattern was recorded, 0 or 1; None: there was one pass.
@@ -57,6 +59,7 @@ class DiffractionData:
     source_size: SourceSize = 0.0
     focal_spread: float = 0.0
     position_jitter: float = 0.0
+    intensity: NDArray[np.float64] | None = None
     point_spread: float = 0.0
     area_integration: bool = False
     pass_index: NDArray[np.int64] | None = None
@@ -72,6 +75,24 @@ class DiffractionData:
         survey = self.look()
         mean = survey.mean if self.mask is None else survey.mean[np.asarray(self.mask, dtype=bool)]
         return float(len(self.patterns) * mean.sum())
+
+    def at(self, which: NDArray[np.bool_] | NDArray[np.int64]) -> DiffractionData:
+        """Some of the patterns, with what belongs to each.
+
+        Args:
+            which: (n,) True for those wanted, or their numbers (m,).
+        """
+        number = np.flatnonzero(which) if which.dtype == np.bool_ else which
+        chosen = np.zeros(len(self.patterns), bool)
+        chosen[number] = True
+        in_order = len(number) == chosen.sum() and bool((np.diff(number) > 0).all())
+        return replace(
+            self,
+            patterns=selected(self.patterns, chosen) if in_order else self.patterns[number],
+            positions=self.positions[number],
+            intensity=None if self.intensity is None else self.intensity[number],
+            pass_index=None if self.pass_index is None else self.pass_index[number],
+        )
 
     @property
     def largest_defocus(self) -> float:

@@ -253,10 +253,17 @@ def appended(experiment: Experiment, patterns: NDArray[Any], positions: NDArray[
     """
     data, settings = experiment.data, experiment.settings
     check_data(replace(data, patterns=patterns, positions=positions), settings.slices, data)
-    everything = replace(data, positions=np.concatenate([data.positions, positions]))
+    everything = replace(
+        data, positions=np.concatenate([data.positions, positions]), intensity=_continued(data, len(positions))
+    )
     geo = _located(everything, settings, experiment.shape)
     check_memory(geo.object_shape, settings.slices)
     return replace(experiment, data=everything, geometry=geo, counts=experiment.counts.joined(patterns, everything))
+
+
+def _continued(data: DiffractionData, n: int) -> NDArray[np.float64] | None:
+    """Intensities with those of n patterns that came later, of which nothing is known."""
+    return None if data.intensity is None else np.concatenate([data.intensity, np.full(n, data.intensity.mean())])
 
 
 def _located(data: DiffractionData, settings: ReconstructionSettings, shape: tuple[int, int]) -> geometry.Geometry:

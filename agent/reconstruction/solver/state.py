@@ -94,7 +94,7 @@ def nominal_unknowns(experiment: Experiment) -> forward.Unknowns:
         apertures=xp.array(experiment.apertures),
         corners=xp.array(geo.corners),
         subpixel_shifts=xp.array(geo.subpixel_shifts),
-        weights=_weights(experiment, len(geo.corners)),
+        weights=_weights(experiment, 0),
         background=xp.array(experiment.background),
         count_offset=0.0,
     )
@@ -113,7 +113,7 @@ def grow(before: Experiment, experiment: Experiment, state: SolverState) -> None
     moved = found.corners + xp.asarray([row, column], dtype=found.corners.dtype)
     found.corners = xp.concatenate([moved, xp.asarray(new.corners[first:])])
     found.subpixel_shifts = xp.concatenate([found.subpixel_shifts, xp.asarray(new.subpixel_shifts[first:])])
-    found.weights = xp.concatenate([found.weights, _weights(experiment, len(new.corners) - first)])
+    found.weights = xp.concatenate([found.weights, _weights(experiment, first)])
     state.binned = None
     kind = experiment.settings.refine_positions
     state.displacement = None if kind is None else Displacement(kind, new, experiment.data.positions)
@@ -176,9 +176,13 @@ def with_reached(state: SolverState, **changes: Any) -> forward.Unknowns:
     return replace(state.unknowns, **{"object": last.object, "apertures": last.apertures, **changes})
 
 
-def _weights(experiment: Experiment, n: int) -> Any:
-    """(n, V) of patterns of which nothing is known."""
-    weights = experiment.backend.xp.ones((n, len(experiment.apertures)), experiment.backend.xp.float32)
+def _weights(experiment: Experiment, first: int) -> Any:
+    """(n, V) of the patterns from the `first` on: the beam's intensity as it is known, and nothing of variations."""
+    xp, intensity = experiment.backend.xp, experiment.data.intensity
+    n = len(experiment.geometry.corners)
+    weights = xp.ones((n - first, len(experiment.apertures)), xp.float32)
+    if intensity is not None:
+        weights *= xp.asarray(np.sqrt(intensity[first:] / intensity.mean()).astype(np.float32))[:, None]
     weights[:, experiment.n_modes :] = 0
     return weights
 

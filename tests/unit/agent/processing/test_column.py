@@ -28,14 +28,7 @@ def measured(nominal: float, offset: float) -> Measured:
         defocus=nominal,
     )
     known = ColumnState(centre=(8.0, 8.0), matrix=np.eye(2), defocus_offset=offset)
-    return measure_column(
-        data,
-        DESCRIPTION,
-        raster=np.arange(16).reshape(4, 4),
-        known=known,
-        enabled=False,
-        on_progress=lambda fraction: None,
-    )
+    return measure_column(data, DESCRIPTION, raster=None, known=known, enabled=False, on_progress=lambda fraction: None)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -107,14 +100,7 @@ def test_the_next_acquisition_keeps_what_belongs_to_the_column_and_measures_its_
     known = first_acquisition(monkeypatch).state
     known = replace(known, sd={**known.sd, "defocus": 99.0})
     data = DiffractionData(np.ones((16, 16, 16), np.uint16), np.zeros((16, 2)), 80e3, 20.0, 4.0, 100.0)
-    again = measure_column(
-        data,
-        DESCRIPTION,
-        raster=np.arange(16).reshape(4, 4),
-        known=known,
-        enabled=True,
-        on_progress=lambda fraction: None,
-    )
+    again = measure_column(data, DESCRIPTION, raster=None, known=known, enabled=True, on_progress=lambda fraction: None)
     assert again.state.sd["defocus"] == 1.5
     assert again.state.sd["rotation"] == 0.01
 
