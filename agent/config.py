@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
+from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
@@ -177,6 +178,7 @@ class CampaignConfig(Record):
         default=None,
         description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",
     )
+    geometry: KnownGeometry = KnownGeometry()
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
     mqtt: Mqtt | None = None
@@ -267,7 +269,7 @@ def parse_settings(raw: Any, source: str, lines: Lines | None = None) -> Reconst
     if not isinstance(raw, dict | None):
         msg = f"{source}: holds no settings (a mapping of keys to values is expected)"
         raise BadInputError(msg)
-    return _parse(raw or {}, ReconstructionChoice, source, lines or {})
+    return parse_section(raw or {}, ReconstructionChoice, source, lines)
 
 
 def parse_config(raw: Any, source: str, lines: Lines | None = None) -> CampaignConfig:
@@ -284,10 +286,21 @@ def parse_config(raw: Any, source: str, lines: Lines | None = None) -> CampaignC
     if not isinstance(raw, dict):
         msg = f"{source}: not a campaign file (a mapping of keys to values is expected)"
         raise BadInputError(msg)
-    return _parse(raw, CampaignConfig, source, lines or {})
+    return parse_section(raw, CampaignConfig, source, lines)
 
 
-def _parse(raw: dict[str, Any], model: type[Parsed], source: str, lines: Lines) -> Parsed:
+def parse_section(raw: dict[str, Any], model: type[Parsed], source: str, lines: Lines | None = None) -> Parsed:
+    """Validate a mapping as a part of a campaign, or the whole of it.
+
+    Args:
+        raw: keys and values as YAML, JSON or options give them.
+        model: of that part.
+        source: names it in messages.
+        lines: where each value stands, if that is known.
+
+    Raises:
+        BadInputError: it is none; one phrase per mistake.
+    """
     mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, model)]
     try:
         config = model.model_validate(raw)
@@ -297,7 +310,7 @@ def _parse(raw: dict[str, Any], model: type[Parsed], source: str, lines: Lines) 
     else:
         if not mistakes:
             return config
-    raise BadInputError(f"{source}: " + "; ".join(_in_line(place, text, lines) for place, text in mistakes))
+    raise BadInputError(f"{source}: " + "; ".join(_in_line(place, text, lines or {}) for place, text in mistakes))
 
 
 def describe_mistake(error: ErrorDetails) -> str:

@@ -162,11 +162,18 @@ def _simulated(arguments: argparse.Namespace) -> Microscope:
 
 
 def _replayed(arguments: argparse.Namespace) -> Microscope:
-    from sim_instrument.recording_options import recording_options_from
+    from sim_instrument.recording_options import geometry_from, recording_options_from
     from sim_instrument.replay import ReplayMicroscope
 
     options = recording_options_from(arguments)
-    return ReplayMicroscope(arguments.file, arguments.state_dir, options, seed=arguments.seed, reuse=arguments.reuse)
+    return ReplayMicroscope(
+        arguments.file,
+        arguments.state_dir,
+        options,
+        geometry=geometry_from(arguments),
+        seed=arguments.seed,
+        reuse=arguments.reuse,
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from pydantic import ValidationError
+
+from instrument.errors import BadInputError
+from instrument.geometry import Geometry
 from instrument.recordings import RecordingOptions, parse_shape
 
 _NUMBERS = (
@@ -34,6 +39,23 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(f"--{name}", type=_bytes, metavar="BYTES", help=f"bytes {text}")
     group.add_argument("--dataset", metavar="PATH", help="in an HDF5 file with several data sets")
+    group = parser.add_argument_group("what is known of the detector's geometry; agents measure what is not given")
+    group.add_argument("--rotation", type=float, metavar="DEG", help="turns a detector direction into the scan's frame")
+    for name, text in (
+        ("mirrored", "detector and scan rows are of opposite hand"),
+        ("transpose", "the patterns have rows and columns exchanged"),
+        ("flip-rows", "the patterns' rows are in reverse order"),
+        ("flip-columns", "the patterns' columns are in reverse order"),
+    ):
+        group.add_argument(f"--{name}", action="store_true", help=text)
+    group.add_argument("--mask", type=Path, metavar="FILE", help="1 for each detector pixel that counts (.npy, HDF5)")
+    group.add_argument(
+        "--bad-pixels",
+        action="append",
+        default=[],
+        metavar="ROW,COLUMN",
+        help="do not count; a colon is a whole row (12,:); may be repeated",
+    )
 
 
 def recording_options_from(arguments: argparse.Namespace) -> RecordingOptions:
@@ -49,6 +71,16 @@ def recording_options_from(arguments: argparse.Namespace) -> RecordingOptions:
         frame_gap=arguments.frame_gap,
         numbers={name: value * scale for name, value, scale in given if value is not None},
     )
+
+
+def geometry_from(arguments: argparse.Namespace) -> Geometry:
+    """What was given. Raises BadInputError with the option and its legal values."""
+    try:
+        return Geometry.model_validate({name: getattr(arguments, name) for name in Geometry.model_fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        msg = f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}"
+        raise BadInputError(msg) from error
 
 
 def _bytes(text: str) -> int:

@@ -36,6 +36,7 @@ from instrument import (
 )
 from instrument.beam import Hold
 from instrument.errors import BadInputError
+from instrument.geometry import Geometry
 from instrument.limits import check_limits
 from instrument.recordings import RecordingOptions, as_type, counts_of, read_recording, whole_counts
 from instrument.text import printable
@@ -55,6 +56,7 @@ class ReplayMicroscope:
         path: a recording of any format that `instrument.recordings` reads.
         state_dir: directory that remembers what has been used up; made if missing.
         options: what the file does not say, or says wrongly. The sign of a defocus known only in magnitude is a guess.
+        geometry: what is known of the detector and advertised to agents; None: nothing.
         seed: of which counts are drawn.
         reuse: draw every acquisition from the whole recording. Repeats then share counts and are not independent.
 
@@ -69,6 +71,7 @@ class ReplayMicroscope:
         state_dir: Path,
         options: RecordingOptions | None = None,
         *,
+        geometry: Geometry | None = None,
         seed: int = 0,
         reuse: bool = False,
     ) -> None:
@@ -86,7 +89,8 @@ class ReplayMicroscope:
         self._reuse = reuse
         self._counts = RecordedCounts(patterns, state_dir, seed, reuse)
         notes = (recording.sources(), *recording.notes, *counts.notes)
-        self._whole = self._describe_whole(f"replay of {printable(path.name)}", numbers, notes)
+        whole = self._describe_whole(f"replay of {printable(path.name)}", numbers, notes)
+        self._whole = (geometry or Geometry()).applied(whole)
         # Set while the beam is off; `blank` may come from any thread.
         self._blanked = threading.Event()
         self._blanked.set()

@@ -114,6 +114,7 @@ class Pipeline:
             column=known[-1] if known else None,
             column_output=self._column(trial),
             scored=scored_rectangle(trial.plan.field, config),
+            geometry=config.geometry,
             reconstruction=config.reconstruction,
             # The edge belongs to the score: larger fields are judged by tiles of the same size.
             score=config.score.model_copy(update={"field": scored_edge(config)}),

@@ -196,6 +196,7 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
         BadInputError: something is impossible; the message has the numbers.
     """
     layout = plan_layout(description, config, exposed)
+    config.geometry.applied(description)
     scored_edge(config)
     for own in (config.reconstruction.function, config.score.function):
         if own is not None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import EngineOptions, FileOptions, grouped
+from agent.cli.options import EngineOptions, FileOptions, GeometryOptions, grouped
 
 app = typer.Typer(
     name="ptychopilot",
@@ -122,6 +122,7 @@ def resume(
 def reconstruct(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
     stated: FileOptions,
+    geometry: GeometryOptions,
     engine: EngineOptions,
     out: Out = None,
     json_file: Json = None,
@@ -130,7 +131,7 @@ def reconstruct(
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
     from agent.cli.reconstruct import reconstruct_file
 
-    reconstruct_file(file, out, stated.recording(), engine.choice(), json_file)
+    reconstruct_file(file, out, stated.recording(), engine.choice(), json_file, geometry=geometry.known())
 
 
 @app.command()

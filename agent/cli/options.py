@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type
 import typer
 
 if TYPE_CHECKING:
+    from agent.known_geometry import KnownGeometry
     from agent.reconstruction_choice import ReconstructionChoice
     from instrument.recordings import RecordingOptions
 
@@ -82,6 +83,51 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
+class GeometryOptions:
+    """What is known of the detector's geometry"""
+
+    rotation: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEG",
+            help="Turns a direction on the detector into the scan's frame. What is not given is measured.",
+        ),
+    ] = None
+    mirrored: Annotated[bool, typer.Option("--mirrored", help="Detector and scan rows are of opposite hand.")] = False
+    transpose: Annotated[bool, typer.Option("--transpose", help="The patterns have rows and columns exchanged.")] = (
+        False
+    )
+    flip_rows: Annotated[bool, typer.Option("--flip-rows", help="The patterns' rows are in reverse order.")] = False
+    flip_columns: Annotated[bool, typer.Option("--flip-columns", help="Their columns are in reverse order.")] = False
+    centre: Annotated[
+        str | None, typer.Option(metavar="ROW,COLUMN", help="Of the zero beam, detector pixels, counted from 0.")
+    ] = None
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="One number for each detector pixel (.npy, HDF5): 1 where it counts, else 0."
+        ),
+    ] = None
+    bad_pixels: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--bad-pixels", metavar="ROW,COLUMN", help="Do not count; a colon is a whole row (12,:). Repeatable."
+        ),
+    ] = None
+
+    def known(self) -> KnownGeometry:
+        """What is known. Raises BadInputError for what is not possible."""
+        from agent.config import parse_section
+        from agent.known_geometry import KnownGeometry
+
+        given: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        given["centre"] = None if self.centre is None else _numbers(self.centre, "--centre", "ROW,COLUMN", 2)
+        given["bad_pixels"] = tuple(self.bad_pixels or ())
+        stated = {name: value for name, value in given.items() if value is not None}
+        return parse_section(stated, KnownGeometry, "options")
+
+
+@dataclass(frozen=True)
 class EngineOptions:
     """How to reconstruct"""
 
@@ -121,7 +167,8 @@ class EngineOptions:
         if self.settings is not None:
             raw = load_settings(self.settings).model_dump(exclude_unset=True)
         given = {name: getattr(self, name) for name in ("passes", "probe_modes", "slices", "device")}
-        given["slice_spacing"] = _numbers(self.slice_spacing)
+        spacing = _numbers(self.slice_spacing, "--slice-spacing", "Å, one number or one for each gap, such as 1,5.15,1")
+        given["slice_spacing"] = spacing[0] if spacing and len(spacing) == 1 else spacing
         raw |= {name: value for name, value in given.items() if value is not None}
         raw |= _refined(self.refine)
         if self.hold_probe:
@@ -176,17 +223,19 @@ def _options_of(group: Any) -> list[inspect.Parameter]:
     return found
 
 
-def _numbers(text: str | None) -> float | tuple[float, ...] | None:
+def _numbers(text: str | None, option: str, legal: str, count: int | None = None) -> tuple[float, ...] | None:
     from agent.errors import BadInputError
 
     if text is None:
         return None
+    msg = f"{option} {text} is not possible; legal: {legal}"
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        msg = f"--slice-spacing {text} is not possible; legal: Å, one number or one for each gap, such as 1,5.15,1"
         raise BadInputError(msg) from error
-    return numbers[0] if len(numbers) == 1 else numbers
+    if count is not None and len(numbers) != count:
+        raise BadInputError(msg)
+    return numbers
 
 
 def _refined(text: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from agent.cli.terminal import Terminal
 from agent.config import Metadata, ScoreChoice, Split
 from agent.errors import BadInputError, NoResultError
 from agent.formatting import signed_length, uncertain
+from agent.known_geometry import KnownGeometry
 from agent.processing.assemble import PatternFile, is_acquisition, read_patterns
 from agent.processing.process import ProcessingJob, ProcessingResult, process_acquisition
 from agent.reconstruction import SMALLEST_DETECTOR
@@ -29,6 +30,7 @@ from instrument.models import AcquisitionPlan, Description, Detector, Outcome, P
 from instrument.recordings import RecordingOptions, whole_counts
 from instrument.text import printable
 
+MEASURED = KnownGeometry()
 SCORED = 0.8
 """Part of the scan's shorter edge that is scored; towards the rim the overlap thins out."""
 
@@ -39,6 +41,8 @@ def reconstruct_file(
     options: RecordingOptions,
     choice: ReconstructionChoice,
     json_file: Path | None = None,
+    *,
+    geometry: KnownGeometry = MEASURED,
 ) -> None:
     """Reconstruct one data set; write the object (HDF5) and its phase (PNG).
 
@@ -47,6 +51,7 @@ def reconstruct_file(
         out: folder to write into; None: the current one.
         options: what the file lacks or has wrong.
         choice: how to reconstruct; the score's halves are never regularised.
+        geometry: what is known of the detector and need not be measured.
         json_file: where score, defocus, timings and the paths of the files go as JSON.
 
     Raises:
@@ -56,24 +61,20 @@ def reconstruct_file(
     console = Terminal()
     folder = out or Path.cwd()
     _check_json(json_file)
-    notes: tuple[str, ...] = ()
-    if options == RecordingOptions() and is_acquisition(path):
-        acquisition = read_acquisition(path)
-    else:
-        file = read_patterns(path, options)
-        acquisition, notes = _as_acquisition(path, file), file.notes
+    acquisition, notes = _read(path, options, geometry)
     _make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
-    halves = _split(acquisition)
+    score = _score_choice(acquisition.description, scored, _split(acquisition))
     with tempfile.TemporaryDirectory() as scratch, console.status("reading") as status:
         job = ProcessingJob(
             acquisition=path.resolve(),
             output=output,
             column_output=Path(scratch) / "column.json",
             scored=scored,
+            geometry=geometry,
             reconstruction=choice,
-            score=_score_choice(acquisition.description, scored, halves),
+            score=score,
         )
         result = process_acquisition(
             acquisition, job, lambda phase, fraction: status.update(f"{phase}: {fraction:.0%}")
@@ -90,6 +91,14 @@ def reconstruct_file(
     if result.score.veto is not None:
         msg = f"the score is not to be trusted: {result.score.veto}"
         raise NoResultError(msg)
+
+
+def _read(path: Path, options: RecordingOptions, geometry: KnownGeometry) -> tuple[Acquisition, tuple[str, ...]]:
+    """The file as an acquisition, and notes on it."""
+    if options == RecordingOptions() and is_acquisition(path):
+        return read_acquisition(path), ()
+    file = read_patterns(path, options, geometry)
+    return _as_acquisition(path, file), file.notes
 
 
 def _check_json(file: Path | None) -> None:

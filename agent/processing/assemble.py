@@ -14,6 +14,7 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, fit_disc, selected
 from instrument import optics
+from instrument.geometry import Geometry
 from instrument.models import Interlacing
 from instrument.recordings import (
     Number,
@@ -26,6 +27,7 @@ from instrument.recordings import (
 )
 
 _UNSTATED = RecordingOptions()
+_UNKNOWN = Geometry()
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,14 @@ class PatternFile:
     interlacing: Interlacing | None = None
 
 
-def read_patterns(path: Path, options: RecordingOptions = _UNSTATED) -> PatternFile:
+def read_patterns(path: Path, options: RecordingOptions = _UNSTATED, geometry: Geometry = _UNKNOWN) -> PatternFile:
     """Read a 4D data set.
 
     Args:
         path: acquisition file of a campaign, or a recording of any format that is read.
         options: what the file does not say, or says wrongly. `angular_pixel` may be missing (the disc is `semiangle` wide),
             and so may `defocus` (0; parallax finds it).
+        geometry: of it only the pixels that do not count are used, besides those that a recording names itself.
 
     Returns:
         Patterns (n, ky, kx) with their positions and optics.
@@ -67,7 +70,12 @@ def read_patterns(path: Path, options: RecordingOptions = _UNSTATED) -> PatternF
     if path.suffix.lower() != ".part" and is_acquisition(path):
         options.allow_only(path)
         return _from_acquisition(path, options.numbers)
-    return _assemble(read_recording(path, options))
+    recording = read_recording(path, options)
+    n_y, n_x = recording.patterns.shape[2:]
+    good = geometry.counting((n_y, n_x))
+    if good is not None:
+        recording = replace(recording, mask=good if recording.mask is None else good & (recording.mask != 0))
+    return _assemble(recording)
 
 
 def is_acquisition(path: Path) -> bool:

@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.processing.cleaning import Raster
+from agent.processing.parallax import (
+    defocus_alone,
+    orientation_and_defocus,
+    parallax_note,
+    parallax_sd,
+    with_defocus,
+)
 from agent.reconstruction import DiffractionData
 from agent.records import Optics
 from agent.storage.atomic import atomic_write
@@ -24,7 +31,7 @@ from instrument import optics
 from instrument.models import Description
 
 if TYPE_CHECKING:
-    from agent.reconstruction import BrightFieldDisc, Calibration, Tuned
+    from agent.reconstruction import BrightFieldDisc, Tuned
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,7 @@ def measure_column(
     """Give `data` the optics that it was taken with.
 
     Args:
-        data: with nominal defocus and no calibration.
+        data: with nominal defocus and no calibration; a centre that it has is kept.
         description: what the instrument advertises.
         raster: the patterns where they are one; None otherwise.
         known: from an earlier acquisition of the same column.
@@ -144,24 +151,15 @@ def measure_column(
     if known is not None:
         fixed = description.defocus.kind == "fixed"
         return _measure_again(data, known, enabled=enabled and not fixed, on_progress=on_progress)
-    nominal, handedness = data.defocus, None
-    disc = _disc(data)
-    data = replace(data, centre=disc.centre)
-    sd = {"row": disc.centre_sd, "column": disc.centre_sd}
-    notes: list[str] = []
-    advertised = description.scan_rotation is not None and description.mirrored is not None
-    if enabled and not advertised:
-        data, found, beyond = _from_parallax(data, raster)
-        notes.extend((_parallax_note(found), *beyond))
-        sd |= _parallax_sd(found)
-        handedness = found.handedness
-    else:
-        matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
-        data = replace(data, detector_to_scan=matrix)
-    if enabled and advertised:
-        data, note, found_sd = _from_likelihood(data, on_progress)
-        notes.append(note)
-        sd |= found_sd
+    nominal = data.defocus
+    sd: dict[str, float] = {}
+    if data.centre is None:
+        disc = _disc(data)
+        data = replace(data, centre=disc.centre)
+        sd = {"row": disc.centre_sd, "column": disc.centre_sd}
+    data, found, found_sd, handedness = _oriented(data, description, raster, enabled=enabled, on_progress=on_progress)
+    notes = list(found)
+    sd |= found_sd
     if enabled and (uneven := _with_better_aperture(data)) is not None:
         data = uneven
         notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
@@ -178,6 +176,32 @@ def measure_column(
     return Measured(data, state, tuple(notes))
 
 
+def _oriented(
+    data: DiffractionData,
+    description: Description,
+    raster: Raster | None,
+    *,
+    enabled: bool,
+    on_progress: Callable[[float], None],
+) -> tuple[DiffractionData, tuple[str, ...], dict[str, float], float | None]:
+    """The data with orientation, defocus and astigmatism; notes; standard deviations; how surely the hand was measured."""
+    advertised = description.scan_rotation is not None and description.mirrored is not None
+    if enabled and not advertised:
+        data, found, beyond = orientation_and_defocus(data, raster)
+        return data, (parallax_note(found), *beyond), parallax_sd(found), found.handedness
+    matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
+    data = replace(data, detector_to_scan=matrix)
+    if not enabled:
+        return data, (), {}, None
+    notes: tuple[str, ...] = ()
+    if data.defocus == 0:
+        data, notes, sd = defocus_alone(data, raster)
+        if sd:
+            return data, notes, sd, None
+    data, note, sd = _from_likelihood(data, on_progress)
+    return data, (*notes, note), sd, None
+
+
 def _measure_again(
     data: DiffractionData, known: ColumnState, *, enabled: bool, on_progress: Callable[[float], None]
 ) -> Measured:
@@ -186,7 +210,7 @@ def _measure_again(
 
     nominal = data.defocus
     data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
-    data, notes = _with_defocus(data, nominal + known.defocus_offset)
+    data, notes = with_defocus(data, nominal + known.defocus_offset)
     if known.aperture == "measured":
         data = replace(data, aperture=measured_aperture(data))
     sd = {name: value for name, value in known.sd.items() if name != "defocus"}
@@ -267,7 +291,7 @@ def _from_likelihood(
     assert data.detector_to_scan is not None
     rotation, _ = optics.rotation_and_hand(data.detector_to_scan)
     note = (
-        f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å (set-point {nominal:g} Å), "
+        f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å (set-point {nominal:.4g} Å), "
         f"detector rotation {np.degrees(rotation):.2f} ± {np.degrees(sd['rotation']):.1g}°, "
         f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å"
     )
@@ -286,74 +310,3 @@ def measured_aperture(data: DiffractionData) -> NDArray[np.float64]:
     """(ky, kx) amplitude of the bright-field disc: the root of the mean pattern. The engine cuts it outside the disc."""
     mean = data.look().mean
     return np.sqrt(mean if data.mask is None else np.where(data.mask, mean, 0.0))
-
-
-def _with_defocus(data: DiffractionData, defocus: float) -> tuple[DiffractionData, tuple[str, ...]]:
-    """The data with a defocus, Å, that was measured, and a note where it is not taken as it is.
-
-    The specimen is exposed already, so a probe that is wider than its window costs a note and not the acquisition: the
-    widest that the engine can describe is used.
-    """
-    limit = data.largest_defocus
-    if abs(defocus) <= limit:
-        return replace(data, defocus=defocus), ()
-    used = limit if defocus > 0 else -limit
-    note = (
-        f"the column's defocus of {defocus:.4g} Å makes the probe wider than the window 1/Δk; {used:.4g} Å, the largest "
-        "that fits, is used instead; narrow search.defocus or lower search.window"
-    )
-    return replace(data, defocus=used), (note,)
-
-
-def _from_parallax(
-    data: DiffractionData, raster: Raster | None
-) -> tuple[DiffractionData, Calibration, tuple[str, ...]]:
-    """The optics of an uncalibrated raster, all that was found, and notes. Raises BadInputError where the scan does not tell."""
-    from agent.reconstruction import calibrate
-
-    if raster is None or min(raster.intensity.shape) < 8:
-        shape = (0, 0) if raster is None else raster.intensity.shape
-        seen = "no raster" if raster is None else f"a raster of {shape[0]} × {shape[1]}"
-        msg = (
-            f"nothing says how the detector is turned, and these patterns are {seen}, not one of at least 8 × 8 to find "
-            "out; scan a larger field or with a finer step"
-        )
-        raise BadInputError(msg)
-    even = bool((raster.intensity == 1).all())
-    found = calibrate(
-        raster.patterns,
-        raster.step,
-        data.voltage,
-        data.semiangle,
-        data.angular_pixel,
-        nominal_defocus=data.defocus or None,
-        mask=data.mask,
-        intensity=None if even else raster.intensity,
-    )
-    if not found.found:
-        reason = "; ".join(found.notes) or f"the defocus is {found.defocus:.3g} ± {found.defocus_sd:.2g} Å"
-        msg = f"the first acquisition does not tell how the detector is turned: {reason}; raise its dose"
-        raise BadInputError(msg)
-    data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
-    data, beyond = _with_defocus(data, found.defocus)
-    return data, found, beyond
-
-
-def _parallax_note(found: Calibration) -> str:
-    return (
-        f"parallax: defocus {found.defocus:.4g} ± {found.defocus_sd:.2g} Å, detector rotation "
-        f"{np.degrees(found.rotation):.1f} ± {np.degrees(found.rotation_sd):.1g}°"
-        f"{', mirrored' if found.mirrored else ''}"
-        f"{''.join(f'; {told}' for told in found.notes)}"
-    )
-
-
-def _parallax_sd(found: Calibration) -> dict[str, float]:
-    """Standard deviations of what parallax has found, named as in `Optics.sd`."""
-    size, angle = found.astigmatism_sd
-    return {
-        "defocus": found.defocus_sd,
-        "rotation": found.rotation_sd,
-        "C12": size,
-        "phi12": min(angle, np.pi / np.sqrt(12)),
-    }

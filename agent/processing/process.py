@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
+from agent.known_geometry import KnownGeometry
 from agent.plugins import load_attribute
 from agent.processing.cleaning import Cleaned, clean
 from agent.processing.column import ColumnState, Measured, measure_column, refined
@@ -38,6 +39,7 @@ class ProcessingJob(Record):
     )
     column_output: OsPath = Field(description="where to write what is known of the column now")
     scored: Rectangle = Field(description="the part of the field that is scored, specimen frame")
+    geometry: KnownGeometry = KnownGeometry()
     reconstruction: ReconstructionChoice
     score: ScoreChoice
     splits: int = Field(default=1, ge=1, description="random splits of the counts whose scores are averaged")
@@ -85,8 +87,10 @@ def process_acquisition(
 ) -> ProcessingResult:
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
     seconds: dict[str, float] = {}
+    acquisition = replace(acquisition, description=job.geometry.applied(acquisition.description))
     with _timed(seconds, "clean"):
         cleaned = cleaned_data(acquisition)
+    cleaned = replace(cleaned, data=replace(cleaned.data, centre=job.geometry.centre))
     check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
     with _timed(seconds, "calibrate"):
         measured = _measure(cleaned, acquisition, job, on_progress)

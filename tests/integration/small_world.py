@@ -3,7 +3,7 @@
 The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
 deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
 names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N` (N: number of the acquisition). Every exposure is written into
-`exposures.jsonl` there, by the microscope itself.
+`exposures.jsonl` there, by the microscope itself; every job into `jobs.jsonl`.
 """
 
 from __future__ import annotations
@@ -135,6 +135,8 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
         raise ValueError("the data make no sense")
     if (world() / f"hang-{number}").exists():
         time.sleep(3600)
+    with (world() / "jobs.jsonl").open("a") as lines:
+        lines.write(job.model_dump_json() + "\n")
     on_progress("halves", 0.5)
     acquisition = read_acquisition(job.acquisition)
     rng = np.random.default_rng(job.seed)

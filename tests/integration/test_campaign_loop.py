@@ -22,6 +22,7 @@ from agent.campaign.dry_run import dry_run
 from agent.config import CampaignConfig
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError
 from agent.events import Event, TrialChanged
+from agent.processing.process import ProcessingJob
 from agent.report import write_report
 from agent.storage.journal import load_history
 
@@ -120,6 +121,22 @@ async def test_a_campaign_with_one_setting_measures_it_and_finishes(server: Serv
     assert record.state == "done"
     assert [t.role for t in record.trials] == ["exploration"] * 2 + ["final"]
     assert write_report(record, tmp_path / "campaign").stat().st_size > 10_000
+
+
+async def test_every_trial_is_reconstructed_as_the_campaign_file_says(
+    server: Server, tmp_path: Path, world: Path
+) -> None:
+    told = config(
+        geometry={"rotation": 12, "flip_rows": True, "bad_pixels": ["3,:"]},
+        reconstruction={"slices": 2, "refine_positions": "lines", "passes": 4},
+        exploration={"trials": 1, "height": 16, "width": 16},
+    )
+    record = await run_campaign(told, server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+    assert record.config == told
+    jobs = [ProcessingJob.model_validate_json(line) for line in (world / "jobs.jsonl").read_text().splitlines()]
+    assert len(jobs) == 3
+    for job in jobs:
+        assert (job.geometry, job.reconstruction) == (told.geometry, told.reconstruction)
 
 
 async def test_the_acquisition_of_the_next_trial_overlaps_the_reconstruction_of_the_last(
@@ -222,6 +239,8 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
         ({"exploration": {"trials": 400, "height": 16, "width": 16}}, "fresh area runs out"),
         ({"goal": {"kind": "cheapest"}}, r"goal\.score"),
         ({"policy": "nothing:here"}, "nothing"),
+        ({"geometry": {"centre": (40, 3)}}, r"the centre \(40, 3\) lies outside the detector"),
+        ({"geometry": {"mask": "absent.npy"}}, r"absent\.npy: no mask can be read"),
         ({"score": {"field": 12, "function": "json:no_such_score"}}, "no_such_score"),
     ):
         with pytest.raises(BadInputError, match=match):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from recorded_files import scan_of_atoms
 
 from agent.cli.reconstruct import reconstruct_file
 from agent.errors import BadInputError, NoResultError
+from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
@@ -171,3 +174,42 @@ def test_a_step_in_nm_without_a_defocus_is_doubted_and_its_score_is_none(
         reconstruct_file(*call, QUICK)
     assert "17 steps of 0.15 Å; is the step in Å (1 nm is 10)?" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "out" / "scan-phase.png").exists()
+
+
+KNOWN: dict[str, tuple[Callable[[NDArray[Any]], NDArray[Any]], dict[str, Any]]] = {
+    "exchanged": (lambda p: p.swapaxes(2, 3), {"transpose": True}),
+    "half a turn": (lambda p: p[:, :, ::-1, ::-1], {"rotation": 180}),
+    "all": (lambda p: p[:, :, ::-1, ::-1].swapaxes(2, 3), {"transpose": True, "flip_rows": True, "flip_columns": True}),
+}
+
+
+@pytest.mark.parametrize("case", KNOWN)
+def test_a_known_orientation_settles_the_sign_of_the_defocus(tmp_path: Path, case: str) -> None:
+    change, known = KNOWN[case]
+    path, out, options = calibrated(tmp_path / "scan.npy", change(scan_of_atoms()), defocus=None)
+    result = tmp_path / "result.json"
+    reconstruct_file(path, out, options, QUICK, result, geometry=KnownGeometry(**known))
+    told = json.loads(result.read_text(encoding="utf-8"))
+    assert told["defocus_measured"] == pytest.approx(200, abs=15)
+    assert told["score"]["value"] > 5 * told["score"]["sd"]
+
+
+def test_a_line_scan_is_reconstructed_where_the_geometry_is_known(tmp_path: Path) -> None:
+    path, out, options = calibrated(tmp_path / "scan.npy", scan_of_atoms()[4:7])
+    known = KnownGeometry(rotation=0, centre=(16, 16), bad_pixels=("3,:",))
+    still = ReconstructionChoice(passes=2, calibrate=False)
+    reconstruct_file(path, out, options, still, geometry=known)
+    picture = read_reconstruction(out / "scan-reconstruction.h5")
+    assert picture.optics is not None
+    assert picture.optics.centre == (16, 16)
+    assert picture.optics.rotation == pytest.approx(0)
+
+
+def test_an_orientation_that_the_images_contradict_is_doubted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = calibrated(tmp_path / "scan.npy", scan_of_atoms(), defocus=None)
+    with suppress(NoResultError):
+        reconstruct_file(*call, QUICK, geometry=KnownGeometry(rotation=40))
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"the images say that the detector is turned by -?0\.\d°, not by 40\.0°, which is used", told)

@@ -165,6 +165,12 @@ def _check_optics(data: DiffractionData) -> None:
                 f"the centre ({row}, {column}) lies outside the detector; legal: (0 … {n_y - 1}, 0 … {n_x - 1}) pixels"
             )
             raise BadInputError(msg)
+    _check_window(data)
+
+
+def _check_window(data: DiffractionData) -> None:
+    """Whether the disc lies on the detector, and the probe in the window 1/Δk of a pattern."""
+    n_y, n_x = data.patterns.shape[1:]
     radius, largest = data.semiangle / data.angular_pixel, min(n_y, n_x) / 2
     if not 1 <= radius <= largest:
         msg = (
