@@ -140,7 +140,8 @@ class Cleaning(Record):
         if self.descan is not None:
             row, column = self.descan
             told.append(
-                f"the zero beam moved by {row:.2g} × {column:.2g} detector pixels over the scan (descan); it is led back"
+                f"the zero beam moved by {row:.2g} × {column:.2g} detector pixels over the scan (descan); it is led back, "
+                "which blurs patterns by half a pixel"
             )
         return tuple(told)
 

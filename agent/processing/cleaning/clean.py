@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
-from agent.processing.cleaning.descan import Descan, blur, led_back, measure_descan, still_good
+from agent.processing.cleaning.descan import BLUR, Descan, led_back, measure_descan, still_good
 from agent.processing.cleaning.frames import Frames, judge_frames
 from agent.processing.cleaning.intensity import relative_intensity
 from agent.processing.cleaning.pixels import BadPixels, find_bad_pixels, find_zero_beam
@@ -91,7 +91,7 @@ def clean(
     descan = _descan(data, kept, good)
     if descan is not None:
         shifts = descan.shifts(data.positions)
-        data = replace(data, patterns=led_back(data.patterns, shifts), point_spread=blur(shifts))
+        data = replace(data, patterns=led_back(data.patterns, shifts), point_spread=BLUR)
         good = still_good(good, shifts)
     ready = data.at(kept)
     patterns = ready.patterns

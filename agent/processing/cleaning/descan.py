@@ -20,6 +20,9 @@ FEWEST = 64
 """Patterns that are needed to tell."""
 RIM = 0.3
 """Half the width of the rim that tells where the disc is, over its radius; three pixels at least."""
+BLUR = 0.5
+"""Standard deviation, pixels along either axis, of where `led_back` puts counts: the least that is the same for every shift, so
+that one point spread describes it."""
 STEPS = 4
 """Gauss–Newton steps."""
 SIGNIFICANT = 6.0
@@ -140,8 +143,8 @@ def _off(
 def led_back(patterns: Any, shifts: NDArray[np.float64], seed: int = 0) -> NDArray[Any]:
     """Patterns whose zero beam is where it would be without the shifts.
 
-    Each count moves by a whole number of pixels, which is the shift on average: drawn at random from the two next to it, so that
-    what was Poisson stays Poisson and nothing is interpolated. What leaves the detector is lost.
+    Each count moves by a whole number of pixels, drawn at random: the shift on average, with the same spread (BLUR) for all.
+    What was Poisson stays Poisson, and nothing is interpolated. What leaves the detector is lost.
 
     Args:
         patterns: (n, ky, kx) counts, unsigned integers.
@@ -153,21 +156,18 @@ def led_back(patterns: Any, shifts: NDArray[np.float64], seed: int = 0) -> NDArr
     for j, shift in enumerate(shifts):
         pattern = np.asarray(patterns[j])
         for axis in (0, 1):
-            whole = int(np.floor(-shift[axis]))
-            farther = random.binomial(pattern, -shift[axis] - whole).astype(pattern.dtype)
-            pattern = _moved(pattern - farther, whole, axis) + _moved(farther, whole + 1, axis)
+            whole = int(np.rint(-shift[axis]))
+            part = -shift[axis] - whole
+            stray = BLUR**2 + part**2
+            moved = random.binomial(pattern, stray).astype(pattern.dtype)
+            ahead = random.binomial(moved, (stray + part) / (2 * stray)).astype(pattern.dtype)
+            pattern = (
+                _moved(pattern - moved, whole, axis)
+                + _moved(ahead, whole + 1, axis)
+                + _moved(moved - ahead, whole - 1, axis)
+            )
         out[j] = pattern
     return out
-
-
-def blur(shifts: NDArray[np.float64]) -> float:
-    """Standard deviation, pixels along an axis, of where `led_back` puts counts: a point spread like the detector's.
-
-    Args:
-        shifts: (n, 2) pixels (row, column).
-    """
-    part = shifts - np.floor(shifts)
-    return float(np.sqrt((part * (1 - part)).mean()))
 
 
 def _moved(pattern: NDArray[Any], by: int, axis: int) -> NDArray[Any]:
@@ -188,7 +188,8 @@ def still_good(good: NDArray[np.bool_], shifts: NDArray[np.float64]) -> NDArray[
         good: (ky, kx) pixels that count.
         shifts: (n, 2) pixels (row, column) by which patterns were led back.
     """
-    whole = np.unique(np.concatenate([np.floor(-shifts) + step for step in ((0, 0), (0, 1), (1, 0), (1, 1))]), axis=0)
+    steps = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    whole = np.unique(np.concatenate([np.rint(-shifts) + step for step in steps]), axis=0)
     left = np.ones_like(good)
     for row, column in whole.astype(int):
         left &= _moved(_moved(good, row, 0), column, 1)
