@@ -117,6 +117,11 @@ class Cleaning(Record):
         default=None,
         description="of the beam from pattern to pattern, relative, undone; None: as steady as counts tell",
     )
+    descan: tuple[float, float] | None = Field(
+        default=None,
+        description="(row, column) detector pixels by which the zero beam moved over the scan, led back; None: none was found",
+    )
+    descan_sd: float | None = Field(default=None, description="standard deviation of `descan`, pixels")
     counts_per_electron: float | None = Field(
         default=None, description="from how much counts scatter; 1 ± 0.1 is one; None: too few counts to tell"
     )
@@ -132,6 +137,12 @@ class Cleaning(Record):
             told.append(f"masked pixels: {self.dead_pixels} dead, {self.hot_pixels} hot")
         if self.intensity_sd is not None:
             told.append(f"the beam's intensity varied by {self.intensity_sd:.2g} (sd, relative); this is undone")
+        if self.descan is not None:
+            row, column = self.descan
+            told.append(
+                f"the zero beam moved by {row:.2g} × {column:.2g} detector pixels over the scan (descan); it is led back, "
+                "which blurs patterns by half a pixel"
+            )
         return tuple(told)
 
 

@@ -10,15 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.processing.cleaning.descan import BLUR, Descan, led_back, measure_descan, still_good
 from agent.processing.cleaning.frames import Frames, judge_frames
 from agent.processing.cleaning.intensity import relative_intensity
-from agent.processing.cleaning.pixels import BadPixels, find_bad_pixels
+from agent.processing.cleaning.pixels import BadPixels, find_bad_pixels, find_zero_beam
 from agent.reconstruction import DiffractionData, survey
 from agent.records import Cleaning
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 
 FEWEST_PATTERNS = 16
 """An acquisition with fewer patterns left cannot be reconstructed."""
+LOOKED_AT = 256
+"""Patterns that tell roughly where the zero beam is."""
 ENOUGH = 50.0
 """Counts of a pattern that tell how bright it is, well enough for the scatter of others not to be taken for the detector's."""
 _TYPICAL = (0.05, 0.95)
@@ -84,13 +87,15 @@ def clean(
     frames, bad = _judged(replace(data, survey=looked), received, dead_pixels, saturation)
     kept = received & frames.kept
     _check_enough(kept, received)
-    chosen = data.at(kept)
-    patterns = chosen.patterns
-    ready = replace(
-        chosen,
-        mask=~bad.any,
-        survey=looked if patterns is data.patterns else survey(patterns),
-    )
+    good = ~bad.any
+    descan = _descan(data, kept, good)
+    if descan is not None:
+        shifts = descan.shifts(data.positions)
+        data = replace(data, patterns=led_back(data.patterns, shifts), point_spread=BLUR)
+        good = still_good(good, shifts)
+    ready = data.at(kept)
+    patterns = ready.patterns
+    ready = replace(ready, mask=good, survey=looked if patterns is looked.patterns else survey(patterns))
     totals, lines = frames.totals[kept], _lines(data, rasters)
     rough = totals / totals.mean() if totals.min() > ENOUGH else None
     scatter = excess_variance(patterns, ready.positions, rough)
@@ -106,10 +111,23 @@ def clean(
         dead_pixels=int(bad.dead.sum()),
         hot_pixels=int(bad.hot.sum()),
         intensity_sd=None if intensity is None else float(intensity.std()),
+        descan=None if descan is None else descan.range,
+        descan_sd=None if descan is None else descan.sd,
         counts_per_electron=None if not np.isfinite(scatter) else float(scatter),
     )
     raster = _raster(data, kept, intensity, rasters[0]) if rasters else None
     return Cleaned(ready, raster, record, bad)
+
+
+def _descan(data: DiffractionData, kept: NDArray[np.bool_], good: NDArray[np.bool_]) -> Descan | None:
+    """How the zero beam wanders with the scan; None where it stays, or where that cannot be told."""
+    radius = data.semiangle / data.angular_pixel
+    chosen = np.flatnonzero(kept)
+    some = chosen[np.unique(np.linspace(0, len(chosen) - 1, LOOKED_AT).astype(np.int64))]
+    mean = np.mean([np.asarray(data.patterns[number], np.float64) for number in some], axis=0)
+    centre = find_zero_beam(mean, ~good, radius)
+    found = measure_descan(data.patterns, data.positions, chosen, good, centre, radius)
+    return found if found is not None and found.found else None
 
 
 def _check_enough(kept: NDArray[np.bool_], received: NDArray[np.bool_]) -> None:

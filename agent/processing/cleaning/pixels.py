@@ -150,6 +150,17 @@ def _surroundings(image: NDArray[np.float64], bad: NDArray[np.bool_]) -> NDArray
     return np.asarray(medians)
 
 
+def find_zero_beam(mean: NDArray[np.float64], bad: NDArray[np.bool_], radius: float) -> tuple[float, float]:
+    """(row, column) of the zero beam, to half a pixel or so.
+
+    Args:
+        mean: (ky, kx) pattern.
+        bad: (ky, kx) pixels that do not count.
+        radius: of the bright-field disc, pixels.
+    """
+    return _zero_beam(_surroundings(mean, bad), radius)
+
+
 def _zero_beam(smooth: NDArray[np.float64], radius: float) -> tuple[float, float]:
     """(row, column) about which the disc of that radius is brightest."""
     rows, columns = smooth.shape

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from agent.errors import BadInputError
 from agent.processing.cleaning import Cleaned, clean
+from agent.processing.cleaning.descan import led_back, still_good
 from agent.reconstruction import DiffractionData
 from agent.scoring.splitting import excess_variance
 
@@ -39,7 +40,7 @@ def recording(column: str, electrons: float = 5000.0, beam: NDArray[np.float64] 
     mean *= electrons / mean.sum(axis=(1, 2), keepdims=True)
     if beam is not None:
         mean *= beam[:, None, None]
-    positions = np.stack([y.ravel(), x.ravel()], axis=-1) * 1.5
+    positions = np.stack([y.ravel(), x.ravel()], axis=-1).astype(np.float64) * 1.5
     return DiffractionData(rng.poisson(mean).astype(np.uint16), positions, voltage, semiangle, pixel, 200.0)
 
 
@@ -63,6 +64,7 @@ def test_a_clean_recording_is_left_as_it_is(column: str, electrons: float) -> No
     record = found.record
     assert (record.empty, record.saturated, record.partial) == (0, 0, 0)
     assert (record.dead_pixels, record.hot_pixels, record.intensity_sd) == (0, 0, None)
+    assert record.descan is None
     assert record.sentences() == ()
     assert found.data.intensity is None
     assert found.raster is not None
@@ -173,6 +175,62 @@ def test_most_of_what_the_specimen_takes_away_stays_the_specimens(column: str) -
     found = cleaned(recording(column, 2e4, beam=bead.ravel()), column).data.intensity
     taken = 0.0 if found is None else np.corrcoef(found, bead.ravel())[0, 1] * found.std() / bead.std()
     assert taken < 0.6
+
+
+def wandering(column: str, pixels: float) -> DiffractionData:
+    """A recording whose zero beam moves by so many pixels over the scan, drawn as if the specimen were moved likewise."""
+    data = recording(column)
+    n = data.patterns.shape[1]
+    where = (data.positions - data.positions.mean(axis=0)) / np.ptp(data.positions, axis=0)
+    shift = pixels * where @ np.array([[0.8, 0.3], [-0.5, 0.9]])
+    k = np.fft.fftfreq(n)
+    turn = shift[:, 0, None, None] * k[:, None] + shift[:, 1, None, None] * k[None]
+    smooth = np.exp(-2 * (np.pi * 0.7) ** 2 * (k[:, None] ** 2 + k[None] ** 2))
+    moved = np.fft.ifft2(np.fft.fft2(data.patterns) * smooth * np.exp(-2j * np.pi * turn)).real
+    patterns = np.random.default_rng(1).poisson(moved.clip(0)).astype(np.uint16)
+    return replace(data, patterns=patterns)
+
+
+def centres(patterns: Patterns) -> NDArray[np.float64]:
+    """(n, 2) centres of mass."""
+    total = patterns.sum(axis=(1, 2))
+    index = np.arange(patterns.shape[1])
+    return np.stack([(patterns.sum(axis=2) @ index) / total, (patterns.sum(axis=1) @ index) / total], axis=-1)
+
+
+@pytest.mark.parametrize("pixels", [0.6, 3.0])
+def test_a_zero_beam_that_wanders_with_the_scan_is_led_back(column: str, pixels: float) -> None:
+    data = wandering(column, pixels)
+    found = cleaned(data, column)
+    assert found.record.descan == pytest.approx((1.3 * pixels, 1.2 * pixels), abs=0.2, rel=0.06)
+    assert "moved by" in found.record.sentences()[-1]
+    terms = np.c_[np.ones(len(data.positions)), data.positions / np.ptp(data.positions, axis=0)]
+    slopes = [
+        np.linalg.lstsq(terms, centres(patterns), rcond=None)[0][1:]
+        for patterns in (recording(column).patterns, data.patterns, found.data.patterns)
+    ]
+    left, before = np.abs(slopes[2] - slopes[0]).max(), np.abs(slopes[1] - slopes[0]).max()
+    assert left < max(0.1 * before, 0.2)
+    assert found.data.patterns.dtype == data.patterns.dtype
+    assert found.data.patterns.sum() > 0.98 * data.patterns.sum()
+    assert found.raster is not None
+    assert np.array_equal(found.raster.patterns.reshape(found.data.patterns.shape), found.data.patterns)
+
+
+def test_counts_that_are_led_back_stay_poisson_and_come_from_good_pixels_only() -> None:
+    counts = np.random.default_rng(0).poisson(3.0, (4000, 9, 9)).astype(np.uint8)
+    shifts = np.random.default_rng(1).uniform(-1.5, 1.5, (4000, 2))
+    moved = led_back(counts, shifts)[:, 4, 4]
+    assert moved.mean() == pytest.approx(3.0, rel=0.03)
+    assert moved.var() == pytest.approx(3.0, rel=0.1)
+    good = np.ones((9, 9), bool)
+    good[0, 0] = False
+    counts[:, 0, 0] = 200
+    shifts = np.repeat([[-1.3, 0.2]], 4000, axis=0)
+    left = still_good(good, shifts)
+    assert led_back(counts, shifts)[:, left].mean() < 3.2
+    assert left[4, 4]
+    assert not left[0].any(), "nothing was moved there"
 
 
 @pytest.mark.parametrize("counts", [1, 4])
