@@ -22,6 +22,7 @@ from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
+from instrument import optics
 from instrument.recordings import RecordingOptions
 
 QUICK = ReconstructionChoice(passes=2)
@@ -213,3 +214,46 @@ def test_an_orientation_that_the_images_contradict_is_doubted(
         reconstruct_file(*call, QUICK, geometry=KnownGeometry(rotation=40))
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"the images say that the detector is turned by -?0\.\d°, not by 40\.0°, which is used", told)
+
+
+def test_a_probe_from_a_file_makes_up_for_a_wrong_defocus(tmp_path: Path) -> None:
+    path, out, options = calibrated(tmp_path / "scan.npy", scan_of_atoms(), defocus=80.0)
+    k = np.fft.fftfreq(32, optics.pixel_size(2.0, 32, 80e3))
+    angle = np.hypot(k[:, None], k) * optics.wavelength(80e3)
+    wave = (angle < 20e-3) * np.exp(-1j * optics.aberration_phase(k[:, None], k[None], 80e3, {"C10": -200.0}))
+    np.save(tmp_path / "probe.npy", np.fft.fftshift(np.fft.ifft2(wave)))
+    scores = {}
+    for probe in (None, tmp_path / "probe.npy"):
+        choice = ReconstructionChoice.model_validate(
+            {"passes": 3, "calibrate": False, "refine_probe": False, "probe": probe}
+        )
+        result = tmp_path / "result.json"
+        with suppress(NoResultError):
+            reconstruct_file(path, out, options, choice, result, geometry=KnownGeometry(rotation=0))
+        scores[probe] = json.loads(result.read_text(encoding="utf-8"))["score"]["heldout_gain"]
+    assert scores[tmp_path / "probe.npy"] > 2 * scores[None]
+
+    earlier = ReconstructionChoice.model_validate({"passes": 2, "probe": out / "scan-reconstruction.h5"})
+    reconstruct_file(path, tmp_path / "again", options, earlier, geometry=KnownGeometry(rotation=0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            np.ones((16, 16), complex),
+            r"holds complex128 of shape \(16, 16\); complex waves \(modes, 32, 32\) are expected",
+        ),
+        (np.ones((32, 32)), "holds float64 of shape"),
+        (np.zeros((32, 32), complex), "the probe is 0 everywhere"),
+    ],
+)
+def test_what_is_no_probe_is_refused(tmp_path: Path, content: NDArray[Any], message: str) -> None:
+    call = calibrated(tmp_path / "scan.npy", scan_of_atoms())
+    np.save(tmp_path / "probe.npy", content)
+    choice = ReconstructionChoice.model_validate({"passes": 2, "calibrate": False, "probe": tmp_path / "probe.npy"})
+    with pytest.raises(BadInputError, match=message):
+        reconstruct_file(*call, choice)
+    missing = choice.model_copy(update={"probe": tmp_path / "absent.h5"})
+    with pytest.raises(BadInputError, match=r"the probe cannot be taken from .*absent\.h5"):
+        reconstruct_file(*call, missing)

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
-from agent.reconstruction.model.checks import MOST_COUNTS, as_mask, check_semiangle, is_number
+from agent.reconstruction.model.checks import as_mask, check_semiangle, is_number
+from agent.reconstruction.model.count_checks import MOST_COUNTS
 from instrument import memory
 from instrument.errors import BadInputError
 
