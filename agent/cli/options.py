@@ -37,6 +37,9 @@ class FileOptions:
     """What the file does not say, or says wrongly"""
 
     voltage: Annotated[float | None, typer.Option(min=1, max=3000, help="kV, where the file does not say.")] = None
+    wavelength: Annotated[
+        float | None, typer.Option(min=1e-2, help="Å, of X-rays or light, in place of the voltage.")
+    ] = None
     semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None
     angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None
     step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None
@@ -64,6 +67,7 @@ class FileOptions:
 
         given = {
             "voltage": None if self.voltage is None else self.voltage * 1e3,
+            "wavelength": self.wavelength,
             "semiangle": self.semiangle,
             "angular_pixel": self.angular_pixel,
             "step": self.step,

@@ -130,7 +130,7 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
         patterns=acquisition.patterns,
         positions=plan.scan_positions(),
         pass_index=plan.pass_index() if plan.passes > 1 else None,
-        voltage=description.voltage,
+        voltage=description.energy,
         semiangle=description.semiangle,
         angular_pixel=detector.angular_pixel,
         defocus=plan.defocus,

@@ -137,9 +137,7 @@ def _check_optics(data: DiffractionData) -> None:
         if not (is_number(value) and value > 0):
             msg = f"{name} of {value} is not possible; a positive number is expected"
             raise BadInputError(msg)
-    if not 1e3 <= data.voltage <= 1e7:
-        msg = f"voltage of {data.voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3"
-        raise BadInputError(msg)
+    check_voltage(data.voltage)
     if not is_number(data.defocus):
         msg = f"defocus of {data.defocus} is not a number; Å are expected, positive for underfocus"
         raise BadInputError(msg)
@@ -250,6 +248,16 @@ def _check_lit(data: DiffractionData) -> None:
     inside = np.hypot(rows, columns) <= data.semiangle / data.angular_pixel
     if data.aperture is not None and not np.asarray(data.aperture)[inside].any():
         msg = f"the aperture is 0 within {data.semiangle:g} mrad of the centre ({row:g}, {column:g}), so no electron passes"
+        raise BadInputError(msg)
+
+
+def check_voltage(voltage: float) -> None:
+    """Raise BadInputError where `voltage` cannot be eV of electrons, unless it is said to be equivalent to X-rays or light."""
+    if not isinstance(voltage, optics.EquivalentVoltage) and not 1e3 <= voltage <= 1e7:
+        msg = (
+            f"voltage of {voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3; X-rays and light are "
+            f"instrument.optics.EquivalentVoltage(wavelength in Å)"
+        )
         raise BadInputError(msg)
 
 

@@ -23,7 +23,7 @@ class DiffractionData:
     Attributes:
         patterns: (n, ky, kx) counts, unsigned integers (floats are accepted), zero beam at `centre`.
         positions: (n, 2), (y, x), Å, of the probe in the scan's frame.
-        voltage: eV.
+        voltage: eV; of X-rays and light instrument.optics.EquivalentVoltage(wavelength).
         semiangle: convergence semi-angle, mrad.
         angular_pixel: reciprocal-space sampling, mrad per detector pixel.
         defocus: Å, positive for underfocus, at the entrance surface.
