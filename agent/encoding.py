@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -90,3 +90,6 @@ OsPath = Annotated[
     WithJsonSchema({"type": "string", "format": "path"}),
 ]
 """A field for a path: `~` is expanded, and a name that is no text survives the way through JSON."""
+
+WholePath = Annotated[OsPath, AfterValidator(Path.absolute)]
+"""As OsPath, from the root: what is resumed from another folder finds the file."""

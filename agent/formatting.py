@@ -91,3 +91,16 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def beam(voltage: float, wavelength: float | None) -> str:
+    """What illuminates the specimen.
+
+    >>> beam(80e3, None), beam(75.8, 1.409)
+    ('80 kV', '1.409 Å (X-rays or light)')
+
+    Args:
+        voltage: eV.
+        wavelength: Å, of X-rays or light; None: of electrons.
+    """
+    return f"{voltage / 1e3:g} kV" if wavelength is None else f"{wavelength:g} Å (X-rays or light)"

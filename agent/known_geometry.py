@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agent.encoding import OsPath
+from agent.encoding import WholePath
 from instrument.errors import BadInputError
 from instrument.geometry import Geometry
 from instrument.models import Description
@@ -13,7 +13,7 @@ from instrument.models import Description
 class KnownGeometry(Geometry):
     """What is known beforehand of the detector, and need not be measured; it comes before what the instrument says."""
 
-    mask: OsPath | None = Field(default=None, description=Geometry.model_fields["mask"].description)
+    mask: WholePath | None = Field(default=None, description=Geometry.model_fields["mask"].description)
     centre: tuple[float, float] | None = Field(
         default=None, description="(row, column) of the zero beam, detector pixels; None: that of the bright-field disc"
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, g
 
 from pydantic import Field, create_model, model_validator
 
+from agent.encoding import WholePath
 from agent.reconstruction import Bounds, ReconstructionSettings, members
 from instrument.errors import BadInputError
 from instrument.models import Record
@@ -27,6 +28,11 @@ _OTHER_DEFAULTS = {"stop_early": False}
 class _Surroundings(Record):
     passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
     calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
+    probe: WholePath | None = Field(
+        default=None,
+        description="file with the probe to start from: a reconstruction file of this column, whose probe is taken to the "
+        "acquisition's optics, or waves (modes, y, x) over a pattern's window (.npy), taken as they are; None: from the optics",
+    )
     function: str | None = Field(
         default=None,
         description="module:attribute called as f(DiffractionData, ReconstructionSettings); None: built in",

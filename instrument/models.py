@@ -12,15 +12,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from instrument import optics
 from instrument.errors import OutOfLimitsError
 
 ELEMENTARY_CHARGE = 1.602176634e-19
@@ -104,8 +98,8 @@ class AcquisitionPlan(Record):
     campaign: Identifier
     region: Identifier
     field: Rectangle
-    step: Annotated[float, Field(gt=0, le=1e4, description="scan step size, Å")]
-    defocus: Annotated[float, Field(ge=-1e6, le=1e6, description="nominal defocus, Å, positive for underfocus")]
+    step: Annotated[float, Field(gt=0, le=1e9, description="scan step size, Å")]
+    defocus: Annotated[float, Field(ge=-1e12, le=1e12, description="nominal defocus, Å, positive for underfocus")]
     dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
     positions: tuple[tuple[float, float], ...] | None = None
     passes: Literal[1, 2] = Field(default=1, description="scans that share the dose; the second lies between the first")
@@ -126,8 +120,7 @@ class AcquisitionPlan(Record):
             msg = f"a field of {self.field.height:g} × {self.field.width:g} Å holds no position at a step of {self.step:g} Å"
             raise ValueError(msg)
         if self.positions is not None and not self.positions:
-            msg = "positions is an empty list; leave it out for a raster"
-            raise ValueError(msg)
+            raise ValueError("positions is an empty list; leave it out for a raster")
         if self.passes == 2 and (self.positions is not None or self.n_cells < 2):
             what = "explicit positions are" if self.positions is not None else "a single cell is"
             msg = f"{what} scanned once; set passes to 1"
@@ -220,11 +213,9 @@ class Parameter(Record):
     def _complete(self) -> Parameter:
         if self.kind == "continuous":
             if self.minimum is None or self.maximum is None or self.minimum > self.maximum:
-                msg = "a continuous parameter needs minimum <= maximum"
-                raise ValueError(msg)
+                raise ValueError("a continuous parameter needs minimum <= maximum")
         elif not self.values or (self.kind == "fixed" and len(self.values) != 1):
-            msg = "a discrete parameter needs values, a fixed one exactly one"
-            raise ValueError(msg)
+            raise ValueError("a discrete parameter needs values, a fixed one exactly one")
         return self
 
     @property
@@ -282,7 +273,10 @@ class Description(Record):
     """Everything an agent may know of an instrument before it exposes anything."""
 
     name: str
-    voltage: Annotated[float, Field(gt=1e3, le=1e7, description="beam energy, eV")]
+    voltage: Annotated[
+        float, Field(gt=0, le=1e7, description="beam energy, eV, above 1000; equivalent of `wavelength`")
+    ]
+    wavelength: float | None = Field(default=None, gt=0, description="Å, of X-rays or light; None: of electrons")
     semiangle: Annotated[float, Field(gt=0, le=200, description="convergence semi-angle, mrad")]
     beam_current: float | None = Field(default=None, description="pA; None where a recording does not say")
     detector: Detector
@@ -321,6 +315,19 @@ class Description(Record):
     )
     region_dose_limit: float | None = Field(default=None, description="largest accumulated dose of a region, e/Å²")
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_a_beam(self) -> Description:
+        if self.wavelength is None and self.voltage <= 1e3:
+            raise ValueError(
+                f"voltage of {self.voltage:g} eV is not possible; legal: above 1000, or a wavelength beside"
+            )
+        return self
+
+    @property
+    def energy(self) -> float:
+        """eV; of X-rays and light that of electrons with their wavelength, which no check takes for a mistake."""
+        return self.voltage if self.wavelength is None else optics.EquivalentVoltage(self.wavelength)
 
     @property
     def dose_unit(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,23 @@ HC = 12398.419843320026
 """h c, eV Å."""
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30", "C32", "phi32", "C34", "phi34")
 """Krivanek polar coefficients to third order: C in Å, phi in rad. C10 = −defocus."""
+
+
+class EquivalentVoltage(float):
+    """Energy, eV, of electrons with the wavelength of X-rays or light: with it everything is computed for these as well.
+
+    Ptychography asks for the wavelength only, so no other part of the program has to know. The checks that a voltage is in eV
+    let it pass, however low it is.
+
+    >>> round(wavelength(EquivalentVoltage(1.409)), 6)
+    1.409
+    """
+
+    def __new__(cls, wavelength: float) -> Self:
+        """Of a wavelength in Å; V = p²/(E₀ + √(E₀² + p²)) with p = hc/λ, which loses no digits where V is small."""
+        momentum = HC / wavelength
+        rest = ELECTRON_REST_ENERGY
+        return super().__new__(cls, momentum**2 / (rest + math.hypot(rest, momentum)))
 
 
 def wavelength(voltage: float) -> float:

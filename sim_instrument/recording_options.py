@@ -14,6 +14,7 @@ from instrument.recordings import RecordingOptions, parse_shape
 
 _NUMBERS = (
     ("voltage", "KV", "beam energy, kV", 1e3),
+    ("wavelength", "Å", "of X-rays or light, in place of the voltage", 1.0),
     ("semiangle", "MRAD", "convergence semi-angle", 1.0),
     ("angular_pixel", "MRAD", "mrad per detector pixel", 1.0),
     ("step", "Å", "recorded scan step", 1.0),

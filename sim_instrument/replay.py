@@ -123,6 +123,7 @@ class ReplayMicroscope:
         return Description(
             name=name,
             voltage=numbers["voltage"],
+            wavelength=numbers.get("wavelength"),
             semiangle=numbers["semiangle"],
             detector=Detector(
                 shape=self._detector,

@@ -112,6 +112,7 @@ def _disk(folder: Path) -> Finding:
 async def _reach_instrument(endpoint: str, patience: float, folder: Path | None) -> Finding:
     from agent.campaign.connection import load_keys
     from agent.errors import BadInputError
+    from agent.formatting import beam
     from instrument.client import InstrumentClient
     from instrument.errors import InstrumentError
 
@@ -121,12 +122,13 @@ async def _reach_instrument(endpoint: str, patience: float, folder: Path | None)
             description, status = await client.describe(), await client.status()
     except (InstrumentError, BadInputError) as error:
         return Finding("instrument", endpoint, False, str(error))
-    beam = "blanked" if status.blanked else "ON"
+    kind = beam(description.voltage, description.wavelength)
+    state = "blanked" if status.blanked else "ON"
     return Finding(
         "instrument",
         endpoint,
         True,
-        f"{description.name}, {description.voltage / 1e3:g} kV; {status.phase}, beam {beam}",
+        f"{description.name}, {kind}; {status.phase}, beam {state}",
     )
 
 

@@ -37,6 +37,9 @@ class FileOptions:
     """What the file does not say, or says wrongly"""
 
     voltage: Annotated[float | None, typer.Option(min=1, max=3000, help="kV, where the file does not say.")] = None
+    wavelength: Annotated[
+        float | None, typer.Option(min=1e-2, help="Å, of X-rays or light, in place of the voltage.")
+    ] = None
     semiangle: Annotated[float | None, typer.Option(min=0.01, help="Convergence semi-angle, mrad.")] = None
     angular_pixel: Annotated[float | None, typer.Option(min=1e-4, help="Detector sampling, mrad per pixel.")] = None
     step: Annotated[float | None, typer.Option(min=1e-3, help="Scan step size, Å.")] = None
@@ -64,6 +67,7 @@ class FileOptions:
 
         given = {
             "voltage": None if self.voltage is None else self.voltage * 1e3,
+            "wavelength": self.wavelength,
             "semiangle": self.semiangle,
             "angular_pixel": self.angular_pixel,
             "step": self.step,
@@ -150,6 +154,10 @@ class EngineOptions:
         str | None,
         typer.Option(metavar="WHAT[,WHAT…]", help=f"Any of {', '.join(REFINED)} (lines, linear: models of positions)."),
     ] = None
+    probe: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Probe to start from: of an earlier reconstruction (HDF5), or waves (.npy)."),
+    ] = None
     hold_probe: Annotated[bool, typer.Option("--hold-probe", help="Keep the probe as it is at the start.")] = False
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Take defocus and geometry as given; measure neither.")
@@ -166,7 +174,7 @@ class EngineOptions:
         raw: dict[str, Any] = {}
         if self.settings is not None:
             raw = load_settings(self.settings).model_dump(exclude_unset=True)
-        given = {name: getattr(self, name) for name in ("passes", "probe_modes", "slices", "device")}
+        given = {name: getattr(self, name) for name in ("passes", "probe_modes", "slices", "device", "probe")}
         spacing = _numbers(self.slice_spacing, "--slice-spacing", "Å, one number or one for each gap, such as 1,5.15,1")
         given["slice_spacing"] = spacing[0] if spacing and len(spacing) == 1 else spacing
         raw |= {name: value for name, value in given.items() if value is not None}

@@ -161,6 +161,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
     description = Description(
         name=printable(path.name),
         voltage=data.voltage,
+        wavelength=optics.wavelength(data.voltage) if isinstance(data.voltage, optics.EquivalentVoltage) else None,
         semiangle=data.semiangle,
         detector=Detector(
             shape=data.patterns.shape[1:],

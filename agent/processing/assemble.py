@@ -108,7 +108,7 @@ def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
         patterns=selected(acquisition.patterns, received),
         positions=plan.scan_positions()[received] * (step / plan.step),
         pass_index=plan.pass_index()[received] if plan.passes > 1 else None,
-        voltage=given.get("voltage", description.voltage),
+        voltage=given.get("voltage", description.energy),
         semiangle=given.get("semiangle", description.semiangle),
         angular_pixel=given.get("angular_pixel", description.detector.angular_pixel),
         defocus=given.get("defocus", plan.defocus),

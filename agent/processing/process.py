@@ -15,6 +15,7 @@ from agent.known_geometry import KnownGeometry
 from agent.plugins import load_attribute
 from agent.processing.cleaning import Cleaned, clean
 from agent.processing.column import ColumnState, Measured, measure_column, refined
+from agent.processing.initial_probe import initial_probe
 from agent.reconstruction import DiffractionData, check_data
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Cleaning, Optics, Score
@@ -129,7 +130,7 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
         patterns=acquisition.patterns,
         positions=plan.scan_positions(),
         pass_index=plan.pass_index() if plan.passes > 1 else None,
-        voltage=description.voltage,
+        voltage=description.energy,
         semiangle=description.semiangle,
         angular_pixel=detector.angular_pixel,
         defocus=plan.defocus,
@@ -153,10 +154,12 @@ def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_
         enabled=job.reconstruction.calibrate,
         on_progress=lambda fraction: on_progress("calibrate", fraction),
     )
-    wanted = job.reconstruction.settings().refine_optics
-    if not wanted:
+    wanted, start = job.reconstruction.settings().refine_optics, job.reconstruction.probe
+    if wanted:
+        measured = refined(measured, wanted, lambda fraction: on_progress("optics", fraction))
+    if start is None:
         return measured
-    return refined(measured, wanted, lambda fraction: on_progress("optics", fraction))
+    return replace(measured, data=replace(measured.data, probe=initial_probe(start, measured.data)))
 
 
 def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progress: Progress) -> Judged:

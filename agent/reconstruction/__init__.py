@@ -17,7 +17,7 @@ from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import Bounds, ReconstructionSettings
 from agent.reconstruction.model.start import choose_padding
-from agent.reconstruction.run import reconstruct
+from agent.reconstruction.run import carried_probe, reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
 
@@ -53,6 +53,7 @@ __all__ = [
     "Survey",
     "Tuned",
     "calibrate",
+    "carried_probe",
     "check_data",
     "choose_padding",
     "deviance_of_part",

@@ -65,6 +65,23 @@ def reconstruct(
         return replace(result, device="cpu", notes=(note, *result.notes), optics_sd=optics_sd)
 
 
+def carried_probe(earlier: Reconstruction, data: DiffractionData) -> NDArray[np.complex64]:
+    """An earlier probe at the optics of other data, for `DiffractionData.probe`.
+
+    Args:
+        earlier: of the same column and camera length.
+        data: whose defocus and aberrations the probe is propagated to.
+
+    Returns:
+        (modes, y, x), real space, centred at N//2.
+
+    Raises:
+        BadInputError: it fills another window, or is none.
+    """
+    wave = _known_probe(data, ReconstructionSettings(padding=1.0), earlier)
+    return probe.to_real_space(_propagated(wave, data, earlier))
+
+
 def _known_probe(
     data: DiffractionData, settings: ReconstructionSettings, warm_start: Reconstruction
 ) -> NDArray[np.complex128]:

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from agent.formatting import length
+from agent.formatting import beam, length
 from agent.records import CampaignRecord, Score, Trial
 from agent.report import plots
 from agent.report.headline import (
@@ -240,7 +240,7 @@ def _facts(record: CampaignRecord) -> str:
         ("Proposal", config.metadata.proposal),
         ("Comment", config.metadata.comment),
         ("Instrument", description.name),
-        ("Beam", f"{description.voltage / 1e3:g} kV, {description.semiangle:g} mrad, {current}"),
+        ("Beam", f"{beam(description.voltage, description.wavelength)}, {description.semiangle:g} mrad, {current}"),
         ("Detector", f"{detector.shape[0]} × {detector.shape[1]} pixels of {detector.angular_pixel:g} mrad"),
         ("Area of interest", f"{length(config.area.height)} × {length(config.area.width)}"),
         ("Trials", f"{trials.trials} on {length(trials.height)} × {length(trials.width)}, policy {config.policy}"),

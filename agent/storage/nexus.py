@@ -219,6 +219,8 @@ def _write_instrument(entry: h5py.Group, plan: AcquisitionPlan, description: Des
         group.attrs["NX_class"] = nx_class
         for key, (value, units, long_name) in fields.items():
             put(group, key, np.nan if value is None else value, units, long_name)
+    if description.wavelength is not None:
+        put(instrument["beam"], "wavelength", description.wavelength, "Å", "of X-rays or light")
     put(instrument["scan"], "shape", np.asarray(plan.shape), "", "(scan_y, scan_x)")
 
 

@@ -28,6 +28,8 @@ FORMATS: list[RecordingFormat] = [NpyFormat(), MibFormat(), RawFormat(), NdataFo
 """In the order in which they are asked: HDF5 last, since others are made of it."""
 FINEST = 15.0
 """Steps in the diameter of the sharpest probe from which its unit is doubted; well-sampled scans have ten at most."""
+LOW_VOLTAGE = 15e3
+"""eV; electrons of less are rare where patterns are recorded, and X-rays are not."""
 _UNSTATED = RecordingOptions()
 
 
@@ -56,6 +58,7 @@ def read_recording(path: Path, options: RecordingOptions = _UNSTATED) -> Recordi
         BadInputError: no such file, another format, damaged, not four-dimensional, or a number that is not possible.
     """
     check_given(options.numbers)
+    options = _with_equivalent(options)
     if path.is_dir():
         msg = f"{path}: is a folder; name a file in it"
         raise BadInputError(msg)
@@ -75,6 +78,17 @@ def read_recording(path: Path, options: RecordingOptions = _UNSTATED) -> Recordi
     raise BadInputError(msg)
 
 
+def _with_equivalent(options: RecordingOptions) -> RecordingOptions:
+    """The options with the voltage of electrons that have the wavelength given. Raises BadInputError where both are given."""
+    if "wavelength" not in options.numbers:
+        return options
+    if "voltage" in options.numbers:
+        msg = "--voltage is of electrons and --wavelength of X-rays or light; give one of them"
+        raise BadInputError(msg)
+    voltage = optics.EquivalentVoltage(options.numbers["wavelength"])
+    return replace(options, numbers={**options.numbers, "voltage": voltage})
+
+
 def _with_options(recording: Recording, options: RecordingOptions) -> Recording:
     path, patterns = recording.path, recording.patterns
     if patterns.ndim != 4 or patterns.dtype.kind not in "uif":
@@ -83,7 +97,15 @@ def _with_options(recording: Recording, options: RecordingOptions) -> Recording:
     given = {name: Number(value, option_of(name)) for name, value in options.numbers.items()}
     numbers = {**recording.numbers, **given}
     check_range(path, {name: number.value for name, number in numbers.items()})
-    return replace(recording, numbers=numbers, notes=(*recording.notes, *_odd_step(numbers)))
+    return replace(recording, numbers=numbers, notes=(*recording.notes, *_low_voltage(numbers), *_odd_step(numbers)))
+
+
+def _low_voltage(numbers: Mapping[str, Number]) -> tuple[str, ...]:
+    """Whether the energy may be that of photons; a sentence, or nothing."""
+    if "wavelength" in numbers or "voltage" not in numbers or not 0 < numbers["voltage"].value < LOW_VOLTAGE:
+        return ()
+    kilovolts = numbers["voltage"].value / 1e3
+    return (f"{kilovolts:g} kV are taken for the energy of electrons; X-rays and light are stated by --wavelength",)
 
 
 def _odd_step(numbers: Mapping[str, Number]) -> tuple[str, ...]:

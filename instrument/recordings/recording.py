@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from instrument.errors import BadInputError
 
-NUMBERS = ("voltage", "semiangle", "angular_pixel", "step", "defocus", "counts_per_electron")
-"""What a file or an option may state: eV, mrad, mrad per pixel, Å, Å (positive for underfocus), counts."""
+NUMBERS = ("voltage", "wavelength", "semiangle", "angular_pixel", "step", "defocus", "counts_per_electron")
+"""What a file or an option may state: eV, Å (X-rays, light), mrad, mrad per pixel, Å, Å (positive for underfocus), counts."""
 _LEGAL = {
     "voltage": (1e3, 1e7, "eV (--voltage takes kV)"),
     "semiangle": (0.1, 200.0, "mrad"),
     "step": (1e-3, 1e4, "Å"),
     "defocus": (-1e6, 1e6, "Å"),
+    "wavelength": (1e-2, 1e6, "Å"),
 }
+_OF_ELECTRONS = ("voltage", "step", "defocus")
+"""Numbers whose legal range is that of electron microscopes: where a wavelength is given they may be anything."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,16 @@ class Recording:
 
     def sources(self) -> str:
         """One line with every number and where it came from."""
-        units = {"voltage": "eV", "semiangle": "mrad", "angular_pixel": "mrad", "step": "Å", "defocus": "Å"}
-        known = [(name, self.numbers[name]) for name in NUMBERS if name in self.numbers]
+        units = {
+            "voltage": "eV",
+            "wavelength": "Å",
+            "semiangle": "mrad",
+            "angular_pixel": "mrad",
+            "step": "Å",
+            "defocus": "Å",
+        }
+        left_out = "voltage" if "wavelength" in self.numbers else ""  # its equivalent
+        known = [(name, self.numbers[name]) for name in NUMBERS if name in self.numbers and name != left_out]
         return ", ".join(
             f"{name.replace('_', ' ')} {number.value:.6g}{' ' + units[name] if name in units else ''} ({number.source})"
             for name, number in known
@@ -209,6 +220,8 @@ def check_range(path: Path, numbers: Mapping[str, float]) -> None:
         BadInputError: a value is out of the range that an electron microscope can have.
     """
     for name, (low, high, unit) in _LEGAL.items():
+        if "wavelength" in numbers and name in _OF_ELECTRONS:
+            continue
         if not low < numbers.get(name, high) <= high:
             msg = (
                 f"{path}: {name} of {numbers[name]:g} is not possible; legal: {low:g} … {high:g} {unit}; give --{name}"

@@ -22,7 +22,8 @@ from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture
 from agent.storage.reconstruction_file import read_reconstruction
-from instrument.recordings import RecordingOptions
+from instrument import optics
+from instrument.recordings import RecordingOptions, read_recording
 
 QUICK = ReconstructionChoice(passes=2)
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
@@ -213,3 +214,85 @@ def test_an_orientation_that_the_images_contradict_is_doubted(
         reconstruct_file(*call, QUICK, geometry=KnownGeometry(rotation=40))
     told = " ".join(capsys.readouterr().out.split())
     assert re.search(r"the images say that the detector is turned by -?0\.\d°, not by 40\.0°, which is used", told)
+
+
+def test_a_probe_from_a_file_makes_up_for_a_wrong_defocus(tmp_path: Path) -> None:
+    path, out, options = calibrated(tmp_path / "scan.npy", scan_of_atoms(), defocus=80.0)
+    k = np.fft.fftfreq(32, optics.pixel_size(2.0, 32, 80e3))
+    angle = np.hypot(k[:, None], k) * optics.wavelength(80e3)
+    wave = (angle < 20e-3) * np.exp(-1j * optics.aberration_phase(k[:, None], k[None], 80e3, {"C10": -200.0}))
+    np.save(tmp_path / "probe.npy", np.fft.fftshift(np.fft.ifft2(wave)))
+    scores = {}
+    for probe in (None, tmp_path / "probe.npy"):
+        choice = ReconstructionChoice.model_validate(
+            {"passes": 3, "calibrate": False, "refine_probe": False, "probe": probe}
+        )
+        result = tmp_path / "result.json"
+        with suppress(NoResultError):
+            reconstruct_file(path, out, options, choice, result, geometry=KnownGeometry(rotation=0))
+        scores[probe] = json.loads(result.read_text(encoding="utf-8"))["score"]["heldout_gain"]
+    assert scores[tmp_path / "probe.npy"] > 2 * scores[None]
+
+    earlier = ReconstructionChoice.model_validate({"passes": 2, "probe": out / "scan-reconstruction.h5"})
+    reconstruct_file(path, tmp_path / "again", options, earlier, geometry=KnownGeometry(rotation=0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            np.ones((16, 16), complex),
+            r"holds complex128 of shape \(16, 16\); complex waves \(modes, 32, 32\) are expected",
+        ),
+        (np.ones((32, 32)), "holds float64 of shape"),
+        (np.zeros((32, 32), complex), "the probe is 0 everywhere"),
+    ],
+)
+def test_what_is_no_probe_is_refused(tmp_path: Path, content: NDArray[Any], message: str) -> None:
+    call = calibrated(tmp_path / "scan.npy", scan_of_atoms())
+    np.save(tmp_path / "probe.npy", content)
+    choice = ReconstructionChoice.model_validate({"passes": 2, "calibrate": False, "probe": tmp_path / "probe.npy"})
+    with pytest.raises(BadInputError, match=message):
+        reconstruct_file(*call, choice)
+    missing = choice.model_copy(update={"probe": tmp_path / "absent.h5"})
+    with pytest.raises(BadInputError, match=r"the probe cannot be taken from .*absent\.h5"):
+        reconstruct_file(*call, missing)
+
+
+def test_xrays_and_light_are_reconstructed_as_electrons_of_the_same_wavelength(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {}
+    for wavelength in (None, 1.409, 6328.0):  # 80 kV, copper's neighbour at 8.8 keV, a red laser; a tenth of the angles
+        longer = 1.0 if wavelength is None else 10 * wavelength / optics.wavelength(80e3)
+        options = RecordingOptions(
+            numbers={
+                "semiangle": 20.0 if wavelength is None else 2.0,
+                "angular_pixel": 2.0 if wavelength is None else 0.2,
+                "step": 1.5 * longer,
+                "defocus": 200.0 * longer * (1 if wavelength is None else 10),
+                **({"voltage": 80e3} if wavelength is None else {"wavelength": wavelength}),
+            }
+        )
+        np.save(tmp_path / "scan.npy", scan_of_atoms())
+        result = tmp_path / "result.json"
+        reconstruct_file(tmp_path / "scan.npy", tmp_path / "out", options, QUICK, result)
+        found = json.loads(result.read_text(encoding="utf-8"))
+        told[wavelength] = found["score"]["value"] * longer**2
+        stored = read_reconstruction(Path(found["object"]))
+        assert stored.reconstruction.pixel_size[0] == pytest.approx(longer * optics.pixel_size(2.0, 32, 80e3), rel=1e-6)
+        assert stored.description.wavelength == pytest.approx(wavelength)
+    assert told[1.409] == pytest.approx(told[None], rel=0.02)
+    assert told[6328.0] == pytest.approx(told[None], rel=0.02)
+    assert "wavelength 1.409 Å (--wavelength)" in capsys.readouterr().out
+
+
+def test_photons_that_are_stated_as_a_voltage_are_doubted_and_both_together_refused(tmp_path: Path) -> None:
+    path, _, _ = calibrated(tmp_path / "scan.npy", scan_of_atoms())
+    stated = GIVEN | {"voltage": 8.8e3}
+    recording = read_recording(path, RecordingOptions(numbers=stated))
+    assert (
+        "8.8 kV are taken for the energy of electrons; X-rays and light are stated by --wavelength" in recording.notes
+    )
+    with pytest.raises(BadInputError, match="--voltage is of electrons and --wavelength of X-rays or light"):
+        read_recording(path, RecordingOptions(numbers=stated | {"wavelength": 1.4}))

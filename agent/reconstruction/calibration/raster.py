@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
-from agent.reconstruction.model.checks import MOST_COUNTS, as_mask, check_semiangle, is_number
-from instrument import memory
+from agent.reconstruction.model.checks import as_mask, check_semiangle, check_voltage, is_number
+from agent.reconstruction.model.count_checks import MOST_COUNTS
+from instrument import memory, optics
 from instrument.errors import BadInputError
 
 _STEPS = (1e-3, 1e5)  # Å
@@ -29,11 +30,9 @@ def check_numbers(
         if not (is_number(value) and value > 0):
             msg = f"{name} of {value} is not possible; a positive number is expected"
             raise BadInputError(msg)
-    if not 1e3 <= voltage <= 1e7:
-        msg = f"voltage of {voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3"
-        raise BadInputError(msg)
+    check_voltage(voltage)
     check_semiangle(semiangle)
-    if not _STEPS[0] <= scan_step <= _STEPS[1]:
+    if not isinstance(voltage, optics.EquivalentVoltage) and not _STEPS[0] <= scan_step <= _STEPS[1]:
         msg = f"scan_step of {scan_step:g} Å is not possible; legal: {_STEPS[0]:g} … {_STEPS[1]:g} Å (1 nm is 10, 1 m is 1e10)"
         raise BadInputError(msg)
     if nominal_defocus is not None and not is_number(nominal_defocus):

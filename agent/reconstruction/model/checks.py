@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction.model.count_checks import are_counts, check_counts
 from agent.reconstruction.model.data import DiffractionData
 from instrument import memory, optics
 from instrument.errors import BadInputError
@@ -20,10 +21,6 @@ SMALLEST_DETECTOR = 8
 """Pixels along an edge of a pattern."""
 SEMIANGLES = (0.1, 200.0)
 """mrad; smaller ones are rad, larger ones no electron lens has."""
-MOST_COUNTS = 1e9
-"""Counts in a pixel; more are no electrons but a mark, such as the largest number of 32 bits, that a pixel is dead."""
-_CHUNK = 8 * 2**20
-"""Bytes of patterns that are looked at in one go: they may lie on disk."""
 _BYTES = (160, 163)
 """That a pixel of the object takes once, and in each slice: object, momentum, gradient, prior, threads' sums, best pass, result.
 
@@ -48,8 +45,8 @@ def check_data(data: DiffractionData, slices: int = 1, before: DiffractionData |
     all_positions = data.positions if before is None else np.concatenate([before.positions, data.positions])
     _check_overlap(data)
     _check_extent(replace(data, positions=all_positions), slices)
-    if not _are_counts(data):
-        _check_counts(data.patterns, None if data.mask is None else np.asarray(data.mask, dtype=bool))
+    if not are_counts(data):
+        check_counts(data.patterns, None if data.mask is None else np.asarray(data.mask, dtype=bool))
 
 
 def _check_shapes(data: DiffractionData) -> None:
@@ -84,6 +81,8 @@ def _check_shapes(data: DiffractionData) -> None:
         _check_intensity(np.asarray(data.intensity), len(patterns))
     if data.aperture is not None:
         _check_aperture(np.asarray(data.aperture), detector)
+    if data.probe is not None:
+        _check_probe(np.asarray(data.probe))
 
 
 def as_mask(mask: Any, detector: tuple[int, ...]) -> NDArray[np.bool_] | None:
@@ -123,15 +122,22 @@ def _check_aperture(aperture: NDArray[Any], detector: tuple[int, ...]) -> None:
         raise BadInputError(msg)
 
 
+def _check_probe(waves: NDArray[Any]) -> None:
+    if waves.ndim != 3 or 0 in waves.shape or waves.dtype.kind not in "fc":
+        msg = f"the probe is of shape {waves.shape} and type {waves.dtype}; complex waves (modes, y, x) are expected"
+        raise BadInputError(msg)
+    if not (np.isfinite(waves).all() and waves[0].any()):
+        msg = "the probe is 0 everywhere or holds values that are not numbers; leave it out"
+        raise BadInputError(msg)
+
+
 def _check_optics(data: DiffractionData) -> None:
     for name in ("voltage", "semiangle", "angular_pixel"):
         value = getattr(data, name)
         if not (is_number(value) and value > 0):
             msg = f"{name} of {value} is not possible; a positive number is expected"
             raise BadInputError(msg)
-    if not 1e3 <= data.voltage <= 1e7:
-        msg = f"voltage of {data.voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3"
-        raise BadInputError(msg)
+    check_voltage(data.voltage)
     if not is_number(data.defocus):
         msg = f"defocus of {data.defocus} is not a number; Å are expected, positive for underfocus"
         raise BadInputError(msg)
@@ -245,6 +251,16 @@ def _check_lit(data: DiffractionData) -> None:
         raise BadInputError(msg)
 
 
+def check_voltage(voltage: float) -> None:
+    """Raise BadInputError where `voltage` cannot be eV of electrons, unless it is said to be equivalent to X-rays or light."""
+    if not isinstance(voltage, optics.EquivalentVoltage) and not 1e3 <= voltage <= 1e7:
+        msg = (
+            f"voltage of {voltage:g} eV is not possible; legal: 1e3 … 1e7 eV, so 80 kV is 80e3; X-rays and light are "
+            f"instrument.optics.EquivalentVoltage(wavelength in Å)"
+        )
+        raise BadInputError(msg)
+
+
 def check_semiangle(semiangle: float) -> None:
     """Raise BadInputError where `semiangle` cannot be mrad."""
     low, high = SEMIANGLES
@@ -335,59 +351,6 @@ def _nearest(points: NDArray[np.float64]) -> NDArray[np.float64]:
         distance[np.arange(len(part)), part] = np.inf
         nearest[first : first + at_once] = distance.min(axis=1)
     return nearest
-
-
-def _are_counts(data: DiffractionData) -> bool:
-    """Whether a survey of the patterns says already that they can be reconstructed."""
-    known = data.survey
-    if known is None or known.patterns is not data.patterns or known.broken is not None:
-        return False
-    return known.largest <= MOST_COUNTS and data.counted() >= 1
-
-
-def _check_counts(patterns: Any, mask: NDArray[np.bool_] | None) -> None:
-    """Sweep over (n, ky, kx) patterns; unsigned ones of at most 16 bits only as far as the first count."""
-    unsigned = patterns.dtype.kind == "u" and patterns.dtype.itemsize <= 2
-    # the first count of unsigned ones lies in the first pattern, as a rule
-    n = max(1, (_CHUNK // 64 if unsigned else _CHUNK) // (math.prod(patterns.shape[1:]) * patterns.dtype.itemsize))
-    seen, total = False, 0.0
-    for first in range(0, len(patterns), n):
-        part = np.asarray(patterns[first : first + n])
-        if not unsigned:
-            if not (part.min() >= 0 and float(part.max()) <= MOST_COUNTS):
-                _refuse_counts(part, first)
-            total += float(part.sum(dtype=np.float64))
-        seen = seen or bool(part.any() if mask is None else part[:, mask].any())
-        if seen and unsigned:
-            return
-    if not seen:
-        where = "" if mask is None else " on the pixels that the mask lets count"
-        msg = f"all {len(patterns)} patterns are empty{where}; there is nothing to reconstruct"
-        raise BadInputError(msg)
-    if total < 1 and not unsigned:
-        msg = (
-            f"all {len(patterns)} patterns together hold {total:.3g} counts, less than one electron; counts are expected, so "
-            f"divide by the signal of one electron"
-        )
-        raise BadInputError(msg)
-
-
-def _refuse_counts(part: NDArray[Any], first: int) -> None:
-    finite = np.isfinite(part)
-    if not finite.all():
-        index = first + int(np.flatnonzero(~finite.all(axis=(1, 2)))[0])
-        msg = f"pattern {index} holds values that are not numbers; mask such pixels and set them to 0"
-        raise BadInputError(msg)
-    if part.max() > MOST_COUNTS:
-        index = first + int(np.flatnonzero((part > MOST_COUNTS).any(axis=(1, 2)))[0])
-        msg = (
-            f"pattern {index} holds {part.max():.4g} counts in a pixel; legal: up to {MOST_COUNTS:g}; mask such pixels and set "
-            f"them to 0, or divide by the signal of one electron"
-        )
-        raise BadInputError(msg)
-    index = first + int(np.flatnonzero((part < 0).any(axis=(1, 2)))[0])
-    msg = f"pattern {index} holds negative counts (smallest {part.min():g}); subtract no background before"
-    raise BadInputError(msg)
 
 
 def is_number(value: Any) -> bool:

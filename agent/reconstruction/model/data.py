@@ -23,7 +23,7 @@ class DiffractionData:
     Attributes:
         patterns: (n, ky, kx) counts, unsigned integers (floats are accepted), zero beam at `centre`.
         positions: (n, 2), (y, x), Å, of the probe in the scan's frame.
-        voltage: eV.
+        voltage: eV; of X-rays and light instrument.optics.EquivalentVoltage(wavelength).
         semiangle: convergence semi-angle, mrad.
         angular_pixel: reciprocal-space sampling, mrad per detector pixel.
         defocus: Å, positive for underfocus, at the entrance surface.
@@ -32,6 +32,8 @@ class DiffractionData:
         mask: (ky, kx) bool, True where the detector counts; None: everywhere.
         aberrations: Krivanek polar coefficients besides defocus, Å and rad (instrument.optics.ABERRATIONS).
         aperture: (ky, kx) amplitude of the bright-field disc as measured, zero beam at `centre`; None: round and even.
+        probe: (modes, y, x) waves to start from, in real space over the window 1/Δk, centred at N//2, of any scale; None: from
+            semi-angle, defocus and aberrations. The first is that of the coherent beam.
         source_size: FWHM of the source's image on the specimen, Å: a number, or (major, minor, angle of the major axis in rad,
             counted like the angles of aberrations); 0: a point.
         focal_spread: standard deviation of the defocus, Å: what the energy spread makes of it.
@@ -56,6 +58,7 @@ class DiffractionData:
     mask: NDArray[np.bool_] | None = None
     aberrations: Mapping[str, float] = field(default_factory=dict)
     aperture: NDArray[np.floating] | None = None
+    probe: NDArray[np.complexfloating] | None = None
     source_size: SourceSize = 0.0
     focal_spread: float = 0.0
     position_jitter: float = 0.0

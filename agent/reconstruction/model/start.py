@@ -103,11 +103,14 @@ def model_probe(
             wave, of, data.angular_pixel, data.voltage, geo.centre_offset, carried=carried, count=count
         )
 
+    if known is None and data.probe is not None:
+        waves = np.fft.fft2(np.fft.ifftshift(data.probe, axes=(-2, -1)), norm="ortho")
+        known = probe.resized(waves, shape).astype(np.complex64)
     wave = _aperture(data, geo, shape) if known is None else known[0]
     coherent = tied in (None, 1) and spread.coherent
     shared = None if coherent else factors(wave, spread, tied)
     number = 1 if shared is None else len(shared)
-    if known is not None:
+    if known is not None and (len(known) > 1 or settings.probe_modes == 1):
         free = known[1:]
     elif settings.probe_modes > 1:
         wider = factors(wave, coherence.wider(spread, FREE_SOURCE), number + settings.probe_modes - 1)

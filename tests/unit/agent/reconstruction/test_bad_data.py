@@ -259,7 +259,7 @@ def test_counts_that_a_mask_hides_do_not_count() -> None:
 
 
 def test_patterns_on_disk_are_checked_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.reconstruction.model.checks._CHUNK", 5 * SIZE * SIZE * 4)
+    monkeypatch.setattr("agent.reconstruction.model.count_checks._CHUNK", 5 * SIZE * SIZE * 4)
     broken = with_value(np.nan)
     np.save(tmp_path / "patterns.npy", broken)
     mapped = np.load(tmp_path / "patterns.npy", mmap_mode="r")
