@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from instrument.chunks import decode_chunk
     from instrument.client import InstrumentClient
     from instrument.errors import (
         BlankedError,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from instrument.serve import serve
     from instrument.server import InstrumentServer
     from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
-    from instrument.stream import SeriesStart, decode_chunk
+    from instrument.stream import SeriesStart
 
 __all__ = [
     "AcquisitionPlan",
@@ -130,10 +131,8 @@ _HOMES = {
         "Lease",
         "OperatorEvent",
     ),
-    "stream": (
-        "SeriesStart",
-        "decode_chunk",
-    ),
+    "stream": ("SeriesStart",),
+    "chunks": ("decode_chunk",),
 }
 """Modules and what they hold of `__all__`; imported when first asked for: optics alone needs neither sockets nor schemas."""
 

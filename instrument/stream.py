@@ -1,9 +1,7 @@
 """DECTRIS Stream V2: one CBOR map per message, frames as RFC 8746 typed arrays, compressed with bitshuffle/LZ4.
 
 A series is one `start`, an `image` per frame and one `end`. Here `image_id` is the index of the scan position, so that
-frames are joined to positions by index and never by the order in which they arrive. The compressed payload has the
-framing of the HDF5 bitshuffle filter (number 32008): 8 bytes big-endian uncompressed size, 4 bytes big-endian block
-size in bytes, LZ4 blocks; `write_direct_chunk` takes it as it is.
+frames are joined to positions by index and never by the order in which they arrive. `chunks` has the compressed payload.
 
 Sources: DECTRIS documentation, Stream V2; RFC 8746 (typed arrays); RFC 8949 (tag 55799, self-described CBOR).
 """
@@ -11,8 +9,6 @@ Sources: DECTRIS documentation, Stream V2; RFC 8746 (typed arrays); RFC 8949 (ta
 from __future__ import annotations
 
 import math
-import os
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,24 +18,14 @@ import cbor2
 import numpy as np
 from numpy.typing import NDArray
 
+from instrument.chunks import check_chunk, compress, decode_chunk, decode_lz4
 from instrument.errors import StreamError
 
-# The wheel's private OpenMP would start a team of threads for every frame, which costs ten times the compression
-# itself; it reads the environment once, when it is loaded.
-_threads_before = os.environ.get("OMP_NUM_THREADS")
-os.environ["OMP_NUM_THREADS"] = "1"
-try:
-    import bitshuffle
-finally:
-    if _threads_before is None:
-        del os.environ["OMP_NUM_THREADS"]
-    else:
-        os.environ["OMP_NUM_THREADS"] = _threads_before
-
-CHANNEL = "threshold_1"
-BLOCK_BYTES = 8192
-RATIONAL_DENOMINATOR = 50_000_000
+CHANNELS = ("threshold_1", "threshold_2", "difference")
+"""Of a DECTRIS detector: what exceeds each threshold, and what lies between the two."""
+CHANNEL = CHANNELS[0]
 MAX_MESSAGE_BYTES = 256 << 20
+RATIONAL_DENOMINATOR = 50_000_000
 MAX_NESTING = 16
 
 _TAG_MULTIDIMENSIONAL = 40
@@ -54,13 +40,17 @@ _TYPED_ARRAYS = {
     69: "<u2",
     70: "<u4",
     71: "<u8",
+    72: "i1",
+    73: ">i2",
+    74: ">i4",
+    77: "<i2",
+    78: "<i4",
     81: ">f4",
     82: ">f8",
     85: "<f4",
     86: "<f8",
 }
 _TAG_OF_TYPE = {"uint8": 64, "uint16": 69, "uint32": 70, "uint64": 71, "float32": 85, "float64": 86}
-_FRAMING = struct.Struct(">QI")
 
 
 @dataclass(frozen=True)
@@ -123,61 +113,6 @@ class SeriesEnd:
     series_unique_id: str
 
 
-def compress(pattern: NDArray[Any]) -> bytes:
-    """A pattern (detector_y, detector_x) as bitshuffle/LZ4 in the HDF5 filter framing."""
-    block = BLOCK_BYTES // pattern.itemsize
-    body: NDArray[np.uint8] = bitshuffle.compress_lz4(np.ascontiguousarray(pattern), block)
-    return _FRAMING.pack(pattern.nbytes, BLOCK_BYTES) + body.tobytes()
-
-
-def decode_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | str) -> NDArray[Any]:
-    """The pattern of a bitshuffle/LZ4 chunk, for readers without HDF5. Raises StreamError where it is corrupt.
-
-    Args:
-        chunk: in the HDF5 filter framing.
-        shape: (detector_y, detector_x).
-        dtype: of the pattern.
-    """
-    dtype = np.dtype(dtype)
-    block_bytes = check_chunk(chunk, shape, dtype)
-    body = np.frombuffer(chunk, dtype=np.uint8, offset=_FRAMING.size)
-    try:
-        pattern: NDArray[Any] = bitshuffle.decompress_lz4(body, shape, dtype, block_bytes // dtype.itemsize)
-    except (RuntimeError, ValueError) as error:
-        msg = f"a frame of {len(chunk)} bytes does not decompress: {error}"
-        raise StreamError(msg) from error
-    return pattern
-
-
-def check_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> int:
-    """Verify framing and block lengths against `shape` and `dtype` without decompressing; block size in bytes.
-
-    The decompressor trusts the lengths it is given, so none reaches it unchecked. Raises StreamError.
-    """
-    n_bytes = math.prod(shape) * dtype.itemsize
-    if len(chunk) < _FRAMING.size:
-        msg = f"a compressed frame of {len(chunk)} bytes is shorter than its own header of {_FRAMING.size}"
-        raise StreamError(msg)
-    size, block_bytes = _FRAMING.unpack_from(chunk)
-    if size != n_bytes:
-        msg = f"a compressed frame says it holds {size} bytes; {shape[0]} × {shape[1]} pixels of {dtype} are {n_bytes}"
-        raise StreamError(msg)
-    if block_bytes == 0 or block_bytes % (8 * dtype.itemsize):
-        msg = f"a block of {block_bytes} bytes is not a multiple of 8 pixels of {dtype}"
-        raise StreamError(msg)
-    raw_tail = (n_bytes // dtype.itemsize % 8) * dtype.itemsize
-    n_blocks = math.ceil((n_bytes - raw_tail) / block_bytes)
-    position = _FRAMING.size
-    for _ in range(n_blocks):
-        if position + 4 > len(chunk):
-            break
-        position += 4 + int.from_bytes(chunk[position : position + 4], "big")
-    if position + raw_tail != len(chunk):
-        msg = f"a compressed frame of {len(chunk)} bytes is truncated or too long: its {n_blocks} blocks end at {position}"
-        raise StreamError(msg)
-    return int(block_bytes)
-
-
 def encode_start(start: SeriesStart) -> bytes:
     """The `start` message."""
     message: dict[str, Any] = {
@@ -236,11 +171,18 @@ def encode_end(series_id: int, series_unique_id: str) -> bytes:
     return _self_described({"type": "end", "series_id": series_id, "series_unique_id": series_unique_id})
 
 
-def decode(message: bytes) -> SeriesStart | SeriesImage | SeriesEnd:
-    """Decode any message of a series. Raises StreamError for everything that is not one.
+def decode(message: bytes, channel: str | None = None) -> SeriesStart | SeriesImage | SeriesEnd:
+    """Decode any message of a series.
 
     Tags are walked after decoding, without a hook, which works with cbor2 5 and 6 alike. Frames that arrive without
-    compression are compressed here, so that a reader meets one form only.
+    compression, or in another one, are compressed here, so that a reader meets one form only.
+
+    Args:
+        message: as it was received.
+        channel: whose image and pixel mask are wanted, out of CHANNELS; None: of the first threshold, or of the only channel.
+
+    Raises:
+        StreamError: it is no message of a series, or has no such channel.
     """
     root = _decode_map(message)
     kind, series_id, unique_id = root.get("type"), root.get("series_id"), root.get("series_unique_id")
@@ -249,9 +191,9 @@ def decode(message: bytes) -> SeriesStart | SeriesImage | SeriesEnd:
         raise StreamError(msg)
     try:
         if kind == "image":
-            return _decode_image(root, series_id, unique_id)
+            return _decode_image(root, series_id, unique_id, channel)
         if kind == "start":
-            return _decode_start(root, series_id, unique_id)
+            return _decode_start(root, series_id, unique_id, channel)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         msg = f"a malformed {kind} message of series {unique_id!r}: {error!r}"
         raise StreamError(msg) from error
@@ -293,10 +235,10 @@ def _decode_map(message: bytes) -> Mapping[str, Any]:
     return root
 
 
-def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str) -> SeriesStart:
+def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str, channel: str | None) -> SeriesStart:
     mask = root.get("pixel_mask")
     if isinstance(mask, Mapping):
-        mask = next(iter(mask.values()), None)
+        mask = mask.get(channel or CHANNEL, next(iter(mask.values()), None) if channel is None else None)
     user_data = _plain(root.get("user_data"), MAX_NESTING)
     arm_date = _untagged(root.get("arm_date", ""))
     return SeriesStart(
@@ -317,28 +259,33 @@ def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str) -> Se
     )
 
 
-def _decode_image(root: Mapping[str, Any], series_id: int, unique_id: str) -> SeriesImage:
-    data = root["data"]
-    if not isinstance(data, Mapping) or len(data) != 1:
-        msg = "an image message must hold the data of exactly one channel"
-        raise ValueError(msg)
-    dims, dtype, content = _open_array(next(iter(data.values())))
+def _decode_image(root: Mapping[str, Any], series_id: int, unique_id: str, channel: str | None) -> SeriesImage:
+    dims, dtype, content = _open_array(_of_channel(root["data"], channel))
     if len(dims) != 2:
         msg = f"an image of {len(dims)} dimensions"
         raise ValueError(msg)
-    shape = dims[0], dims[1]
-    if isinstance(content, cbor2.CBORTag):
+    shape, native = (dims[0], dims[1]), dtype.newbyteorder("=")
+    if isinstance(content, cbor2.CBORTag) and native == dtype:
         algorithm, blob = _open_compressed(content, dtype)
-        if algorithm != "bslz4":
-            msg = f"compression {algorithm!r} is not supported; set the detector to bslz4 or none"
-            raise ValueError(msg)
-        check_chunk(blob, shape, dtype)
-        if dtype.byteorder == ">":
-            blob = compress(decode_chunk(blob, shape, dtype).astype(dtype.newbyteorder("=")))
-    else:
-        pattern = np.frombuffer(content, dtype=dtype).reshape(shape)
-        blob = compress(pattern.astype(dtype.newbyteorder("=")))
-    return SeriesImage(series_id, unique_id, int(root["image_id"]), blob, shape, dtype.newbyteorder("="))
+        if algorithm == "bslz4":
+            check_chunk(blob, shape, dtype)
+            return SeriesImage(series_id, unique_id, int(root["image_id"]), blob, shape, native)
+    blob = compress(_pattern(shape, dtype, content).astype(native))
+    return SeriesImage(series_id, unique_id, int(root["image_id"]), blob, shape, native)
+
+
+def _of_channel(images: Any, channel: str | None) -> Any:
+    """The image of a threshold; without a name that of the first one, or the only one there is."""
+    if not isinstance(images, Mapping) or not images:
+        msg = "an image message must hold the data of at least one channel"
+        raise ValueError(msg)
+    if channel is None and len(images) == 1:
+        return next(iter(images.values()))
+    wanted = channel or CHANNEL
+    if wanted not in images:
+        msg = f"the image has the channels {', '.join(map(str, images))}, not {wanted}; name one of them"
+        raise ValueError(msg)
+    return images[wanted]
 
 
 def _open_array(value: Any) -> tuple[tuple[int, ...], np.dtype[Any], Any]:
@@ -365,7 +312,8 @@ def _open_compressed(tag: cbor2.CBORTag, dtype: np.dtype[Any]) -> tuple[str, byt
         msg = f"tag {tag.tag} where bytes or compressed bytes (tag 56500) belong"
         raise ValueError(msg)
     algorithm, element_size, blob = tag.value
-    if element_size != dtype.itemsize or not isinstance(blob, bytes):
+    stated = (dtype.itemsize,) if algorithm == "bslz4" else (dtype.itemsize, 0)  # lz4 has no use for it
+    if element_size not in stated or not isinstance(blob, bytes):
         msg = f"compressed elements of {element_size!r} bytes in an array of {dtype}"
         raise ValueError(msg)
     return str(algorithm), blob
@@ -373,14 +321,19 @@ def _open_compressed(tag: cbor2.CBORTag, dtype: np.dtype[Any]) -> tuple[str, byt
 
 def _dense(value: Any) -> NDArray[Any]:
     """A tag 40 array, compressed or not, as numpy."""
-    dims, dtype, content = _open_array(value)
-    if isinstance(content, cbor2.CBORTag):
-        algorithm, blob = _open_compressed(content, dtype)
-        if algorithm != "bslz4" or len(dims) != 2:
-            msg = f"compression {algorithm!r} is not supported here"
-            raise ValueError(msg)
-        return decode_chunk(blob, (dims[0], dims[1]), dtype)
-    return np.frombuffer(content, dtype=dtype).reshape(dims)
+    return _pattern(*_open_array(value))
+
+
+def _pattern(dims: tuple[int, ...], dtype: np.dtype[Any], content: Any) -> NDArray[Any]:
+    """An array from bytes, or from a compression tag around them."""
+    if not isinstance(content, cbor2.CBORTag):
+        return np.frombuffer(content, dtype=dtype).reshape(dims)
+    algorithm, blob = _open_compressed(content, dtype)
+    if algorithm not in ("bslz4", "lz4") or len(dims) != 2:
+        msg = f"compression {algorithm!r} is not supported here; set the detector to bslz4, lz4 or none"
+        raise ValueError(msg)
+    shape = dims[0], dims[1]
+    return decode_chunk(blob, shape, dtype) if algorithm == "bslz4" else decode_lz4(blob, shape, dtype)
 
 
 def _untagged(value: Any) -> Any:

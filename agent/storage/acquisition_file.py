@@ -21,6 +21,7 @@ from agent.errors import StoppedError
 from agent.storage.emd import Axis, write_tree
 from agent.storage.nexus import NewFile, put, read_context, read_text, reading, write_entry, write_image
 from instrument import optics, stream
+from instrument.chunks import decode_chunk
 from instrument.errors import StreamError
 from instrument.memory import load_dataset
 from instrument.models import AcquisitionPlan, Description, Outcome
@@ -117,7 +118,7 @@ class AcquisitionWriter:
             pattern_shape: (detector_y, detector_x).
             dtype: of the pattern.
         """
-        pattern = stream.decode_chunk(chunk, pattern_shape, dtype)
+        pattern = decode_chunk(chunk, pattern_shape, dtype)
         with self._new.writing():
             self._patterns.id.write_direct_chunk((index, 0, 0), chunk)
         self.received[index] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import cbor2
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
 from instrument import stream
+from instrument.chunks import decode_lz4
 from instrument.errors import StreamError
 from instrument.stream import SeriesEnd, SeriesImage, SeriesStart
 
@@ -207,3 +209,81 @@ def test_damaged_messages_raise_nothing_but_stream_errors(noise: bytes, position
                 stream.decode_chunk(image.chunk, image.shape, image.dtype)
         except StreamError:
             pass
+
+
+CHANNELS = {name: np.full((2, 4), value, np.uint16) for value, name in enumerate(stream.CHANNELS, start=1)}
+
+
+def several_channels(names: tuple[str, ...]) -> bytes:
+    images = {name: bslz4(stream.compress(CHANNELS[name])) for name in names}
+    message = {"type": "image", "series_id": 3, "series_unique_id": "a1", "image_id": 5, "data": images}
+    return cbor2.dumps(message)
+
+
+@pytest.mark.parametrize("order", [stream.CHANNELS, stream.CHANNELS[::-1]])
+def test_a_detector_with_two_thresholds_gives_the_channel_that_is_named(order: tuple[str, ...]):
+    message = several_channels(order)
+    for wanted in (None, *stream.CHANNELS):
+        image = stream.decode(message, wanted)
+        assert isinstance(image, SeriesImage)
+        expected = CHANNELS[wanted or "threshold_1"]
+        assert np.array_equal(stream.decode_chunk(image.chunk, image.shape, image.dtype), expected)
+
+
+def test_a_channel_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(StreamError, match="has the channels threshold_2, difference, not threshold_1; name one"):
+        stream.decode(several_channels(("threshold_2", "difference")))
+    with pytest.raises(StreamError, match="has the channels threshold_2, not difference"):
+        stream.decode(several_channels(("threshold_2",)), "difference")
+    assert isinstance(stream.decode(several_channels(("threshold_2",))), SeriesImage), "the only one needs no name"
+
+
+def test_the_pixel_mask_is_that_of_the_channel():
+    masks = {name: np.array([[value]], np.uint32) for value, name in enumerate(stream.CHANNELS)}
+    root = cbor2.loads(stream.encode_start(START))
+    root = dict(root.value if isinstance(root, cbor2.CBORTag) else root)
+    root["pixel_mask"] = {
+        name: cbor2.CBORTag(40, [[1, 1], cbor2.CBORTag(70, mask.tobytes())]) for name, mask in masks.items()
+    }
+    for wanted in (None, *stream.CHANNELS):
+        start = stream.decode(cbor2.dumps(root), wanted)
+        assert isinstance(start, SeriesStart)
+        assert np.array_equal(start.pixel_mask, masks[wanted or "threshold_1"])
+
+
+def lz4_of_hdf5(folder: Path, frame: np.ndarray, block: int) -> bytes:
+    """The bytes that HDF5's own LZ4 filter makes of a frame; DECTRIS sends the same."""
+    with h5py.File(folder / "lz4.h5", "w") as file:
+        data = file.create_dataset("data", data=frame[None], chunks=(1, *frame.shape), **hdf5plugin.LZ4(nbytes=block))
+        return bytes(data.id.read_direct_chunk((0, 0, 0))[1])
+
+
+@pytest.mark.parametrize("block", [0, 256])
+@pytest.mark.parametrize("mean", [0.3, 3.0, 1e4])
+@pytest.mark.parametrize(("dtype", "shape"), [("uint8", (65, 63)), ("uint16", (65, 63)), ("uint32", (64, 48))])
+def test_lz4_images_of_a_detector_are_read(tmp_path: Path, dtype: str, shape: tuple[int, int], mean: float, block: int):
+    rng = np.random.default_rng(4)
+    frame = np.minimum(rng.poisson(mean, shape), np.iinfo(dtype).max).astype(dtype)
+    if mean == 1e4:
+        frame = rng.integers(0, np.iinfo(dtype).max, shape, dtype=dtype)  # nothing that could be made shorter
+    blob = lz4_of_hdf5(tmp_path, frame, block)
+    tag = {"uint8": 64, "uint16": 69, "uint32": 70}[dtype]
+    for element in (0, frame.itemsize):
+        compressed = cbor2.CBORTag(56500, ["lz4", element, blob])
+        image = stream.decode(image_message(cbor2.CBORTag(40, [list(shape), cbor2.CBORTag(tag, compressed)])))
+        assert isinstance(image, SeriesImage)
+        assert np.array_equal(stream.decode_chunk(image.chunk, image.shape, image.dtype), frame)
+
+
+@settings(max_examples=200)
+@given(st.integers(0, 10**6), st.integers(0, 255), st.sampled_from([(13, 8), (13, 7)]))
+def test_damaged_lz4_raises_nothing_but_stream_errors(position: int, value: int, shape: tuple[int, int]):
+    length = shape[0] * shape[1]
+    literals = bytes([0xF0, length - 15]) + bytes(range(length))  # one token, its length, the bytes themselves
+    good = length.to_bytes(8, "big") + (1 << 20).to_bytes(4, "big") + len(literals).to_bytes(4, "big") + literals
+    assert np.array_equal(decode_lz4(good, shape, "uint8").ravel(), np.arange(length))
+    damaged = bytearray(good)
+    damaged[position % len(good)] = value
+    for blob in (bytes(damaged), good[: position % len(good)]):
+        with contextlib.suppress(StreamError):
+            decode_lz4(blob, shape, "uint8")
