@@ -163,12 +163,16 @@ def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_
     return replace(measured, data=replace(measured.data, probe=initial_probe(start, measured.data)))
 
 
-def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, excess: float | None, on_progress: Progress) -> Judged:
+def _reconstruct_and_score(
+    data: DiffractionData, job: ProcessingJob, excess: float | None, on_progress: Progress
+) -> Judged:
     """Picture, halves and score, with the user's own functions where the campaign names some."""
     choice = job.reconstruction
     settings = replace(choice.settings(), refine_optics=())  # `_measure` has done that, for picture and halves alike
     scoring = job.score
-    if data.pass_index is not None and (excess or 0.0) > SEVERAL_COUNTS:  # counts of one electron must not be in both halves
+    if (
+        data.pass_index is not None and (excess or 0.0) > SEVERAL_COUNTS
+    ):  # counts of one electron must not be in both halves
         scoring = scoring.model_copy(update={"split": "positions"})
     edge = job.score.field or min(job.scored.height, job.scored.width)
     return judge(

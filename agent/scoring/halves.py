@@ -129,8 +129,8 @@ def _judge_passes(
     compared = compare(passes, rules, settings.seed, "passes")
     assert compared.shift is not None
     on_progress(0.25)
-    drift = specimen_shift(*compared.pair, compared.shift, data)
-    data = without_drift(data, drift)
+    given, drift = data, specimen_shift(*compared.pair, compared.shift, data)
+    data = without_drift(given, drift)
     if drift.size > LARGEST_DRIFT:
         first = data.pass_index == 0
         passes = (
@@ -138,6 +138,9 @@ def _judge_passes(
             replace(passes[1], positions=data.positions[~first]),
         )
         compared = compare(passes, rules, settings.seed, "passes")
+        assert compared.shift is not None
+        drift = drift.plus(specimen_shift(*compared.pair, compared.shift, data))
+        data = without_drift(given, drift)
     on_progress(0.35)
     picture = whole(data, settings)
     score = _examined(compared, picture, rules, settings.seed, "passes")

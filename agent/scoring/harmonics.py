@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from agent.scoring.ring_correlation import tapered, window_of
 from instrument.models import Rectangle
 
-LEAKAGE = 0.5
-"""Part of a harmonic's amplitude that a Fourier pixel must see to be left out: those within half a pixel of it, about."""
+HARMONIC, LEAKAGE = 0.6, 0.2
+"""Structure factor of the positions at a Fourier pixel next to a harmonic, and at its neighbours that still see it."""
 
 
 def scan_harmonics(
@@ -44,12 +44,18 @@ def scan_harmonics(
         relative = relative[((relative >= 0) & (relative <= size)).all(axis=1)]
         weight = window_of(relative / size, taper).prod(axis=1)
         if weight.sum() <= 0:
-            continue
+            continue  # no position, no lattice
         along_y, along_x = (np.exp(2j * np.pi * np.outer(relative[:, axis], k)) for axis, k in enumerate(frequencies))
         amplitude = np.abs((along_y * weight[:, None]).T @ along_x) / weight.sum()
-        found |= amplitude > LEAKAGE
+        found |= (amplitude > LEAKAGE) & _with_neighbours(amplitude > HARMONIC)
     found[:1, :1] = False
     return found
+
+
+def _with_neighbours(chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels (y, x) that are chosen or touch a chosen one, across the edges as well."""
+    along = chosen | np.roll(chosen, 1, 0) | np.roll(chosen, -1, 0)
+    return np.asarray(along | np.roll(along, 1, 1) | np.roll(along, -1, 1))
 
 
 def excess_at_harmonics(

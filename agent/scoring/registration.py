@@ -15,13 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
-from agent.scoring.information import LARGEST_FRC
+from agent.scoring.information import LARGEST_FRC, score_spectrum
 from agent.scoring.ring_correlation import Spectrum, independent_pairs, rings_of, tapered, tukey
 
 REACH = 1.2
 """Å; shifts are looked for up to here. A crystal repeats itself a little farther away."""
+USUAL = 0.3
+"""Å along each axis, standard deviation of the shifts that are expected before anything is seen."""
+_LEAST_FRC = 0.02
+_NOTHING = 1.5
+"""Standard deviations below which a score counts as chance, as far as looking for the shift is concerned."""
 _COARSE, _FINE, _FINEST = 0.12, 0.03, 0.006  # Å, steps of the search
-_DRAWS = 12
+_DRAWS = 16
 """Pairs of images from which the part of chance is taken."""
 
 Pairs = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
@@ -43,6 +48,10 @@ class Shift:
     def size(self) -> float:
         """Å."""
         return float(np.hypot(*self.by))
+
+    def plus(self, further: Shift) -> Shift:
+        """This shift and one that is left after it, whose uncertainty is that of both."""
+        return Shift((self.by[0] + further.by[0], self.by[1] + further.by[1]), further.sd)
 
 
 def moved(image: NDArray[Any], shift: Shift, pixel_size: tuple[float, float]) -> NDArray[np.float64]:
@@ -108,13 +117,14 @@ def chance(
     """
     spectra = _Spectra.of(pairs, pixel_size, choice, left_out)
     rng = np.random.default_rng(seed)
-    frc, added = found.frc, np.zeros((_DRAWS, len(found.frc)))
-    for _ in range(2):  # the second time from a correlation without the part of chance
-        for number in range(_DRAWS):
-            drawn = spectra.like(np.clip(frc, 0, LARGEST_FRC), rng)
-            best, true = (_fisher(drawn.correlation(by)) for by in (drawn.best_shift(), (0.0, 0.0)))
-            added[number] = best - true
-        frc = np.tanh(_fisher(found.frc) - added.mean(axis=0))
+    added = np.zeros((_DRAWS, len(found.frc)))
+    score = score_spectrum(found)
+    # What is not significant would pull the images of the draws together where there may be nothing.
+    believed = max(0.0, 1 - (_NOTHING * score.sd / max(score.value, score.sd)) ** 2)
+    for number in range(_DRAWS):
+        drawn = spectra.like(np.clip(believed * found.frc, 0, LARGEST_FRC), rng)
+        best, true = (_fisher(drawn.correlation(by)) for by in (drawn.best_shift(), (0.0, 0.0)))
+        added[number] = best - true
     return added.mean(axis=0), added
 
 
@@ -180,14 +190,17 @@ class _Spectra:
         return np.asarray(total / np.maximum(self.members * len(self.first), 1))
 
     def best_shift(self) -> tuple[float, float]:
-        """(y, x), Å, of the best correlation, rings weighted twice as they correlate where the last look found it."""
+        """(y, x), Å, of the largest posterior, each ring correlating as it did where the last look found it.
+
+        The log-likelihood of a shift is Σ 2F/(1 − F²) Re(a b* e^{−2πik·s}) over independent pairs of unit power.
+        """
         cross = (self.first * self.second.conj()).sum(axis=0)
-        weight = np.ones(len(self.members))
+        independent = self.pairs / np.maximum(self.members * len(self.first), 1)
         by = (0.0, 0.0)
         for _ in range(3):
+            frc = np.clip(self.correlation(by), _LEAST_FRC, LARGEST_FRC)
+            weight = 2 * frc / (1 - frc**2) * independent
             by = self._search(cross * np.append(weight, 0.0)[self.ring])
-            frc = np.clip(self.correlation(by), 0.02, LARGEST_FRC)
-            weight = frc / (1 - frc**2)
         return by
 
     def _search(self, cross: NDArray[np.complex128]) -> tuple[float, float]:
@@ -199,6 +212,8 @@ class _Spectra:
                 for middle, k in zip(centre, (self.ky, self.kx), strict=True)
             )
             value = (along_y @ cross @ along_x.T).real
+            squares = [(grid + middle) ** 2 for middle in centre]
+            value -= (squares[0][:, None] + squares[1][None, :]) / (2 * USUAL**2)
             row, column = np.unravel_index(int(value.argmax()), value.shape)
             centre, reach = centre + np.array([grid[row], grid[column]]), step
         return float(centre[0]), float(centre[1])

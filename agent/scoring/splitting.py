@@ -52,7 +52,7 @@ def passes_of(data: DiffractionData) -> tuple[DiffractionData, DiffractionData] 
     first = data.pass_index == 0
     if min(first.sum(), (~first).sum()) < FEWEST_IN_A_PASS * max(first.sum(), (~first).sum()):
         return None
-    return _at(data, first), _at(data, ~first)
+    return data.at(first), data.at(~first)
 
 
 def alternate(positions: NDArray[np.float64], number: int = 0) -> NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from instrument.models import Rectangle
 
 MISFIT = 5.0
 """Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
-GRID = 30.0
+GRID = 10.0
 """Power at the scan's harmonics over that of the rest of their rings above which a score is vetoed."""
 _EXAMINED = 64
 """Patterns, spread over the scan, from which the misfit is taken."""
