@@ -51,6 +51,10 @@ class Suggestion(Record):
         return str(load_attribute("agent.report.notebook:suggestion_html")(self))
 
 
+HalvesKind = Literal["passes", "positions", "thinned"]
+"""What the halves of a score are: two passes over the field; every other position, or counts assigned at random, of one pass."""
+
+
 class Score(Record):
     """Information per area of an acquisition from the Fourier ring correlation of its two half-count reconstructions.
 
@@ -60,6 +64,12 @@ class Score(Record):
     value: float
     sd: float = Field(ge=0)
     resolution: float | None = Field(default=None, description="half-bit resolution, Å; None: no signal anywhere")
+    halves: HalvesKind | None = Field(
+        default=None, description="what was compared: two passes, or halves of one; None: it is not known"
+    )
+    thinned: float | None = Field(
+        default=None, description="beside that of two passes: the score of halves drawn from the counts of both, bit/Å²"
+    )
     frequency: tuple[float, ...] = Field(default=(), description="ring centres, 1/Å")
     frc: tuple[float, ...] = Field(default=(), description="F(k) between the half-count phase images")
     pairs: tuple[float, ...] = Field(default=(), description="independent Fourier pairs per ring")

@@ -96,12 +96,13 @@ def process_acquisition(
     with _timed(seconds, "calibrate"):
         measured = _measure(cleaned, acquisition, job, on_progress)
     with _timed(seconds, "reconstruct"):
-        judged = _reconstruct_and_score(measured.data, job, on_progress)
+        excess = cleaned.record.counts_per_electron
+        judged = _reconstruct_and_score(measured.data, job, excess, on_progress)
     with _timed(seconds, "write"):
         notes = (
             *cleaned.record.sentences(),
             *measured.notes,
-            *_notes_on_halves(job.score, cleaned.record.counts_per_electron),
+            *_notes_on_halves(judged, job.score, excess),
         )
         _write(acquisition, job, judged, measured, cleaned, notes)
     picture = judged.reconstruction
@@ -162,16 +163,23 @@ def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_
     return replace(measured, data=replace(measured.data, probe=initial_probe(start, measured.data)))
 
 
-def _reconstruct_and_score(data: DiffractionData, job: ProcessingJob, on_progress: Progress) -> Judged:
+def _reconstruct_and_score(
+    data: DiffractionData, job: ProcessingJob, excess: float | None, on_progress: Progress
+) -> Judged:
     """Picture, halves and score, with the user's own functions where the campaign names some."""
     choice = job.reconstruction
     settings = replace(choice.settings(), refine_optics=())  # `_measure` has done that, for picture and halves alike
+    scoring = job.score
+    if (
+        data.pass_index is not None and (excess or 0.0) > SEVERAL_COUNTS
+    ):  # counts of one electron must not be in both halves
+        scoring = scoring.model_copy(update={"split": "positions"})
     edge = job.score.field or min(job.scored.height, job.scored.width)
     return judge(
         data,
         settings,
         tiles(job.scored, edge),
-        job.score,
+        scoring,
         job.seed + settings.seed,
         reconstruct_with=None if choice.function is None else load_attribute(choice.function),
         score_with=None if job.score.function is None else load_attribute(job.score.function),
@@ -205,8 +213,13 @@ def _write(
     measured.state.save(job.column_output)
 
 
-def _notes_on_halves(choice: ScoreChoice, excess: float | None) -> tuple[str, ...]:
-    """What a person should know of halves that share electrons, or are made so that they do not."""
+def _notes_on_halves(judged: Judged, choice: ScoreChoice, excess: float | None) -> tuple[str, ...]:
+    """What a person should know of halves that share electrons, or are made so that they do not, and of two passes' drift."""
+    if judged.drift is not None:
+        (y, x), sd = judged.drift.by, max(judged.drift.sd)
+        if judged.drift.size < 2 * sd:
+            return ()
+        return (f"the specimen moved by y {y:.2f}, x {x:.2f} ± {sd:.2g} Å from pass to pass, which is undone",)
     if excess is None or not excess > SEVERAL_COUNTS:
         return ()
     scatter = f"counts have {excess:.1f} times the variance of single electrons"

@@ -1,4 +1,4 @@
-"""One acquisition, reconstructed three times: all counts for the picture, two halves of them for the score.
+"""One acquisition, reconstructed again and again: all counts for the picture, two halves of them for the score.
 
 Works on arrays only. A reconstruction or a score of the user's own takes the place of the built-in one
 (`reconstruction.function` and `score.function` of the campaign file; the README of this package shows how).
@@ -19,25 +19,23 @@ from agent.reconstruction import (
     ReconstructionSettings,
     check_data,
     choose_padding,
-    paste,
     reconstruct,
 )
-from agent.records import Score
-from agent.scoring.information import score_spectrum
-from agent.scoring.regions import crop
-from agent.scoring.ring_correlation import ring_correlation
-from agent.scoring.splitting import split
-from agent.scoring.vetoes import Evidence, apply_vetoes, reconstruct_examined
+from agent.records import HalvesKind, Score
+from agent.scoring.both_kinds import combined
+from agent.scoring.comparison import Compared, Reconstruct, Rules, ScoreFunction, compare, score_halves, score_of
+from agent.scoring.drift import specimen_shift, without_drift
+from agent.scoring.registration import Shift
+from agent.scoring.splitting import passes_of, split
+from agent.scoring.vetoes import apply_vetoes, grid_of
 from instrument.models import Rectangle
 
-Reconstruct = Callable[[DiffractionData, ReconstructionSettings], Reconstruction]
-Tiles = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
-"""(first, second) phase image, (y, x), rad, of every scored square."""
-ScoreFunction = Callable[[Tiles, tuple[float, float], ScoreChoice], Score]
-"""Tiles, pixel size (y, x) in Å, the campaign's choice -> score."""
+__all__ = ["Judged", "judge", "score_halves"]
 
 SPLIT_SEEDS = 1000
 """Distance of the seeds of two splits of one acquisition, so that campaigns with neighbouring seeds share none."""
+LARGEST_DRIFT = 0.15
+"""Å from pass to pass, beyond which each pass is blurred by its own drift and is reconstructed again without it."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +44,15 @@ class Judged:
 
     Attributes:
         reconstruction: from all counts.
-        half_phases: (2, y, x), rad, from the two halves, on the grid of `reconstruction.phase`.
+        half_phases: (2, y, x), rad, from the two halves, on the grid of `reconstruction.phase`, on top of each other.
         score: with its uncertainty and, where there is one, its veto.
+        drift: of the specimen from pass to pass, undone in the picture; None: there was one pass.
     """
 
     reconstruction: Reconstruction
     half_phases: NDArray[np.float32]
     score: Score
+    drift: Shift | None = None
 
 
 def judge(
@@ -69,15 +69,17 @@ def judge(
 ) -> Judged:
     """Reconstruct all counts and two halves of them, and score what the halves have in common.
 
+    Two passes are the halves where the data have them; otherwise `choice.split` says how one scan is halved.
+
     Args:
         data: (n, ky, kx) unsigned integer counts; a half of a count cannot be drawn from floats.
-        settings: of all three reconstructions; the halves' are never regularised.
+        settings: of all reconstructions; the halves' are never regularised.
         squares: parts to score, Å, in the frame of `data.positions`, all of one size.
-        choice: how the counts are halved; rings and taper of the correlation.
+        choice: how the counts of one pass are halved; rings and taper of the correlation.
         seed: of the split and of the order of the mini-batches; each half has an order of its own.
         reconstruct_with: a reconstruction of the user's own; its scores are not examined for overfit and misfit.
-        score_with: a score of the user's own; None: `score_halves`.
-        splits: how many splits of the same counts are averaged.
+        score_with: a score of the user's own; None: the information that the halves share.
+        splits: how many splits of the counts of one pass are averaged.
         on_progress: called with the fraction done.
 
     Raises:
@@ -86,67 +88,77 @@ def judge(
     """
     check_data(data, settings.slices)
     # halves have half the counts, but the picture's pixels
-    settings = replace(settings, padding=choose_padding(data, settings))
-    picture = (reconstruct_with or reconstruct)(data, replace(settings, seed=seed))
-    on_progress(1 / (1 + splits))
+    settings = replace(settings, padding=choose_padding(data, settings), seed=seed)
     # A factor common to both halves changes no correlation, but a prior would weigh a ring's reflections above the noise
     # between them.
-    settings = replace(settings, quantitative=False, regularise=False)
-    scores, first_pair = [], None
+    plain = replace(settings, quantitative=False, regularise=False)
+    rules = Rules(plain, squares, choice, reconstruct_with, score_with)
+    whole = reconstruct_with or reconstruct
+    if (passes := passes_of(data)) is not None:
+        return _judge_passes(data, passes, settings, whole, rules, on_progress)
+    picture = whole(data, settings)
+    on_progress(1 / (1 + splits))
+    scores, first = [], None
     for number in range(splits):
-        split_seed = seed + SPLIT_SEEDS * number
-        parts = split(data, choice.split, split_seed, number)
-        pair, evidence = _reconstruct_halves(parts, settings, choice, split_seed, reconstruct_with)
-        images = [_cut(pair, square) for square in squares]
-        score = (score_with or score_halves)(images, pair[0].pixel_size, choice)
-        scores.append(score if evidence is None else apply_vetoes(score, evidence))
-        first_pair = first_pair or pair
+        compared, score = _split(data, picture, rules, seed + SPLIT_SEEDS * number, number)
+        scores.append(score)
+        first = first or compared
         on_progress((2 + number) / (1 + splits))
-    assert first_pair is not None
-    return Judged(picture, np.stack([_on_grid(half, picture) for half in first_pair]), _average(scores))
+    assert first is not None
+    return Judged(picture, first.on_grid(picture), _average(scores))
 
 
-def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
-    """Information per area, bit/Å², from the Fourier ring correlation of two half-count phase images.
-
-    Args:
-        pairs: (first, second) phase image, (y, x), rad, of every scored square.
-        pixel_size: (y, x), Å.
-        choice: rings and taper.
-    """
-    return score_spectrum(ring_correlation(pairs, pixel_size, choice))
+def _split(
+    data: DiffractionData, picture: Reconstruction, rules: Rules, seed: int, number: int = 0
+) -> tuple[Compared, Score]:
+    """Two halves of one scan and their score; `number` is that of the split."""
+    kind: HalvesKind = "thinned" if rules.choice.split == "counts" else "positions"
+    compared = compare(split(data, rules.choice.split, seed, number), rules, seed, kind)
+    return compared, _examined(compared, picture, rules, seed, kind)
 
 
-def _reconstruct_halves(
-    parts: tuple[DiffractionData, DiffractionData],
+def _judge_passes(
+    data: DiffractionData,
+    passes: tuple[DiffractionData, DiffractionData],
     settings: ReconstructionSettings,
-    choice: ScoreChoice,
-    seed: int,
-    reconstruct_with: Reconstruct | None,
-) -> tuple[tuple[Reconstruction, Reconstruction], Evidence | None]:
-    """Both halves' reconstructions, with the evidence of the first where it is the built-in one."""
-    first, second = parts
-    evidence = None
-    if reconstruct_with is None:
-        one, evidence = reconstruct_examined(first, second, settings, seed + 1, same_positions=choice.split == "counts")
-    else:
-        one = reconstruct_with(first, replace(settings, seed=seed + 1))
-    other = (reconstruct_with or reconstruct)(second, replace(settings, seed=seed + 2))
-    return (one, other), evidence
+    whole: Reconstruct,
+    rules: Rules,
+    on_progress: Callable[[float], None],
+) -> Judged:
+    """The passes first, since they tell the drift to be undone; then the picture, and thinned halves where counts allow."""
+    compared = compare(passes, rules, settings.seed, "passes")
+    assert compared.shift is not None
+    on_progress(0.25)
+    given, drift = data, specimen_shift(*compared.pair, compared.shift, data)
+    data = without_drift(given, drift)
+    if drift.size > LARGEST_DRIFT:
+        first = data.pass_index == 0
+        passes = (
+            replace(passes[0], positions=data.positions[first]),
+            replace(passes[1], positions=data.positions[~first]),
+        )
+        compared = compare(passes, rules, settings.seed, "passes")
+        assert compared.shift is not None
+        drift = drift.plus(specimen_shift(*compared.pair, compared.shift, data))
+        data = without_drift(given, drift)
+    on_progress(0.35)
+    picture = whole(data, settings)
+    score = _examined(compared, picture, rules, settings.seed, "passes")
+    if rules.choice.split == "counts" and rules.score_with is None:
+        on_progress(0.55)
+        _, thinned = _split(data, picture, rules, settings.seed)
+        score = combined(score, thinned)
+    on_progress(1.0)
+    return Judged(picture, compared.on_grid(picture), score, drift)
 
 
-def _cut(
-    pair: tuple[Reconstruction, Reconstruction], square: Rectangle
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first, second = (crop(half.phase, half.origin, half.pixel_size, square) for half in pair)
-    return first, second
-
-
-def _on_grid(half: Reconstruction, picture: Reconstruction) -> NDArray[np.float32]:
-    """The phase of a half on the grid of the picture, 0 beyond its rim: where positions are halved the rims differ."""
-    phase = np.zeros_like(picture.phase)
-    paste(half.phase, half.origin, phase, picture.origin, picture.pixel_size)
-    return phase
+def _examined(compared: Compared, picture: Reconstruction, rules: Rules, seed: int, kind: HalvesKind) -> Score:
+    """The score of two halves, marked with what they are, and vetoed where it must not be trusted."""
+    score = score_of(compared, rules, seed).model_copy(update={"halves": kind})
+    if compared.evidence is None:
+        return score
+    grid = grid_of(picture, rules.squares, compared.harmonics, rules.choice)
+    return apply_vetoes(score, replace(compared.evidence, grid=grid))
 
 
 def _average(scores: Sequence[Score]) -> Score:

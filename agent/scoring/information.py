@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.records import Score
-from agent.scoring.ring_correlation import Spectrum, half_bit_resolution
+from agent.scoring.ring_correlation import Spectrum, half_bit_resolution, spectrum_of
 
 LARGEST_FRC = 0.999
 """|F| is capped here before atanh."""
@@ -40,6 +40,21 @@ def score_spectrum(spectrum: Spectrum) -> Score:
     )
 
 
+def without_chance(spectrum: Spectrum, added: NDArray[np.float64], draws: NDArray[np.float64]) -> Score:
+    """As `score_spectrum`, less what came about by chance.
+
+    Args:
+        spectrum: of two images that were registered with each other.
+        added: (rings,) what that adds to atanh F.
+        draws: (draws, rings) single ones, whose scatter adds to the uncertainty.
+    """
+    weight = _weights(spectrum)
+    z = np.arctanh(np.clip(spectrum.frc, -LARGEST_FRC, LARGEST_FRC)) - added
+    found = score_spectrum(Spectrum(spectrum.edges, np.tanh(z), spectrum.pairs))
+    scatter = float((draws @ weight).std())
+    return found.model_copy(update={"sd": float(np.hypot(found.sd, scatter))})
+
+
 def scale_score(score: Score, factor: float) -> Score:
     """The score expected at `factor` times the dose: S grows with the dose in every ring.
 
@@ -48,14 +63,12 @@ def scale_score(score: Score, factor: float) -> Score:
     frc = np.clip(np.asarray(score.frc), -LARGEST_FRC, LARGEST_FRC)
     magnitude = 2 * np.abs(frc) / (1 - np.abs(frc)) * factor
     scaled = np.clip(np.sign(frc) * magnitude / (2 + magnitude), -LARGEST_FRC, LARGEST_FRC)
-    width = score.frequency[1] - score.frequency[0]
-    centre = np.asarray(score.frequency)
-    edges = np.concatenate([centre - width / 2, centre[-1:] + width / 2])
-    spectrum = Spectrum(edges, scaled, np.asarray(score.pairs))
+    before = spectrum_of(score)
+    spectrum = Spectrum(before.edges, scaled, before.pairs)
     # dz'/dz of the map, for the uncertainty: z = atanh F, S = e^{2|z|} − 1
     slope = factor * (1 + magnitude / factor) / (1 + magnitude)
     _, sd = _integrate(spectrum, slope)
-    return score_spectrum(spectrum).model_copy(update={"sd": sd, "veto": score.veto})
+    return score_spectrum(spectrum).model_copy(update={"sd": sd, "veto": score.veto, "halves": score.halves})
 
 
 def dose_knee(score: Score, dose: float) -> float | None:
@@ -105,8 +118,13 @@ def figure_of_merit(
 
 def _integrate(spectrum: Spectrum, slope: NDArray[np.float64] | float = 1.0) -> tuple[float, float]:
     """(1/ln 2) ∫ atanh F 2πk dk over the rings, and its standard deviation where Fisher's z of each was scaled by `slope`."""
-    enough = spectrum.pairs > FEWEST_PAIRS
-    weight = np.pi * np.diff(spectrum.edges**2) / np.log(2)  # ∫ 2πk dk over the ring
-    z = np.where(enough, np.arctanh(np.clip(spectrum.frc, -LARGEST_FRC, LARGEST_FRC)), 0.0)
-    variance = np.where(enough, slope**2 / (2 * np.maximum(spectrum.pairs - 3, 0.5)), 0.0)
+    weight = _weights(spectrum)
+    z = np.arctanh(np.clip(spectrum.frc, -LARGEST_FRC, LARGEST_FRC))
+    variance = slope**2 / (2 * np.maximum(spectrum.pairs - 3, 0.5))
     return float((weight * z).sum()), float(np.sqrt((weight**2 * variance).sum()))
+
+
+def _weights(spectrum: Spectrum) -> NDArray[np.float64]:
+    """(rings,) ∫ 2πk dk / ln 2 over each ring; 0 for rings that do not count."""
+    weight: NDArray[np.float64] = np.pi * np.diff(spectrum.edges**2) / np.log(2)
+    return np.where(spectrum.pairs > FEWEST_PAIRS, weight, 0.0)

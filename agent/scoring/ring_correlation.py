@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
+from agent.records import Score
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,14 @@ class Spectrum:
         return middle
 
 
+def spectrum_of(score: Score) -> Spectrum:
+    """The spectrum that a score keeps; rings are of one width."""
+    centre = np.asarray(score.frequency)
+    width = centre[1] - centre[0]
+    edges = np.concatenate([centre - width / 2, centre[-1:] + width / 2])
+    return Spectrum(edges, np.asarray(score.frc), np.asarray(score.pairs))
+
+
 def tukey(n: int, tapered: float) -> NDArray[np.float64]:
     """Tukey window.
 
@@ -42,11 +51,29 @@ def tukey(n: int, tapered: float) -> NDArray[np.float64]:
     Returns:
         (n,) weights.
     """
-    x = (np.arange(n) + 0.5) / n
+    return window_of((np.arange(n) + 0.5) / n, tapered)
+
+
+def window_of(x: NDArray[np.float64], tapered: float) -> NDArray[np.float64]:
+    """The Tukey window as a function.
+
+    Args:
+        x: (…) places, 0 to 1 from edge to edge.
+        tapered: see `tukey`.
+
+    Returns:
+        (…) weights.
+    """
     edge = np.minimum(x, 1 - x)
     if tapered <= 0:
-        return np.ones(n)
+        return np.ones(x.shape)
     return np.where(edge < tapered / 2, 0.5 * (1 - np.cos(2 * np.pi * edge / tapered)), 1.0)
+
+
+def tapered(image: NDArray[np.float64], taper: float) -> NDArray[np.float64]:
+    """An image (y, x) without its plane, under the window; `taper` is the tapered part of its edges."""
+    n_y, n_x = image.shape
+    return remove_plane(image) * tukey(n_y, taper)[:, None] * tukey(n_x, taper)[None, :]
 
 
 def remove_plane(image: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -63,6 +90,7 @@ def ring_correlation(
     pairs_of_tiles: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
     pixel_size: tuple[float, float],
     choice: ScoreChoice,
+    left_out: NDArray[np.bool_] | None = None,
 ) -> Spectrum:
     """Fourier ring correlation over one or several tiles of equal size.
 
@@ -70,29 +98,63 @@ def ring_correlation(
         pairs_of_tiles: (first, second) image of each tile, all (y, x) of one shape.
         pixel_size: (y, x), Å.
         choice: rings and taper.
+        left_out: (y, x), corner-centred, Fourier pixels that do not count; None: all do.
     """
     shape = pairs_of_tiles[0][0].shape
-    window = tukey(shape[0], choice.taper)[:, None] * tukey(shape[1], choice.taper)[None, :]
-    ky, kx = np.fft.fftfreq(shape[0], pixel_size[0]), np.fft.fftfreq(shape[1], pixel_size[1])
-    k = np.hypot(ky[:, None], kx[None, :]).ravel()
-    n_rings = max(1, round((choice.k_max - choice.k_min) / choice.ring_width))
-    edges = choice.k_min + choice.ring_width * np.arange(n_rings + 1, dtype=np.float64)
-    ring = np.digitize(k, edges) - 1
-    inside = (ring >= 0) & (ring < n_rings)
+    ring, edges = rings_of(shape, pixel_size, choice)
+    if left_out is not None:
+        ring = np.where(left_out, -1, ring)
+    inside, n_rings = ring >= 0, len(edges) - 1
 
     def sum_over_rings(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.bincount(ring[inside], weights=values.ravel()[inside], minlength=n_rings).astype(np.float64)
+        return np.bincount(ring[inside], weights=values[inside], minlength=n_rings).astype(np.float64)
 
     cross, first_power, second_power = (np.zeros(n_rings) for _ in range(3))
     for first, second in pairs_of_tiles:
-        a, b = np.fft.fft2(remove_plane(first) * window), np.fft.fft2(remove_plane(second) * window)
+        a, b = (np.fft.fft2(tapered(image, choice.taper)) for image in (first, second))
         cross += sum_over_rings((a * b.conj()).real)
         first_power += sum_over_rings(np.abs(a) ** 2)
         second_power += sum_over_rings(np.abs(b) ** 2)
-    members = np.bincount(ring[inside], minlength=n_rings)
     frc = np.asarray(cross / np.sqrt(np.maximum(first_power * second_power, 1e-300)), dtype=np.float64)
+    return Spectrum(edges, frc, independent_pairs(ring, n_rings, choice.taper) * len(pairs_of_tiles))
+
+
+def rings_of(
+    shape: tuple[int, ...], pixel_size: tuple[float, float], choice: ScoreChoice
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Which ring each Fourier pixel belongs to.
+
+    Args:
+        shape: (y, x) pixels of the image.
+        pixel_size: (y, x), Å.
+        choice: rings.
+
+    Returns:
+        (y, x) number of the ring, corner-centred, −1 outside of all; (rings + 1,) limits, 1/Å.
+    """
+    ky, kx = (np.fft.fftfreq(n, p) for n, p in zip(shape, pixel_size, strict=True))
+    n_rings = max(1, round((choice.k_max - choice.k_min) / choice.ring_width))
+    edges = choice.k_min + choice.ring_width * np.arange(n_rings + 1, dtype=np.float64)
+    ring = np.digitize(np.hypot(ky[:, None], kx[None, :]), edges) - 1
+    return np.where(ring < n_rings, ring, -1), edges
+
+
+def independent_pairs(ring: NDArray[np.int64], n_rings: int, taper: float) -> NDArray[np.float64]:
+    """Independent Fourier pairs of each ring of one real image, which a taper makes fewer.
+
+    Args:
+        ring: (y, x) of `rings_of`.
+        n_rings: how many there are.
+        taper: part of the edge that is tapered.
+
+    Returns:
+        (rings,).
+    """
+    n_y, n_x = ring.shape
+    window = tukey(n_y, taper)[:, None] * tukey(n_x, taper)[None, :]
+    members = np.bincount(ring[ring >= 0], minlength=n_rings)
     independent = (window**2).sum() ** 2 / (window**4).sum() / window.size
-    return Spectrum(edges, frc, (len(pairs_of_tiles) * members / 2 * independent).astype(np.float64))
+    return np.asarray(members / 2 * independent, dtype=np.float64)
 
 
 def half_bit_threshold(pairs: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ electron are shared by neighbours."""
 SINGLE = 1.25
 """Counts that an electron seen by itself gives, below which it gives one."""
 _GROUPS = 4
+FEWEST_IN_A_PASS = 0.8
+"""Part of the other pass's patterns that a pass must have, to be compared with it."""
 _TRIPLES, _CHUNK = 512, 64
 """Triples of neighbouring positions that are looked at, and how many at once."""
 
@@ -41,6 +43,16 @@ def split(data: DiffractionData, rule: Split, seed: int, number: int = 0) -> tup
         return replace(data.at(first), pass_index=None), replace(data.at(~first), pass_index=None)
     one, other = halves(data.patterns, seed)
     return replace(data, patterns=one), replace(data, patterns=other)
+
+
+def passes_of(data: DiffractionData) -> tuple[DiffractionData, DiffractionData] | None:
+    """The two passes of an acquisition; None where there was one, or one of them lacks too many patterns."""
+    if data.pass_index is None:
+        return None
+    first = data.pass_index == 0
+    if min(first.sum(), (~first).sum()) < FEWEST_IN_A_PASS * max(first.sum(), (~first).sum()):
+        return None
+    return data.at(first), data.at(~first)
 
 
 def alternate(positions: NDArray[np.float64], number: int = 0) -> NDArray[np.bool_]:

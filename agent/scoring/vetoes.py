@@ -5,12 +5,14 @@ Only the built-in reconstruction is examined; one of the user's own has no model
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.config import ScoreChoice
 from agent.reconstruction import (
     DiffractionData,
     Reconstruction,
@@ -19,24 +21,32 @@ from agent.reconstruction import (
     expected_deviance,
 )
 from agent.records import Score
+from agent.scoring.harmonics import excess_at_harmonics
+from agent.scoring.regions import crop
+from agent.scoring.ring_correlation import rings_of
+from instrument.models import Rectangle
 
 MISFIT = 5.0
 """Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
+GRID = 10.0
+"""Power at the scan's harmonics over that of the rest of their rings above which a score is vetoed."""
 _EXAMINED = 64
 """Patterns, spread over the scan, from which the misfit is taken."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How well the reconstruction of the first half explains counts.
+    """How well the reconstruction of the first half explains counts, and what is odd about the picture.
 
     Attributes:
         misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
         heldout_gain: log-likelihood of the second half's counts over that of an empty specimen, nat per electron.
+        grid: power of the picture at the scan's harmonics over that of the rest of their rings, about 1 where there is no grid.
     """
 
     misfit: float
     heldout_gain: float
+    grid: float = 0.0
 
 
 def reconstruct_examined(
@@ -77,6 +87,8 @@ def apply_vetoes(score: Score, evidence: Evidence) -> Score:
         veto = (
             f"the model does not describe the data: deviance {evidence.misfit:.1f} times what counting noise explains"
         )
+    elif evidence.grid > GRID:
+        veto = f"the picture shows the scan's grid: {evidence.grid:.0f} times the power of its rings at the scan's harmonics"
     elif evidence.heldout_gain <= 0 and score.value > 2 * score.sd:
         veto = (
             "overfit: the picture predicts held-out counts worse than an empty specimen "
@@ -85,6 +97,24 @@ def apply_vetoes(score: Score, evidence: Evidence) -> Score:
     return score.model_copy(
         update={"heldout_gain": evidence.heldout_gain, "deviance": evidence.misfit, "veto": score.veto or veto}
     )
+
+
+def grid_of(
+    picture: Reconstruction, squares: Sequence[Rectangle], harmonics: NDArray[np.bool_], choice: ScoreChoice
+) -> float:
+    """Power of a picture at the scan's harmonics, see `Evidence.grid`.
+
+    Args:
+        picture: from all counts.
+        squares: that are scored, Å.
+        harmonics: (y, x) Fourier pixels of a square at which the scan repeats itself.
+        choice: rings and taper.
+    """
+    tiles = [crop(picture.phase, picture.origin, picture.pixel_size, square) for square in squares]
+    if tiles[0].shape != harmonics.shape:  # a reconstruction of the user's own may have other pixels
+        return 0.0
+    rings, _ = rings_of(harmonics.shape, picture.pixel_size, choice)
+    return excess_at_harmonics(tiles, harmonics, rings, choice.taper)
 
 
 def relative_deviance(

@@ -303,7 +303,7 @@ def test_own_reconstruction_and_own_score() -> None:
     assert calls == [5, 6, 7]
     assert plain.reconstruction.passes == 1
     twice = judge(data, SETTINGS, SQUARE, CHOICE, 5, reconstruct_with=mine, score_with=doubled)
-    assert twice.score.value == pytest.approx(2 * plain.score.value)
+    assert twice.score.value == pytest.approx(2 * plain.score.value, rel=0.01)  # which leaves harmonics of the scan out
 
 
 def test_halves_of_counts_keep_the_pixels_of_the_whole() -> None:
