@@ -24,6 +24,23 @@ app = typer.Typer(
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
+
+
+def _show_no_progress(chosen: bool) -> None:
+    if chosen:
+        from agent.status.redrawn import SWITCH
+
+        os.environ[SWITCH] = "off"
+
+
+NoProgress = Annotated[
+    bool,
+    typer.Option(
+        "--no-progress",
+        callback=_show_no_progress,
+        help="Redraw nothing: what matters is printed line by line (as with PTYCHOPILOT_PROGRESS=off).",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for everything that is written.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result to this file, for machines.")]
 Patience = Annotated[
@@ -78,6 +95,7 @@ def run(
     json_file: Json = None,
     keys: Keys = None,
     patience: Patience = 60.0,
+    no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
     """Run a campaign on a microscope (or a simulated one): explore, choose the best settings, take the final picture.
@@ -109,6 +127,7 @@ def resume(
     json_file: Json = None,
     keys: Keys = None,
     patience: Patience = 60.0,
+    no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
     """Continue a campaign that was stopped, or killed, from its folder. No region is exposed twice."""
@@ -126,6 +145,7 @@ def reconstruct(
     engine: EngineOptions,
     out: Out = None,
     json_file: Json = None,
+    no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
     """Reconstruct one data set: writes the object (HDF5) and a picture of its phase (PNG)."""
@@ -147,6 +167,7 @@ def demo(
     out: Out = None,
     json_file: Json = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the report at the end.")] = False,
+    no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
     """See it work: a whole campaign on a simulated microscope (bilayer MoS2), in a few minutes, nothing to prepare."""

@@ -8,6 +8,7 @@ from rich.console import Console, RenderableType
 from rich.status import Status
 from rich.text import Text
 
+from agent.status.redrawn import progress_wanted
 from instrument.text import encodable
 
 
@@ -22,7 +23,9 @@ class Terminal(Console):
         return super().render_str(encodable(text, self.encoding), *args, **options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
-        """A spinning line, made of ASCII where there is nothing else."""
+        """A spinning line, made of ASCII where there is nothing else; nothing where no progress is to be shown."""
+        if not progress_wanted():
+            return Status(status, console=Console(quiet=True), **options)
         if self.options.ascii_only:
             options.setdefault("spinner", "line")
         return super().status(status, **options)

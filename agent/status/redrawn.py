@@ -20,10 +20,16 @@ from rich.text import Text
 
 SWITCH = "PTYCHOPILOT_PROGRESS"
 BAR_WIDTH = 34
+_OFF = ("off", "0", "no", "false")
 _EVERY_S = 0.2
 """A cell is redrawn no more often."""
 _CELL_WIDTH = 100
 _PRE = '<pre style="line-height:normal">{code}</pre>'
+
+
+def progress_wanted() -> bool:
+    """Whether the environment lets lines be redrawn."""
+    return os.environ.get(SWITCH, "").lower() not in _OFF
 
 
 class Redrawn:
@@ -37,7 +43,7 @@ class Redrawn:
 
     def __init__(self, console: Console, render: Callable[[], Any], wanted: bool | None = None) -> None:
         if wanted is None:
-            wanted = os.environ.get(SWITCH, "").lower() not in ("off", "0", "no", "false")
+            wanted = progress_wanted()
         self._render = render
         self._live: Live | None = None
         self._cell: _Cell | None = None

@@ -28,6 +28,20 @@ pytestmark = [
 ]
 
 
+SMALL = {
+    "name": "small",
+    "electrons": 2e6,
+    "metadata": {"sample": "MoS₂ für Å"},
+    "area": {"height": 24, "width": 24},
+    "exploration": {"trials": 1, "height": 16, "width": 16, "initial": 1},
+    "search": {"step": [0.8, 2.0], "defocus": [50, 150], "dose": [900, 1000]},
+    "policy": "sobol",
+    "score": {"field": 12, "k_max": 1.0, "ring_width": 0.1},
+    "reconstruction": {"passes": 1},
+}
+"""A campaign of two acquisitions."""
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "scan.npy"
@@ -100,18 +114,7 @@ def test_a_whole_campaign_in_an_odd_folder_on_an_ascii_terminal(stranger: Strang
     (stranger.folder / "world").chmod(0o777)
     stranger.environment["SMALL_WORLD"] = str(stranger.folder / "world")
     assert "campaign file: " in stranger.call("init", "Probe ü.yaml")
-    values = {
-        "name": "small",
-        "electrons": 2e6,
-        "metadata": {"sample": "MoS₂ für Å"},
-        "area": {"height": 24, "width": 24},
-        "exploration": {"trials": 1, "height": 16, "width": 16, "initial": 1},
-        "search": {"step": [0.8, 2.0], "defocus": [50, 150], "dose": [900, 1000]},
-        "policy": "sobol",
-        "score": {"field": 12, "k_max": 1.0, "ring_width": 0.1},
-        "reconstruction": {"passes": 1},
-    }
-    written = yaml.safe_dump(values, allow_unicode=True)
+    written = yaml.safe_dump(SMALL, allow_unicode=True)
     (stranger.folder / "Probe ü.yaml").write_text(written, encoding="utf-16")
     serve = (sys.executable, "-m", "instrument", "serve", "small_world:make", "--state-dir", "Zustand ü")
     with stranger.serving(*serve) as endpoint:
@@ -125,6 +128,33 @@ def test_a_whole_campaign_in_an_odd_folder_on_an_ascii_terminal(stranger: Strang
     assert "report.html" in stranger.call("report", b"Kampagne \xe4", "--out", b"Bericht \xe4")
     result = json.loads((stranger.folder / os.fsdecode(b"\xe4.json")).read_text(encoding="utf-8"))
     assert Path(result["folder"]).name == os.fsdecode(b"Kampagne \xe4")
+
+
+SMALL_DEMO = """
+import logging, sys
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # as `main` does before it imports anything
+from agent.cli import campaigns, main
+from agent.config import load_config
+campaigns.load_config = lambda example: load_config(example) and load_config("small.yaml")
+campaigns.simulator_command = lambda state: [
+    sys.executable, "-m", "instrument", "serve", "small_world:make", "--state-dir", str(state)
+]
+main()
+"""
+"""The demo with another microscope than the simulated one, and with fewer and smaller trials: seconds instead of minutes."""
+
+
+@pytest.mark.slow
+def test_the_demo_on_an_ascii_terminal(stranger: Stranger) -> None:
+    (stranger.folder / "world").mkdir()
+    (stranger.folder / "world").chmod(0o777)
+    stranger.environment["SMALL_WORLD"] = str(stranger.folder / "world")
+    (stranger.folder / "small.yaml").write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    with stranger.start(sys.executable, "-c", SMALL_DEMO, "demo", "--no-browser", "--out", "Vorführung") as process:
+        out, err = process.communicate(timeout=200)
+    assert (process.returncode, err) == (0, b""), err.decode(errors="replace")
+    assert b"bit/A^2" in out
+    assert (stranger.folder / "Vorführung" / "report.html").exists()
 
 
 @pytest.mark.slow

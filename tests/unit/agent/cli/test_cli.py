@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import yaml
 from agent.cli.app import app
 from agent.cli.errors import describe, run_guarded
 from agent.cli.template import campaign_template
+from agent.cli.terminal import Terminal
 from agent.config import CampaignConfig, load_config, parse_config
 
 CAMPAIGNS = Path(__file__).parents[4] / "deploy" / "campaigns"
@@ -99,6 +101,30 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         assert done.returncode == 0, done.stderr
     assert "simulate" in done.stdout
     assert best < 1.0
+
+
+def test_no_progress_lets_nothing_be_redrawn(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PTYCHOPILOT_PROGRESS", raising=False)
+    for verb in ("run", "resume", "reconstruct", "demo"):
+        monkeypatch.setenv("PTYCHOPILOT_PROGRESS", "")
+        shown = StringIO()
+        with Terminal(file=shown, force_terminal=True).status("reading"):
+            pass
+        assert "reading" in shown.getvalue()
+        arguments = {
+            "run": ["absent.yaml", "-i", NOBODY],
+            "resume": ["absent"],
+            "reconstruct": ["absent.h5"],
+            "demo": [],
+        }
+        target = ["--out", tmp_path / "used"] if verb == "demo" else []
+        (tmp_path / "used").mkdir(exist_ok=True)
+        (tmp_path / "used" / "journal.sqlite").touch()
+        assert command(verb, *arguments[verb], *target, "--no-progress")[0] == 2
+        shown = StringIO()
+        with Terminal(file=shown, force_terminal=True).status("reading"):
+            pass
+        assert shown.getvalue() == ""
 
 
 def test_help_lists_every_verb_of_the_manual(command: Command) -> None:
