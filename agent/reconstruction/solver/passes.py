@@ -9,7 +9,7 @@ import numpy as np
 
 from agent.reconstruction.counts.layout import two_by_two
 from agent.reconstruction.model import background, binning, forward
-from agent.reconstruction.solver import object_update, per_pattern
+from agent.reconstruction.solver import object_update, per_pattern, raster_gauge
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.schedule import Step, schedule
 from agent.reconstruction.solver.state import SolverState
@@ -51,6 +51,8 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
         sums = experiment.backend.accumulate(problem, model, batch, wanted)
         if step.batch is None:
             object_update.full_update(experiment, state, problem, sums, step)
+            if step.probe > 0 and state.passes % raster_gauge.EVERY == 0:
+                fix_gauge(experiment, state)
         else:
             object_update.mini_batch_update(experiment, state, sums, step, len(batch))
         ratio = ratio if sums.ratio is None else ratio + sums.ratio
@@ -64,6 +66,19 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
     state.passes += step.half != 0
     if want_deviance:
         state.deviances.append(deviance / (n * float(experiment.mask.sum())))
+
+
+def fix_gauge(experiment: Experiment, state: SolverState) -> None:
+    """Keep the scan's own periods out of the object, where the probe is refined too.
+
+    Args:
+        experiment: what is given.
+        state: changed in place.
+    """
+    if state.gauge is None:
+        state.gauge = (raster_gauge.RasterGauge.of(experiment),)
+    if state.gauge[0] is not None:
+        state.gauge[0].fix(experiment, state)
 
 
 def seen_in_bins(experiment: Experiment, state: SolverState) -> tuple[forward.Problem, forward.Unknowns]:

@@ -16,7 +16,7 @@ from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
 from agent.reconstruction.solver.bias import phase_scale
 from agent.reconstruction.solver.experiment import appended, load
-from agent.reconstruction.solver.passes import Progress, planned
+from agent.reconstruction.solver.passes import Progress, fix_gauge, planned
 from agent.reconstruction.solver.result import Reconstruction, finished
 from agent.reconstruction.solver.state import grow, last_reached, settle, start
 from agent.reconstruction.solver.stopping import can_hold_out, run_all, run_with_held_out
@@ -58,6 +58,7 @@ class Reconstructor:
             run_with_held_out(given, found, steps, on_progress)
         else:
             run_all(given, found, steps, on_progress)
+        fix_gauge(given, found)
         settle(found)
         if given.settings.quantitative:
             self.phase_scale = phase_scale(given, found)

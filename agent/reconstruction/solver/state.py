@@ -45,6 +45,7 @@ class SolverState:
         reached: None: no full pass was made since the start, or since the extrapolated point was left.
         probe_window: (y, x), corner-centred, 0 … 1: how far a change of the probe stands out of the noise in real space.
         binned: the problem and the unknowns with the detector in 2 × 2 bins, while the first passes need them.
+        gauge: (what the raster cannot tell, or None where there is no raster), once it has been looked for (`raster_gauge`).
         deviances: per detector pixel, on the backend, of the passes that it was wanted of.
         passes: number of passes made.
         notes: what the user should know, one sentence each.
@@ -58,6 +59,7 @@ class SolverState:
     reached: Reached | None = None
     probe_window: Any = None
     binned: tuple[forward.Problem, forward.Unknowns] | None = None
+    gauge: tuple[Any] | None = None
     deviances: list[Any] = field(default_factory=list)
     passes: int = 0
     notes: list[str] = field(default_factory=list)
@@ -114,7 +116,7 @@ def grow(before: Experiment, experiment: Experiment, state: SolverState) -> None
     found.corners = xp.concatenate([moved, xp.asarray(new.corners[first:])])
     found.subpixel_shifts = xp.concatenate([found.subpixel_shifts, xp.asarray(new.subpixel_shifts[first:])])
     found.weights = xp.concatenate([found.weights, _weights(experiment, first)])
-    state.binned = None
+    state.binned = state.gauge = None
     kind = experiment.settings.refine_positions
     state.displacement = None if kind is None else Displacement(kind, new, experiment.data.positions)
 
