@@ -291,7 +291,7 @@ class Description(Record):
     )
     electrons_per_pattern_values: tuple[float, ...] | None = Field(
         default=None,
-        description="the only legal dose·step², ascending, where the scan engine has fixed dwell times; None: any between",
+        description="the only legal ones, ascending, where the scan engine has fixed dwell times; None: any between",
     )
     scan_rotation: float | None = Field(
         default=None,
@@ -347,17 +347,19 @@ class Description(Record):
         """Dose, at the finest step, of everything a recording holds, in `dose_unit`."""
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
 
-    def electrons_at_most(self, electrons: float) -> float:
-        """The largest legal dose·step² that is not above the given one; the smallest legal one where all are above.
+    def with_legal_dose(self, plan: AcquisitionPlan) -> AcquisitionPlan:
+        """A plan with the nearest legal number of electrons in a pattern below its own; above, where none is below.
 
         Args:
-            electrons: per pattern.
+            plan: within the other limits.
         """
+        wanted = plan.electrons_per_pattern
         low, high = self.electrons_per_pattern
-        if self.electrons_per_pattern_values is None:
-            return min(max(electrons, low), high)
-        values = self.electrons_per_pattern_values
-        return max((v for v in values if v <= electrons * (1 + 1e-6)), default=values[0])
+        if (values := self.electrons_per_pattern_values) is None:
+            legal = min(max(wanted, low), high)
+        else:
+            legal = max((v for v in values if v <= wanted * (1 + 1e-9)), default=values[0])
+        return plan.model_copy(update={"dose": plan.dose * legal / wanted})
 
 
 class PlanCheck(Record):

@@ -114,7 +114,7 @@ class SimulatedMicroscope:
         ):
             parameter.check(name, value)
         timing = Timing.of(plan, column)
-        if timing.dwell * column.max_frame_rate < 1 - 1e-6:
+        if column.dwell_times is None and timing.dwell * column.max_frame_rate < 1 - 1e-6:
             raise _too_fast(plan, column, timing)
         check_limits(plan, self._description)
         radius = optics.probe_diameter(column.semiangle, plan.defocus, column.voltage) / 2

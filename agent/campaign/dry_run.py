@@ -113,4 +113,6 @@ async def _duration(
         passes=1 if passes is None else 2,
         interlacing=passes or "offset",
     )
+    if description.electrons_per_pattern_values is not None:
+        plan = description.with_legal_dose(plan)
     return (await client.check(plan)).duration
