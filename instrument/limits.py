@@ -61,3 +61,19 @@ def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:
     raise OutOfLimitsError(
         msg, parameter="electrons_per_pattern", value=per_pattern, minimum=values[0], maximum=values[-1]
     )
+
+
+def with_legal_dose(plan: AcquisitionPlan, description: Description) -> AcquisitionPlan:
+    """A plan with the nearest legal number of electrons in a pattern below its own; above, where none is below.
+
+    Args:
+        plan: within the other limits.
+        description: of the instrument.
+    """
+    wanted = plan.electrons_per_pattern
+    low, high = description.electrons_per_pattern
+    if (values := description.electrons_per_pattern_values) is None:
+        legal = min(max(wanted, low), high)
+    else:
+        legal = max((v for v in values if v <= wanted * (1 + 1e-9)), default=values[0])
+    return plan.model_copy(update={"dose": plan.dose * legal / wanted})

@@ -347,20 +347,6 @@ class Description(Record):
         """Dose, at the finest step, of everything a recording holds, in `dose_unit`."""
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
 
-    def with_legal_dose(self, plan: AcquisitionPlan) -> AcquisitionPlan:
-        """A plan with the nearest legal number of electrons in a pattern below its own; above, where none is below.
-
-        Args:
-            plan: within the other limits.
-        """
-        wanted = plan.electrons_per_pattern
-        low, high = self.electrons_per_pattern
-        if (values := self.electrons_per_pattern_values) is None:
-            legal = min(max(wanted, low), high)
-        else:
-            legal = max((v for v in values if v <= wanted * (1 + 1e-9)), default=values[0])
-        return plan.model_copy(update={"dose": plan.dose * legal / wanted})
-
 
 class PlanCheck(Record):
     """What an accepted plan will cost."""

@@ -24,6 +24,7 @@ from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
 from instrument import AcquisitionPlan, Description, InstrumentClient, Rectangle
+from instrument.limits import with_legal_dose
 from instrument.models import Record
 
 
@@ -114,5 +115,5 @@ async def _duration(
         interlacing=passes or "offset",
     )
     if description.electrons_per_pattern_values is not None:
-        plan = description.with_legal_dose(plan)
+        plan = with_legal_dose(plan, description)
     return (await client.check(plan)).duration

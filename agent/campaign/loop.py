@@ -33,6 +33,7 @@ from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggesti
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
 from instrument.background import Background
+from instrument.limits import with_legal_dose
 
 MAX_FAILURES = 3
 """Failures in a row after which the campaign stops: something is wrong that another trial will not mend."""
@@ -262,7 +263,7 @@ class Loop:
             return plan.dose
         dose = plan.dose * (affordable - (cost - plan.electrons)) / plan.electrons
         if dose > 0 and description.electrons_per_pattern_values is not None:
-            legal = description.with_legal_dose(plan.model_copy(update={"dose": dose})).dose
+            legal = with_legal_dose(plan.model_copy(update={"dose": dose}), description).dose
             dose = legal if legal <= dose * (1 + _ROUNDING) else 0.0
         if dose <= 0:
             msg = f"the {affordable:.4g} electrons that are left do not pay for the final acquisition: it costs {cost:.4g}"

@@ -12,6 +12,7 @@ from agent.plugins import load_attribute
 from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
+from instrument.limits import with_legal_dose
 from instrument.models import AcquisitionPlan, Description, Rectangle
 
 CONSUMED_BY_REFERENCE = 0.5
@@ -164,7 +165,7 @@ def expert_settings(
         dose = _dose_of(final, area, step)
     if description.electrons_per_pattern_values is not None:
         plan = final.model_copy(update={"field": area, "step": step, "dose": dose})
-        dose = description.with_legal_dose(plan).dose
+        dose = with_legal_dose(plan, description).dose
     return Suggestion(settings=Settings(step=step, defocus=defocus, dose=dose), source="expert", reason=reason)
 
 

@@ -12,6 +12,7 @@ from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.policy import SearchSpace
 from agent.policy.space import as_settings
 from instrument import AcquisitionPlan, Description, OutOfLimitsError, Rectangle
+from instrument.limits import with_legal_dose
 from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions
 from sim_instrument.zoo import COLUMNS, random_column
 
@@ -36,7 +37,7 @@ def plan(description: Description, step: float, defocus: float, dose: float, row
 async def test_from_the_description_to_a_legal_plan_to_counts(column: Column) -> None:
     microscope = SimulatedMicroscope(VACUUM, column)
     description = await microscope.describe()
-    scan = description.with_legal_dose(plan(description, 2.0, 100.0, 2000.0))
+    scan = with_legal_dose(plan(description, 2.0, 100.0, 2000.0), description)
     check = await microscope.check(scan)
     assert check.electrons >= scan.electrons * (1 - 1e-6)
     assert check.duration >= check.n_positions * (check.dwell_time + column.readout)
@@ -80,7 +81,7 @@ async def test_lines_wait_for_the_mains_with_the_beam_off() -> None:
     """11.5 µs a position, but 1/60 s a line: 40 lines take 0.67 s and cost what their patterns hold."""
     microscope = SimulatedMicroscope(VACUUM, COLUMNS["mono-300"])
     description = await microscope.describe()
-    scan = description.with_legal_dose(plan(description, 1.0, 100.0, 1000.0, rows=40))
+    scan = with_legal_dose(plan(description, 1.0, 100.0, 1000.0, rows=40), description)
     check = await microscope.check(scan)
     assert check.duration == pytest.approx(40 / 60 + microscope.column.settle)
     assert check.electrons == pytest.approx(scan.electrons)
@@ -91,7 +92,7 @@ async def test_dead_time_of_the_detector_is_paid_for() -> None:
     column = COLUMNS["schottky-60"]
     microscope = SimulatedMicroscope(VACUUM, column)
     description = await microscope.describe()
-    scan = description.with_legal_dose(plan(description, 2.0, 100.0, 1e4))
+    scan = with_legal_dose(plan(description, 2.0, 100.0, 1e4), description)
     check = await microscope.check(scan)
     assert check.electrons == pytest.approx(scan.electrons + 6 * 0.86e-3 * column.electrons_per_second)
     microscope.close()
