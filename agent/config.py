@@ -210,9 +210,25 @@ def electrons_per_cell(config: CampaignConfig, description: Description) -> tupl
         config: of the campaign.
         description: of the instrument.
     """
-    fewest, most = description.electrons_per_pattern
-    patterns = 2 if interlacing(config, description) == "offset" else 1
+    values = description.electrons_per_pattern_values
+    fewest, most = description.electrons_per_pattern if values is None else (values[0], values[-1])
+    patterns = _patterns_per_cell(config, description)
     return patterns * fewest, patterns * most
+
+
+def dwell_electrons_per_cell(config: CampaignConfig, description: Description) -> tuple[float, ...] | None:
+    """The only legal dose · step² of an acquisition where the scan engine has fixed dwell times, ascending; None: any.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+    """
+    values = description.electrons_per_pattern_values
+    return None if values is None else tuple(_patterns_per_cell(config, description) * value for value in values)
+
+
+def _patterns_per_cell(config: CampaignConfig, description: Description) -> int:
+    return 2 if interlacing(config, description) == "offset" else 1
 
 
 def load_config(path: Path | str) -> CampaignConfig:

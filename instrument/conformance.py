@@ -19,7 +19,7 @@ import numpy as np
 
 from instrument.beam import HOLD_LIMIT
 from instrument.errors import BlankedError
-from instrument.limits import check_limits
+from instrument.limits import check_limits, with_legal_dose
 from instrument.microscope import CountsBeamTime, Frame, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description, Parameter, Rectangle
 
@@ -91,7 +91,7 @@ def small_plan(description: Description, name: str) -> AcquisitionPlan:
         size = positions * step
         # On the grid of the steps from the area's corner, so that a recording has its positions there.
         y, x = (math.floor((edge - size) / 2 / step + 1e-6) * step for edge in (area.height, area.width))
-        return AcquisitionPlan(
+        plan = AcquisitionPlan(
             id=name,
             campaign="conformance",
             region="conformance",
@@ -100,6 +100,7 @@ def small_plan(description: Description, name: str) -> AcquisitionPlan:
             defocus=min(_values(description.defocus), key=abs),
             dose=min(4 * lowest, highest),
         )
+        return plan if description.electrons_per_pattern_values is None else with_legal_dose(plan, description)
     msg = "no step and dose of the description put a legal number of electrons into a pattern"
     raise BrokenPromiseError(msg)
 
@@ -150,9 +151,7 @@ async def _scans_in_two_passes(trial: _Trial) -> None:
     if two_passes is None:
         return
     plan = trial.plan().model_copy(update={"passes": 2, "interlacing": two_passes})
-    low, high = trial.description.electrons_per_pattern
-    per_pattern = min(max(plan.electrons_per_pattern, low), high)
-    plan = plan.model_copy(update={"dose": plan.dose * per_pattern / plan.electrons_per_pattern})
+    plan = with_legal_dose(plan, trial.description)
     check = await trial.microscope.check(plan)
     _require(check.n_positions == plan.n_positions, f"check counts {check.n_positions} of {plan.n_positions} positions")
     async with trial.scan(plan) as frames:

@@ -23,6 +23,7 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
         possible = f"one, or two with {description.two_passes} interlacing" if description.two_passes else "one"
         msg = f"two passes with {plan.interlacing} interlacing are not possible here; legal: {possible}; change passes"
         raise OutOfLimitsError(msg, parameter="passes", value=plan.passes)
+    _check_dwell(plan, description)
     low, high = description.electrons_per_pattern
     per_pattern = plan.electrons_per_pattern
     if not low * (1 - 1e-6) <= per_pattern <= high * (1 + 1e-6):
@@ -32,7 +33,6 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
             f"pattern; legal: {low:g} … {high:g}; change the dose or the step"
         )
         raise OutOfLimitsError(msg, parameter="electrons_per_pattern", value=per_pattern, minimum=low, maximum=high)
-    _check_dwell(plan, description)
     area, field = description.area, plan.field
     if not area.contains(field):
         msg = (
@@ -61,3 +61,19 @@ def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:
     raise OutOfLimitsError(
         msg, parameter="electrons_per_pattern", value=per_pattern, minimum=values[0], maximum=values[-1]
     )
+
+
+def with_legal_dose(plan: AcquisitionPlan, description: Description) -> AcquisitionPlan:
+    """A plan with the nearest legal number of electrons in a pattern below its own; above, where none is below.
+
+    Args:
+        plan: within the other limits.
+        description: of the instrument.
+    """
+    wanted = plan.electrons_per_pattern
+    low, high = description.electrons_per_pattern
+    if (values := description.electrons_per_pattern_values) is None:
+        legal = min(max(wanted, low), high)
+    else:
+        legal = max((v for v in values if v <= wanted * (1 + 1e-9)), default=values[0])
+    return plan.model_copy(update={"dose": plan.dose * legal / wanted})

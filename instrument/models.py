@@ -291,7 +291,7 @@ class Description(Record):
     )
     electrons_per_pattern_values: tuple[float, ...] | None = Field(
         default=None,
-        description="the only legal dose·step², ascending, where the scan engine has fixed dwell times; None: any between",
+        description="the only legal ones, ascending, where the scan engine has fixed dwell times; None: any between",
     )
     scan_rotation: float | None = Field(
         default=None,
@@ -346,18 +346,6 @@ class Description(Record):
     def full_dose(self) -> float:
         """Dose, at the finest step, of everything a recording holds, in `dose_unit`."""
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
-
-    def electrons_at_most(self, electrons: float) -> float:
-        """The largest legal dose·step² that is not above the given one; the smallest legal one where all are above.
-
-        Args:
-            electrons: per pattern.
-        """
-        low, high = self.electrons_per_pattern
-        if self.electrons_per_pattern_values is None:
-            return min(max(electrons, low), high)
-        values = self.electrons_per_pattern_values
-        return max((v for v in values if v <= electrons * (1 + 1e-6)), default=values[0])
 
 
 class PlanCheck(Record):

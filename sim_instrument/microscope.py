@@ -114,7 +114,7 @@ class SimulatedMicroscope:
         ):
             parameter.check(name, value)
         timing = Timing.of(plan, column)
-        if timing.dwell * column.max_frame_rate < 1 - 1e-6:
+        if column.dwell_times is None and timing.dwell * column.max_frame_rate < 1 - 1e-6:
             raise _too_fast(plan, column, timing)
         check_limits(plan, self._description)
         radius = optics.probe_diameter(column.semiangle, plan.defocus, column.voltage) / 2
@@ -225,7 +225,7 @@ class SimulatedMicroscope:
         column = self.column
         # The widest probe's window has to stay on the flake, or the rim of the flake would be in the picture.
         widest = max(abs(column.true_defocus(sign * column.max_defocus)) for sign in (-1, 1))
-        grid = Grid.of(column, widest)
+        grid = Grid.of(column, widest, self.specimen.layer_depth[-1])
         margin = math.ceil(grid.window * grid.pixel / 2 + RIM)
         size = self.specimen.options.size - 2 * margin
         return Description(

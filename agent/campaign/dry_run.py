@@ -24,6 +24,7 @@ from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
 from instrument import AcquisitionPlan, Description, InstrumentClient, Rectangle
+from instrument.limits import with_legal_dose
 from instrument.models import Record
 
 
@@ -113,4 +114,6 @@ async def _duration(
         passes=1 if passes is None else 2,
         interlacing=passes or "offset",
     )
+    if description.electrons_per_pattern_values is not None:
+        plan = with_legal_dose(plan, description)
     return (await client.check(plan)).duration

@@ -33,6 +33,7 @@ from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggesti
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
 from instrument.background import Background
+from instrument.limits import with_legal_dose
 
 MAX_FAILURES = 3
 """Failures in a row after which the campaign stops: something is wrong that another trial will not mend."""
@@ -202,8 +203,8 @@ class Loop:
         expert = self._open("expert")
         if expert is None and not self._book.of_role("expert"):
             assert final.plan is not None
-            fewest, _ = self._journal.facts.description.electrons_per_pattern
-            suggestion = expert_settings(self.config, final.plan, self.layout.final, fewest)
+            description = self._journal.facts.description
+            suggestion = expert_settings(self.config, final.plan, self.layout.final, description)
             expert = self._book.add("expert", suggestion, 0.0)
         if expert is None:
             return
@@ -240,7 +241,7 @@ class Loop:
     async def _make_plan(self, trial: Trial, description: Description) -> Trial:
         plan = self._acquirer.plan(trial, await self._acquirer.place(trial, description))
         if trial.role == "final":
-            dose = self._affordable_dose(plan, await self._cost(plan))
+            dose = self._affordable_dose(plan, await self._cost(plan), description)
             settings = trial.settings.model_copy(update={"dose": dose})
             trial = self._book.update(trial, suggestion=trial.suggestion.model_copy(update={"settings": settings}))
             plan = plan.model_copy(update={"dose": dose})
@@ -255,12 +256,15 @@ class Loop:
         except (OutOfLimitsError, ExhaustedError):
             return plan.electrons
 
-    def _affordable_dose(self, plan: AcquisitionPlan, cost: float) -> float:
+    def _affordable_dose(self, plan: AcquisitionPlan, cost: float, description: Description) -> float:
         """The plan's dose, less what flyback and margins of the scan cost where the policy has spent every electron."""
         affordable = self._book.budget.left * (1 - _ROUNDING)
         if cost <= affordable:
             return plan.dose
         dose = plan.dose * (affordable - (cost - plan.electrons)) / plan.electrons
+        if dose > 0 and description.electrons_per_pattern_values is not None:
+            legal = with_legal_dose(plan.model_copy(update={"dose": dose}), description).dose
+            dose = legal if legal <= dose * (1 + _ROUNDING) else 0.0
         if dose <= 0:
             msg = f"the {affordable:.4g} electrons that are left do not pay for the final acquisition: it costs {cost:.4g}"
             raise NoResultError(msg)

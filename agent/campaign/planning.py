@@ -12,6 +12,7 @@ from agent.plugins import load_attribute
 from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
+from instrument.limits import with_legal_dose
 from instrument.models import AcquisitionPlan, Description, Rectangle
 
 CONSUMED_BY_REFERENCE = 0.5
@@ -138,7 +139,7 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
 
 
 def expert_settings(
-    config: CampaignConfig, final: AcquisitionPlan, area: Rectangle, fewest_per_pattern: float
+    config: CampaignConfig, final: AcquisitionPlan, area: Rectangle, description: Description
 ) -> Suggestion:
     """The expert's step and defocus with the electrons of the final acquisition.
 
@@ -149,7 +150,7 @@ def expert_settings(
         config: names the expert's step, Å, and defocus, Å.
         final: plan of the final acquisition.
         area: field of the final acquisition; the expert's is of the same size.
-        fewest_per_pattern: the smallest number of electrons in a pattern that the instrument can do.
+        description: of the instrument; where it has fixed dwell times, the dose is the nearest below that is legal.
     """
     assert config.expert is not None
     step, defocus = config.expert
@@ -157,10 +158,14 @@ def expert_settings(
         f"the expert's settings with the {final.electrons:.4g} electrons of the final acquisition, on a fresh region"
     )
     dose = _dose_of(final, area, step)
-    if dose * step**2 / final.patterns_per_cell < fewest_per_pattern * (1 - 1e-6) and final.patterns_per_cell > 1:
+    fewest, _ = description.electrons_per_pattern
+    if dose * step**2 / final.patterns_per_cell < fewest * (1 - 1e-6) and final.patterns_per_cell > 1:
         reason += f"; two passes of √2 times the step of {step:g} Å, which take as many patterns as one pass of it"
         step *= math.sqrt(2)
         dose = _dose_of(final, area, step)
+    if description.electrons_per_pattern_values is not None:
+        plan = final.model_copy(update={"field": area, "step": step, "dose": dose})
+        dose = with_legal_dose(plan, description).dose
     return Suggestion(settings=Settings(step=step, defocus=defocus, dose=dose), source="expert", reason=reason)
 
 

@@ -125,6 +125,8 @@ class ExpertPolicy(Baseline):
         self.step, self.defocus = problem.config.expert
         low, high = (float(v[0]) for v in self.space.dose_interval(np.array([self.step])))
         dose = float(np.clip(self.budget.even_dose(self.book), low, max(low, high)))
+        if self.space.dose_is_discrete and (doses := self.space.legal_doses(self.step)).size:
+            dose = float(doses[np.argmin(np.abs(np.log(doses / dose)))])
         illegal = self.space.why_illegal(Settings(step=self.step, defocus=self.defocus, dose=dose))
         if illegal:
             msg = f"expert [{self.step:g}, {self.defocus:g}] is not legal: {illegal}"

@@ -191,7 +191,8 @@ class BestPicture:
         if defocus.values is None and not defocus.fixed:
             points[:, DEFOCUS] += (defocus.high - defocus.low) * generator.normal(0, spread, len(points))
         low, high = self.space.dose_interval(points[:, STEP])
-        points[:, DOSE] = np.maximum(np.minimum(points[:, DOSE], np.minimum(high, dose_max)), low)
+        dose = np.maximum(np.minimum(points[:, DOSE], np.minimum(high, dose_max)), low)
+        points[:, DOSE] = self.space.dose_at_most(points[:, STEP], dose)
         legal: Array = points[self.space.is_legal(points) & (points[:, DOSE] <= dose_max)]
         return legal
 
@@ -236,5 +237,5 @@ class BestPicture:
         """`trial` (3,) at the legal dose nearest to `dose`."""
         doses = self.space.legal_doses(float(trial[STEP]))
         low, high = self.space.dose_interval(trial[:1])
-        nearest = doses[np.argmin(np.abs(doses - dose))] if self.space.axes[DOSE].values is not None else dose
+        nearest = doses[np.argmin(np.abs(doses - dose))] if self.space.dose_is_discrete else dose
         return np.array([trial[STEP], trial[DEFOCUS], np.clip(nearest, low[0], max(low[0], high[0]))])

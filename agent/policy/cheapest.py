@@ -138,7 +138,7 @@ class Cheapest:
         lowest = np.where(sufficient, grid[..., DOSE], np.inf)
         i, j = np.unravel_index(np.argmin(lowest), lowest.shape)
         best: Array = grid[i, j]
-        if j == 0 or self.space.axes[DOSE].values is not None:
+        if j == 0 or self.space.dose_is_discrete:
             return best
         finer = np.repeat(best[None], DOSES, axis=0)
         finer[:, DOSE] = np.geomspace(grid[i, j - 1, DOSE], best[DOSE], DOSES)

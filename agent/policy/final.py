@@ -28,7 +28,7 @@ def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
         (n,) e/Å², at most `dose`; nan where the smallest legal dose is above.
     """
     low, high = space.dose_interval(step, final=True)
-    affordable = space.final_doses.at_most(np.minimum(dose, high))
+    affordable = space.dose_at_most(step, np.minimum(dose, high), final=True)
     return np.where(affordable >= low * (1 - TOLERANCE), affordable, np.nan)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import CampaignConfig, Exploration, Range, electrons_per_cell
+from agent.config import CampaignConfig, Exploration, Range, dwell_electrons_per_cell, electrons_per_cell
 from agent.errors import BadInputError
 from agent.records import Settings
 from instrument import optics
@@ -22,6 +22,8 @@ STEP, DEFOCUS, DOSE = 0, 1, 2
 NAMES = ("step", "defocus", "dose")
 TOLERANCE = 1e-6
 """Relative slack of every limit, as in instrument.models.Parameter."""
+DWELL_TIME = "dwell time"
+"""Name of the constraint of scan engines with fixed dwell times."""
 SMALLEST_RASTER = 8
 """Positions along each edge of a trial's field: fewer do not determine a probe."""
 
@@ -271,6 +273,8 @@ def coupled_constraints(description: Description, config: CampaignConfig) -> tup
             ),
         ),
     ]
+    if (values := dwell_electrons_per_cell(config, description)) is not None:
+        constraints.append(_dwell_constraint(np.array(values), per_pattern))
     largest_dose = description.region_dose_limit
     if largest_dose and math.isfinite(largest_dose):
         constraints.append(
@@ -282,6 +286,20 @@ def coupled_constraints(description: Description, config: CampaignConfig) -> tup
             )
         )
     return tuple(constraints)
+
+
+def _dwell_constraint(values: Array, unit: str) -> Constraint:
+    """The scan engine has fixed dwell times: dose · step² is one of `values` (n,), in `unit`."""
+
+    def margin(points: Array) -> Array:
+        electrons = points[:, DOSE] * points[:, STEP] ** 2
+        legal = np.any(np.abs(electrons[:, None] / values - 1) <= TOLERANCE, axis=1)
+        return np.where(legal, np.inf, -1.0)
+
+    listed = ", ".join(f"{value:.6g}" for value in values)
+    return Constraint(
+        DWELL_TIME, f"one of {listed} {unit}", margin, lambda s: f"dose · step² is {s.dose * s.step**2:.6g}"
+    )
 
 
 def positions_constraint(field: Exploration) -> Constraint:

@@ -193,7 +193,7 @@ def _view(
 ) -> ModelView:
     shape = (len(edges[1]), len(edges[0]))
     mean, sd = (v.reshape(shape).tolist() for v in model.predict(space.normalize(points), points[:, DOSE]))
-    legal = space.is_legal(points, final=True).reshape(shape).tolist()
+    legal = space.is_legal(points, final=True, any_dwell=True).reshape(shape).tolist()
     return ModelView(
         x_name="step",
         y_name=y_name,

@@ -14,11 +14,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import CampaignConfig, electrons_per_cell
+from agent.config import CampaignConfig, dwell_electrons_per_cell, electrons_per_cell
 from agent.errors import BadInputError
 from agent.policy.limits import (
     DEFOCUS,
     DOSE,
+    DWELL_TIME,
     NAMES,
     SMALLEST_RASTER,
     STEP,
@@ -71,6 +72,7 @@ class SearchSpace:
             Axis.intersect("dose", description.dose, search.dose),
         )
         self.final_doses = Axis.intersect("dose", description.dose, None)
+        self._dwell = self._dwell_axis()
         self.variables = tuple(a.name for a in self.axes if not a.fixed)
         self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
@@ -105,18 +107,21 @@ class SearchSpace:
         broken = [c.sentence(settings) for c in self._constraints(final) if c.margin(point)[0] < -TOLERANCE]
         return "; ".join(broken) or None
 
-    def is_legal(self, points: Array, *, final: bool = False) -> NDArray[np.bool_]:
+    def is_legal(self, points: Array, *, final: bool = False, any_dwell: bool = False) -> NDArray[np.bool_]:
         """Which points are legal.
 
         Args:
             points: (n, 3) step Å, defocus Å, dose e/Å².
             final: as final acquisition, see `why_illegal`.
+            any_dwell: whether a dwell time may be one that the scan engine does not have.
 
         Returns:
             (n,).
         """
         legal = np.ones(len(points), dtype=bool)
         for constraint in self._constraints(final):
+            if any_dwell and constraint.name == DWELL_TIME:
+                continue
             legal &= constraint.margin(points) >= -TOLERANCE
         return legal
 
@@ -171,6 +176,30 @@ class SearchSpace:
         fewest, most = electrons_per_cell(self.config, self.description)
         return np.maximum(low, fewest / step**2), np.minimum(min(high, self._largest_dose), most / step**2)
 
+    def dose_at_most(self, step: Array, dose: Array, *, final: bool = False) -> Array:
+        """The largest dose that the instrument has and that does not exceed each given one.
+
+        Args:
+            step: (n,) Å.
+            dose: (n,) e/Å².
+            final: of the final acquisition instead of a trial.
+
+        Returns:
+            (n,) e/Å²; nan where no dose is small enough. Its limits are those of `dose_interval`.
+        """
+        offered = (self.final_doses if final else self.axes[DOSE]).at_most(dose)
+        return offered if self._dwell is None else self._dwell.at_most(offered * step**2) / step**2
+
+    @property
+    def dose_is_discrete(self) -> bool:
+        """Whether only some doses are legal at a step."""
+        return self.axes[DOSE].values is not None or self._dwell is not None
+
+    def _dwell_axis(self) -> Axis | None:
+        """dose · step² of a scan engine with fixed dwell times."""
+        values = dwell_electrons_per_cell(self.config, self.description)
+        return None if values is None else Axis("dwell time", "e", values[0], values[-1], np.array(values))
+
     @property
     def smallest_dose(self) -> float:
         """Smallest dose of any legal trial, e/Å²."""
@@ -203,10 +232,17 @@ class SearchSpace:
         found = np.isfinite(step)
         defocus, step = defocus[found], step[found]
         low, high = self.dose_interval(step)
-        high = self.axes[DOSE].at_most(np.minimum(high, dose_max))
-        dose = self.axes[DOSE].choose(np.maximum(low, np.minimum(dose_min, high)), high, along_dose[found])
+        high = self.dose_at_most(step, np.minimum(high, dose_max))
+        low = np.maximum(low, np.minimum(dose_min, high))
+        if self._dwell is None:
+            dose = self.axes[DOSE].choose(low, high, along_dose[found])
+        else:
+            dose = self._dwell.choose(low * step**2, high * step**2, along_dose[found]) / step**2
         points = np.stack([step, defocus, dose], axis=1)[np.isfinite(dose)]
-        return points[self.is_legal(points)]
+        points = points[self.is_legal(points)]
+        if self._dwell is not None and not len(points) and self.smallest_dose <= dose_max:
+            return self.lowest_dose_trial[None]  # few steps give a legal dose, and none of them was drawn
+        return points
 
     def legal_doses(self, step: float, *, dose_max: float = math.inf, count: int = 24) -> Array:
         """Doses that a trial may have.
@@ -221,12 +257,19 @@ class SearchSpace:
         """
         low, high = (float(v[0]) for v in self.dose_interval(np.array([step])))
         high = min(high, dose_max)
-        values = self.axes[DOSE].values
+        values = self.axes[DOSE].values if self._dwell is None else self._dwell_doses(step)
         if values is not None:
             return values[(values >= low * (1 - TOLERANCE)) & (values <= high * (1 + TOLERANCE))]
         if low > high * (1 + TOLERANCE):
             return np.zeros(0)
         return np.geomspace(low, high, count) if high > low * (1 + TOLERANCE) else np.array([low])
+
+    def _dwell_doses(self, step: float) -> Array:
+        """(n,) doses, e/Å², that the dwell times give at a step, Å, ascending."""
+        assert self._dwell is not None
+        assert self._dwell.values is not None
+        doses = self._dwell.values / step**2
+        return doses[self.axes[DOSE].contains(doses)]
 
     # -- model coordinates ---------------------------------------------------------------------------------------
 
@@ -280,11 +323,12 @@ class SearchSpace:
         defoci = edge_values(defocus, (*reach, *(-r for r in reach)))
         edges = [field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER]
         doses = dose.values if dose.values is not None else (dose.low, min(dose.high, self._largest_dose))
-        edges += [math.sqrt(e / d) for e in (fewest, most) for d in doses]
+        electrons = dwell_electrons_per_cell(self.config, self.description) or (fewest, most)
+        edges += [math.sqrt(e / d) for e in electrons for d in doses]
         steps = edge_values(step, (*edges, *(overlap * probe_diameter(self.description, defoci))))
         points = []
         for s in steps[(steps > 0.1 * step.low) & (steps < 10 * step.high)]:
-            doses = edge_values(dose, (fewest / s**2, most / s**2, min(self._largest_dose, dose.high)))
+            doses = edge_values(dose, (*(e / s**2 for e in electrons), min(self._largest_dose, dose.high)))
             points += [(s, f, d) for f in defoci for d in doses[doses > 0]]
         return np.array(points)
 

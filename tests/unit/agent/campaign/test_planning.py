@@ -48,10 +48,10 @@ def test_the_smallest_step_leaves_each_pass_the_electrons_a_pattern_needs(passes
 def test_an_expert_too_fast_for_two_passes_gets_as_many_patterns_on_wider_rasters() -> None:
     field = square(34.0)
     final = plan("final", field=field, step=2.0, dose=2000.0, passes=2)
-    slow = expert_settings(config(), final, field, 1000.0)
+    slow = expert_settings(config(), final, field, OFFSET)
     assert slow.settings.step == pytest.approx(0.85 * np.sqrt(2))
     assert "√2 times the step of 0.85 Å" in slow.reason
-    fast = expert_settings(config(), final, field, 10.0)
+    fast = expert_settings(config(), final, field, description(two_passes="offset"))
     assert fast.settings.step == 0.85
     for suggestion in (slow, fast):
         settings = suggestion.settings

@@ -41,11 +41,14 @@ def parameters(draw, low, high, unit):
 @st.composite
 def problems(draw):
     fewest = draw(st.just(0.0) | st.floats(1e-3, 100.0))
+    most = fewest + draw(st.floats(1.0, 1e6))
+    dwell = draw(st.just(0) | st.integers(1, 5))
     instrument = description(
         step=draw(parameters(0.2, 6.0, "Å")),
         defocus=draw(parameters(-900.0, 900.0, "Å")),
         dose=draw(parameters(1.0, 1e5, "e/Å²")),
-        electrons_per_pattern=(fewest, fewest + draw(st.floats(1.0, 1e6))),
+        electrons_per_pattern=(fewest, most),
+        electrons_per_pattern_values=tuple(np.geomspace(max(fewest, 0.1 * most), most, dwell)) if dwell else None,
         semiangle=draw(st.floats(5.0, 35.0)),
         region_dose_limit=draw(st.none() | st.floats(100.0, 1e6)),
     )
@@ -71,6 +74,9 @@ def broken_limit(instrument, config, point):
     few, many = instrument.electrons_per_pattern
     if not few * (1 - 1e-5) <= dose * step**2 <= many * (1 + 1e-5):
         return "electrons per pattern"
+    dwell = instrument.electrons_per_pattern_values
+    if dwell and not any(math.isclose(dose * step**2, value, rel_tol=1e-7) for value in dwell):
+        return "dwell time"
     if (
         1 - step / optics.probe_diameter(instrument.semiangle, defocus, instrument.voltage)
         < config.search.overlap - 1e-5

@@ -39,6 +39,22 @@ VARIANTS = {
     "plain": {},
     "both signs, high overlap": {"search": Search(step=(0.4, 3.0), overlap=0.8)},
     "saturating detector": {"instrument": description(electrons_per_pattern=(200.0, 1500.0))},
+    "dwell times in steps": {
+        "instrument": description(
+            electrons_per_pattern=(200.0, 20000.0),
+            electrons_per_pattern_values=(200.0, 500.0, 1000.0, 2000.0, 5000.0, 20000.0),
+        )
+    },
+    "a single dwell time": {
+        "instrument": description(electrons_per_pattern=(900.0, 900.0), electrons_per_pattern_values=(900.0,))
+    },
+    "cheapest with dwell times in steps": {
+        "goal": Goal(kind="cheapest"),
+        "target": 1.0,
+        "instrument": description(
+            electrons_per_pattern=(100.0, 6400.0), electrons_per_pattern_values=tuple(100.0 * 2**n for n in range(7))
+        ),
+    },
     "discrete, defocus fixed": {
         "instrument": description(
             step=Parameter(kind="discrete", unit="Å", values=(0.5, 1.0, 1.5, 2.0)),
