@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -167,3 +168,14 @@ def test_damage_survives_the_process(tmp_path: Path) -> None:
     np.testing.assert_allclose(DamageState(PERFECT, column, tmp_path).dose, after.dose)
     with pytest.raises(ConflictError, match="another specimen"):
         DamageState(build_specimen(SpecimenOptions(vacancies=1)), column, tmp_path)
+
+
+def test_a_state_directory_from_before_specimens_had_a_thickness_is_still_the_same_flake(tmp_path: Path) -> None:
+    DamageState(PERFECT, Column.ideal(), tmp_path)
+    owner = tmp_path / "specimen.json"
+    known = json.loads(owner.read_text())
+    owner.write_text(json.dumps({key: known[key] for key in known if key not in ("structure", "thickness")}))
+    DamageState(PERFECT, Column.ideal(), tmp_path)
+    owner.write_text('{"unreadable": 1}')
+    with pytest.raises(ConflictError, match="another specimen"):
+        DamageState(PERFECT, Column.ideal(), tmp_path)
