@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m sim_instrument`: a simulated microscope, or a recording played back, on the network."""
+"""`python -m sim_instrument`: a simulated microscope, or a recording played back, on the network; exposures for studies."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ _REPLAY = (
     "Serve a recorded 4D-STEM data set as an instrument: step in multiples of the recorded one, any lower dose by "
     "drawing counts without replacement, any part of the field, fixed defocus."
 )
+_EXPOSE = (
+    "Expose plans with columns of a list, without limits, clock or network, and tell the truth beside the counts: for "
+    "`ptychopilot study`. Takes plans on standard input, see sim_instrument/exposures.py."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     write_anything()
     arguments = build_parser().parse_args(argv)
+    if arguments.verb == "expose":
+        return _expose(arguments)
     try:
         keys = ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys)
         microscope = arguments.make(arguments)
@@ -75,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of both verbs."""
+    """The parser of all verbs."""
     from sim_instrument.options import add_options
     from sim_instrument.recording_options import add_recording_options
 
@@ -113,6 +119,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="draw every acquisition from the whole recording; repeats share counts then",
     )
     add_recording_options(replay)
+
+    study = verbs.add_parser("expose", description=_EXPOSE)
+    study.add_argument("folder", type=Path, metavar="FOLDER", help="where the files of exposures go")
+    study.add_argument("--columns", type=Path, metavar="FILE", help="a list of columns (default: drawn by seed)")
+    study.add_argument("--count", type=int, default=1, help="how many are drawn (default: %(default)s)")
+    study.add_argument("--first-seed", type=int, default=1000, help="of those drawn (default: %(default)s)")
     return parser
 
 
@@ -136,6 +148,19 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
         metavar="DIR",
         help="what survives the process: electrons spent, what was exposed (default: %(default)s)",
     )
+
+
+def _expose(arguments: argparse.Namespace) -> int:
+    from sim_instrument.exposures import entries_of, expose
+
+    try:
+        expose(entries_of(arguments.columns, arguments.count, arguments.first_seed), arguments.folder)
+    except (BadInputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    return 0
 
 
 def _simulated(arguments: argparse.Namespace) -> Microscope:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Subject(StrEnum):
+    """What `study` examines."""
+
+    calibration = "calibration"
+    score = "score"
+
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -192,6 +201,47 @@ def doctor(
     from agent.cli.checks import show_checks
 
     raise typer.Exit(show_checks(instrument, mqtt, patience, keys))
+
+
+@app.command()
+def study(
+    subject: Annotated[Subject, typer.Argument(help="What to examine.")],
+    columns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.yaml",
+            help="A list of {name, seed, specimen: {…}, column: {…}}: fields of the simulator's specimen and column. "
+            "Without it: columns drawn from the zoo by seeds from 1000 on.",
+        ),
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Also write a record of each acquisition to this file.")
+    ] = None,
+    doses: Annotated[str | None, typer.Option(metavar="E[,E…]", help="e/Å², instead of the study's own.")] = None,
+    steps: Annotated[str | None, typer.Option(metavar="Å[,Å…]", help="Scan steps, instead of the study's own.")] = None,
+    defoci: Annotated[
+        str | None, typer.Option(metavar="Å[,Å…]", help="Nominal, positive for underfocus; write --defoci=-50,50.")
+    ] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many columns are drawn from the zoo.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Hold calibration or score against the truth, on simulated columns and specimens that you list or the zoo draws.
+
+    calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
+    score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
+    campaign would, beside the information that the picture really carries.
+    """
+    from agent.cli.study import numbers, run_study
+    from agent.study.plans import Wanted
+
+    wanted = Wanted(
+        numbers(doses, "--doses", positive=True),
+        numbers(steps, "--steps", positive=True),
+        numbers(defoci, "--defoci", positive=False),
+        quick,
+    )
+    run_study(subject.value, columns, json_file, wanted, count)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from agent.cli.results import say, write_json
+from agent.cli.results import check_json, say, write_json
 from agent.cli.terminal import Terminal
 from agent.config import Metadata, ScoreChoice, Split
 from agent.errors import BadInputError, NoResultError
@@ -60,7 +60,7 @@ def reconstruct_file(
     """
     console = Terminal()
     folder = out or Path.cwd()
-    _check_json(json_file)
+    check_json(json_file)
     acquisition, notes = _read(path, options, geometry)
     _make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
@@ -99,12 +99,6 @@ def _read(path: Path, options: RecordingOptions, geometry: KnownGeometry) -> tup
         return read_acquisition(path), ()
     file = read_patterns(path, options, geometry)
     return _as_acquisition(path, file), file.notes
-
-
-def _check_json(file: Path | None) -> None:
-    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
-        msg = f"{file}: cannot be written; name a file in a folder that exists"
-        raise BadInputError(msg)
 
 
 def _make_writable(folder: Path) -> None:

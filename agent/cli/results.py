@@ -128,6 +128,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         raise BadInputError(msg) from error
 
 
+def check_json(file: Path | None) -> None:
+    """Before anything is computed: whether a result can be written there. Raises BadInputError where not."""
+    if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
+        msg = f"{file}: cannot be written; name a file in a folder that exists"
+        raise BadInputError(msg)
+
+
 def _trials_table(record: CampaignRecord) -> Table:
     """All trials in 80 columns."""
     score_power = shared_power(record)

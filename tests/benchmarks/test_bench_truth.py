@@ -13,8 +13,6 @@ import examples
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.ndimage import shift as shifted
-from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from agent.config import ScoreChoice
@@ -24,6 +22,7 @@ from agent.reconstruction import DiffractionData, ReconstructionSettings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
+from agent.study.truth import true_information
 from instrument.models import Description
 from sim_instrument import Column, build_specimen, simulate, true_phase
 
@@ -40,26 +39,6 @@ def description(column: Column) -> Description:
         scan_rotation=column.nominal_rotation,
         mirrored=column.mirrored,
     )
-
-
-def true_information(
-    image: NDArray[np.float64], truth: NDArray[np.float64], pixel_size: tuple[float, float], margin: int
-) -> float:
-    """The integral of the module's heading, after the best sub-pixel shift of the truth (which is `margin` pixels larger)."""
-    inner = slice(margin, -margin)
-
-    def correlation(offset: NDArray[np.float64]) -> NDArray[np.float64]:
-        moved = shifted(truth, offset, order=3)[inner, inner]
-        return ring_correlation([(image, moved)], pixel_size, CHOICE).frc
-
-    starts = [(y, x) for y in range(-margin + 1, margin, 2) for x in range(-margin + 1, margin, 2)]
-    best = max(starts, key=lambda s: correlation(np.array(s, float)).sum())
-    found = minimize(
-        lambda s: -correlation(s).sum(), best, method="Nelder-Mead", options={"xatol": 0.02, "maxiter": 60}
-    ).x
-    spectrum = ring_correlation([(image, shifted(truth, found, order=3)[inner, inner])], pixel_size, CHOICE)
-    c = np.clip(spectrum.frc, 0, 0.9995)
-    return float((0.5 * np.log2(1 + c**2 / (1 - c**2)) * np.pi * np.diff(spectrum.edges**2)).sum())
 
 
 def limit_information(truth: NDArray[np.float64], pixel_size: tuple[float, float], dose: float) -> float:
@@ -107,13 +86,11 @@ def test_score_follows_the_truth(capsys: pytest.CaptureFixture[str]) -> None:
         judged = judge(measured.data, ReconstructionSettings(device="cpu"), [square], CHOICE, number)
         picture = judged.reconstruction
         pixel = picture.pixel_size
-        margin = 8
         image = crop(picture.phase, picture.origin, pixel, square)
-        truth = true_phase(specimen, square.grown(margin * pixel[0]), pixel[0])
-        truth = truth[: image.shape[0] + 2 * margin, : image.shape[1] + 2 * margin]
-        truth = truth.astype(np.float64)
-        limit = limit_information(truth[margin:-margin, margin:-margin], pixel, plan.dose)
-        rows.append((step, defocus, judged.score, true_information(image, truth, pixel, margin), limit))
+        fine = 0.1
+        truth = true_phase(specimen, square.grown(2.5), fine).astype(np.float64)
+        limit = limit_information(truth[25:-25, 25:-25], (fine, fine), plan.dose)
+        rows.append((step, defocus, judged.score, true_information(image, pixel, truth, fine, CHOICE), limit))
     scores, truths = [r[2].value for r in rows], [r[3] for r in rows]
     rank = spearmanr(scores, truths).statistic
     with capsys.disabled():

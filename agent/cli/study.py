@@ -1,0 +1,130 @@
+"""`ptychopilot study`: calibration or score beside the truth, on the columns of a file or of the zoo."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agent.cli.results import check_json, say
+from agent.cli.terminal import Terminal
+from agent.errors import BadInputError, NoResultError, StoppedError
+from agent.storage.atomic import atomic_write
+from agent.study.calibration import calibration_records
+from agent.study.exposures import Exposed, Simulator, ahead, exposures
+from agent.study.plans import Planned, Wanted, calibration_plans, score_plans
+from agent.study.records import CalibrationRecord, ScoreRecord
+from agent.study.score import score_records
+from agent.study.tables import calibration_tables, score_tables
+from instrument.models import Description
+
+FIRST_SEED = 1000
+"""Seeds of the zoo from here on are never used for tuning."""
+
+
+@dataclass(frozen=True)
+class _Study:
+    plans: Callable[[int, Description, Wanted], list[Planned]]
+    records: Callable[[Iterable[Exposed]], Iterator[Any]]
+    tables: Callable[[Sequence[Any]], Iterator[Table]]
+    count: tuple[int, int]
+    """Columns of the zoo, in full and quickly."""
+
+
+_STUDIES = {
+    "calibration": _Study(calibration_plans, calibration_records, calibration_tables, (60, 12)),
+    "score": _Study(score_plans, score_records, score_tables, (20, 3)),
+}
+
+
+def run_study(
+    subject: str, columns: Path | None, json_file: Path | None, wanted: Wanted, count: int | None = None
+) -> None:
+    """Conduct a study; print its tables, and write its records after each acquisition.
+
+    Args:
+        subject: `calibration` or `score`.
+        columns: file that lists them; None: drawn from the zoo by seed.
+        json_file: where the records go.
+        wanted: settings, where not the study's own.
+        count: how many columns are drawn; None: as many as the study takes.
+
+    Raises:
+        BadInputError: the file of columns cannot be used, or the records not be written.
+        NoResultError: no acquisition came to anything.
+        StoppedError: Ctrl-C; what was done is printed and written.
+    """
+    study, console = _STUDIES[subject], Terminal()
+    check_json(json_file)
+    if count is None:
+        count = study.count[wanted.quick]
+    records: list[CalibrationRecord | ScoreRecord] = []
+    stopped = False
+    with console.status("starting the simulator") as status, Simulator(columns, count, FIRST_SEED) as simulator:
+        total = len(simulator.columns)
+        plans = partial(_plans, study, wanted)
+        try:
+            for record in study.records(ahead(exposures(simulator, plans))):
+                records.append(record)
+                _write(json_file, records)
+                done = len({r.name for r in records})
+                status.update(f"column {done} of {total}: {record.name}, {len(records)} acquisitions so far")
+        except KeyboardInterrupt:
+            stopped = True
+    _show(console, study, records, json_file)
+    if stopped:
+        msg = f"stopped by Ctrl-C after {len(records)} acquisitions"
+        raise StoppedError(msg)
+    if all(record.error is not None for record in records):
+        msg = f"no acquisition came to anything: {records[0].error if records else 'there was none'}"
+        raise NoResultError(msg)
+
+
+def numbers(text: str | None, option: str, *, positive: bool) -> tuple[float, ...] | None:
+    """The numbers of an option, with commas between.
+
+    Args:
+        text: as given; None: not given.
+        option: its name, for the message.
+        positive: whether only numbers above 0 are legal.
+
+    Raises:
+        BadInputError: something else than numbers.
+    """
+    if text is None:
+        return None
+    legal = "numbers above 0, with commas between" if positive else "numbers, with commas between"
+    msg = f"{option} {text} is not possible; legal: {legal}"
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadInputError(msg) from error
+    if not all(math.isfinite(number) and (number > 0 or not positive) for number in found):
+        raise BadInputError(msg)
+    return found
+
+
+def _plans(study: _Study, wanted: Wanted, number: int, description: Description) -> list[Planned]:
+    return study.plans(number, description, wanted)
+
+
+def _write(path: Path | None, records: Sequence[CalibrationRecord | ScoreRecord]) -> None:
+    if path is not None:
+        listed = [record.model_dump(mode="json") for record in records]
+        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def _show(
+    console: Console, study: _Study, records: Sequence[CalibrationRecord | ScoreRecord], json_file: Path | None
+) -> None:
+    for table in study.tables(records):
+        console.print(table)
+    if json_file is not None and records:
+        say(console, f"records (JSON): {json_file.resolve()}")
