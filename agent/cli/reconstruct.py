@@ -118,6 +118,8 @@ def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -
     resolution = "not reached" if score.resolution is None else f"{score.resolution:.3g} Å"
     marked = "" if score.veto is None else " (not to be trusted)"
     say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}{marked}")
+    if score.halves is not None:
+        say(console, f"halves:  {score.halves_text()}")
     measured = signed_length(result.defocus_measured)
     say(console, f"defocus: {measured} measured; {result.passes} passes on the {result.device}")
     say(console, f"object:  {output}")
