@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ def check_json(file: Path | None) -> None:
     if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
         msg = f"{file}: cannot be written; name a file in a folder that exists"
         raise BadInputError(msg)
+
+
+def make_writable(folder: Path, option: str = "--out") -> None:
+    """Make a folder, before anything is computed. Raises BadInputError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with {option}"
+        raise BadInputError(msg) from error
 
 
 def _trials_table(record: CampaignRecord) -> Table:
