@@ -82,6 +82,20 @@ class Score(Record):
     )
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
 
+    @property
+    def one_pass(self) -> bool:
+        """Whether the halves are of one pass, and so share what it has not seen: such a score tends to claim too much."""
+        return self.halves in ("positions", "thinned")
+
+    def halves_text(self) -> str:
+        """What the halves are, in words; "" where it is not known."""
+        if self.halves == "passes":
+            beside = "" if self.thinned is None else f" (halves thinned from both: {self.thinned:.3g} bit/Å²)"
+            return f"two passes{beside}"
+        return {"positions": "every other position of one pass", "thinned": "thinned from one pass"}.get(
+            self.halves or "", ""
+        )
+
     def _repr_html_(self) -> str:
         """What a notebook shows; `agent.report` draws it."""
         return str(load_attribute("agent.report.notebook:score_html")(self))

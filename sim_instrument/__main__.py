@@ -32,7 +32,9 @@ wait is about half. Measured with tests/benchmarks/test_bench_simulator.py on a 
   + aberrations, drift, jitter, rotation, point spread, bad pixels, pixel area: each within the scatter, 1
 Errors (relative L1 of a pattern): source and energy spread 1 %, window 2.5 %, one slice per layer 0.5 %.
 """
-_SIMULATE = "Serve a simulated microscope: a specimen in a column of the zoo, by default a bilayer MoS2 at 80 kV with real faults."
+_SIMULATE = (
+    "Serve a simulated microscope: specimen and column of a zoo, by default a bilayer MoS2 at 80 kV with real faults."
+)
 _REPLAY = (
     "Serve a recorded 4D-STEM data set as an instrument: step in multiples of the recorded one, any lower dose by "
     "drawing counts without replacement, any part of the field, fixed defocus."

@@ -223,6 +223,9 @@ def study(
         str | None, typer.Option(metavar="Å[,Å…]", help="Nominal, positive for underfocus; write --defoci=-50,50.")
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many columns are drawn from the zoo.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also draw what was measured over what is true (PNG).")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -241,7 +244,7 @@ def study(
         numbers(defoci, "--defoci", positive=False),
         quick,
     )
-    run_study(subject.value, columns, json_file, wanted, count)
+    run_study(subject.value, columns, json_file, wanted, count, figures)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

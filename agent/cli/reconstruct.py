@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from agent.cli.results import check_json, say, write_json
+from agent.cli.results import check_json, make_writable, say, write_json
 from agent.cli.terminal import Terminal
 from agent.config import Metadata, ScoreChoice, Split
 from agent.errors import BadInputError, NoResultError
@@ -62,7 +62,7 @@ def reconstruct_file(
     folder = out or Path.cwd()
     check_json(json_file)
     acquisition, notes = _read(path, options, geometry)
-    _make_writable(folder)  # before anything is computed
+    make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
     score = _score_choice(acquisition.description, scored, _split(acquisition))
@@ -101,15 +101,6 @@ def _read(path: Path, options: RecordingOptions, geometry: KnownGeometry) -> tup
     return _as_acquisition(path, file), file.notes
 
 
-def _make_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with --out"
-        raise BadInputError(msg) from error
-
-
 def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -> None:
     """Print score, defocus and where the files are, after what a person should be told."""
     for note in result.notes:
@@ -118,6 +109,8 @@ def _show(console: Console, result: ProcessingResult, output: Path, png: Path) -
     resolution = "not reached" if score.resolution is None else f"{score.resolution:.3g} Å"
     marked = "" if score.veto is None else " (not to be trusted)"
     say(console, f"score:   {uncertain(score.value, score.sd)} bit/Å², half-bit resolution {resolution}{marked}")
+    if score.halves is not None:
+        say(console, f"halves:  {score.halves_text()}")
     measured = signed_length(result.defocus_measured)
     say(console, f"defocus: {measured} measured; {result.passes} passes on the {result.device}")
     say(console, f"object:  {output}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
         else {**_settings(recommended.settings), "predicted": recommended.predicted, "reason": recommended.reason},
         "score": _score(final),
         "score_sd": _score_sd(final),
+        "halves": final.score.halves if final is not None and final.score is not None else None,
         "veto": final.veto if final is not None else None,
         "resolution": final.score.resolution if final is not None and final.score is not None else None,
         "expert": None
@@ -100,6 +102,7 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
             **_settings(expert.settings),
             "score": _score(expert),
             "score_sd": _score_sd(expert),
+            "halves": expert.score.halves if expert.score is not None else None,
             "veto": expert.veto,
         },
         "target": record.target,
@@ -133,6 +136,16 @@ def check_json(file: Path | None) -> None:
     if file is not None and (file.is_dir() or not file.resolve().parent.is_dir()):
         msg = f"{file}: cannot be written; name a file in a folder that exists"
         raise BadInputError(msg)
+
+
+def make_writable(folder: Path, option: str = "--out") -> None:
+    """Make a folder, before anything is computed. Raises BadInputError where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        msg = f"{folder}: cannot be written ({error.strerror}); name another folder with {option}"
+        raise BadInputError(msg) from error
 
 
 def _trials_table(record: CampaignRecord) -> Table:
@@ -214,6 +227,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "electrons": trial.electrons,
         "score": _score(trial),
         "score_sd": _score_sd(trial),
+        "halves": trial.score.halves if trial.score is not None else None,
+        "score_thinned": trial.score.thinned if trial.score is not None else None,
         "veto": trial.veto,
         "resolution": trial.score.resolution if trial.score is not None else None,
         "defocus_measured": trial.defocus_measured,

@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agent.cli.results import check_json, say
+from agent.cli.results import check_json, make_writable, say
 from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
+from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
 from agent.study.calibration import calibration_records
 from agent.study.exposures import Exposed, Simulator, ahead, exposures
@@ -34,18 +35,25 @@ class _Study:
     plans: Callable[[int, Description, Wanted], list[Planned]]
     records: Callable[[Iterable[Exposed]], Iterator[Any]]
     tables: Callable[[Sequence[Any]], Iterator[Table]]
+    figure: str
+    """Name of the function that draws it."""
     count: tuple[int, int]
     """Columns of the zoo, in full and quickly."""
 
 
 _STUDIES = {
-    "calibration": _Study(calibration_plans, calibration_records, calibration_tables, (60, 12)),
-    "score": _Study(score_plans, score_records, score_tables, (20, 3)),
+    "calibration": _Study(calibration_plans, calibration_records, calibration_tables, "calibration_figure", (60, 12)),
+    "score": _Study(score_plans, score_records, score_tables, "score_figure", (20, 3)),
 }
 
 
 def run_study(
-    subject: str, columns: Path | None, json_file: Path | None, wanted: Wanted, count: int | None = None
+    subject: str,
+    columns: Path | None,
+    json_file: Path | None,
+    wanted: Wanted,
+    count: int | None = None,
+    figures: Path | None = None,
 ) -> None:
     """Conduct a study; print its tables, and write its records after each acquisition.
 
@@ -55,6 +63,7 @@ def run_study(
         json_file: where the records go.
         wanted: settings, where not the study's own.
         count: how many columns are drawn; None: as many as the study takes.
+        figures: folder for a picture of it; None: none.
 
     Raises:
         BadInputError: the file of columns cannot be used, or the records not be written.
@@ -63,12 +72,15 @@ def run_study(
     """
     study, console = _STUDIES[subject], Terminal()
     check_json(json_file)
+    if figures is not None:
+        make_writable(figures, "--figures")
     if count is None:
         count = study.count[wanted.quick]
     records: list[CalibrationRecord | ScoreRecord] = []
     stopped = False
     with console.status("starting the simulator") as status, Simulator(columns, count, FIRST_SEED) as simulator:
         total = len(simulator.columns)
+        status.update(f"column 1 of {total}: {simulator.columns[0].name}")
         plans = partial(_plans, study, wanted)
         try:
             for record in study.records(ahead(exposures(simulator, plans))):
@@ -79,6 +91,10 @@ def run_study(
         except KeyboardInterrupt:
             stopped = True
     _show(console, study, records, json_file)
+    if figures is not None and records:
+        path = figures / f"{subject}.png"
+        atomic_write(path, load_attribute(f"agent.study.figures:{study.figure}")(records))
+        say(console, f"figure:         {path.resolve()}")
     if stopped:
         msg = f"stopped by Ctrl-C after {len(records)} acquisitions"
         raise StoppedError(msg)
@@ -126,5 +142,8 @@ def _show(
 ) -> None:
     for table in study.tables(records):
         console.print(table)
+    for record in records:
+        if record.error is not None:
+            say(console, f"{record.name} failed: {record.error}")
     if json_file is not None and records:
         say(console, f"records (JSON): {json_file.resolve()}")

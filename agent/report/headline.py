@@ -35,7 +35,8 @@ def score_text(trial: Trial, power: int | None = None) -> str:
     if trial.score is None:
         return "–"
     mark = "" if trial.veto is None else " (not to be trusted)"
-    return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}{mark}"
+    halves = " (halves of one pass)" if trial.score.one_pass else ""
+    return f"{uncertain(trial.score.value, trial.score.sd, power)} {SCORE_UNIT}{halves}{mark}"
 
 
 def shared_power(record: CampaignRecord) -> int:

@@ -30,6 +30,8 @@ def score_html(score: Score) -> str:
         ("score", f"{uncertain(score.value, score.sd)} {SCORE_UNIT}"),
         ("half-bit resolution", resolution_text(score, K_MAX).removeprefix("half-bit resolution ")),
     ]
+    if score.halves is not None:
+        rows.append(("halves", score.halves_text()))
     if score.deviance is not None:
         rows.append(("deviance", f"{score.deviance:.3g} (1 is what counting explains)"))
     if score.veto is not None:

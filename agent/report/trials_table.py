@@ -31,6 +31,11 @@ def trials_table(record: CampaignRecord) -> str:
             "In parentheses: a defocus that the trial's own counts do not tell, the set-point corrected by what the last trial "
             "was off."
         )
+    if any(t.score is not None and t.score.one_pass for t in record.trials):
+        notes.append(
+            "‡ From halves of one pass, which share what the scan has not seen: such a score claims too much where the scan is "
+            "coarse."
+        )
     if any(_back(t) for t in record.trials):
         notes.append(
             "† The first crossing of the half-bit threshold, as at a zero of the contrast transfer: the correlation comes back "
@@ -43,6 +48,8 @@ def trials_table(record: CampaignRecord) -> str:
 def _row(trial: Trial, power: int) -> str:
     settings = trial.settings
     score = "–" if trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
+    if trial.score is not None and trial.score.one_pass:
+        score += "‡"
     resolution = f"{trial.score.resolution:.3g}" if trial.score is not None and trial.score.resolution else "–"
     acquired, processed = (
         duration(trial.seconds[key]) if key in trial.seconds else "–" for key in ("acquire", "process")

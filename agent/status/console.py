@@ -141,10 +141,11 @@ class ConsoleProgress:
             if candidate and (self._best is None or _score(trial) > _score(self._best)):
                 self._best = trial
             resolution = f", {trial.score.resolution:.3g} Å" if trial.score.resolution else ""
+            halves = " (halves of one pass)" if trial.score.one_pass else ""
             veto = f" – not trusted: {trial.veto}" if trial.veto else ""
             self._say(
                 f"trial {trial.number} ({trial.role}): {self._settings_text(trial.settings)} "
-                f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{resolution}{veto}"
+                f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{halves}{resolution}{veto}"
             )
         elif trial.state in ("failed", "vetoed"):
             self._say(f"trial {trial.number} ({trial.role}) {trial.state}: {trial.reason}")

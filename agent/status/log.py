@@ -89,6 +89,7 @@ def _trial_line(event: TrialChanged) -> str:
         line += f" by {trial.suggestion.source}: {_settings(trial.settings)}; {trial.suggestion.reason}"
     if trial.state == "done" and trial.score is not None:
         line += f": {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
+        line += f"; halves: {halves}" if (halves := trial.score.halves_text()) else ""
         line += f"; score not to be trusted: {trial.score.veto}" if trial.score.veto else ""
     return line + (f": {trial.reason}" if trial.reason else "")
 

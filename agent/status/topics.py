@@ -166,7 +166,12 @@ class Translator:
         candidate = trial.role != "expert" and trial.veto is None
         if candidate and (self._best is None or _value(trial) > _value(self._best)):
             self._best = trial
-            score = {"score": trial.score.value, "score_sd": trial.score.sd, "resolution_a": trial.score.resolution}
+            score = {
+                "score": trial.score.value,
+                "score_sd": trial.score.sd,
+                "halves": trial.score.halves,
+                "resolution_a": trial.score.resolution,
+            }
             letters.append(self._keep("best", self._settings(trial) | {"role": trial.role} | score))
         return letters
 
@@ -206,6 +211,7 @@ class Translator:
     def _scored_text(self, trial: Trial) -> str:
         assert trial.score is not None
         text = f"trial {trial.number} ({trial.role}): {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
+        text += " (halves of one pass)" if trial.score.one_pass else ""
         return text if trial.veto is None else f"{text}, not to be trusted: {trial.veto}"
 
     def _event(self, severity: str, code: str, text: str, trial: int | None = None) -> Letter:

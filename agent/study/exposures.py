@@ -96,17 +96,16 @@ class Simulator:
 
     def __init__(self, columns: Path | None, count: int, first_seed: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ptychopilot-study-")
-        command = [sys.executable, "-m", "sim_instrument", "expose", self._folder.name]
+        self._command = [sys.executable, "-m", "sim_instrument", "expose", self._folder.name]
         if columns is not None:
-            command += ["--columns", str(columns)]
+            self._command += ["--columns", str(columns)]
         else:
-            command += ["--count", str(count), "--first-seed", str(first_seed)]
+            self._command += ["--count", str(count), "--first-seed", str(first_seed)]
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 – closed with the process
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, start_new_session=True
-        )
+        self._process: subprocess.Popen[str] | None = None
+        self._closed = False
         try:
-            told = self._hear()["columns"]
+            told = self._started()
         except BaseException:
             self.close()
             raise
@@ -120,13 +119,33 @@ class Simulator:
 
     def close(self) -> None:
         """End the process and remove its files."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                stream.close()
+        self._closed = True
+        self._end()
         self._log.close()
         self._folder.cleanup()
+
+    def _started(self) -> list[dict[str, Any]]:
+        """Start the process; which columns there are."""
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+        )
+        columns: list[dict[str, Any]] = self._hear(self._process)["columns"]
+        return columns
+
+    def _end(self) -> None:
+        if (process := self._process) is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process = None
 
     def describe(self, column: StudyColumn) -> Description:
         """What a microscope with this column says of itself. Raises ExposureError where there can be none."""
@@ -146,31 +165,42 @@ class Simulator:
             path.unlink()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process.stdin is not None
+        """The answer to a request; a process that died over the one before is replaced."""
+        if self._process is None:
+            if self._closed:
+                msg = "the study has ended"
+                raise ExposureError(msg)
+            self._started()
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
         try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-        except (OSError, ValueError) as error:  # it has died, or was ended
-            raise self._death() from error
-        return self._hear()
+            print(json.dumps(request), file=process.stdin, flush=True)
+            return self._hear(process)
+        except (OSError, InstrumentUnavailableError) as error:
+            if not self._closed:
+                self._end()
+            raise ExposureError(str(error)) from error
 
-    def _hear(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+    def _hear(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        assert process.stdout is not None
+        line = process.stdout.readline()
         if not line:
-            raise self._death()
+            raise self._death(process.wait())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ExposureError(answer["error"])
         return answer
 
-    def _death(self) -> AgentError | BadInputError:
-        code = self._process.wait()
+    def _death(self, code: int) -> Exception:
+        if self._closed:
+            return InstrumentUnavailableError("the study has ended")
         self._log.seek(0)
         lines = self._log.read().decode("utf-8", "replace").strip().splitlines()
         why = lines[-1].removeprefix("error: ") if lines else "it said nothing"
         if code == _BAD_INPUT:
             return BadInputError(why)
-        return InstrumentUnavailableError(f"the process that simulates has ended: {why}")
+        return InstrumentUnavailableError(f"the process that simulates has ended ({code}): {why}")
 
 
 def exposures(simulator: Simulator, plans: Callable[[int, Description], Sequence[Planned]]) -> Iterator[Exposed]:
@@ -196,12 +226,18 @@ def exposures(simulator: Simulator, plans: Callable[[int, Description], Sequence
 
 
 def ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """The same items, each computed while the one before is looked at."""
-    with ThreadPoolExecutor(1) as pool:
+    """The same items, each computed while the one before is looked at.
+
+    Who stops listening does not wait for the next one.
+    """
+    pool = ThreadPoolExecutor(1)
+    try:
         pending = pool.submit(next, items, None)
         while (item := pending.result()) is not None:
             pending = pool.submit(next, items, None)
             yield item
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(path: Path, column: StudyColumn) -> tuple[Acquisition, Truth]:

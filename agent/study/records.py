@@ -10,6 +10,7 @@ from instrument.models import Record
 
 Kind = Literal["passes", "thinned"]
 """Halves that are two passes over a field, and halves drawn from the counts of one."""
+KINDS: tuple[Kind, ...] = ("passes", "thinned")
 
 
 class CalibrationRecord(Record):

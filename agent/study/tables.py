@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from agent.study.records import CalibrationRecord, Kind, ScoreRecord
+from agent.study.records import KINDS, CalibrationRecord, ScoreRecord
 from agent.study.summary import CalibrationSummary, ScoreSummary, summarise_calibration, summarise_score
 
-KINDS: tuple[Kind, ...] = ("passes", "thinned")
 _NOTHING = "–"
 
 
@@ -26,7 +25,7 @@ def calibration_tables(records: Sequence[CalibrationRecord]) -> Iterator[Table]:
     )  # fmt: skip
     for r in records:
         error = None if r.defocus is None or r.true_defocus is None else r.defocus - r.true_defocus
-        found = r.error or ("yes" if r.found else "no")
+        found = "failed" if r.error is not None else "yes" if r.found else "no"
         table.add_row(
             r.name,
             *(_text(value, "+.1f") for value in (r.nominal_defocus, r.true_defocus, r.defocus)),
@@ -63,7 +62,7 @@ def score_tables(records: Sequence[ScoreRecord]) -> Iterator[Table]:
                 _text(r.score, ".2f"),
                 _text(r.sd, ".2f"),
                 _text(r.truth, ".2f"),
-                r.error or ("" if r.veto is None else "!"),
+                "failed" if r.error is not None else "" if r.veto is None else "!",
             )
         yield table
     table = _table("Summary", "figure", *(f"halves: {kind}" for kind in KINDS))

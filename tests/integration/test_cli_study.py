@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,23 @@ def test_a_calibration_is_held_against_the_truth(columns: Path, capsys: pytest.C
     # the other column comes to nothing, and the study goes on
     assert (second["name"], second["found"]) == ("no such file", False)
     assert "nowhere.cif" in second["error"]
+
+
+def test_ctrl_c_keeps_what_was_done(columns: Path) -> None:
+    failing, tiny = TINY.partition("- name: no such file")[::-2]
+    columns.write_text("- name: no such file" + failing + tiny, encoding="utf-8")  # the first record comes at once
+    out = columns.with_name("out.json")
+    start = [sys.executable, "-c", "from agent.cli import main; main()"]
+    command = [*start, "study", "calibration", "--columns", str(columns), "--json", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not out.exists() and process.poll() is None:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        printed, error = process.communicate(timeout=60)
+    assert process.returncode == 4, error
+    assert "after 1 acquisition" in error
+    assert "no such file failed: " in printed
+    assert [record["name"] for record in json.loads(out.read_text(encoding="utf-8"))] == ["no such file"]
 
 
 def test_a_list_that_cannot_be_used_is_refused_in_a_sentence(columns: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.study.figures import calibration_figure, score_figure
 from agent.study.records import CalibrationRecord, ScoreRecord
 from agent.study.summary import summarise_calibration, summarise_score
 from agent.study.tables import calibration_tables, score_tables
@@ -83,3 +84,15 @@ def test_tables_show_records_that_hold_nothing() -> None:
         table.row_count for table in score_tables([ScoreRecord(name="d", seed=2, error="no atoms"), score(0, 1, 1)])
     ]
     assert rows[:2] == [1, 1]
+
+
+def test_figures_are_drawn_of_whatever_there_is() -> None:
+    failed = CalibrationRecord(name="d", seed=2, error="no atoms")
+    lost = calibration(-10, defocus_sd=None, found=False, rotation_error=1.0)
+    for records in ([failed], [calibration(1), lost, failed]):
+        assert calibration_figure(records).startswith(b"\x89PNG")
+    for scores in (
+        [ScoreRecord(name="d", seed=2, error="no atoms")],
+        [score(0, 1, 1), score(1, -0.2, 1, veto="misfit")],
+    ):
+        assert score_figure(scores).startswith(b"\x89PNG")
