@@ -125,6 +125,10 @@ class Optics(Record):
         default=None,
         description="by how many sd this hand explains the counts better than the other; None: the instrument says it",
     )
+    source_size: float = Field(
+        default=0.0, description="FWHM of the source's image on the specimen, Å; 0: not measured"
+    )
+    focal_spread: float = Field(default=0.0, description="standard deviation of the defocus, Å; 0: not measured")
 
 
 class Cleaning(Record):

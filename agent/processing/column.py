@@ -6,17 +6,15 @@ only corrects its defocus, which the lens sets a little differently each time.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import BadInputError
 from agent.processing.cleaning import Raster
+from agent.processing.column_state import ColumnState
 from agent.processing.parallax import (
     defocus_alone,
     orientation_and_defocus,
@@ -25,90 +23,22 @@ from agent.processing.parallax import (
     with_defocus,
 )
 from agent.reconstruction import DiffractionData
-from agent.records import Optics
-from agent.storage.atomic import atomic_write
 from instrument import optics
 from instrument.models import Description
 
 if TYPE_CHECKING:
-    from agent.reconstruction import BrightFieldDisc, Tuned
+    from agent.reconstruction import BrightFieldDisc
 
-
-@dataclass(frozen=True)
-class ColumnState:
-    """What is known of the column.
-
-    Attributes:
-        centre: (row, column) of the zero beam, pixels.
-        matrix: (2, 2) from the detector's axes to the scan's.
-        defocus_offset: measured minus nominal, Å, of the last acquisition.
-        aberrations: besides defocus, Krivanek polar, Å and rad.
-        aperture: whether a round, even disc or the measured one explains the counts better.
-        sd: standard deviations of what was measured, named as in `Optics.sd`; that of the defocus is of the last acquisition.
-        handedness: by how many standard deviations this hand explains the counts better than the other; None: it was not
-            measured, the instrument says it.
-    """
-
-    centre: tuple[float, float]
-    matrix: NDArray[np.float64]
-    defocus_offset: float
-    aberrations: dict[str, float] = field(default_factory=dict)
-    aperture: Literal["round", "measured"] = "round"
-    sd: dict[str, float] = field(default_factory=dict)
-    handedness: float | None = None
-
-    def optics_at(self, defocus: float) -> Optics:
-        """The optics of an acquisition.
-
-        Args:
-            defocus: that it was reconstructed with, Å.
-        """
-        rotation, mirrored = optics.rotation_and_hand(self.matrix)
-        return Optics(
-            defocus=defocus,
-            rotation=rotation,
-            mirrored=mirrored,
-            centre=self.centre,
-            aberrations=self.aberrations,
-            sd=self.sd,
-            handedness=self.handedness,
-        )
-
-    def save(self, path: Path) -> None:
-        """Write as JSON, in one step."""
-        content = {
-            "centre": list(self.centre),
-            "detector_to_scan": self.matrix.tolist(),
-            "defocus_offset_A": self.defocus_offset,
-            "aberrations": self.aberrations,
-            "aperture": self.aperture,
-            "standard_deviations": self.sd,
-            "handedness_sd": self.handedness,
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(content, indent=1))
-
-    @classmethod
-    def load(cls, path: Path) -> ColumnState:
-        """Read what `save` wrote.
-
-        Raises:
-            BadInputError: there is no such file, or it holds something else.
-        """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(
-                centre=(float(content["centre"][0]), float(content["centre"][1])),
-                matrix=np.asarray(content["detector_to_scan"], dtype=np.float64),
-                defocus_offset=float(content["defocus_offset_A"]),
-                aberrations={str(k): float(v) for k, v in content["aberrations"].items()},
-                aperture="measured" if content["aperture"] == "measured" else "round",
-                sd={str(k): float(v) for k, v in content.get("standard_deviations", {}).items()},
-                handedness=content.get("handedness_sd"),
-            )
-        except (OSError, ValueError, KeyError, IndexError) as error:
-            msg = f"{path}: not a column state file ({error})"
-            raise BadInputError(msg) from error
+PARAMETERS = ("defocus", "C12", "rotation", "centre", "source", "focal_spread", "drift")
+"""What is measured of a column, named as in `ReconstructionSettings.refine_optics`."""
+SETPOINT, SETPOINT_SCALE = 25.0, 0.03
+"""By how much a lens misses its set-point at 25 mrad, Å, and relative; the depth of focus goes with the angle's square."""
+ADVERTISED_ROTATION = 0.015
+"""By how much a detector is turned otherwise than its instrument says, rad."""
+CONTRADICTION = 2.5
+"""A set-point that is off by so many times what lenses miss theirs by is told to the operator."""
+SURE = 0.15
+"""A parameter whose uncertainty has fallen to this part of that of an unknown column is not measured again."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +87,14 @@ def measure_column(
         disc = _disc(data)
         data = replace(data, centre=disc.centre)
         sd = {"row": disc.centre_sd, "column": disc.centre_sd}
-    data, found, found_sd, handedness = _oriented(data, description, raster, enabled=enabled, on_progress=on_progress)
-    notes = list(found)
+    data, found, found_sd, handedness = _oriented(data, description, raster, enabled=enabled)
+    notes, widths = list(found), dict[str, float]()
     sd |= found_sd
+    if enabled:
+        before = first_widths(data, found_sd, centre_known=not sd.get("row"))
+        data, told, widths = _by_likelihood(data, nominal, before, on_progress)
+        notes.append(told)
+        sd |= _measured_sd(data, widths)
     if enabled and (uneven := _with_better_aperture(data)) is not None:
         data = uneven
         notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
@@ -172,53 +107,129 @@ def measure_column(
         aperture="round" if data.aperture is None else "measured",
         sd=sd,
         handedness=handedness,
+        source_size=_fwhm(data),
+        focal_spread=data.focal_spread,
+        widths=widths,
     )
     return Measured(data, state, tuple(notes))
 
 
 def _oriented(
-    data: DiffractionData,
-    description: Description,
-    raster: Raster | None,
-    *,
-    enabled: bool,
-    on_progress: Callable[[float], None],
+    data: DiffractionData, description: Description, raster: Raster | None, *, enabled: bool
 ) -> tuple[DiffractionData, tuple[str, ...], dict[str, float], float | None]:
-    """The data with orientation, defocus and astigmatism; notes; standard deviations; how surely the hand was measured."""
+    """The data with what instrument and parallax say; notes; standard deviations; how surely the hand was measured."""
     advertised = description.scan_rotation is not None and description.mirrored is not None
     if enabled and not advertised:
         data, found, beyond = orientation_and_defocus(data, raster)
         return data, (parallax_note(found), *beyond), parallax_sd(found), found.handedness
     matrix = optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored))
     data = replace(data, detector_to_scan=matrix)
-    if not enabled:
-        return data, (), {}, None
-    notes: tuple[str, ...] = ()
-    if data.defocus == 0:
+    if enabled and data.defocus == 0:
         data, notes, sd = defocus_alone(data, raster)
-        if sd:
-            return data, notes, sd, None
-    data, note, sd = _from_likelihood(data, on_progress)
-    return data, (*notes, note), sd, None
+        return data, notes, sd, None
+    return data, (), {}, None
+
+
+def first_widths(data: DiffractionData, found: Mapping[str, float], *, centre_known: bool) -> dict[str, float]:
+    """Standard deviation of each parameter before the counts were asked, of a column that nothing is known of.
+
+    Args:
+        data: as the instrument says, or parallax.
+        found: what parallax has measured, with its standard deviations.
+        centre_known: whether somebody has said where the zero beam is.
+    """
+    from agent.reconstruction import widths
+
+    result = widths(data, [name for name in PARAMETERS if not (centre_known and name == "centre")])
+    setpoint = SETPOINT * (25 / data.semiangle) ** 2
+    result["defocus"] = max(result["defocus"], setpoint + SETPOINT_SCALE * abs(data.defocus))
+    result["rotation"] = max(ADVERTISED_ROTATION, 2 * found.get("rotation", 0.0))
+    return result
+
+
+def _by_likelihood(
+    data: DiffractionData, nominal: float, widths: Mapping[str, float], on_progress: Callable[[float], None]
+) -> tuple[DiffractionData, str, dict[str, float]]:
+    """The data with the parameters named in `widths` as the counts have them; a note; their standard deviations."""
+    from agent.reconstruction import find, with_usual_coherence
+
+    tuned = find(with_usual_coherence(data), widths, on_progress=on_progress)
+    if not tuned.improved:
+        note = (
+            f"not found: the counts do not tell the defocus better than the set-point of {nominal:.4g} Å "
+            f"± {widths['defocus']:.2g} Å, which is used with what the instrument says; a higher dose, a finer step or a larger "
+            "field tells more"
+        )
+        return tuned.data, note, {}
+    data, found = tuned.data, dict(tuned.uncertainty)
+    sd = _measured_sd(data, found)
+    assert data.detector_to_scan is not None
+    rotation, _ = optics.rotation_and_hand(data.detector_to_scan)
+    note = (
+        f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å at the specimen's middle (set-point {nominal:.4g} Å), "
+        f"detector rotation {np.degrees(rotation):.2f} ± {np.degrees(sd['rotation']):.1g}°, "
+        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å, "
+        f"source {_fwhm(data):.2g} Å, focal spread {data.focal_spread:.2g} Å"
+    )
+    if abs(data.defocus - nominal) > CONTRADICTION * widths["defocus"]:
+        note += f"; the set-point is off by {abs(data.defocus - nominal):.3g} Å, far more than lenses are: check the focus offset"
+    return data, note, _of_column(found)
+
+
+def _of_column(widths: Mapping[str, float]) -> dict[str, float]:
+    """Without what belongs to a single acquisition: drift."""
+    return {name: width for name, width in widths.items() if name not in ("stretch", "shear")}
 
 
 def _measure_again(
     data: DiffractionData, known: ColumnState, *, enabled: bool, on_progress: Callable[[float], None]
 ) -> Measured:
-    """What is known of the column; only the defocus is measured anew, around what the last acquisition was off by."""
-    from agent.reconstruction import DEFOCUS_REPEATS, tune
+    """What is known of the column, corrected by this acquisition as far as it is uncertain; the defocus is measured anew."""
+    from agent.reconstruction import DEFOCUS_REPEATS, find
 
     nominal = data.defocus
-    data = replace(data, centre=known.centre, detector_to_scan=known.matrix, aberrations=known.aberrations)
+    data = replace(
+        data,
+        centre=known.centre,
+        detector_to_scan=known.matrix,
+        aberrations=known.aberrations,
+        source_size=known.source_size,
+        focal_spread=known.focal_spread,
+    )
     data, notes = with_defocus(data, nominal + known.defocus_offset)
     if known.aperture == "measured":
         data = replace(data, aperture=measured_aperture(data))
-    sd = {name: value for name, value in known.sd.items() if name != "defocus"}
-    if enabled:
-        tuned = tune(data, {"defocus": DEFOCUS_REPEATS}, on_progress=on_progress)
-        data = tuned.data
-        sd |= _measured_sd(tuned)
-    return Measured(data, replace(known, defocus_offset=data.defocus - nominal, sd=sd), notes)
+    if not enabled:
+        return Measured(data, known, notes)
+    first = first_widths(data, {}, centre_known="row" not in known.sd)
+    now = {name: known.widths.get(name, width) for name, width in first.items()}
+    before = {name: width for name, width in now.items() if width > SURE * first[name]}
+    before["defocus"] = DEFOCUS_REPEATS if known.widths else first["defocus"]
+    start = data if known.widths else _usual(data)
+    tuned = find(start, before, on_progress=on_progress)
+    if not tuned.improved:
+        return Measured(data, known, notes)
+    data, widths = tuned.data, {**known.widths, **_of_column(tuned.uncertainty)}
+    assert data.centre is not None
+    state = replace(
+        known,
+        centre=data.centre,
+        matrix=np.asarray(data.detector_to_scan),
+        defocus_offset=data.defocus - nominal,
+        aberrations=dict(data.aberrations),
+        sd={**known.sd, **_measured_sd(data, widths)},
+        source_size=_fwhm(data),
+        focal_spread=data.focal_spread,
+        widths=widths,
+    )
+    return Measured(data, state, notes)
+
+
+def _usual(data: DiffractionData) -> DiffractionData:
+    """The data with the coherence that columns usually have."""
+    from agent.reconstruction import with_usual_coherence
+
+    return with_usual_coherence(data)
 
 
 def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[float], None]) -> Measured:
@@ -242,7 +253,7 @@ def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[
         matrix=np.asarray(data.detector_to_scan),
         defocus_offset=state.defocus_offset + data.defocus - before.defocus,
         aberrations=dict(data.aberrations),
-        sd={**state.sd, **_measured_sd(tuned)},
+        sd={**state.sd, **_measured_sd(data, tuned.uncertainty)},
     )
     return replace(measured, data=data, state=state)
 
@@ -254,48 +265,34 @@ def _disc(data: DiffractionData) -> BrightFieldDisc:
     return fit_disc(data.look().mean, data.mask)
 
 
-def _measured_sd(tuned: Tuned) -> dict[str, float]:
-    """Standard deviations of what was found, named as in `Optics.sd`; empty where the start was kept.
+def _measured_sd(data: DiffractionData, widths: Mapping[str, float]) -> dict[str, float]:
+    """Standard deviations of what was found, named as in `Optics.sd`.
 
     Aberrations are found in Cartesian form, C_a = C cos mφ and C_b = C sin mφ, and are told as magnitude and angle. The angle
     of an aberration that is nothing but noise is unknown; its deviation ends at that of all angles alike, (2π/m)/√12.
+
+    Args:
+        data: with the values found.
+        widths: parameter -> standard deviation.
     """
-    if not tuned.improved:
-        return {}
-    sd = dict(tuned.uncertainty)
-    for name in sorted(name[:3] for name in sd if len(name) == 4 and name.endswith("a")):
+    from agent.reconstruction import deviations
+
+    told = ("defocus", "rotation", "row", "column")
+    sd = {name: width for name, width in widths.items() if name in told or (name.startswith("C") and len(name) == 3)}
+    for name in sorted(name[:3] for name in widths if len(name) == 4 and name.endswith("a") and name.startswith("C")):
         m = int(name[2])
-        size, angle = tuned.data.aberrations.get(name, 0.0), m * tuned.data.aberrations.get(f"phi{name[1:]}", 0.0)
-        a, b = sd.pop(f"{name}a"), sd.pop(f"{name}b")
+        size, angle = data.aberrations.get(name, 0.0), m * data.aberrations.get(f"phi{name[1:]}", 0.0)
+        a, b = widths[f"{name}a"], widths[f"{name}b"]
         sd[name] = float(np.hypot(a * np.cos(angle), b * np.sin(angle)))
         across = float(np.hypot(a * np.sin(angle), b * np.cos(angle)))
         sd[f"phi{name[1:]}"] = min(across / max(m * size, 1e-9), 2 * np.pi / m / np.sqrt(12))
-    return sd
+    return sd | deviations(data, widths)
 
 
-def _from_likelihood(
-    data: DiffractionData, on_progress: Callable[[float], None]
-) -> tuple[DiffractionData, str, dict[str, float]]:
-    """Defocus, two-fold astigmatism and rotation, around what set-point and instrument say; a note; standard deviations."""
-    from agent.reconstruction import tune, widths
-
-    nominal = data.defocus
-    tuned = tune(data, widths(data, ("defocus", "C12", "rotation")), on_progress=on_progress)
-    if not tuned.improved:
-        note = (
-            f"the counts do not tell defocus, astigmatism and rotation better than the set-point of {nominal:g} Å and what "
-            "the instrument says, which are used"
-        )
-        return data, note, {}
-    data, sd = tuned.data, _measured_sd(tuned)
-    assert data.detector_to_scan is not None
-    rotation, _ = optics.rotation_and_hand(data.detector_to_scan)
-    note = (
-        f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å (set-point {nominal:.4g} Å), "
-        f"detector rotation {np.degrees(rotation):.2f} ± {np.degrees(sd['rotation']):.1g}°, "
-        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å"
-    )
-    return data, note, sd
+def _fwhm(data: DiffractionData) -> float:
+    """Mean FWHM of the source, Å."""
+    source = data.source_size
+    return float(source) if isinstance(source, int | float) else (source[0] + source[1]) / 2
 
 
 def _with_better_aperture(data: DiffractionData) -> DiffractionData | None:

@@ -14,7 +14,8 @@ from agent.encoding import OsPath
 from agent.known_geometry import KnownGeometry
 from agent.plugins import load_attribute
 from agent.processing.cleaning import Cleaned, clean
-from agent.processing.column import ColumnState, Measured, measure_column, refined
+from agent.processing.column import Measured, measure_column, refined
+from agent.processing.column_state import ColumnState
 from agent.processing.initial_probe import initial_probe
 from agent.reconstruction import DiffractionData, check_data
 from agent.reconstruction_choice import ReconstructionChoice

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
-    from agent.reconstruction.calibration.parameters import members, widths
+    from agent.reconstruction.calibration.parameters import deviations, members, widths, with_usual_coherence
+    from agent.reconstruction.calibration.surface import find
 
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
@@ -35,10 +36,13 @@ _CALIBRATION = {
     "Tuned": "likelihood",
     "calibrate": "calibrate",
     "deviance_of_part": "expectation",
+    "deviations": "parameters",
+    "find": "surface",
     "fit_disc": "bright_field",
     "members": "parameters",
     "tune": "likelihood",
     "widths": "parameters",
+    "with_usual_coherence": "parameters",
 }
 __all__ = [
     "DEFOCUS_REPEATS",
@@ -57,7 +61,9 @@ __all__ = [
     "check_data",
     "choose_padding",
     "deviance_of_part",
+    "deviations",
     "expected_deviance",
+    "find",
     "fit_disc",
     "gpu_reason",
     "halves",
@@ -68,6 +74,7 @@ __all__ = [
     "survey",
     "tune",
     "widths",
+    "with_usual_coherence",
 ]
 
 

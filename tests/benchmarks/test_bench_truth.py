@@ -17,7 +17,8 @@ from scipy.stats import spearmanr
 
 from agent.config import ScoreChoice
 from agent.processing.cleaning import clean
-from agent.processing.column import ColumnState, measure_column
+from agent.processing.column import measure_column
+from agent.processing.column_state import ColumnState
 from agent.reconstruction import DiffractionData, ReconstructionSettings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop

@@ -205,7 +205,7 @@ def tune(
     """
     names = tuple(widths)
     given, offset = data, {"row": 0, "column": 0}
-    data, (offset["row"], offset["column"]) = _surroundings(data)
+    data, (offset["row"], offset["column"]) = middle_of_patterns(data)
     chosen = short_settings(settings or ReconstructionSettings(background=False))
     start = np.array([parameters.value(data, name) for name in names])
     units = np.array([parameters.unit(data, name) for name in names])
@@ -213,14 +213,14 @@ def tune(
     x = np.zeros(len(names))
     evaluations = 0
     if prior.max() > NEAR and n_positions > COARSE_POSITIONS:
-        coarse = _Search(Expectation.of(_part(data, COARSE_POSITIONS), chosen, names), start, units, prior)
+        coarse = _Search(Expectation.of(part_of_scan(data, COARSE_POSITIONS), chosen, names), start, units, prior)
         x = coarse.short_steps(x)
         evaluations = coarse.function.evaluations
-        _tell(on_progress, 0.3)
-    function = Expectation.of(_part(data, n_positions), chosen, names)
+        tell(on_progress, 0.3)
+    function = Expectation.of(part_of_scan(data, n_positions), chosen, names)
     search = _Search(function, start, units, prior)
     x = search.short_steps(x)
-    _tell(on_progress, 0.7)
+    tell(on_progress, 0.7)
     signal = function.signal(start + x * units, search.at(x))
     if signal < FAINT:
         return Tuned(given, dict(widths), np.nan, evaluations + function.evaluations, improved=False)
@@ -230,7 +230,7 @@ def tune(
     expected, untouched = search.at(x), search.at(0 * x)
     loss, before = search.loss(x, expected), search.loss(0 * x, untouched)
     improved = bool(np.isfinite(loss) and loss <= before + SLACK)
-    _tell(on_progress, 1.0)
+    tell(on_progress, 1.0)
     spread = np.sqrt(np.diag(np.linalg.inv(search.curvature))) * units
     found = {name: v + offset.get(name, 0) for name, v in zip(names, (start + x * units).tolist(), strict=True)}
     return Tuned(
@@ -262,12 +262,13 @@ def measure(data: DiffractionData, settings: ReconstructionSettings, known: Mapp
         return tune(data, widths, settings=replace(settings, device="cpu"))
 
 
-def _part(data: DiffractionData, n_positions: int) -> DiffractionData:
+def part_of_scan(data: DiffractionData, n_positions: int) -> DiffractionData:
+    """The dense square in the middle of the scan."""
     part = central_part(data, n_positions)
     return data.at(part)
 
 
-def _surroundings(data: DiffractionData) -> tuple[DiffractionData, tuple[int, int]]:
+def middle_of_patterns(data: DiffractionData) -> tuple[DiffractionData, tuple[int, int]]:
     """The middle of the patterns, and its first (row, column).
 
     A wave scattered by an object of N pixels reaches N/2 beyond the disc's rim and is folded back to N/2 less the disc's radius
@@ -291,6 +292,7 @@ def _surroundings(data: DiffractionData) -> tuple[DiffractionData, tuple[int, in
     ), (first[0], first[1])
 
 
-def _tell(on_progress: Callable[[float], None] | None, done: float) -> None:
+def tell(on_progress: Callable[[float], None] | None, done: float) -> None:
+    """Pass on which fraction is done."""
     if on_progress is not None:
         on_progress(done)

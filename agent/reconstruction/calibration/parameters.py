@@ -33,6 +33,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "source": ("source_variance",),
     "ellipse": ("source_variance", "source_a", "source_b"),
     "focal_spread": ("focus_variance",),
+    "drift": ("stretch", "shear"),
 }
 """Name in `ReconstructionSettings.refine_optics` -> its parameters."""
 ROTATION_WIDTH, CENTRE_WIDTH, SCALE_WIDTH = 0.03, 0.5, 0.02
@@ -41,9 +42,15 @@ DEFOCUS_WIDTH = 0.05
 """By how much a nominal defocus is off, relative, besides what turns the phase at the aperture's rim by 1 rad."""
 
 
+VARIANCES = ("source_variance", "focus_variance")
+"""Parameters that cannot be negative."""
+DRIFT_WIDTH = 0.01
+"""By how much drift stretches or shears a scan, relative."""
 SOURCE = ("source_variance", "source_a", "source_b")
-SOURCE_WIDTH, FOCUS_WIDTH = 0.065, 400.0
-"""Variances, Å², that nothing is known of: a source of 0.6 Å FWHM, a focal spread of 20 Å."""
+SOURCE_WIDTH = 0.065
+"""Variance, Å², of a source that nothing is known of: 0.6 Å FWHM."""
+USUAL_SOURCE, USUAL_ENERGY_SPREAD, USUAL_CHROMATIC_ABERRATION = 0.6, 0.5, 1.2e7
+"""FWHM, Å; eV FWHM; Å."""
 
 
 def members(groups: Iterable[str]) -> tuple[str, ...]:
@@ -65,6 +72,8 @@ def unit(data: DiffractionData, name: str) -> float:
         return CENTRE_WIDTH
     if name == "scale":
         return SCALE_WIDTH
+    if name in ("stretch", "shear"):
+        return DRIFT_WIDTH
     if name in SOURCE:
         rim = 2 * np.pi * optics.spatial_frequency(data.semiangle, data.voltage)
         return float(1 / rim**2 + value(data, "source_variance") / 2)
@@ -80,8 +89,8 @@ def widths(data: DiffractionData, groups: Iterable[str]) -> dict[str, float]:
     if "defocus" in result:
         result["defocus"] += DEFOCUS_WIDTH * abs(data.defocus)
     for name in result.keys() & {*SOURCE, "focus_variance"}:
-        beside = FOCUS_WIDTH if name == "focus_variance" else SOURCE_WIDTH
-        result[name] = float(np.hypot(beside, value(data, "focus_variance" if beside == FOCUS_WIDTH else SOURCE[0])))
+        usual = usual_focal_spread(data) ** 2 if name == "focus_variance" else SOURCE_WIDTH
+        result[name] = float(np.hypot(usual, value(data, "focus_variance" if name == "focus_variance" else SOURCE[0])))
     return result
 
 
@@ -89,7 +98,7 @@ def value(data: DiffractionData, name: str) -> float:
     """A parameter as it is; 0 for `rotation` and `scale`, which are counted from where they are."""
     if name == "defocus":
         return data.defocus
-    if name in ("rotation", "scale"):
+    if name in ("rotation", "scale", "stretch", "shear"):
         return 0.0
     if name in ("row", "column"):
         axis = ("row", "column").index(name)
@@ -120,6 +129,11 @@ def with_values(data: DiffractionData, values: Mapping[str, float]) -> Diffracti
         elif name in ("row", "column"):
             centre = {axis: value(data, axis) for axis in ("row", "column")} | {name: float(number)}
             data = replace(data, centre=(centre["row"], centre["column"]))
+        elif name in ("stretch", "shear"):
+            rows = data.positions[:, 0]
+            moved = data.positions.copy()
+            moved[:, 0 if name == "stretch" else 1] += number * (rows - (rows.min() + rows.max()) / 2)
+            data = replace(data, positions=moved)
         elif name == "scale":
             middle = (data.positions.min(axis=0) + data.positions.max(axis=0)) / 2
             data = replace(data, positions=middle + (1 + number) * (data.positions - middle))
@@ -130,6 +144,20 @@ def with_values(data: DiffractionData, values: Mapping[str, float]) -> Diffracti
     if values.keys() & source.keys():
         data = replace(data, source_size=_source(*source.values()))
     return replace(data, aberrations=probe.polar(coefficients))
+
+
+def with_usual_coherence(data: DiffractionData) -> DiffractionData:
+    """`data` with the source and the focal spread of a usual column where it has none."""
+    if data.focal_spread or source_matrix(data.source_size).any():
+        return data
+    return replace(data, source_size=USUAL_SOURCE, focal_spread=usual_focal_spread(data))
+
+
+def usual_focal_spread(data: DiffractionData) -> float:
+    """Å, of USUAL_ENERGY_SPREAD and USUAL_CHROMATIC_ABERRATION (Kirkland, 2nd ed., eq. 3.41)."""
+    rest = optics.ELECTRON_REST_ENERGY
+    relativistic = (1 + data.voltage / rest) / (1 + data.voltage / (2 * rest))
+    return USUAL_CHROMATIC_ABERRATION * USUAL_ENERGY_SPREAD / FWHM / data.voltage * relativistic
 
 
 def most_incoherent(data: DiffractionData, names: Iterable[str]) -> DiffractionData:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from examples import description, detector
 
-from agent.processing.column import ColumnState, Measured, measure_column
+from agent.processing.column import Measured, measure_column
+from agent.processing.column_state import ColumnState
 from agent.reconstruction import DiffractionData, Tuned
 from instrument.optics import detector_to_scan
 
@@ -48,7 +49,7 @@ def test_a_defocus_within_the_window_is_taken_as_it_was_measured() -> None:
 
 
 def tuned(data: DiffractionData, *, improved: bool = True) -> Tuned:
-    """What `tune` finds: astigmatism along 30°, and every standard deviation."""
+    """What `find` finds: astigmatism along 30°, and every standard deviation."""
     found = replace(
         data,
         defocus=103.0,
@@ -69,7 +70,7 @@ def first_acquisition(monkeypatch: pytest.MonkeyPatch, *, improved: bool = True)
         angular_pixel=4.0,
         defocus=100.0,
     )
-    monkeypatch.setattr("agent.reconstruction.tune", lambda data, widths, **_: tuned(data, improved=improved))
+    monkeypatch.setattr("agent.reconstruction.find", lambda data, widths, **_: tuned(data, improved=improved))
     monkeypatch.setattr("agent.reconstruction.deviance_of_part", lambda data: 1.0)
     advertised = DESCRIPTION.model_copy(update={"scan_rotation": 0.19, "mirrored": True})
     return measure_column(data, advertised, raster=None, known=None, enabled=True, on_progress=lambda fraction: None)
@@ -109,7 +110,7 @@ def test_counts_that_tell_nothing_of_the_optics_are_said_to(monkeypatch: pytest.
     found = first_acquisition(monkeypatch, improved=False)
     assert set(found.state.sd) == {"row", "column"}
     (note,) = found.notes
-    assert "do not tell defocus, astigmatism and rotation" in note
+    assert "do not tell the defocus" in note
 
 
 def test_a_column_of_an_earlier_version_is_read(tmp_path: Path) -> None:

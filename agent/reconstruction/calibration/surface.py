@@ -1,0 +1,323 @@
+"""The optics with the least deviance, found from far away and with an uncertainty that holds (README, "From far away").
+
+The deviance of short reconstructions is smooth over natural units and rough below: differences are taken over a natural unit, and
+what the blocks of the scan say apart tells how far their mean is to be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction.calibration import parameters
+from agent.reconstruction.calibration.expectation import Expectation, short_settings
+from agent.reconstruction.calibration.likelihood import Tuned, middle_of_patterns, part_of_scan, tell
+from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.settings import ReconstructionSettings
+from agent.reconstruction.solver.experiment import Experiment, load, thinned
+
+COARSE_POSITIONS, FINE_POSITIONS = 121, 256
+SHORT, SCAN, LONG = 2, 4, 12
+"""Passes of the reconstructions that give derivatives, that the defocus is sought with from afar, and that decide."""
+REACH = 3.0
+"""Standard deviations of what was known before within which the defocus is sought."""
+APART, DEEP = 3, 0.6
+"""Natural units between two minima that are followed apart, and the part of the range of losses that one has to be deep."""
+MOST_STARTS, MOST_STEPS = 2, 12
+LONGEST = 2.0
+"""Largest step, in lengths of the differences."""
+SETTLED, FAR = 0.15, 1.0
+"""Steps shorter than this are the last; derivatives farther away than that are taken anew."""
+LOOKS, DITHER = 6, 0.35
+"""Long reconstructions that decide, and how far around each other they are made, in lengths of the differences."""
+MOST_MODES = 6
+"""Modes of source size and focal spread at most; they are scaled so that the aperture stays even."""
+BLOCKS = 4
+"""Blocks of the scan along each axis whose slopes are compared."""
+SHARED = 1.4
+"""By how much more than their scatter says the blocks are wrong together; from columns of the zoo with seeds below 120."""
+FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
+"""Smallest standard deviation in natural units, and of which parameters."""
+TOLD = 0.7
+"""Part of what was known before that the standard deviation of a defocus must fall below to count as found."""
+MOVED = 0.35
+"""Å, rms, by which a difference of rotation, scale or drift moves the positions; finer ones only see the object's pixels."""
+
+
+class Linear(NamedTuple):
+    """The counts expected around a point, in lengths of the differences.
+
+    Attributes:
+        origin: (p,) values there, in the parameters' units.
+        jacobian: (p, m) derivative of the expected counts.
+        curvature: (p, p) of the loss, positive definite.
+    """
+
+    origin: NDArray[np.float64]
+    jacobian: NDArray[np.float32]
+    curvature: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """Where a search has ended.
+
+    Attributes:
+        values: (p,) parameters, in their units.
+        loss: deviance with what was known before.
+        sd: (p,) in the parameters' units.
+        settled: whether the last step was short.
+    """
+
+    values: NDArray[np.float64]
+    loss: float
+    sd: NDArray[np.float64]
+    settled: bool
+
+
+class Surface:
+    """Deviance of short reconstructions of some data as a function of parameters.
+
+    Args:
+        data: cut to what is looked at.
+        settings: as `short_settings` make them.
+        widths: parameter -> standard deviation of what was known before `data`, whose values are its means.
+    """
+
+    def __init__(self, data: DiffractionData, settings: ReconstructionSettings, widths: Mapping[str, float]) -> None:
+        self.names = tuple(widths)
+        experiment = load(data, settings)
+        if experiment.n_modes > MOST_MODES:
+            experiment = load(data, settings, tied=MOST_MODES)
+        self.function, self.counts, self.held_out = _halves(experiment, self.names)
+        self.before = np.array([parameters.value(data, name) for name in self.names])
+        self.lengths = np.array([length(data, name) for name in self.names])
+        self.prior = np.diag((self.lengths / np.array([widths[name] for name in self.names])) ** 2)
+        self.lowest = np.array([0.0 if name in parameters.VARIANCES else -np.inf for name in self.names])
+        self.blocks = _blocks(data.positions)
+
+    def expected(self, values: NDArray[np.float64], passes: int = SHORT) -> NDArray[np.float32]:
+        """Counts (m,) after a reconstruction of so many passes under (p,) values."""
+        return self.function(values, passes)[0]
+
+    def loss(self, expected: NDArray[np.float32], values: NDArray[np.float64]) -> float:
+        """Deviance of the counts from (m,) expected ones under (p,) values, and what was known before."""
+        x = (values - self.before) / self.lengths
+        return self._deviance(self.counts, expected) + float(x @ self.prior @ x)
+
+    def _deviance(self, counts: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+        offset = self.function.count_offset
+        counted, model = counts + offset, expected + offset
+        return float(2 * (counted * np.log(counted / model) - counted + model).sum(dtype=np.float64))
+
+    def along(self, name: str, offset: float) -> float:
+        """Deviance of the counts held out where one parameter is `offset` from what was known before."""
+        values = self.before.copy()
+        values[self.names.index(name)] += offset
+        return self._deviance(self.held_out, self.expected(values, SCAN))
+
+    def derive(self, values: NDArray[np.float64], far: bool = True) -> Linear:
+        """Central differences at (p,) values; one-sided ones where a variance is 0."""
+        middle = self.expected(values)
+        here = self.loss(middle, values)
+        own = np.zeros(len(values))
+        jacobian = np.zeros((len(values), len(middle)), np.float32)
+        for i, lowest in enumerate(self.lowest):
+            room = (values[i] - lowest) / self.lengths[i]
+            back, ahead = (-min(1.0, room), 1.0) if room > 0.25 else (2.0, 1.0)
+            points = []
+            for step in (back, ahead):
+                there = values.copy()
+                there[i] += step * self.lengths[i]
+                points.append((self.expected(there), there))
+            one, two = (self.loss(expected, there) - here for expected, there in points)
+            own[i] = 2 * (two / ahead - one / back) / (ahead - back)
+            jacobian[i] = (points[1][0] - points[0][0]) / np.float32(ahead - back)
+        weighted = jacobian / np.sqrt(middle + self.function.count_offset)
+        fisher = 2 * (weighted @ weighted.T).astype(np.float64)
+        return Linear(values, jacobian, _curvature(fisher, own, far) + 2 * self.prior)
+
+    def gradients(self, linear: Linear, expected: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(blocks, p) slope of the deviance, in lengths of the differences."""
+        residual = (self.counts - expected) / (expected + self.function.count_offset)
+        n = len(self.blocks)
+        each = np.stack([-2 * (j * residual).reshape(n, -1).sum(axis=1, dtype=np.float64) for j in linear.jacobian])
+        return np.stack([np.bincount(self.blocks, weights=row) for row in each], axis=1)
+
+    def step(
+        self, linear: Linear, gradient: NDArray[np.float64], values: NDArray[np.float64], longest: float = LONGEST
+    ) -> NDArray[np.float64]:
+        """(p,) values that the linear model expects the minimum at, no parameter farther than `longest`."""
+        slope = gradient + 2 * self.prior @ ((values - self.before) / self.lengths)
+        curvature = linear.curvature
+        for _ in range(12):
+            step = -np.linalg.solve(curvature, slope)
+            if np.abs(step).max() <= longest:
+                break
+            curvature = curvature + np.diag(np.diag(curvature))
+        return np.asarray(np.maximum(values + step * self.lengths, self.lowest))
+
+    def descend(self, values: NDArray[np.float64]) -> Minimum:
+        """Steps downhill, shorter ones after one that went up; the derivatives are taken anew where they are far from."""
+        linear, longest, done = self.derive(values), LONGEST, False
+        expected = self.expected(values)
+        loss = self.loss(expected, values)
+        for _ in range(MOST_STEPS):
+            if np.abs((values - linear.origin) / self.lengths).max() > FAR:
+                linear = self.derive(values)
+            there = self.step(linear, self.gradients(linear, expected).sum(axis=0), values, longest)
+            far = float((np.abs(there - values) / self.lengths).max())
+            done = far < SETTLED
+            new = self.expected(there)
+            if (new_loss := self.loss(new, there)) < loss:
+                values, expected, loss = there, new, new_loss
+            else:
+                if not np.array_equal(values, linear.origin) and longest == LONGEST:
+                    linear = self.derive(values)
+                longest = far / 3
+            if done:
+                break
+        return Minimum(values, loss, np.full(len(values), np.nan), done)
+
+    def refine(self, values: NDArray[np.float64]) -> Minimum:
+        """The mean of the minima that long reconstructions at points around `values` expect, and how far it is to be believed."""
+        linear = self.derive(values, far=False)
+        random = np.random.default_rng(self.function.experiment.settings.seed)
+        minima, slopes, middle, loss = [], [], values, np.inf
+        for i in range(LOOKS):
+            point = np.maximum(middle + DITHER * self.lengths * random.uniform(-1, 1, len(values)), self.lowest)
+            expected = self.expected(point, LONG)
+            loss = min(loss, self.loss(expected, point))
+            slopes.append(self.gradients(linear, expected))
+            minima.append(self.step(linear, slopes[-1].sum(axis=0), point))
+            if i == 0:
+                middle = minima[0]
+        mean = np.mean(minima[1:], axis=0)
+        inverse = np.linalg.inv(linear.curvature)
+        blocks = np.mean(slopes[1:], axis=0)
+        apart = blocks - blocks.mean(axis=0)
+        scatter = apart.T @ apart * (len(apart) / max(len(apart) - 1, 1))
+        covariance = inverse @ (scatter + 4 * self.prior) @ inverse
+        rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
+        sd = np.sqrt(np.diag(covariance) + rough) * self.lengths
+        return Minimum(mean, loss, np.asarray(sd), bool((np.abs(mean - middle) / self.lengths).max() < 1.0))
+
+
+def find(
+    data: DiffractionData,
+    widths: Mapping[str, float],
+    *,
+    settings: ReconstructionSettings | None = None,
+    n_positions: int = FINE_POSITIONS,
+    on_progress: Callable[[float], None] | None = None,
+) -> Tuned:
+    """Find the parameters named in `widths`: the defocus first and from afar, then all together.
+
+    Args:
+        data: what was known before.
+        widths: parameter (see `parameters`) -> standard deviation, in its unit, of what was known.
+        settings: the physics that reconstructions are made with.
+        n_positions: positions used, the dense square in the middle of the scan.
+        on_progress: called with the fraction done.
+
+    Returns:
+        What was found; `improved` is False, and the data as they were given, where the counts do not tell.
+    """
+    chosen = short_settings(settings or ReconstructionSettings(background=False))
+    small, (row, column) = middle_of_patterns(data)
+    surface = Surface(part_of_scan(small, COARSE_POSITIONS), chosen, widths)
+    starts = [surface.before]
+    if "defocus" in widths:
+        starts = _starts(surface, widths["defocus"], parameters.unit(data, "defocus"))
+    tell(on_progress, 0.2)
+    best = min((surface.descend(start) for start in starts), key=lambda end: end.loss)
+    tell(on_progress, 0.6)
+    fine = Surface(part_of_scan(small, n_positions), chosen, widths)
+    end = fine.refine(best.values)
+    tell(on_progress, 1.0)
+    evaluations = surface.function.evaluations + fine.function.evaluations
+    sd = dict(zip(surface.names, np.hypot(SHARED * end.sd, _floors(data, surface.names)).tolist(), strict=True))
+    told = end.settled and all(sd[name] < TOLD * widths[name] for name in ("defocus",) if name in widths)
+    offset = {"row": row, "column": column}
+    found = {name: v + offset.get(name, 0) for name, v in zip(surface.names, end.values.tolist(), strict=True)}
+    if not told:
+        return Tuned(data, dict(widths), end.loss / fine.counts.size, evaluations, improved=False)
+    return Tuned(parameters.with_values(data, found), sd, end.loss / fine.counts.size, evaluations)
+
+
+def _floors(data: DiffractionData, names: tuple[str, ...]) -> list[float]:
+    """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
+    return [FLOOR * parameters.unit(data, name) if name in FLOORED else 0.0 for name in names]
+
+
+def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:
+    """Values to descend from: the deep minima along the defocus, those that were expected more first."""
+    n = int(np.ceil(REACH * width / unit))
+    offsets = unit * np.arange(-n, n + 1)
+    losses = np.array([surface.along("defocus", offset) for offset in offsets])
+    padded = np.concatenate([[np.inf], losses, [np.inf]])
+    inner = [i for i in range(len(losses)) if padded[i + 1] <= min(padded[i], padded[i + 2])]
+    deep = [i for i in inner if losses.max() - losses[i] > DEEP * np.ptp(losses)]
+    deep.sort(key=lambda i: abs(offsets[i]))
+    kept: list[int] = []
+    for i in deep:
+        if all(abs(i - other) >= APART for other in kept):
+            kept.append(i)
+    where, starts = surface.names.index("defocus"), []
+    for i in kept[:MOST_STARTS]:
+        start = surface.before.copy()
+        start[where] += offsets[i]
+        starts.append(start)
+    return starts
+
+
+def length(data: DiffractionData, name: str) -> float:
+    """Over which a difference is taken, in the parameter's unit."""
+    if name in ("rotation", "scale", "stretch", "shear"):
+        spread = np.sqrt(((data.positions - data.positions.mean(axis=0)) ** 2).sum(axis=1).mean())
+        return float(MOVED / spread) * (1.0 if name in ("rotation", "scale") else 1.4)
+    if name in ("row", "column"):
+        return 0.12
+    return (0.7 if name not in parameters.VARIANCES else 1.0) * parameters.unit(data, name)
+
+
+def _halves(
+    experiment: Experiment, names: tuple[str, ...]
+) -> tuple[Expectation, NDArray[np.float32], NDArray[np.float32]]:
+    """Expectations from half of the counts; the mean (m,) of the two halves; the half that was held out.
+
+    A wider probe fits more noise, which lowers the deviance of the counts that were fitted and raises that of the others by as
+    much: their mean tells nothing of it, and small steps follow it. From afar the counts held out mislead less.
+    """
+    counts = experiment.counts.pixels()
+    if counts.dtype.kind != "u":
+        function = Expectation(experiment, names)
+        return function, function.counts, function.counts
+    function = Expectation(thinned(experiment, 0.5, experiment.settings.seed), names)
+    every = experiment.backend.to_host(counts).reshape(len(counts), -1)[:, function.pixels].astype(np.float32).ravel()
+    return function, every / np.float32(2), every - function.counts
+
+
+def _curvature(fisher: NDArray[np.float64], own: NDArray[np.float64], far: bool) -> NDArray[np.float64]:
+    """Correlations of the linear model (p, p) with the curvatures (p,) that were seen; positive definite.
+
+    Noise in the object looks like information to the linear model, and not to the deviance. Far from the minimum the deviance
+    may be bent the other way.
+    """
+    diagonal = np.maximum(np.diag(fisher), 1e-12)
+    least = 0.1 * diagonal
+    root = np.sqrt(np.where(own > least, own, diagonal if far else least))
+    correlation = fisher / np.sqrt(np.outer(diagonal, diagonal))
+    shrunk = 0.98 * correlation + 0.02 * np.eye(len(own))
+    return np.asarray(shrunk * np.outer(root, root))
+
+
+def _blocks(positions: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(n,) block that each position (n, 2) lies in; no block is empty."""
+    low, extent = positions.min(axis=0), np.maximum(np.ptp(positions, axis=0), 1e-9)
+    index = np.minimum(((positions - low) / extent * BLOCKS).astype(int), BLOCKS - 1)
+    return np.unique(index[:, 0] * BLOCKS + index[:, 1], return_inverse=True)[1]
