@@ -92,9 +92,13 @@ def sentences(record: CampaignRecord) -> list[str]:
 
 def halves_text(record: CampaignRecord) -> str:
     """The two halves that scores compare, in words."""
+    kinds = {trial.score.halves for trial in record.trials if trial.score is not None}
+    split = "two random halves of the counts"
     if record.config.score.split == "positions":
-        return "two halves of the scan positions, every other one"
-    return "two random halves of the counts"
+        split = "two halves of the scan positions, every other one"
+    if "passes" not in kinds:
+        return split
+    return "the two passes" if kinds == {"passes"} else f"the two passes, or (‡) {split} of one pass"
 
 
 def quantity_name(record: CampaignRecord) -> str:

@@ -112,6 +112,26 @@ def test_captions_say_which_halves_were_compared(finished_campaign: Path, split:
     assert text_of(record, finished_campaign).count(f"between reconstructions of {expected}") == 2
 
 
+def with_halves(record: CampaignRecord, kinds: list[str]) -> CampaignRecord:
+    """The record with scores of these halves, the last kind for all that are left."""
+    trials = []
+    for number, trial in enumerate(record.trials):
+        kind = kinds[min(number, len(kinds) - 1)]
+        score = None if trial.score is None else trial.score.model_copy(update={"halves": kind})
+        trials.append(trial.model_copy(update={"score": score}))
+    return record.model_copy(update={"trials": tuple(trials)})
+
+
+def test_scores_of_two_passes_are_told_from_those_of_one(finished_campaign: Path) -> None:
+    record = load_campaign(finished_campaign)
+    text = text_of(with_halves(record, ["thinned", "passes"]), finished_campaign)
+    assert "between reconstructions of the two passes, or (‡) two random halves of the counts of one pass" in text
+    assert "‡ From halves of one pass" in text
+    text = text_of(with_halves(record, ["passes"]), finished_campaign)
+    assert text.count("between reconstructions of the two passes") == 2
+    assert "‡" not in text
+
+
 def test_a_beam_of_unknown_current_is_said_in_english(finished_campaign: Path) -> None:
     record = load_campaign(finished_campaign)
     record = record.model_copy(update={"description": record.description.model_copy(update={"beam_current": None})})
