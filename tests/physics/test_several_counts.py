@@ -34,9 +34,10 @@ def test_passes_stop_where_electrons_give_several_counts_and_the_picture_is_bett
 
 
 def test_counts_of_several_an_electron_are_no_misfit() -> None:
-    data, settings = several_counts(2e4), replace(SETTINGS, stop_early=False, max_passes=12)
+    data, settings = experiment(dose=1e4), replace(SETTINGS, stop_early=False, max_passes=12)
+    data = replace(data, patterns=(2 * COUNTS * data.patterns).astype(np.uint16))
     assert any("times what counting noise explains" in note for note in reconstruct(data, settings).notes)
-    known = reconstruct(replace(data, counts_per_electron=float(COUNTS)), settings)
+    known = reconstruct(replace(data, counts_per_electron=2.0 * COUNTS), settings)
     assert not any("times what counting noise explains" in note for note in known.notes)
 
 
