@@ -132,7 +132,7 @@ def _check_probe(waves: NDArray[Any]) -> None:
 
 
 def _check_optics(data: DiffractionData) -> None:
-    for name in ("voltage", "semiangle", "angular_pixel"):
+    for name in ("voltage", "semiangle", "angular_pixel", "counts_per_electron"):
         value = getattr(data, name)
         if not (is_number(value) and value > 0):
             msg = f"{name} of {value} is not possible; a positive number is expected"

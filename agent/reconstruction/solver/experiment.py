@@ -168,7 +168,7 @@ def load(
         depths=Depths(xp, settings.depths, optics.wavelength(data.voltage), geo.pixel_size),
         overlap=start.patterns_per_place(modes[: len(modes) - settings.variable_modes], geo),
         can_bin=can_bin,
-        amplitudes_show=start.counts_per_pixel(data, float(counts.totals.sum())) >= start.TELLING,
+        amplitudes_show=start.electrons_per_pixel(data, float(counts.totals.sum())) >= start.TELLING,
         count_offset=float(COUNT_OFFSET * np.sqrt(electrons / float(mask.sum()))),
     )
 

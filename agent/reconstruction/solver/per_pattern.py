@@ -31,6 +31,11 @@ def needs_slopes(settings: ReconstructionSettings) -> bool:
     return settings.refine_positions is not None or settings.variable_modes > 0
 
 
+def needs_all(settings: ReconstructionSettings) -> bool:
+    """Whether every pattern has quantities of its own, so that none can be left out of a pass."""
+    return needs_slopes(settings) or settings.refine_intensity
+
+
 def update(experiment: Experiment, state: SolverState, problem: forward.Problem, sums: forward.Sums, reach: Any) -> Any:
     """One step of every quantity that each pattern has of its own; call it after the apertures have taken theirs.
 

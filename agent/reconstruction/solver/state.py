@@ -81,7 +81,7 @@ def start(experiment: Experiment, unknowns: forward.Unknowns | None = None) -> S
     kind = settings.refine_positions
     return SolverState(
         unknowns=nominal_unknowns(experiment) if unknowns is None else unknowns,
-        prior=Prior(experiment.backend.xp, experiment.depths, experiment.resolved),
+        prior=Prior(experiment.backend.xp, experiment.depths, experiment.resolved, experiment.data.counts_per_electron),
         law=_law(experiment),
         displacement=None if kind is None else Displacement(kind, experiment.geometry, experiment.data.positions),
         random=np.random.default_rng(settings.seed),
