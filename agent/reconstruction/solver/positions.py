@@ -155,9 +155,7 @@ class _Curvature:
         precision: (2,) per pixel², of what is known of displacements beforehand.
     """
 
-    def __init__(
-        self, unknowns: Unknowns, problem: Problem, backend: Backend, precision: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, unknowns: Unknowns, problem: Problem, backend: Backend, precision: NDArray[np.float64]) -> None:
         xp = self.xp = backend.xp
         self.backend = backend
         # a pull grows with the electrons of its pattern, and so must the curvature
