@@ -88,6 +88,15 @@ class Experiment:
         """Number of probe modes."""
         return self.constants.n_modes
 
+    def tie(self, apertures: Any) -> None:
+        """Give the modes that are tied one aperture function again, in place, after a change that has split them.
+
+        Args:
+            apertures: (V, ky, kx) on the backend.
+        """
+        if self.tied is not None:
+            apertures[: self.n_modes] = self.tied.spread(self.tied.common(apertures[: self.n_modes]))
+
     @property
     def electrons(self) -> float:
         """Mean counts per pattern in the counting pixels."""

@@ -109,8 +109,7 @@ def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums:
     change = (STEP / n) * (slope.real + 1j * (gain * slope.imag)) * turn
     apertures[modes:] += change.astype(apertures.dtype)
     in_gauge(unknowns, modes, xp)
-    if experiment.tied is not None:  # what the gauge has given the first mode is given to all that it is tied to
-        apertures[:modes] = experiment.tied.spread(experiment.tied.common(apertures[:modes]))
+    experiment.tie(apertures)  # what the gauge has given the first mode is given to all that it is tied to
 
 
 def _shrunk(found: Any, noise: Any, xp: Any) -> Any:

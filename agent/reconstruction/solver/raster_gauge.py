@@ -118,6 +118,7 @@ class RasterGauge:
             one.object *= for_object
             waves = xp.fft.ifft2(one.apertures) * for_probe
             one.apertures[...] = xp.fft.fft2(waves) * experiment.support
+            experiment.tie(one.apertures)
 
     def _excess(self, image: Any, xp: Any) -> Any:
         """(G,) amplitudes that the harmonics of an image (y, x) have beyond what is usual in their rings."""
