@@ -262,8 +262,8 @@ def test_what_is_no_probe_is_refused(tmp_path: Path, content: NDArray[Any], mess
 def test_xrays_and_light_are_reconstructed_as_electrons_of_the_same_wavelength(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = {}
-    for wavelength in (None, 1.409, 6328.0):  # 80 kV, copper's neighbour at 8.8 keV, a red laser; a tenth of the angles
+    told, still = {}, ReconstructionChoice(passes=2, calibrate=False)
+    for wavelength in (None, 6328.0, 1.409):  # 80 kV, copper's neighbour at 8.8 keV, a red laser; a tenth of the angles
         longer = 1.0 if wavelength is None else 10 * wavelength / optics.wavelength(80e3)
         options = RecordingOptions(
             numbers={
@@ -276,12 +276,15 @@ def test_xrays_and_light_are_reconstructed_as_electrons_of_the_same_wavelength(
         )
         np.save(tmp_path / "scan.npy", scan_of_atoms())
         result = tmp_path / "result.json"
-        reconstruct_file(tmp_path / "scan.npy", tmp_path / "out", options, QUICK, result)
+        call = (tmp_path / "scan.npy", tmp_path / "out", options)
+        reconstruct_file(*call, still, result, geometry=KnownGeometry(rotation=0))
         found = json.loads(result.read_text(encoding="utf-8"))
         told[wavelength] = found["score"]["value"] * longer**2
         stored = read_reconstruction(Path(found["object"]))
         assert stored.reconstruction.pixel_size[0] == pytest.approx(longer * optics.pixel_size(2.0, 32, 80e3), rel=1e-6)
         assert stored.description.wavelength == pytest.approx(wavelength)
+    reconstruct_file(*call, QUICK, result)  # of the X-rays, with the geometry measured
+    assert json.loads(result.read_text(encoding="utf-8"))["defocus_measured"] == pytest.approx(2000 * longer, rel=0.05)
     assert told[1.409] == pytest.approx(told[None], rel=0.02)
     assert told[6328.0] == pytest.approx(told[None], rel=0.02)
     assert "wavelength 1.409 Å (--wavelength)" in capsys.readouterr().out
