@@ -225,6 +225,7 @@ class Trial(Record):
     optics: Optics | None = Field(
         default=None, description="as measured; None: not reconstructed yet, or by another program"
     )
+    cleaning: Cleaning | None = Field(default=None, description="what was left out, masked and found in its patterns")
     reason: str = Field(default="", description="why it failed or was vetoed")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None

@@ -83,6 +83,7 @@ class Pipeline:
             score=result.score,
             defocus_measured=result.defocus_measured,
             optics=result.optics,
+            cleaning=result.cleaning,
             reconstruction_file=str(self._output(trial).relative_to(self._folder)),
             seconds={**result.seconds, "process": time.monotonic() - started},
         )

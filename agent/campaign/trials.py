@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.policy.base import Observation
-from agent.records import ENDED, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
+from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan
@@ -27,6 +27,7 @@ class TrialChanges(TypedDict, total=False):
     score: Score
     defocus_measured: float
     optics: Optics | None
+    cleaning: Cleaning | None
     reason: str
     acquisition_file: str
     reconstruction_file: str

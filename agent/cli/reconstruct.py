@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agent.cli.results import check_json, make_writable, say, write_json
 from agent.cli.terminal import Terminal
-from agent.config import Metadata, ScoreChoice, Split
+from agent.config import Metadata, ScoreChoice
 from agent.errors import BadInputError, NoResultError
 from agent.formatting import signed_length, uncertain
 from agent.known_geometry import KnownGeometry
@@ -21,7 +21,6 @@ from agent.processing.process import ProcessingJob, ProcessingResult, process_ac
 from agent.reconstruction import SMALLEST_DETECTOR
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.report.pictures import Picture, phase_image
-from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 from agent.storage.acquisition_file import Acquisition, read_acquisition
 from agent.storage.atomic import atomic_write
 from agent.storage.reconstruction_file import read_reconstruction
@@ -65,7 +64,7 @@ def reconstruct_file(
     make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
     scored = _scored(acquisition.plan.field)
-    score = _score_choice(acquisition.description, scored, _split(acquisition))
+    score = _score_choice(acquisition.description, scored)
     with tempfile.TemporaryDirectory() as scratch, console.status("reading") as status:
         job = ProcessingJob(
             acquisition=path.resolve(),
@@ -182,13 +181,7 @@ def _scored(field: Rectangle) -> Rectangle:
     )
 
 
-def _split(acquisition: Acquisition) -> Split:
-    """By positions where one electron gives several counts, by counts otherwise."""
-    excess = excess_variance(acquisition.patterns, acquisition.plan.scan_positions())
-    return "positions" if excess > SEVERAL_COUNTS else "counts"
-
-
-def _score_choice(description: Description, scored: Rectangle, split: Split) -> ScoreChoice:
+def _score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
     """Rings one Fourier pixel wide, from two of them up to twice the aperture or the sampling limit."""
     pixel = max(
         optics.pixel_size(description.detector.angular_pixel, n, description.voltage)
@@ -197,4 +190,4 @@ def _score_choice(description: Description, scored: Rectangle, split: Split) -> 
     k_aperture = optics.spatial_frequency(description.semiangle, description.voltage)
     ring = 1 / scored.height
     k_max = max(4 * ring, min(2 * k_aperture, 0.95 / (2 * pixel)))
-    return ScoreChoice(k_min=2 * ring, k_max=k_max, ring_width=ring, split=split)
+    return ScoreChoice(k_min=2 * ring, k_max=k_max, ring_width=ring)

@@ -103,7 +103,7 @@ def process_acquisition(
         notes = (
             *cleaned.record.sentences(),
             *measured.notes,
-            *_notes_on_halves(judged, job.score, excess),
+            *_notes_on_halves(judged, excess),
         )
         _write(acquisition, job, judged, measured, cleaned, notes)
     picture = judged.reconstruction
@@ -171,9 +171,7 @@ def _reconstruct_and_score(
     choice = job.reconstruction
     settings = replace(choice.settings(), refine_optics=())  # `_measure` has done that, for picture and halves alike
     scoring = job.score
-    if (
-        data.pass_index is not None and (excess or 0.0) > SEVERAL_COUNTS
-    ):  # counts of one electron must not be in both halves
+    if (excess or 0.0) > SEVERAL_COUNTS:  # counts of one electron must not be in both halves
         scoring = scoring.model_copy(update={"split": "positions"})
     edge = job.score.field or min(job.scored.height, job.scored.width)
     return judge(
@@ -214,7 +212,7 @@ def _write(
     measured.state.save(job.column_output)
 
 
-def _notes_on_halves(judged: Judged, choice: ScoreChoice, excess: float | None) -> tuple[str, ...]:
+def _notes_on_halves(judged: Judged, excess: float | None) -> tuple[str, ...]:
     """What a person should know of halves that share electrons, or are made so that they do not, and of two passes' drift."""
     if judged.drift is not None:
         (y, x), sd = judged.drift.by, max(judged.drift.sd)
@@ -223,10 +221,9 @@ def _notes_on_halves(judged: Judged, choice: ScoreChoice, excess: float | None) 
         return (f"the specimen moved by y {y:.2f}, x {x:.2f} ± {sd:.2g} Å from pass to pass, which is undone",)
     if excess is None or not excess > SEVERAL_COUNTS:
         return ()
-    scatter = f"counts have {excess:.1f} times the variance of single electrons"
-    if choice.split == "positions":
-        return (f"{scatter}: every other position is one half of the score",)
-    return (f"{scatter}: halves drawn from them share noise, the score is too high; set score.split to positions",)
+    return (
+        f"counts have {excess:.1f} times the variance of single electrons: every other position is one half of the score",
+    )
 
 
 @contextmanager

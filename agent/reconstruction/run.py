@@ -52,9 +52,10 @@ def reconstruct(
     optics_sd: Mapping[str, float] = {}
     if chosen.refine_optics:
         from agent.reconstruction.calibration.likelihood import measure
+        from agent.reconstruction.calibration.parameters import deviations
 
         tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
-        data, optics_sd = tuned.data, tuned.uncertainty
+        data, optics_sd = tuned.data, {**tuned.uncertainty, **deviations(tuned.data, tuned.uncertainty)}
     probe_k = None if wave is None or warm_start is None else _propagated(wave, data, warm_start)
     try:
         with cuda.failures():

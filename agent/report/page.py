@@ -10,6 +10,7 @@ from pathlib import Path
 from agent.formatting import beam, length
 from agent.records import CampaignRecord, Score, Trial
 from agent.report import plots
+from agent.report.cleaning import cleaning_section
 from agent.report.headline import (
     SCORE_UNIT,
     cards,
@@ -65,6 +66,7 @@ def page(record: CampaignRecord, folder: Path) -> str:
             _evidence(record, pictures),
             trials_table(record),
             optics_section(record, PICTURE_NAME),
+            cleaning_section(record),
             _facts(record),
             _notes(record),
         )

@@ -75,9 +75,8 @@ def reconstruct_examined(
         predictor.take_over(solver)
     gained = empty - predictor.deviance_of(second.patterns)
     per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
-    return found, Evidence(
-        relative_deviance(*solver.compared(_spread(len(first.patterns)))), 0.5 * gained * per_electron
-    )
+    misfit = relative_deviance(*solver.compared(_spread(len(first.patterns)))) / max(first.counts_per_electron, 1.0)
+    return found, Evidence(misfit, 0.5 * gained * per_electron)
 
 
 def apply_vetoes(score: Score, evidence: Evidence) -> Score:

@@ -3,7 +3,8 @@
 The limit 1/(2 dose) rad²Å² holds for every frequency at best. How much of it an experiment reaches depends on step, defocus and
 specimen, and on what has to be found beside the summed phase. Here the inverse of the Fisher information of Poisson counts,
 J^T diag(1/I) J with the derivatives J of the expected counts I by the phases of the slices, is drawn from: x with F x = J^T
-(ξ/√I) and ξ normal has the covariance F⁻¹. `physical_limit.py` prints the bands.
+(ξ/√I) and ξ normal has the covariance F⁻¹. Incoherent probe modes and the detector's point spread are part of I.
+`physical_limit.py` prints the bands, `incoherence.py` the information that the bound leaves.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ Image = NDArray[np.float32]
 
 
 class Information:
-    """Fisher information of the phases (S, y, x) of a known experiment with one probe mode.
+    """Fisher information of the phases (S, y, x) of a known experiment.
 
     Args:
-        problem: mask and propagators.
-        unknowns: object, aperture, and places of the patterns.
+        problem: mask, propagators, number of modes and the detector's transfer function.
+        unknowns: object, apertures, and places of the patterns.
     """
 
     def __init__(self, problem: forward.Problem, unknowns: forward.Unknowns) -> None:
         n, shape = len(unknowns.corners), unknowns.apertures.shape[1:]
-        self.shape, self.propagators = unknowns.object.shape, problem.propagators
+        self.shape, self.propagators, self.transfer = unknowns.object.shape, problem.propagators, problem.transfer
         self.parts = []
         for first in range(0, n, CHUNK):
             index = np.arange(first, min(first + CHUNK, n))
@@ -45,7 +46,7 @@ class Information:
             place = forward.windows(unknowns.corners[index], shape, self.shape[1:], np)
             weight = problem.mask / np.maximum(model, 1e-14)
             self.parts.append((waves, place, weight.astype(np.float32)))
-        light = self._sum(lambda waves, place, _: [np.abs(w[:, 0]) ** 2 for w in waves.incident], self.parts)
+        light = self._sum(lambda waves, place, _: [(np.abs(w) ** 2).sum(1) for w in waves.incident], self.parts)
         self.preconditioner = 1 / (4 * (light + FLOOR * light.max()))
 
     def times(self, phases: Image) -> Image:
@@ -83,22 +84,25 @@ class Information:
     def _product(self, phases: Image, waves: forward.Waves, place: NDArray[np.int64], weight: Image) -> list[Image]:
         wave = None
         for s, incident in enumerate(waves.incident):
-            change = 1j * incident[:, 0] * waves.patches[s] * phases[s].ravel()[place]
+            change = incident * (1j * waves.patches[s] * phases[s].ravel()[place])[:, None]
             if wave is not None:
-                change += np.fft.ifft2(np.fft.fft2(wave) * self.propagators[s - 1]) * waves.patches[s]
+                change += np.fft.ifft2(np.fft.fft2(wave) * self.propagators[s - 1]) * waves.patches[s][:, None]
             wave = change.astype(np.complex64)
         exit_wave = np.fft.fft2(wave, norm="ortho")
-        seen = waves.detector[:, 0]
-        return self._back(waves, weight * 2 * (seen.real * exit_wave.real + seen.imag * exit_wave.imag))
+        seen = waves.detector
+        counts = 2 * (seen.real * exit_wave.real + seen.imag * exit_wave.imag).sum(axis=1)
+        return self._back(waves, weight * forward.blurred(counts, self.transfer, np))
 
     def _back(self, waves: forward.Waves, pulls: Image) -> list[Image]:
         """The transposed J: from one number per pixel (b, ky, kx) to one image per slice and pattern."""
-        chi = np.fft.ifft2(2 * pulls * waves.detector[:, 0], norm="ortho")
+        pulls = forward.blurred(pulls, self.transfer, np)
+        chi = np.fft.ifft2(2 * pulls[:, None] * waves.detector, norm="ortho").astype(np.complex64)
         slices = []
         for s in range(len(waves.incident) - 1, -1, -1):
-            slices.append(-(chi.conj() * waves.incident[s][:, 0] * waves.patches[s]).imag)
+            slices.append(-((chi.conj() * waves.incident[s]).sum(axis=1) * waves.patches[s]).imag)
             if s > 0:
-                chi = np.fft.ifft2(np.fft.fft2(chi * waves.patches[s].conj()) * self.propagators[s - 1].conj())
+                chi = chi * waves.patches[s].conj()[:, None]
+                chi = np.fft.ifft2(np.fft.fft2(chi) * self.propagators[s - 1].conj())
         return slices[::-1]
 
     def _sum(

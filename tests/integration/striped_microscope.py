@@ -154,6 +154,11 @@ def make_watched() -> WatchedMicroscope:
     return WatchedMicroscope(frame_interval=0.02)
 
 
+def make_quick() -> StripedMicroscope:
+    """Factory for `python -m instrument conformance`, which scans its plan several times."""
+    return StripedMicroscope(frame_interval=0.0005)
+
+
 def make() -> StripedMicroscope:
     """Factory for `python -m instrument serve`; one frame every 20 ms."""
     return StripedMicroscope(frame_interval=0.02)

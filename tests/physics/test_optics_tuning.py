@@ -14,7 +14,7 @@ from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
 from agent.reconstruction.calibration import parameters
 from agent.reconstruction.calibration.likelihood import Tuned, tune
-from agent.reconstruction.model import probe
+from agent.reconstruction.model import coherence, probe
 from instrument import optics
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -142,3 +142,21 @@ def test_reconstruct_measures_what_it_is_asked_to() -> None:
     assert warm.defocus == pytest.approx(200.0, abs=2.0)
     with pytest.raises(BadInputError, match="C99"):
         reconstruct(wrong, replace(settings, refine_optics=("C99",)))
+
+
+def test_source_and_focal_spread_are_found_within_what_is_said() -> None:
+    def blurred(wave: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        spread = coherence.Spread(0.6, 30.0)
+        return coherence.factors(wave, spread, phantom.ANGULAR_PIXEL, phantom.VOLTAGE, count=16) * wave
+
+    data = phantom.experiment(dose=3e3, modes=blurred)
+    wrong = replace(data, source_size=0.9, focal_spread=40.0)
+    settings = ReconstructionSettings(refine_optics=("source", "focal_spread"), max_passes=4, device="cpu")
+    result = reconstruct(wrong, settings)
+    sd = result.optics_sd
+    assert abs(result.source_size - 0.6) < 3 * sd["source_size"]
+    assert abs(result.focal_spread - 30.0) < 3 * sd["focal_spread"]
+    assert sd["source_size"] < 0.15
+    assert sd["focal_spread"] < 3
+    with pytest.raises(BadInputError, match="halves of whole counts"):
+        reconstruct(replace(wrong, patterns=data.patterns.astype(np.float32)), settings)

@@ -53,10 +53,10 @@ def picture(
     return got, truth, np.hypot(k[:, None], k[None, :]), float(density)
 
 
-@pytest.mark.parametrize("dose", [1e2, 1e3, 1e4, 1e6])
-def test_the_phase_is_quantitative_at_every_dose(dose: float) -> None:
+@pytest.mark.parametrize(("dose", "seeds"), [(1e2, 8), (1e3, 4), (1e4, 4), (1e6, 2)])
+def test_the_phase_is_quantitative_at_every_dose(dose: float, seeds: int) -> None:
     scales = []
-    for seed in range(8):
+    for seed in range(seeds):  # each with a standard deviation of 0.05, 0.012, 0.006 and 0.001
         got, truth, k, _ = picture(dose, seed, ReconstructionSettings(device="cpu"))
         band = (k >= 0.25) & (k <= 1.0)
         scales.append((got * truth.conj())[band].real.sum() / (np.abs(truth[band]) ** 2).sum())
@@ -126,7 +126,7 @@ def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> No
     scales, errors = [], []
     for seed in (1, 2):
         data = phantom.experiment(dose=1e5, layers=(5, 6), spacing=6.0, amplitude=amplitude, seed=seed)
-        settings = ReconstructionSettings(slices=2, slice_spacing=6.0, padding=1.0, device="cpu")
+        settings = ReconstructionSettings(slices=2, slice_spacing=6.0, padding=1.0, device="cpu", max_passes=30)
         results = [reconstruct(data, replace(settings, object_type=kind)) for kind in (None, "phase", "complex")]
         pictures = [phantom.inner(result, (5, 6)) for result in results]
         scales.append(phantom.phase_scale(*pictures[0])[0])
@@ -139,7 +139,7 @@ def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> No
     ours, phase_only, complex_slices = np.mean(errors, axis=0)
     assert (
         ours < 1.1 * complex_slices
-    )  # 0.92 with absorption, 1.05 without: what slices differ by has a prior in either case
+    )  # 0.98 with absorption, 1.07 without (0.94, 1.09 in 80 passes): what slices differ by has a prior in either case
     assert ours < (0.9 if amplitude else 1.02) * phase_only
 
 

@@ -101,7 +101,7 @@ def clean(
     scatter = excess_variance(patterns, ready.positions, rough)
     per_electron = counts_per_electron or (scatter if scatter > SEVERAL_COUNTS else 1.0)
     intensity = relative_intensity(totals, ready.positions, None if lines is None else lines[kept], per_electron)
-    ready = replace(ready, intensity=intensity)
+    ready = replace(ready, intensity=intensity, counts_per_electron=max(per_electron, 1.0))
     record = Cleaning(
         patterns=int(received.sum()),
         missing=int((~received).sum()),

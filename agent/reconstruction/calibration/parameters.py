@@ -47,6 +47,7 @@ VARIANCES = ("source_variance", "focus_variance")
 DRIFT_WIDTH = 0.01
 """By how much drift stretches or shears a scan, relative."""
 SOURCE = ("source_variance", "source_a", "source_b")
+INCOHERENCE = (*SOURCE, "focus_variance")
 SOURCE_WIDTH = 0.065
 """Variance, Å², of a source that nothing is known of: 0.6 Å FWHM."""
 USUAL_SOURCE, USUAL_ENERGY_SPREAD, USUAL_CHROMATIC_ABERRATION = 0.6, 0.5, 1.2e7
@@ -88,7 +89,7 @@ def widths(data: DiffractionData, groups: Iterable[str]) -> dict[str, float]:
     result = {name: unit(data, name) for name in members(groups)}
     if "defocus" in result:
         result["defocus"] += DEFOCUS_WIDTH * abs(data.defocus)
-    for name in result.keys() & {*SOURCE, "focus_variance"}:
+    for name in result.keys() & {*INCOHERENCE}:
         usual = usual_focal_spread(data) ** 2 if name == "focus_variance" else SOURCE_WIDTH
         result[name] = float(np.hypot(usual, value(data, "focus_variance" if name == "focus_variance" else SOURCE[0])))
     return result

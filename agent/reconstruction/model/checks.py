@@ -41,6 +41,7 @@ def check_data(data: DiffractionData, slices: int = 1, before: DiffractionData |
         msg = f"patterns of {data.patterns.shape[1:]} pixels cannot be appended to some of {before.patterns.shape[1:]}"
         raise BadInputError(msg)
     _check_optics(data)
+    _check_coherence(data)
     _check_positions(data)
     all_positions = data.positions if before is None else np.concatenate([before.positions, data.positions])
     _check_overlap(data)
@@ -132,7 +133,7 @@ def _check_probe(waves: NDArray[Any]) -> None:
 
 
 def _check_optics(data: DiffractionData) -> None:
-    for name in ("voltage", "semiangle", "angular_pixel"):
+    for name in ("voltage", "semiangle", "angular_pixel", "counts_per_electron"):
         value = getattr(data, name)
         if not (is_number(value) and value > 0):
             msg = f"{name} of {value} is not possible; a positive number is expected"
@@ -193,7 +194,6 @@ def _check_window(data: DiffractionData) -> None:
             f"the largest legal defocus is ±{limit:.4g} Å with pixels of {data.angular_pixel:g} mrad"
         )
         raise BadInputError(msg)
-    _check_coherence(data)
     _check_spread(data)
     _check_lit(data)
 

@@ -40,6 +40,7 @@ class DiffractionData:
         position_jitter: standard deviation, Å along each axis, of what the scan engine misses each position by; 0: not known.
             Positions that are refined freely are held by it (`ReconstructionSettings.refine_positions`).
         intensity: (n,) of the beam in each pattern, relative to their mean; None: the same in all.
+        counts_per_electron: variance of the counts over their mean: 1 where every electron gives one count.
         point_spread: standard deviation of the detector's point spread, detector pixels.
         area_integration: whether a detector pixel counts what falls on its whole area, rather than at its centre.
         pass_index: (n,) in which of two passes over the field each pattern was recorded, 0 or 1; None: there was one pass.
@@ -63,6 +64,7 @@ class DiffractionData:
     focal_spread: float = 0.0
     position_jitter: float = 0.0
     intensity: NDArray[np.float64] | None = None
+    counts_per_electron: float = 1.0
     point_spread: float = 0.0
     area_integration: bool = False
     pass_index: NDArray[np.int64] | None = None

@@ -27,15 +27,15 @@ VARIATION = 1e-3
 """Size of the random variations of the probe that orthogonal probe relaxation starts from, relative to the probe."""
 
 
-def counts_per_pixel(data: DiffractionData, total: float) -> float:
-    """Mean counts per object pixel, of pixels as large as the detector resolves.
+def electrons_per_pixel(data: DiffractionData, total: float) -> float:
+    """Mean electrons per object pixel, of pixels as large as the detector resolves.
 
     Args:
         data: positions and optics.
         total: counts of all patterns.
     """
     pixel = np.asarray(data.pixel_size)
-    return float(total * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
+    return float(total / data.counts_per_electron * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
 
 
 def choose_padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
@@ -52,7 +52,7 @@ def choose_padding(data: DiffractionData, settings: ReconstructionSettings) -> f
         return float(settings.padding)
     if settings.slices == 1:
         return 1.0
-    if counts_per_pixel(data, data.counted()) < TELLING:
+    if electrons_per_pixel(data, data.counted()) < TELLING:
         return 1.0
     return PADDING
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,8 @@ def phase_scale(experiment: Experiment, state: SolverState) -> float:
     window, frequency = _window(experiment, index)
     if np.count_nonzero(window) < SMALLEST**2:
         return 1.0
-    limit = (window**2).sum() / np.prod(pixel_size) / (2 * _dose(experiment, lit))
+    dose = _dose(experiment, lit) / experiment.data.counts_per_electron
+    limit = (window**2).sum() / np.prod(pixel_size) / (2 * dose)
     noise = np.full(frequency.shape, 0.0 if regularise else limit)
     aperture = optics.spatial_frequency(experiment.data.semiangle, experiment.data.voltage)
     band = (frequency >= 0.5 * aperture) & (frequency <= 2 * aperture)
@@ -126,6 +128,17 @@ def _filtered(phase: NDArray[np.float64], gain: NDArray[np.float64]) -> NDArray[
     return np.asarray(np.fft.ifft2(np.fft.fft2(phase) * gain).real)
 
 
+def _drawn(experiment: Experiment, model: Any, attempt: int) -> Any:
+    """Counts (b, …) with the mean `model` that scatter as the experiment's do: whole electrons of several counts each."""
+    backend, xp, several = experiment.backend, experiment.backend.xp, experiment.data.counts_per_electron
+    seed = (experiment.settings.seed, attempt)
+    if several <= 1:
+        return backend.draw_counts(model, seed)
+    counts = backend.draw_counts(model / np.float32(several), seed).astype(np.float32) * np.float32(several)
+    rounded = xp.floor(counts + xp.asarray(np.random.default_rng((*seed, 1)).random(counts.shape, np.float32)))
+    return rounded.astype(np.uint16) if float(rounded.max()) < 2**16 else rounded.astype(np.float32)
+
+
 def _simulated_again(
     experiment: Experiment, state: SolverState, phase: NDArray[np.float64], index: NDArray[np.int64], attempt: int
 ) -> NDArray[np.complex64]:
@@ -145,7 +158,7 @@ def _simulated_again(
         weights=known.weights[index],
     )
     model = backend.expected_counts(experiment.problem(), truth, np.arange(len(index)))
-    counts = backend.draw_counts(model, (settings.seed, attempt))
+    counts = _drawn(experiment, model, attempt)
     replica = replace(
         experiment,
         counts=experiment.counts.replaced(counts, experiment.counts.totals[index]),

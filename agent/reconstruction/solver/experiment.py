@@ -88,6 +88,15 @@ class Experiment:
         """Number of probe modes."""
         return self.constants.n_modes
 
+    def tie(self, apertures: Any) -> None:
+        """Give the modes that are tied one aperture function again, in place, after a change that has split them.
+
+        Args:
+            apertures: (V, ky, kx) on the backend.
+        """
+        if self.tied is not None:
+            apertures[: self.n_modes] = self.tied.spread(self.tied.common(apertures[: self.n_modes]))
+
     @property
     def electrons(self) -> float:
         """Mean counts per pattern in the counting pixels."""
@@ -168,7 +177,7 @@ def load(
         depths=Depths(xp, settings.depths, optics.wavelength(data.voltage), geo.pixel_size),
         overlap=start.patterns_per_place(modes[: len(modes) - settings.variable_modes], geo),
         can_bin=can_bin,
-        amplitudes_show=start.counts_per_pixel(data, float(counts.totals.sum())) >= start.TELLING,
+        amplitudes_show=start.electrons_per_pixel(data, float(counts.totals.sum())) >= start.TELLING,
         count_offset=float(COUNT_OFFSET * np.sqrt(electrons / float(mask.sum()))),
     )
 

@@ -73,6 +73,7 @@ def misfit(experiment: Experiment, deviance: float) -> tuple[str, ...]:
     """
     counts, seen = experiment.counts, experiment.mask
     ratio = deviance / float(expected_deviance(np.maximum(counts.mean[seen], 1e-9)).mean())
+    ratio /= max(experiment.data.counts_per_electron, 1.0)
     if ratio < MISFIT:
         return ()
     return (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.reconstruction.counts.layout import two_by_two
 from agent.reconstruction.model import background, binning, forward
@@ -23,7 +24,14 @@ def planned(experiment: Experiment, state: SolverState) -> list[Step]:
     return schedule(experiment.settings, len(state.unknowns.corners), experiment.overlap)
 
 
-def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_deviance: bool = False) -> None:
+def make_pass(
+    experiment: Experiment,
+    state: SolverState,
+    step: Step,
+    *,
+    want_deviance: bool = False,
+    without: NDArray[np.int64] | None = None,
+) -> None:
     """Use every pattern once, in random batches or all in one update with momentum.
 
     Nothing here waits for the device, except for positions that are refined; arrays that it reads stay in their place.
@@ -32,10 +40,13 @@ def make_pass(experiment: Experiment, state: SolverState, step: Step, *, want_de
         experiment: what is given.
         state: changed in place.
         step: how.
+        without: numbers of patterns that are left out, (m,); None: none. For quantities that each pattern has of its own all
+            are needed.
         want_deviance: add to `state.deviances`; the detector's pixels are used then, not its bins.
     """
     xp, found, settings = experiment.backend.xp, state.unknowns, experiment.settings
     order = np.arange(len(found.corners)) if step.half is None else np.arange(step.half, len(found.corners), 2)
+    order = order if without is None else np.setdiff1d(order, without)
     n = len(order)
     binned = step.binned and experiment.can_bin and not want_deviance
     problem, model = seen_in_bins(experiment, state) if binned else (experiment.problem(), found)

@@ -31,6 +31,11 @@ def needs_slopes(settings: ReconstructionSettings) -> bool:
     return settings.refine_positions is not None or settings.variable_modes > 0
 
 
+def needs_all(settings: ReconstructionSettings) -> bool:
+    """Whether every pattern has quantities of its own, so that none can be left out of a pass."""
+    return needs_slopes(settings) or settings.refine_intensity
+
+
 def update(experiment: Experiment, state: SolverState, problem: forward.Problem, sums: forward.Sums, reach: Any) -> Any:
     """One step of every quantity that each pattern has of its own; call it after the apertures have taken theirs.
 
@@ -104,8 +109,7 @@ def _update_variations(experiment: Experiment, unknowns: forward.Unknowns, sums:
     change = (STEP / n) * (slope.real + 1j * (gain * slope.imag)) * turn
     apertures[modes:] += change.astype(apertures.dtype)
     in_gauge(unknowns, modes, xp)
-    if experiment.tied is not None:  # what the gauge has given the first mode is given to all that it is tied to
-        apertures[:modes] = experiment.tied.spread(experiment.tied.common(apertures[:modes]))
+    experiment.tie(apertures)  # what the gauge has given the first mode is given to all that it is tied to
 
 
 def _shrunk(found: Any, noise: Any, xp: Any) -> Any:

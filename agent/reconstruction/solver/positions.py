@@ -48,12 +48,15 @@ class Displacement:
         kind: see `ReconstructionSettings.refine_positions`.
         geometry: object grid and nominal places on it.
         nominal: (n, 2), Å, in the scan's frame.
+        jitter: standard deviation, Å along each axis, of free displacements before any count was seen; 0: not known.
 
     Raises:
         BadInputError: where `kind` is `lines` and the positions are no raster.
     """
 
-    def __init__(self, kind: Kind, geometry: Geometry, nominal: NDArray[np.float64]) -> None:
+    def __init__(self, kind: Kind, geometry: Geometry, nominal: NDArray[np.float64], jitter: float = 0.0) -> None:
+        known = jitter > 0 and kind == "free"
+        self.precision = (np.asarray(geometry.pixel_size) / jitter) ** 2 if known else np.zeros(2)
         self.kind, self.geometry = kind, geometry
         self.places = geometry.corners + geometry.subpixel_shifts.astype(np.float64)
         self.line = scan_lines(nominal) if kind == "lines" else None
@@ -99,9 +102,10 @@ class Displacement:
         xp = backend.xp
         now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.subpixel_shifts), np.float64)
         pull = 4 * backend.to_host(sums.slopes)[:, :2].astype(np.float64)
-        curvature = _Curvature(unknowns, problem, backend)
-        steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
+        curvature = _Curvature(unknowns, problem, backend, self.precision)
         off = now - self.places
+        pull -= self.precision * (off - off.mean(axis=0))
+        steps = self._with_momentum(self._solved(pull, curvature), float(backend.to_host(reach)))
         wanted = self.places + self.in_model(off) + off.mean(axis=0) + steps
         if not np.isfinite(wanted).all():  # an object that is no longer one moves no window out of its grid
             return None
@@ -145,9 +149,13 @@ class Displacement:
 
 
 class _Curvature:
-    """The left side of the equations at the top, times displacements (n, 2) in pixels."""
+    """The left side of the equations of the README, times displacements (n, 2) in pixels.
 
-    def __init__(self, unknowns: Unknowns, problem: Problem, backend: Backend) -> None:
+    Args:
+        precision: (2,) per pixel², of what is known of displacements beforehand.
+    """
+
+    def __init__(self, unknowns: Unknowns, problem: Problem, backend: Backend, precision: NDArray[np.float64]) -> None:
         xp = self.xp = backend.xp
         self.backend = backend
         # a pull grows with the electrons of its pattern, and so must the curvature
@@ -164,6 +172,7 @@ class _Curvature:
         self.own = np.stack([yy, yx, yx, xx], axis=-1).reshape(-1, 2, 2)
         middle = np.median(yy + xx)
         self.own += 0.05 * middle * np.eye(2)  # a pattern that sees next to nothing stays where it is
+        self.own += np.diag(precision)
 
     def alone(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Displacements that a pull (n, 2) would give if the object did not move."""

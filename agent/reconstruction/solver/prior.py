@@ -48,10 +48,13 @@ class Prior:
         xp: array module.
         depths: what is seen of which slice a phase belongs to.
         resolved: (y, x) largest frequency that the detector resolves, as a part of the object grid's Nyquist frequency.
+        per_electron: counts of an electron, which make the noise of counts so much larger.
     """
 
-    def __init__(self, xp: Any, depths: Depths, resolved: tuple[float, float] = (1.0, 1.0)) -> None:
-        self.xp, self.depths, self.resolved = xp, depths, resolved
+    def __init__(
+        self, xp: Any, depths: Depths, resolved: tuple[float, float] = (1.0, 1.0), per_electron: float = 1.0
+    ) -> None:
+        self.xp, self.depths, self.resolved, self.per_electron = xp, depths, resolved, per_electron
         self.power: Any = np.inf
         """(1 or 2, y, x) P of the phase, and of log amplitude, summed over slices, in pixels; infinite: not known yet."""
         self.places: Any = None
@@ -74,7 +77,7 @@ class Prior:
         phase = transmission.phases(obj, illumination, xp)
         parts = phase[None] if phase_only else xp.stack([phase, xp.log(xp.maximum(xp.abs(obj), FAINT))])
         parts = parts.astype(np.float32)
-        slices, total, noise = len(obj), parts.sum(axis=1), REAL / (2 * illumination[0].max())
+        slices, total, noise = len(obj), parts.sum(axis=1), REAL * self.per_electron / (2 * illumination[0].max())
         change = xp.zeros_like(parts)
         if regularise:
             # of the preconditioner's curvature half is there, half the information is lost

@@ -25,11 +25,13 @@ EVERY = 4
 """Passes from one look to the next; a grid grows a few times over in so many."""
 MOST = 96
 """Harmonics looked after at most, the lowest first."""
-SAMPLED = 192
+SAMPLED = 768
 """Frequencies of a ring that tell what is usual there."""
-LIKE_NOISE, LIKE_CRYSTAL = 7.0, 12.0
+LIKE_NOISE, LIKE_CRYSTAL = (7.0, 0.3), (12.0, 0.6)
 """Largest power of a ring over its mean: up to the first a harmonic may have the mean, from the second on, where a crystal's
-reflections lie, the largest."""
+reflections lie, the largest; at least, and in units of what six reflections in a ring have."""
+SIX_PEAKS = 1.45
+"""That is so many times the ring's radius over the width of a peak."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class RasterGauge:
         along: (G, y) and (G, x) exp(−2πi g·r) of each harmonic along either axis of the object grid.
         here: (G, ky) and (G, kx) exp(2πi g·s) on the probe's grid, corner-centred, with the phase of the positions.
         window: (y, x) taper over the scan, sum 1.
+        like: (G,) and (G,) largest power of a ring over its mean that noise has, and a crystal.
         ring: (G, SAMPLED) flat indices of the object's transform, at the harmonic's distance from 0 and off the harmonics.
     """
 
     along: tuple[Any, Any]
     here: tuple[Any, Any]
     window: Any
+    like: tuple[Any, Any]
     ring: Any
 
     @classmethod
@@ -62,7 +66,8 @@ class RasterGauge:
         cycles = (harmonics @ geo.matrix) * pixel  # per pixel of the object
         cycles = cycles[(np.abs(cycles) < 0.5).all(axis=1)]
         window = _taper(experiment)
-        ring = _rings(cycles, geo.object_shape, int((window > 0.01).sum())) if len(cycles) else None
+        wide = 2.0 / np.sqrt((window > 0.01).sum())  # of a peak, cycles per pixel
+        ring = _rings(cycles, geo.object_shape, wide) if len(cycles) else None
         if ring is None:
             return None
         places = geo.corners + np.asarray(experiment.shape) // 2 + geo.subpixel_shifts
@@ -74,11 +79,16 @@ class RasterGauge:
             for a, n in enumerate(experiment.shape)
         ]
         here[0] *= phase[:, None]
+        peaks = SIX_PEAKS * np.hypot(*cycles.T) / wide
+        like = [
+            xp.asarray(np.maximum(least, part * peaks).astype(np.float32)) for least, part in (LIKE_NOISE, LIKE_CRYSTAL)
+        ]
         loaded = [xp.asarray(array.astype(np.complex64)) for array in (*along, *here)]
         return cls(
             (loaded[0], loaded[1]),
             (loaded[2], loaded[3]),
             xp.asarray((window / window.sum()).astype(np.float32)),
+            (like[0], like[1]),
             xp.asarray(ring),
         )
 
@@ -108,6 +118,7 @@ class RasterGauge:
             one.object *= for_object
             waves = xp.fft.ifft2(one.apertures) * for_probe
             one.apertures[...] = xp.fft.fft2(waves) * experiment.support
+            experiment.tie(one.apertures)
 
     def _excess(self, image: Any, xp: Any) -> Any:
         """(G,) amplitudes that the harmonics of an image (y, x) have beyond what is usual in their rings."""
@@ -116,7 +127,8 @@ class RasterGauge:
         power = xp.abs(amplitude) ** 2
         usual = (xp.abs(xp.fft.fft2(tapered)) ** 2).ravel()[self.ring]
         mean, largest = usual.mean(axis=1), usual.max(axis=1)
-        crystal = (largest / xp.maximum(mean, 1e-30) - LIKE_NOISE) / (LIKE_CRYSTAL - LIKE_NOISE)
+        like_noise, like_crystal = self.like
+        crystal = (largest / xp.maximum(mean, 1e-30) - like_noise) / (like_crystal - like_noise)
         most = mean + (largest - mean) * xp.clip(crystal, 0, 1)
         return amplitude * (1 - xp.sqrt(xp.minimum(1.0, most / xp.maximum(power, 1e-30))))
 
@@ -174,15 +186,15 @@ def _taper(experiment: Experiment) -> NDArray[np.float64]:
     return taper
 
 
-def _rings(cycles: NDArray[np.float64], shape: tuple[int, int], lit: int) -> NDArray[np.int64] | None:
+def _rings(cycles: NDArray[np.float64], shape: tuple[int, int], wide: float) -> NDArray[np.int64] | None:
     """(G, SAMPLED) flat indices of frequencies as far from 0 as each harmonic; None where too few lie off the harmonics.
 
     Args:
         cycles: (G, 2) of the harmonics, per pixel.
         shape: (y, x) of the transform.
-        lit: pixels of the taper, whose root tells how wide peaks are.
+        wide: width of a peak, cycles per pixel.
     """
-    random, wide, rings = np.random.default_rng(0), 2.0 / np.sqrt(lit), []
+    random, rings = np.random.default_rng(0), []
     near = np.concatenate([cycles, -cycles, np.zeros((1, 2))])
     for g in cycles:
         angle = random.uniform(0, np.pi, 3 * SAMPLED)

@@ -34,7 +34,8 @@ class Reconstruction:
         aberrations: Krivanek polar coefficients besides defocus that the probe was started with.
         source_size: FWHM, Å, as used: see `DiffractionData`.
         focal_spread: standard deviation of the defocus, Å, as used.
-        optics_sd: parameter (see `parameters`) -> standard deviation, of the optics that were measured.
+        optics_sd: parameter (see `parameters`), `source_size` or `focal_spread` -> standard deviation, of the optics that were
+            measured.
         background: (ky, kx) counts per pattern that the coherent model does not explain, centred at N//2; None: not modelled.
         phase_scale: how much too weak noise had made the phases; they have been divided by it.
         deviance: Poisson deviance per detector pixel where a pass began: every fourth full pass up to the last one; where

@@ -77,14 +77,12 @@ def start(experiment: Experiment, unknowns: forward.Unknowns | None = None) -> S
         experiment: what is given.
         unknowns: to start from instead; they are changed in place.
     """
-    settings = experiment.settings
-    kind = settings.refine_positions
     return SolverState(
         unknowns=nominal_unknowns(experiment) if unknowns is None else unknowns,
-        prior=Prior(experiment.backend.xp, experiment.depths, experiment.resolved),
+        prior=Prior(experiment.backend.xp, experiment.depths, experiment.resolved, experiment.data.counts_per_electron),
         law=_law(experiment),
-        displacement=None if kind is None else Displacement(kind, experiment.geometry, experiment.data.positions),
-        random=np.random.default_rng(settings.seed),
+        displacement=_displacement(experiment),
+        random=np.random.default_rng(experiment.settings.seed),
     )
 
 
@@ -117,8 +115,7 @@ def grow(before: Experiment, experiment: Experiment, state: SolverState) -> None
     found.subpixel_shifts = xp.concatenate([found.subpixel_shifts, xp.asarray(new.subpixel_shifts[first:])])
     found.weights = xp.concatenate([found.weights, _weights(experiment, first)])
     state.binned = state.gauge = None
-    kind = experiment.settings.refine_positions
-    state.displacement = None if kind is None else Displacement(kind, new, experiment.data.positions)
+    state.displacement = _displacement(experiment)
 
 
 def last_reached(state: SolverState) -> Reached:
@@ -176,6 +173,13 @@ def with_reached(state: SolverState, **changes: Any) -> forward.Unknowns:
     """The unknowns at the last point that was reached, with `changes`; nothing of the state is changed."""
     last = last_reached(state)
     return replace(state.unknowns, **{"object": last.object, "apertures": last.apertures, **changes})
+
+
+def _displacement(experiment: Experiment) -> Displacement | None:
+    kind, data = experiment.settings.refine_positions, experiment.data
+    if kind is None:
+        return None
+    return Displacement(kind, experiment.geometry, data.positions, data.position_jitter)
 
 
 def _weights(experiment: Experiment, first: int) -> Any:

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from agent.records import CampaignRecord, ModelView, Optics, Score, Trial
+from agent.records import CampaignRecord, Cleaning, ModelView, Optics, Score, Trial
 from agent.report import plots, write_report
 from agent.report.page import pictured_trials
 from agent.report.resolution import comes_back
@@ -233,3 +233,16 @@ def test_the_model_is_drawn_where_settings_can_be_chosen(
     axes = drawn[0].axes[0]
     assert axes.get_xlim() == pytest.approx((2.5, 6.5))
     assert axes.get_ylim() == pytest.approx((250, 650))
+
+
+def test_the_report_says_what_was_left_out_and_masked(finished_campaign: Path) -> None:
+    example = load_campaign(finished_campaign)
+    assert "Patterns as they came" not in text_of(example, finished_campaign)
+    found = Cleaning(patterns=280, empty=3, partial=1, dead_pixels=64, descan=(1.4, 0.6), descan_sd=0.02)
+    trials = tuple(t.model_copy(update={"cleaning": Cleaning(patterns=280)}) for t in example.trials)
+    record = changed(example.model_copy(update={"trials": trials}), "final", cleaning=found)
+    text = text_of(record, finished_campaign)
+    assert (
+        "of 280 patterns 4 are left out: 3 empty, 1 partial; masked pixels: 64 dead, 0 hot; the zero beam moved" in text
+    )
+    assert "nothing had to be left out or masked" in text

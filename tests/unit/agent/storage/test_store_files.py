@@ -17,7 +17,7 @@ import pytest
 from agent.config import Metadata
 from agent.errors import BadInputError, StoppedError
 from agent.reconstruction.solver.result import Reconstruction
-from agent.records import Optics, Score
+from agent.records import Cleaning, Optics, Score
 from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition, require_space
 from agent.storage.reconstruction_file import read_reconstruction, write_reconstruction
 from instrument import stream
@@ -52,6 +52,8 @@ def write(
         writer.finish(Outcome(id="a-001", state="done", frames=len(frames), electrons=4500))
 
 
+FOUND = Cleaning(patterns=9, empty=2, hot_pixels=4, counts_per_electron=1.02)
+MASK = np.ones((16, 16), bool)
 OPTICS = Optics(
     defocus=98.0,
     rotation=0.21,
@@ -89,7 +91,18 @@ def write_picture(folder: Path) -> Path:
     halves = np.stack([reconstruction().phase] * 2)
     target = folder / "reconstruction.h5"
     acquisition = read_acquisition(folder / "acquisition.h5")
-    write_reconstruction(target, reconstruction(), score, halves, plan().field, acquisition, ("a note",), optics=OPTICS)
+    write_reconstruction(
+        target,
+        reconstruction(),
+        score,
+        halves,
+        plan().field,
+        acquisition,
+        ("a note",),
+        optics=OPTICS,
+        cleaning=FOUND,
+        mask=MASK,
+    )
     return target
 
 
@@ -182,15 +195,19 @@ def test_a_reconstruction_comes_back_as_it_was(tmp_path: Path) -> None:
     assert stored.scored == plan().field
     assert stored.notes == ("a note",)
     assert stored.optics == OPTICS
+    assert stored.cleaning == FOUND
+    assert stored.mask is not None
+    assert np.array_equal(stored.mask, MASK)
 
 
 def test_a_file_of_an_earlier_version_has_no_optics(tmp_path: Path) -> None:
     target = write_picture(tmp_path)
     with h5py.File(target, "r+") as file:
-        for name in ("optics", "phase_scale", "notes", "deviance"):
+        for name in ("optics", "phase_scale", "notes", "deviance", "cleaning", "mask"):
             del file["entry/reconstruction"][name]
     stored = read_reconstruction(target)
     assert stored.optics is None
+    assert stored.cleaning is stored.mask is None
     assert stored.reconstruction.phase_scale == 1.0
     assert stored.notes == ()
 

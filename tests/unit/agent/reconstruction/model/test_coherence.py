@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent.reconstruction import ReconstructionSettings, Reconstructor, reconstruct
 from agent.reconstruction.calibration import parameters
@@ -117,3 +118,20 @@ def test_the_next_reconstruction_starts_from_the_same_aperture_and_coherence() -
     size = np.linalg.norm
     overlap = abs(np.vdot(again.free_waves[0], learned.free_waves[0]))
     assert overlap > 0.995 * size(again.free_waves[0]) * size(learned.free_waves[0])
+
+
+def test_known_jitter_keeps_positions_from_following_noise() -> None:
+    jitter = 0.1
+    believed = phantom.raster()
+    truth = believed + np.random.default_rng(3).normal(0, jitter, believed.shape)
+    data = phantom.experiment(dose=1e3, true_positions=truth)
+    free = replace(QUICK, max_passes=16, refine_positions="free")
+
+    def error(found: NDArray[np.float64]) -> float:
+        off = found - truth
+        return float(np.std(off - off.mean(axis=0)))
+
+    alone = error(reconstruct(data, free).positions)
+    held = error(reconstruct(replace(data, position_jitter=jitter), free).positions)
+    assert held < 0.9 * jitter
+    assert held < 0.8 * alone
