@@ -173,16 +173,19 @@ def report(folder: CampaignFolder, out: Out = None, json_file: Json = None, debu
 
 @app.command()
 def demo(
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the column that is drawn from the zoo, of its noise and of the campaign.")
+    ] = 0,
     out: Out = None,
     json_file: Json = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the report at the end.")] = False,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
-    """See it work: a whole campaign on a simulated microscope (bilayer MoS2), in a few minutes, nothing to prepare."""
+    """See it work: a whole campaign on bilayer MoS2 in a simulated column drawn by seed, in minutes, nothing to prepare."""
     from agent.cli import campaigns
 
-    campaigns.demo(out=out, json_file=json_file, browser=not no_browser, debug=debug)
+    campaigns.demo(seed=seed, out=out, json_file=json_file, browser=not no_browser, debug=debug)
 
 
 @app.command()

@@ -115,10 +115,11 @@ def resume(
             conduct(own)
 
 
-def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool) -> None:
+def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, debug: bool) -> None:
     """Run the example campaign against a simulated microscope in a process of its own.
 
     Args:
+        seed: of the column that is drawn, of its noise and of the campaign.
         out: campaign folder; None: a new one below `campaigns/`.
         json_file: where the result goes as JSON besides.
         browser: whether to open the report at the end.
@@ -131,7 +132,7 @@ def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool
     """
     _log_to_terminal(debug)
     with as_file(files("agent.cli").joinpath("mos2.yaml")) as path:
-        config = load_config(path)
+        config = load_config(path).model_copy(update={"seed": seed})
     _check_json(json_file)
     folder = out or _new_folder(config)
     require_new(folder)
@@ -141,7 +142,7 @@ def demo(*, out: Path | None, json_file: Path | None, browser: bool, debug: bool
     except OSError as error:
         msg = f"--out {folder}: cannot be used as a campaign folder ({error.strerror})"
         raise BadInputError(msg) from error
-    command = simulator_command(state.resolve())
+    command = simulator_command(state.resolve(), "--column", f"random-{seed}", "--seed", str(seed))
     with instrument_process(command, state / "log.txt") as endpoint:
 
         async def start(observers: list[Observer]) -> CampaignRecord:

@@ -23,9 +23,15 @@ PAUSE = 1.0
 """s between two attempts to start it."""
 
 
-def simulator_command(state: Path) -> list[str]:
-    """The command that serves the simulated microscope on a free port, remembering in `state` what was exposed."""
-    return [sys.executable, "-m", "sim_instrument", "simulate", "--control", "tcp://127.0.0.1:*", "--state", str(state)]
+def simulator_command(state: Path, *options: str) -> list[str]:
+    """The command that serves the simulated microscope on a free port.
+
+    Args:
+        state: folder that remembers what was exposed.
+        options: further ones of `ptychopilot simulate`.
+    """
+    command = [sys.executable, "-m", "sim_instrument", "simulate", "--control", "tcp://127.0.0.1:*"]
+    return [*command, "--state", str(state), *options]
 
 
 @contextmanager

@@ -48,9 +48,9 @@ def optics_section(record: CampaignRecord, names: Mapping[str, str]) -> str:
     rows = [("Defocus", "; ".join(defoci) or f"{measured_defocus(known[-1])} Å"), *_rows(last)]
     shown = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows)
     note = (
-        f"The defocus is measured in each trial that tells it. All else was measured in trial {known[0].number} and is "
-        "kept, since it belongs to the column. Uncertainties are one standard deviation of what the counts tell. What has "
-        "none was taken from the set-point or from the instrument."
+        "The defocus is that of the specimen's middle plane, measured in each trial that tells it. All else belongs to the "
+        "column, and trials correct it as long as it is uncertain. Uncertainties are one standard deviation. What has none was "
+        "taken from the set-point or from the instrument."
     )
     return f"<h2>Optics</h2><dl>{shown}</dl><p class='soft'>{escape(note)}</p>"
 
@@ -71,7 +71,17 @@ def _rows(optics: Optics) -> list[tuple[str, str]]:
         ("Handedness", hand),
         *((_ABERRATION.get(name, name), _aberration(optics, name)) for name in _aberrations(optics)),
         ("Zero beam", f"{', '.join(centre)} pixels"),
+        *_coherence(optics),
     ]
+
+
+def _coherence(optics: Optics) -> list[tuple[str, str]]:
+    """Source size and focal spread where they were measured."""
+    numbers = (
+        ("Source (FWHM)", optics.source_size, optics.sd.get("source_size")),
+        ("Focal spread (sd)", optics.focal_spread, optics.sd.get("focal_spread")),
+    )
+    return [(name, f"{uncertain(value, sd)} Å") for name, value, sd in numbers if sd is not None]
 
 
 _ABERRATION = {

@@ -59,7 +59,7 @@ async def acquire(endpoint: str, path: Path, name: str) -> float:
     """Seconds from `start` until the last of FRAMES frames is in a closed file."""
     async with InstrumentClient(endpoint, timeout=10) as client, client.lease():
         await client.open_campaign("c", 1e9)
-        await client.prepare(plan(name, 64.0, 0.0, 0.0))
+        await client.prepare(plan(name, 64.0, 0.0, 0.0, defocus=0.0))
         sink = Hdf5Sink(path)
         started = time.perf_counter()
         outcome = await client.acquire(name, sink)

@@ -136,7 +136,7 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # as `main` does before
 from agent.cli import campaigns, main
 from agent.config import load_config
 campaigns.load_config = lambda example: load_config(example) and load_config("small.yaml")
-campaigns.simulator_command = lambda state: [
+campaigns.simulator_command = lambda state, *options: [
     sys.executable, "-m", "instrument", "serve", "small_world:make", "--state-dir", str(state)
 ]
 main()
