@@ -49,14 +49,14 @@ def calibration_records(exposed: Iterable[Exposed]) -> Iterator[CalibrationRecor
         base = base.model_copy(update={"true_defocus": each.truth.defocus, "defocus": base.nominal_defocus})
         started = time.perf_counter()
         try:
-            measured = calibrated(each.acquisition)
+            found = _compared(calibrated(each.acquisition), each.truth)
+            seconds = round(time.perf_counter() - started, 3)
+            record = CalibrationRecord.model_validate({**base.model_dump(), "seconds": seconds, **found})
         except StoppedError:
             raise
-        except Exception as error:  # one column that fails must not end a study
-            yield base.model_copy(update={"error": " ".join(str(error).split()) or type(error).__name__})
-            continue
-        seconds = round(time.perf_counter() - started, 3)
-        yield base.model_copy(update={"seconds": seconds, **_compared(measured, each.truth)})
+        except Exception as error:  # one column that fails must not end a study, nor a number that is none
+            record = base.model_copy(update={"error": " ".join(str(error).split()) or type(error).__name__})
+        yield record
 
 
 def _compared(measured: Measured, truth: Truth) -> dict[str, object]:

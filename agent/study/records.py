@@ -48,6 +48,9 @@ class ScoreRecord(Record):
     veto: str | None = Field(default=None, description="why the score is not to be trusted; None: it is")
     seconds: float | None = Field(default=None, description="of the whole processing")
     cell: int = Field(default=0, description="number of the setting in the grid, the same for all columns and kinds")
+    thinned: float | None = Field(
+        default=None, description="beside the score of two passes: that of halves drawn from the counts of both"
+    )
     data_error: float | None = Field(default=None, description="Poisson deviance per detector pixel")
     contrast: float | None = Field(default=None, description="standard deviation of the phase, rad")
     entropy: float | None = Field(default=None, description="of the phase's histogram, bit")

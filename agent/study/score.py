@@ -95,11 +95,13 @@ def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:
     output.unlink()
     image = crop(picture.phase, picture.origin, picture.pixel_size, scored)
     truth = true_information(image, picture.pixel_size, each.truth.phase, each.truth.pixel, choice)
-    return record.model_copy(
-        update={
+    return ScoreRecord.model_validate(  # refuses a number that is none
+        {
+            **record.model_dump(),
             "score": result.score.value,
             "sd": result.score.sd,
             "veto": result.score.veto,
+            "thinned": result.score.thinned,
             "truth": truth,
             "seconds": seconds,
             "data_error": result.deviance,

@@ -56,6 +56,40 @@ class ScoreSummary(Record):
     )
 
 
+class Cell(Record):
+    """A setting of the grid, of all columns together."""
+
+    step: float
+    defocus: float = Field(description="median set-point, Å: a part of each column's window")
+    dose: float
+    columns: int
+    score: float = Field(description="mean")
+    truth: float = Field(description="mean")
+    right: bool = Field(description="whether the means agree within max(15 %, 2 sd of the mean)")
+
+
+def cells_of(records: Iterable[ScoreRecord], kind: Kind) -> dict[int, Cell]:
+    """The grid's settings by their numbers, from scores that are not vetoed.
+
+    Args:
+        records: of the study.
+        kind: of halves.
+    """
+    trusted = [r for r in records if r.halves == kind and r.score is not None and r.veto is None]
+    return {
+        cell[0].cell: Cell(
+            step=_number(cell[0].step),
+            defocus=float(np.median([_number(r.defocus) for r in cell])),
+            dose=_number(cell[0].dose),
+            columns=len(cell),
+            score=float(np.mean([_number(r.score) for r in cell])),
+            truth=float(np.mean([_number(r.truth) for r in cell])),
+            right=_agrees(cell),
+        )
+        for cell in _cells(trusted)
+    }
+
+
 def summarise_calibration(records: Sequence[CalibrationRecord]) -> CalibrationSummary:
     """Figures of all acquisitions; one that came to nothing counts as not found.
 

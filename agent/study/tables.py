@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from agent.study.records import KINDS, CalibrationRecord, ScoreRecord
-from agent.study.summary import CalibrationSummary, ScoreSummary, summarise_calibration, summarise_score
+from agent.study.summary import CalibrationSummary, ScoreSummary, cells_of, summarise_calibration, summarise_score
 
 _NOTHING = "–"
 
@@ -43,7 +43,7 @@ def calibration_tables(records: Sequence[CalibrationRecord]) -> Iterator[Table]:
 
 
 def score_tables(records: Sequence[ScoreRecord]) -> Iterator[Table]:
-    """One table a column, then the summary for both kinds of halves.
+    """One table a column, one of all columns' means, then the summary, for both kinds of halves.
 
     Args:
         records: of the study.
@@ -65,11 +65,31 @@ def score_tables(records: Sequence[ScoreRecord]) -> Iterator[Table]:
                 "failed" if r.error is not None else "" if r.veto is None else "!",
             )
         yield table
+    yield _cell_table(records)
     table = _table("Summary", "figure", *(f"halves: {kind}" for kind in KINDS))
     lines = [_score_lines(summarise_score(records, kind)) for kind in KINDS]
     for (name, first), (_, second) in zip(*lines, strict=True):
         table.add_row(name, first, second)
     yield table
+
+
+def _cell_table(records: Sequence[ScoreRecord]) -> Table:
+    """Means of each setting over all columns; right: within max(15 %, 2 sd) of the truth."""
+    headings = [f"{kind}\n{what}" for kind in KINDS for what in ("score", "truth", "right")]
+    table = _table("Means over columns, bit/Å²", "step\nÅ", "defocus\nÅ", "dose\ne/Å²", *headings)
+    cells = [cells_of(records, kind) for kind in KINDS]
+    for number in sorted(set().union(*cells)):
+        found = [each.get(number) for each in cells]
+        known = next(cell for cell in found if cell is not None)
+        row = [f"{known.step:.2f}", _text(known.defocus, "+.0f"), f"{known.dose:.3g}"]
+        for cell in found:
+            row += (
+                [_NOTHING] * 3
+                if cell is None
+                else [f"{cell.score:.2f}", f"{cell.truth:.2f}", "yes" if cell.right else "no"]
+            )
+        table.add_row(*row)
+    return table
 
 
 def _calibration_lines(s: CalibrationSummary) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 
 from agent.study.figures import calibration_figure, score_figure
 from agent.study.records import CalibrationRecord, ScoreRecord
-from agent.study.summary import summarise_calibration, summarise_score
+from agent.study.summary import cells_of, summarise_calibration, summarise_score
 from agent.study.tables import calibration_tables, score_tables
 
 
@@ -50,6 +50,7 @@ def test_a_score_is_right_where_means_over_columns_agree() -> None:
     records = [score(0, 1.1, 1.0), score(0, 1.19, 1.0, name="d"), score(1, 2.0, 1.0), score(1, 2.0, 1.0, name="d")]
     figures = summarise_score(records, "passes")
     assert figures.within == 0.5
+    assert [cell.right for cell in cells_of(records, "passes").values()] == [True, False]
     assert figures.bias == pytest.approx((0.1 + 0.19 + 1 + 1) / 4)
 
 
