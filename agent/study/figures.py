@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agent.formatting import electrons
 from agent.report.drawing import BLUE, GREEN, GREY, ORANGE, new_figure, styled, to_png
 from agent.study.records import KINDS, CalibrationRecord, ScoreRecord
 from agent.study.summary import TOLERANCE
@@ -62,7 +63,7 @@ def score_figure(records: Sequence[ScoreRecord]) -> bytes:
         for dose, colour in zip(sorted({_of(r.dose) for r in ours}), (ORANGE, BLUE, GREEN) * len(ours), strict=False):
             for vetoed, face in ((False, colour), (True, "none")):
                 chosen = [r for r in ours if r.dose == dose and (r.veto is not None) is vetoed]
-                label = f"{dose:.3g} e/Å²" if not vetoed else None
+                label = f"{electrons(dose)} e/Å²" if not vetoed else None
                 x, y = [_of(r.truth) for r in chosen], [_of(r.score) for r in chosen]
                 axis.scatter(x, y, s=18, edgecolors=colour, facecolors=face, label=label)
         axis.set(xlabel="truth, bit/Å²", ylabel="score, bit/Å²", title=f"Halves: {kind}", xlim=(0, largest))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from agent.formatting import electrons
 from agent.study.records import KINDS, CalibrationRecord, ScoreRecord
 from agent.study.summary import CalibrationSummary, ScoreSummary, cells_of, summarise_calibration, summarise_score
 
@@ -57,7 +58,7 @@ def score_tables(records: Sequence[ScoreRecord]) -> Iterator[Table]:
             table.add_row(
                 _text(r.step, ".2f"),
                 _text(r.defocus, "+.0f"),
-                _text(r.dose, ".3g"),
+                _NOTHING if r.dose is None else electrons(r.dose),
                 r.halves or _NOTHING,
                 _text(r.score, ".2f"),
                 _text(r.sd, ".2f"),
@@ -81,7 +82,7 @@ def _cell_table(records: Sequence[ScoreRecord]) -> Table:
     for number in sorted(set().union(*cells)):
         found = [each.get(number) for each in cells]
         known = next(cell for cell in found if cell is not None)
-        row = [f"{known.step:.2f}", _text(known.defocus, "+.0f"), f"{known.dose:.3g}"]
+        row = [f"{known.step:.2f}", _text(known.defocus, "+.0f"), electrons(known.dose)]
         for cell in found:
             row += (
                 [_NOTHING] * 3
