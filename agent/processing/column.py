@@ -33,6 +33,7 @@ PARAMETERS = ("defocus", "C12", "rotation", "centre", "source", "focal_spread", 
 """What is measured of a column, named as in `ReconstructionSettings.refine_optics`."""
 SETPOINT, SETPOINT_SCALE = 25.0, 0.03
 """By how much a lens misses its set-point at 25 mrad, Å, and relative; the depth of focus goes with the angle's square."""
+DRIFT = ("stretch", "shear")
 ADVERTISED_ROTATION = 0.015
 """By how much a detector is turned otherwise than its instrument says, rad."""
 CONTRADICTION = 2.5
@@ -154,6 +155,8 @@ def _by_likelihood(
     from agent.reconstruction import find, with_usual_coherence
 
     tuned = find(with_usual_coherence(data), widths, on_progress=on_progress)
+    if not tuned.improved and data.defocus != nominal:
+        return data, "the counts of short reconstructions do not tell more than parallax, whose numbers are used", {}
     if not tuned.improved:
         note = (
             f"not found: the counts do not tell the defocus better than the set-point of {nominal:.4g} Å "
@@ -161,7 +164,7 @@ def _by_likelihood(
             "field tells more"
         )
         return tuned.data, note, {}
-    data, found = tuned.data, dict(tuned.uncertainty)
+    data, found = replace(tuned.data, positions=data.positions), _of_column(tuned.uncertainty)
     sd = _measured_sd(data, found)
     assert data.detector_to_scan is not None
     rotation, _ = optics.rotation_and_hand(data.detector_to_scan)
@@ -173,12 +176,12 @@ def _by_likelihood(
     )
     if abs(data.defocus - nominal) > CONTRADICTION * widths["defocus"]:
         note += f"; the set-point is off by {abs(data.defocus - nominal):.3g} Å, far more than lenses are: check the focus offset"
-    return data, note, _of_column(found)
+    return data, note, found
 
 
 def _of_column(widths: Mapping[str, float]) -> dict[str, float]:
-    """Without what belongs to a single acquisition: drift."""
-    return {name: width for name, width in widths.items() if name not in ("stretch", "shear")}
+    """Without drift: it belongs to a single acquisition, and is looked for only because a rotation resembles it."""
+    return {name: width for name, width in widths.items() if name not in DRIFT}
 
 
 def _measure_again(
@@ -203,13 +206,15 @@ def _measure_again(
         return Measured(data, known, notes)
     first = first_widths(data, {}, centre_known="row" not in known.sd)
     now = {name: known.widths.get(name, width) for name, width in first.items()}
-    before = {name: width for name, width in now.items() if width > SURE * first[name]}
+    uncertain = {name: width for name, width in now.items() if width > SURE * first[name]}
+    turned = "rotation" in uncertain
+    before = {name: width for name, width in uncertain.items() if turned or name not in DRIFT}
     before["defocus"] = DEFOCUS_REPEATS if known.widths else first["defocus"]
     start = data if known.widths else _usual(data)
     tuned = find(start, before, on_progress=on_progress)
     if not tuned.improved:
         return Measured(data, known, notes)
-    data, widths = tuned.data, {**known.widths, **_of_column(tuned.uncertainty)}
+    data, widths = replace(tuned.data, positions=data.positions), {**known.widths, **_of_column(tuned.uncertainty)}
     assert data.centre is not None
     state = replace(
         known,

@@ -42,6 +42,8 @@ SHARED = 1.4
 """By how much more than their scatter says the blocks are wrong together; from columns of the zoo with seeds below 120."""
 FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
 """Smallest standard deviation in natural units, and of which parameters."""
+FARTHEST = 3.5
+"""Standard deviations of what was known before beyond which a defocus is not believed."""
 TOLD = 0.7
 """Part of what was known before that the standard deviation of a defocus must fall below to count as found."""
 MOVED = 0.35
@@ -69,14 +71,12 @@ class Minimum:
     Attributes:
         values: (p,) parameters, in their units.
         loss: deviance with what was known before.
-        sd: (p,) in the parameters' units.
-        settled: whether the last step was short.
+        sd: (p,) in the parameters' units; None: not asked for.
     """
 
     values: NDArray[np.float64]
     loss: float
-    sd: NDArray[np.float64]
-    settled: bool
+    sd: NDArray[np.float64] | None = None
 
 
 class Surface:
@@ -101,11 +101,21 @@ class Surface:
         self.blocks = _blocks(data.positions)
 
     def expected(self, values: NDArray[np.float64], passes: int = SHORT) -> NDArray[np.float32]:
-        """Counts (m,) after a reconstruction of so many passes under (p,) values."""
+        """Counts (m,) after a reconstruction.
+
+        Args:
+            values: (p,) parameters, in their units, here and below.
+            passes: of the reconstruction.
+        """
         return self.function(values, passes)[0]
 
     def loss(self, expected: NDArray[np.float32], values: NDArray[np.float64]) -> float:
-        """Deviance of the counts from (m,) expected ones under (p,) values, and what was known before."""
+        """Deviance of the counts from what is expected, and what was known before.
+
+        Args:
+            expected: (m,) counts under `values`.
+            values: (p,) parameters.
+        """
         x = (values - self.before) / self.lengths
         return self._deviance(self.counts, expected) + float(x @ self.prior @ x)
 
@@ -121,7 +131,12 @@ class Surface:
         return self._deviance(self.held_out, self.expected(values, SCAN))
 
     def derive(self, values: NDArray[np.float64], far: bool = True) -> Linear:
-        """Central differences at (p,) values; one-sided ones where a variance is 0."""
+        """Central differences; one-sided ones where a variance is 0.
+
+        Args:
+            values: (p,) where.
+            far: whether the minimum is far away.
+        """
         middle = self.expected(values)
         here = self.loss(middle, values)
         own = np.zeros(len(values))
@@ -142,7 +157,12 @@ class Surface:
         return Linear(values, jacobian, _curvature(fisher, own, far) + 2 * self.prior)
 
     def gradients(self, linear: Linear, expected: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(blocks, p) slope of the deviance, in lengths of the differences."""
+        """(blocks, p) slope of the deviance, in lengths of the differences.
+
+        Args:
+            linear: derivatives of the counts.
+            expected: (m,) counts where the slope is wanted.
+        """
         residual = (self.counts - expected) / (expected + self.function.count_offset)
         n = len(self.blocks)
         each = np.stack([-2 * (j * residual).reshape(n, -1).sum(axis=1, dtype=np.float64) for j in linear.jacobian])
@@ -151,7 +171,14 @@ class Surface:
     def step(
         self, linear: Linear, gradient: NDArray[np.float64], values: NDArray[np.float64], longest: float = LONGEST
     ) -> NDArray[np.float64]:
-        """(p,) values that the linear model expects the minimum at, no parameter farther than `longest`."""
+        """(p,) values that the linear model expects the minimum at.
+
+        Args:
+            linear: derivatives and curvature.
+            gradient: (p,) slope of the deviance at `values`.
+            values: (p,) parameters.
+            longest: how far any parameter may move, in lengths of the differences.
+        """
         slope = gradient + 2 * self.prior @ ((values - self.before) / self.lengths)
         curvature = linear.curvature
         for _ in range(12):
@@ -162,8 +189,12 @@ class Surface:
         return np.asarray(np.maximum(values + step * self.lengths, self.lowest))
 
     def descend(self, values: NDArray[np.float64]) -> Minimum:
-        """Steps downhill, shorter ones after one that went up; the derivatives are taken anew where they are far from."""
-        linear, longest, done = self.derive(values), LONGEST, False
+        """Steps downhill, shorter ones after one that went up; the derivatives are taken anew where they are far from.
+
+        Args:
+            values: (p,) start.
+        """
+        linear, longest = self.derive(values), LONGEST
         expected = self.expected(values)
         loss = self.loss(expected, values)
         for _ in range(MOST_STEPS):
@@ -171,7 +202,6 @@ class Surface:
                 linear = self.derive(values)
             there = self.step(linear, self.gradients(linear, expected).sum(axis=0), values, longest)
             far = float((np.abs(there - values) / self.lengths).max())
-            done = far < SETTLED
             new = self.expected(there)
             if (new_loss := self.loss(new, there)) < loss:
                 values, expected, loss = there, new, new_loss
@@ -179,12 +209,16 @@ class Surface:
                 if not np.array_equal(values, linear.origin) and longest == LONGEST:
                     linear = self.derive(values)
                 longest = far / 3
-            if done:
+            if far < SETTLED:
                 break
-        return Minimum(values, loss, np.full(len(values), np.nan), done)
+        return Minimum(values, loss)
 
     def refine(self, values: NDArray[np.float64]) -> Minimum:
-        """The mean of the minima that long reconstructions at points around `values` expect, and how far it is to be believed."""
+        """The mean of the minima that long reconstructions around a point expect, and how far it is to be believed.
+
+        Args:
+            values: (p,) the point.
+        """
         linear = self.derive(values, far=False)
         random = np.random.default_rng(self.function.experiment.settings.seed)
         minima, slopes, middle, loss = [], [], values, np.inf
@@ -204,7 +238,7 @@ class Surface:
         covariance = inverse @ (scatter + 4 * self.prior) @ inverse
         rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
         sd = np.sqrt(np.diag(covariance) + rough) * self.lengths
-        return Minimum(mean, loss, np.asarray(sd), bool((np.abs(mean - middle) / self.lengths).max() < 1.0))
+        return Minimum(mean, loss, np.asarray(sd))
 
 
 def find(
@@ -238,10 +272,14 @@ def find(
     tell(on_progress, 0.6)
     fine = Surface(part_of_scan(small, n_positions), chosen, widths)
     end = fine.refine(best.values)
+    assert end.sd is not None
     tell(on_progress, 1.0)
     evaluations = surface.function.evaluations + fine.function.evaluations
     sd = dict(zip(surface.names, np.hypot(SHARED * end.sd, _floors(data, surface.names)).tolist(), strict=True))
-    told = end.settled and all(sd[name] < TOLD * widths[name] for name in ("defocus",) if name in widths)
+    told = all(bool(np.isfinite(width)) for width in sd.values())
+    if "defocus" in widths:
+        moved = abs(end.values[surface.names.index("defocus")] - data.defocus)
+        told = told and sd["defocus"] < TOLD * widths["defocus"] and moved < FARTHEST * widths["defocus"]
     offset = {"row": row, "column": column}
     found = {name: v + offset.get(name, 0) for name, v in zip(surface.names, end.values.tolist(), strict=True)}
     if not told:
