@@ -300,6 +300,9 @@ class Description(Record):
     mirrored: bool | None = Field(
         default=None, description="detector rows and scan rows of opposite hand; None: not known"
     )
+    spherical_aberration: float = Field(
+        default=0.0, description="nominal C3,0, Å: that of the lens without a corrector; 0 with one"
+    )
     area: Rectangle = Field(description="the part of the specimen that can be scanned, Å")
     repeatable: bool = Field(
         default=False, description="the same area may be acquired again unchanged (a recording, until it is used up)"
@@ -328,6 +331,11 @@ class Description(Record):
     def energy(self) -> float:
         """eV; of X-rays and light that of electrons with their wavelength, which no check takes for a mistake."""
         return self.voltage if self.wavelength is None else optics.EquivalentVoltage(self.wavelength)
+
+    @property
+    def nominal_aberrations(self) -> dict[str, float]:
+        """What is known of the lens besides defocus, Krivanek polar, Å."""
+        return {"C30": self.spherical_aberration} if self.spherical_aberration else {}
 
     @property
     def dose_unit(self) -> str:

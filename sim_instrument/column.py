@@ -161,6 +161,11 @@ class Column(DataFaults):
         """The rotation the facility believes in, rad."""
         return self.rotation - self.rotation_error
 
+    @property
+    def nominal_spherical_aberration(self) -> float:
+        """C3,0 as the maker states it, Å, in steps of 0.05 mm; 0 of a corrected column."""
+        return 5e5 * round(self.aberrations.get("C30", 0.0) / 5e5)
+
     def true_defocus(self, nominal: float) -> float:
         """The defocus that the column has where another is asked for.
 

@@ -248,6 +248,7 @@ class SimulatedMicroscope:
             electrons_per_pattern_values=column.dwell_electrons,
             scan_rotation=column.nominal_rotation,
             mirrored=column.mirrored,
+            spherical_aberration=column.nominal_spherical_aberration,
             area=Rectangle(y=margin, x=margin, height=size, width=size),
             frame_overhead=column.readout,
             line_overhead=column.flyback + (1 / column.line_trigger if column.line_trigger else 0.0),

@@ -113,6 +113,7 @@ def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
         angular_pixel=given.get("angular_pixel", description.detector.angular_pixel),
         defocus=given.get("defocus", plan.defocus),
         detector_to_scan=optics.detector_to_scan(description.scan_rotation or 0.0, bool(description.mirrored)),
+        aberrations=description.nominal_aberrations,
         mask=None if mask.all() else mask,
     )
     complete = plan.positions is None and bool(received.all())

@@ -36,6 +36,8 @@ SETPOINT, SETPOINT_SCALE = 25.0, 0.03
 DRIFT = ("stretch", "shear")
 ADVERTISED_ROTATION = 0.015
 """By how much a detector is turned otherwise than its instrument says, rad."""
+PARALLAX = 3.0
+"""By how many of its own standard deviations parallax is believed to miss the defocus."""
 CONTRADICTION = 2.5
 """A set-point that is off by so many times what lenses miss theirs by is told to the operator."""
 SURE = 0.15
@@ -92,12 +94,13 @@ def measure_column(
     notes, widths = list(found), dict[str, float]()
     sd |= found_sd
     if enabled:
+        # before the search: what a wrong rim makes of the disc, the optics would have to explain
+        data = _with_better_aperture(data) or data
         before = first_widths(data, found_sd, centre_known=not sd.get("row"))
         data, told, widths = _by_likelihood(data, nominal, before, on_progress)
         notes.append(told)
         sd |= _measured_sd(data, widths)
-    if enabled and (uneven := _with_better_aperture(data)) is not None:
-        data = uneven
+    if data.aperture is not None:
         notes.append("the bright-field disc is taken as measured, it explains the counts better than an even one")
     assert data.centre is not None
     state = ColumnState(
@@ -139,11 +142,14 @@ def first_widths(data: DiffractionData, found: Mapping[str, float], *, centre_kn
         found: what parallax has measured, with its standard deviations.
         centre_known: whether somebody has said where the zero beam is.
     """
-    from agent.reconstruction import widths
+    from agent.reconstruction import DEFOCUS_WIDTH, widths
 
     result = widths(data, [name for name in PARAMETERS if not (centre_known and name == "centre")])
-    setpoint = SETPOINT * (25 / data.semiangle) ** 2
-    result["defocus"] = max(result["defocus"], setpoint + SETPOINT_SCALE * abs(data.defocus))
+    setpoint = SETPOINT * (25 / data.semiangle) ** 2 + SETPOINT_SCALE * abs(data.defocus)
+    if "defocus" in found:
+        setpoint = PARALLAX * found["defocus"]
+        result["defocus"] -= DEFOCUS_WIDTH * abs(data.defocus)
+    result["defocus"] = max(result["defocus"], setpoint)
     result["rotation"] = max(ADVERTISED_ROTATION, 2 * found.get("rotation", 0.0))
     return result
 

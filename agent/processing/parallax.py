@@ -47,7 +47,7 @@ def orientation_and_defocus(
         reason = "; ".join(found.notes) or f"the defocus is {found.defocus:.3g} ± {found.defocus_sd:.2g} Å"
         msg = f"the first acquisition does not tell how the detector is turned: {reason}; raise its dose, or give the rotation"
         raise BadInputError(msg)
-    data = replace(data, detector_to_scan=found.detector_to_scan, aberrations=found.aberrations)
+    data = replace(data, detector_to_scan=found.detector_to_scan, aberrations={**data.aberrations, **found.aberrations})
     data, beyond = with_defocus(data, found.defocus)
     return data, found, beyond
 
@@ -84,7 +84,11 @@ def defocus_alone(
         )
         return data, (note,), {}
     sign = 1.0 if same > 0 else -1.0
-    aberrations = {**found.aberrations, "phi12": found.astigmatism.phi12 + (0 if sign > 0 else np.pi / 2)}
+    aberrations = {
+        **data.aberrations,
+        **found.aberrations,
+        "phi12": found.astigmatism.phi12 + (0 if sign > 0 else np.pi / 2),
+    }
     data, beyond = with_defocus(replace(data, aberrations=aberrations), sign * found.defocus)
     return data, (f"parallax: defocus {data.defocus:.4g} ± {found.defocus_sd:.2g} Å", *beyond), parallax_sd(found)
 

@@ -136,6 +136,7 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
         semiangle=description.semiangle,
         angular_pixel=detector.angular_pixel,
         defocus=plan.defocus,
+        aberrations=description.nominal_aberrations,
     )
     return clean(
         data,

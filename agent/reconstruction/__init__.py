@@ -26,13 +26,20 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
-    from agent.reconstruction.calibration.parameters import deviations, members, widths, with_usual_coherence
+    from agent.reconstruction.calibration.parameters import (
+        DEFOCUS_WIDTH,
+        deviations,
+        members,
+        widths,
+        with_usual_coherence,
+    )
     from agent.reconstruction.calibration.surface import find
 
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
     "Calibration": "calibrate",
     "DEFOCUS_REPEATS": "likelihood",
+    "DEFOCUS_WIDTH": "parameters",
     "Tuned": "likelihood",
     "calibrate": "calibrate",
     "deviance_of_part": "expectation",
@@ -46,6 +53,7 @@ _CALIBRATION = {
 }
 __all__ = [
     "DEFOCUS_REPEATS",
+    "DEFOCUS_WIDTH",
     "SMALLEST_DETECTOR",
     "Bounds",
     "BrightFieldDisc",

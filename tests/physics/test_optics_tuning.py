@@ -26,7 +26,7 @@ TRUTH = {
     "C12": 18.0, "phi12": 0.6, "C21": 500.0, "phi21": 0.3, "C23": 400.0, "phi23": -0.4,
     "C30": 30000.0, "C32": 9000.0, "phi32": 0.2, "C34": 8000.0, "phi34": 0.1,
 }  # fmt: skip
-EVERYTHING = tuple(group for group in parameters.GROUPS if group not in ("source", "ellipse", "focal_spread"))
+EVERYTHING = tuple(group for group in parameters.GROUPS if group not in ("source", "ellipse", "focal_spread", "drift"))
 TOLERANCE = {"defocus": 2.0, "C12a": 3.0, "C12b": 3.0, "rotation": 0.006, "row": 0.02, "column": 0.02}
 """What is asked for where everything else is known."""
 

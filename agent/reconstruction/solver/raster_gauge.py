@@ -54,9 +54,12 @@ class RasterGauge:
 
     @classmethod
     def of(cls, experiment: Experiment) -> RasterGauge | None:
-        """Those of an experiment; None where its positions are no raster or its probe stays."""
+        """Those of an experiment; None where its positions are no raster or its probe stays.
+
+        None for several slices too: what they scatter more than once stands out at harmonics without being a grid.
+        """
         data, geo, xp = experiment.data, experiment.geometry, experiment.backend.xp
-        if not experiment.settings.refine_probe:
+        if not experiment.settings.refine_probe or experiment.settings.slices > 1:
             return None
         reach = 2 * optics.spatial_frequency(data.semiangle, data.voltage)
         harmonics = lattice_harmonics(np.asarray(data.positions, np.float64), reach)
@@ -116,6 +119,8 @@ class RasterGauge:
         for_probe = xp.exp(in_probe).astype(np.complex64)
         for one in (last, found):
             one.object *= for_object
+            if experiment.settings.positivity:
+                one.object[...] = xp.where(one.object.imag < 0, xp.abs(one.object), one.object)
             waves = xp.fft.ifft2(one.apertures) * for_probe
             one.apertures[...] = xp.fft.fft2(waves) * experiment.support
             experiment.tie(one.apertures)

@@ -52,6 +52,16 @@ async def test_is_a_microscope_that_tells_nominal_values_only(microscope: Simula
     assert description.area.height > 250
 
 
+async def test_an_uncorrected_lens_is_advertised_as_its_maker_states_it() -> None:
+    column = Column(aberrations={"C30": 1.218e7, "C12": 20.0}, **SMALL)
+    microscope = SimulatedMicroscope(VACUUM, column)
+    description = await microscope.describe()
+    microscope.close()
+    assert description.spherical_aberration == 1.2e7
+    assert description.nominal_aberrations == {"C30": 1.2e7}
+    assert Column(**SMALL).nominal_spherical_aberration == 0.0
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
