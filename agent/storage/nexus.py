@@ -53,10 +53,12 @@ class NewFile:
             yield self.file
             self._disk.require_whole()
         except OSError as error:
-            if error.errno not in DISK_FULL:
+            # HDF5 may trip over what is missing before anybody asks the disk; its error has no number then.
+            cause = self._disk.error or error
+            if cause.errno not in DISK_FULL:
                 raise
             self._discard()
-            limit = " or the limit of file sizes (`ulimit -f`) is reached" if error.errno == errno.EFBIG else ""
+            limit = " or the limit of file sizes (`ulimit -f`) is reached" if cause.errno == errno.EFBIG else ""
             msg = f"the disk is full{limit}: {self.path} could not be written and was removed; free some and resume"
             raise StoppedError(msg) from error
 
