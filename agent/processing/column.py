@@ -1,7 +1,7 @@
 """What a campaign learns of its column and carries from one acquisition to the next.
 
-The first acquisition measures disc centre, rotation, handedness, defocus and low-order aberrations; every further one
-only corrects its defocus, which the lens sets a little differently each time.
+The first acquisition measures disc centre, rotation, handedness, defocus, astigmatism, source and focal spread. Every
+further one measures its defocus, which the lens sets a little differently each time, and whatever is still uncertain.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _measure_again(
     data: DiffractionData, known: ColumnState, *, enabled: bool, on_progress: Callable[[float], None]
 ) -> Measured:
     """What is known of the column, corrected by this acquisition as far as it is uncertain; the defocus is measured anew."""
-    from agent.reconstruction import DEFOCUS_REPEATS, find
+    from agent.reconstruction import DEFOCUS_REPEATS, find, with_usual_coherence
 
     nominal = data.defocus
     data = replace(
@@ -216,7 +216,7 @@ def _measure_again(
     turned = "rotation" in uncertain
     before = {name: width for name, width in uncertain.items() if turned or name not in DRIFT}
     before["defocus"] = DEFOCUS_REPEATS if known.widths else first["defocus"]
-    start = data if known.widths else _usual(data)
+    start = data if known.widths else with_usual_coherence(data)
     tuned = find(start, before, on_progress=on_progress)
     if not tuned.improved:
         return Measured(data, known, notes)
@@ -234,13 +234,6 @@ def _measure_again(
         widths=widths,
     )
     return Measured(data, state, notes)
-
-
-def _usual(data: DiffractionData) -> DiffractionData:
-    """The data with the coherence that columns usually have."""
-    from agent.reconstruction import with_usual_coherence
-
-    return with_usual_coherence(data)
 
 
 def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[float], None]) -> Measured:
