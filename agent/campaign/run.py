@@ -19,6 +19,7 @@ from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
 from agent.campaign.planning import acquisitions_planned, plan_campaign
 from agent.campaign.session import Session
+from agent.campaign.steering import Steering
 from agent.campaign.stop import Control, stop_on_signals
 from agent.campaign.trials import TrialBook
 from agent.config import CampaignConfig
@@ -56,6 +57,7 @@ async def run_campaign(
     keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
+    steering: Steering | None = None,
 ) -> CampaignRecord:
     """Run a new campaign to its end.
 
@@ -70,9 +72,9 @@ async def run_campaign(
             else, for an instrument on another machine, ~/.config/ptychopilot/keys where it exists.
         patience: s to wait for an instrument that does not answer.
         control: to stop the campaign from outside.
+        steering: see agent.campaign.steering; made with `control`.
 
-    Returns:
-        The campaign as its journal tells it.
+    Returns: the campaign as its journal tells it.
 
     Raises:
         BadInputError: something in config or folder is wrong; nothing was exposed, no folder made.
@@ -104,7 +106,7 @@ async def run_campaign(
     with Journal.create(folder, facts) as journal:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         atomic_write(folder / "campaign.yaml", text)
-        return await _live(journal, observers, patience, control, resumed=False)
+        return await _live(journal, observers, patience, control, steering, resumed=False)
 
 
 async def resume_campaign(
@@ -115,6 +117,7 @@ async def resume_campaign(
     keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
+    steering: Steering | None = None,
 ) -> CampaignRecord:
     """Continue a campaign that was stopped or killed; one that is done is returned as it is.
 
@@ -127,6 +130,7 @@ async def resume_campaign(
         keys: folder of CURVE keys; None: the one that was given before.
         patience: see run_campaign.
         control: see run_campaign.
+        steering: see run_campaign.
 
     Returns:
         The campaign as its journal tells it.
@@ -145,7 +149,7 @@ async def resume_campaign(
         if now != link:
             journal.write(link=now)
         journal.write(state="running", reason="", finished="")
-        return await _live(journal, observers, patience, control or Control(), resumed=True)
+        return await _live(journal, observers, patience, control or Control(), steering, resumed=True)
 
 
 def installed_versions() -> dict[str, str]:
@@ -168,15 +172,23 @@ def _absolute(folder: Path | str | None) -> Path | None:
 
 
 async def _live(
-    journal: Journal, observers: Iterable[Observer], patience: float, control: Control, *, resumed: bool
+    journal: Journal,
+    observers: Iterable[Observer],
+    patience: float,
+    control: Control,
+    steering: Steering | None,
+    *,
+    resumed: bool,
 ) -> CampaignRecord:
     """From the journal as it stands to the end of the campaign, or to a stop that is written down."""
     with log_file(journal.folder):
         audience = Audience([LogObserver(), *observers])
         book = TrialBook(journal, audience)
-        session = Session(journal, audience, control, book, failures_after=book.next_number - 1)
+        steering = steering or Steering(control)
+        session = Session(journal, audience, control, book, steering, failures_after=book.next_number - 1)
         audience.add(PaceSetter(session))
         _announce(session, resumed=resumed)
+        steering.attach(journal, audience)
         try:
             with stop_on_signals(control), _time_limit(control, session.config):
                 await _until_done(session, patience, release_safe=resumed)
@@ -211,7 +223,8 @@ async def _until_done(session: Session, patience: float, *, release_safe: bool) 
                         await release(client, journal)
                         release_safe = False
                     async with client.lease(), Background() as tasks:
-                        await Loop(session, child, client, tasks).run()
+                        with session.steering.able_to_blank(client.blank):
+                            await Loop(session, child, client, tasks).run()
                 return
             except SafeStateError as error:
                 msg = f"{error}; `ptychopilot resume {journal.folder}` does that"
