@@ -115,7 +115,7 @@ def _phase(png: bytes, facts: _Facts) -> str:
     drawn = _bar(bar * scale, length(bar) if bar < 100 else f"{bar / 10:g} nm", _SIZE * height / max(width, 1e-9))
     low, high = (f"{level:+.2f}".replace("-", "−") for level in facts.levels)
     legend = f'<div class="ramp cividis"><span>{low}</span><i></i><span>{high} rad</span></div>'
-    name = f"phase of trial {facts.trial} ({facts.role}), {length(height)} × {length(width)}"
+    name = f"phase of trial {facts.trial} ({facts.role}), {height:.3g} × {width:.3g} Å"
     return _figure(png, drawn, name, legend, height / max(width, 1e-9))
 
 

@@ -44,19 +44,18 @@ PANELS: tuple[tuple[str, str, Callable[[View], str]], ...] = (
     ("now", "Now", panels.now_html),
     ("scores", "Score of each trial", charts.score_chart),
     ("model", "Model: predicted score", charts.model_chart),
-    ("budget", "Electrons", panels.budget_html),
-    ("map", "Where they went", charts.dose_map),
+    ("electrons", "Electrons, and where they went", panels.electrons_html),
     ("calibration", "Column as measured", panels.calibration_html),
     ("events", "Alarms and events", panels.events_html),
     ("trials", "Trials", panels.trials_html),
-    ("about", "Campaign", panels.facts_html),
 )
 _LEGENDS = {
-    "scores": '<p class="legend"><i class="m exploration"></i>exploration <i class="m final"></i>final '
-    '<i class="m expert"></i>expert <i class="m box"></i>predicted ± sd <i class="m holl"></i>halves of one pass '
-    '<b class="bad">✕</b> not trusted or failed</p>',
-    "model": '<p class="legend"><i class="ramp cividis inline"><i></i></i> low to high · <i class="m exploration"></i>done '
-    '<i class="m pend"></i>pending <i class="m sugg"></i>suggested <b class="bad">✕</b> not trusted, failed or vetoed</p>',
+    "scores": '<p class="legend"><span><i class="m exploration"></i>exploration</span> <span><i class="m final"></i>final</span> '
+    '<span><i class="m expert"></i>expert</span> <span><i class="m box"></i>predicted ± sd</span> '
+    '<span><i class="m holl"></i>halves of one pass</span> <span><b class="bad">✕</b> not trusted or failed</span></p>',
+    "model": '<p class="legend"><span><i class="ramp cividis inline"><i></i></i> low to high</span> '
+    '<span><i class="m exploration"></i>done</span> <span><i class="m pend"></i>pending</span> '
+    '<span><i class="m sugg"></i>suggested</span> <span><b class="bad">✕</b> not trusted, failed or vetoed</span></p>',
 }
 
 
@@ -97,7 +96,7 @@ class Page:
             self._panel("scores")
             self._panel("model")
             self._build_suggestion()
-            for name in ("budget", "map", "calibration", "events", "trials", "about"):
+            for name in ("electrons", "calibration", "events", "trials"):
                 self._panel(name)
         ui.timer(TICK_S, self.refresh)
 
@@ -190,7 +189,7 @@ class Page:
         trials = self._gallery.trials(self._view)
         if not trials:
             return
-        number = self._trial if self._trial in trials else trials[-1]
+        number = self._trial if self._trial in trials else self._latest(trials)
         message, about = self._view.trials.get(number), self._view.picture
         wanted = (number, message and message.picture_file, about and about.seq)
         if wanted == self._picture_of:
@@ -201,12 +200,18 @@ class Page:
             self._set("phase", shown.phase)
             self._set("spectrum", shown.spectrum)
 
+    def _latest(self, trials: list[int]) -> int:
+        """The campaign's own last picture; the expert's is for comparison."""
+        known = self._view.trials
+        own = [number for number in trials if number not in known or known[number].role != "expert"]
+        return (own or trials)[-1]
+
     async def _turn(self, by: int) -> None:
         trials = self._gallery.trials(self._view)
         if trials:
-            at = trials.index(self._trial) if self._trial in trials else len(trials) - 1
-            at = min(max(at + by, 0), len(trials) - 1)
-            self._trial = trials[at] if at < len(trials) - 1 else None
+            at = trials.index(self._trial if self._trial in trials else self._latest(trials))
+            chosen = trials[min(max(at + by, 0), len(trials) - 1)]
+            self._trial = None if chosen == self._latest(trials) else chosen
             await self._show_picture()
 
     def _set(self, name: str, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from html import escape
 
+from agent.dashboard import charts
 from agent.dashboard.view import View
 from agent.formatting import duration, electrons, length, signed_length, uncertain
 from agent.status.contract import SettingsMessage, TrialMessage
@@ -46,9 +47,8 @@ def beam_html(view: View, stale: bool) -> str:
     beam = view.beam
     if beam is None or stale:
         return '<span class="pill unknown" title="the instrument itself knows better">beam: not known</span>'
-    current = f", {beam.current_pa:.3g} pA" if beam.current_pa is not None else ""
     word, kind = ("blanked", "off") if beam.blanked else ("BEAM ON", "on")
-    return f'<span class="pill beam-{kind}" data-beam="{kind}">{word}</span><span class="sub">{beam.ht_kv:g} kV{current}</span>'
+    return f'<span class="pill beam-{kind}" data-beam="{kind}">{word}</span>'
 
 
 def dose_html(view: View) -> str:
@@ -90,13 +90,16 @@ def now_html(view: View) -> str:
         parts.append(_bar(f"{work.phase}, trial {work.trial}", work.fraction, f"{work.fraction:.0%}"))
     left = duration(state.eta_s) if state.eta_s is not None and not view.finished else DASH
     facts = [("time left", f"about {left}" if left != DASH else DASH), ("in this phase since", _clock(state.since))]
+    if (beam := view.beam) is not None:
+        current = f", {beam.current_pa:.3g} pA" if beam.current_pa is not None else ""
+        facts.append(("beam", f"{beam.ht_kv:g} kV{current}"))
     if (best := view.best) is not None:
         facts.append(("best score", f"{uncertain(best.score, best.score_sd)} bit/Å² (trial {best.trial})"))
     if (expected := view.optimizer) is not None and expected.expected_final is not None:
         facts.append(
             ("expected of the final", f"{uncertain(expected.expected_final, expected.expected_final_sd)} bit/Å²")
         )
-    return "".join(parts) + _facts(facts)
+    return "".join(parts) + _facts(facts) + facts_html(view)
 
 
 def suggestion_html(view: View) -> str:
@@ -117,14 +120,14 @@ def suggestion_html(view: View) -> str:
     return f"{head}<p class='reason'>{escape(shown.reason)}</p>{_facts(facts)}"
 
 
-def budget_html(view: View) -> str:
-    """Electrons in figures."""
+def electrons_html(view: View) -> str:
+    """Electrons in figures, and where on the specimen they went."""
     dose = view.dose
     if dose is None:
         return f'<p class="nothing">electrons: {DASH}</p>'
     unit = "e⁻" if dose.unit == "e" else "counts"
     named = (("spent", dose.spent), ("reserved", dose.reserved), ("left", dose.remaining), ("budget", dose.budget))
-    return _facts([(name, f"{electrons(value)} {unit}") for name, value in named])
+    return _facts([(name, f"{electrons(value)} {unit}") for name, value in named]) + charts.dose_map(view)
 
 
 def calibration_html(view: View) -> str:
@@ -154,9 +157,7 @@ def events_html(view: View) -> str:
         for e in reversed(view.events)
     ]
     return (
-        f'<ol class="events">{"".join(parts[:120])}</ol>'
-        if parts
-        else '<p class="nothing">nothing has happened yet</p>'
+        f'<ol class="log">{"".join(parts[:120])}</ol>' if parts else '<p class="nothing">nothing has happened yet</p>'
     )
 
 
@@ -247,7 +248,7 @@ def _value(value: float | None, sd: float | None, unit: str, factor: float = 1.0
     return (
         f"{scaled}{'' if unit == '°' else ' '}{unit}"
         if sd is not None
-        else f"{scaled}{'' if unit == '°' else ' '}{unit} (not measured)"
+        else f"{scaled}{'' if unit == '°' else ' '}{unit}, not measured"
     )
 
 

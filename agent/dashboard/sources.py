@@ -79,7 +79,7 @@ class FolderSource:
         self._readers: dict[str, FolderReader] = {}
         self._rescanned = float("-inf")
         self._wanted: set[str] = set()
-        self._first = self._folder.name if (self._folder / JOURNAL).is_file() else None
+        self._first: str | None = None
         if not self._folder.is_dir():
             msg = f"{folder}: there is no such folder; name a campaign's folder, or the one that holds them"
             raise BadInputError(msg)
@@ -105,7 +105,7 @@ class FolderSource:
     def look(self) -> None:
         """Read what is new."""
         now = self._clock()
-        if now - self._rescanned > RESCAN_S:
+        if now - self._rescanned > RESCAN_S or not self.views:
             self._rescanned = now
             self._find_folders()
         for key in tuple(self._wanted):
@@ -136,6 +136,8 @@ class FolderSource:
         return self._readers[view.key].folder
 
     def _find_folders(self) -> None:
+        if (self._folder / JOURNAL).is_file():  # a campaign may begin after the page
+            self._first = self._folder.name
         around = self._folder.parent if self._first is not None else self._folder
         found = [path.parent for path in around.glob(f"*/{JOURNAL}")]
         if self._first is not None and self._folder not in found:
@@ -221,7 +223,7 @@ def told_by_journal(record: CampaignRecord) -> list[tuple[str, bytes]]:
     if record.state != "running":
         ended = CampaignEnded(state=record.state, reason=record.reason, electrons_spent=record.electrons_spent)
         events.append(ended)
-    translator = Translator("", lambda: record.finished or record.started)
+    translator = Translator("", lambda: "")  # when things happened is in the log
     letters = [letter for event in events for letter in translator.letters(event)]
     return [(each.topic, each.payload.encode() if isinstance(each.payload, str) else each.payload) for each in letters]
 

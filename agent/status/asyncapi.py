@@ -45,7 +45,9 @@ def schema(model: type[BaseModel]) -> dict[str, Any]:
 
 def asyncapi() -> dict[str, Any]:
     """The AsyncAPI document: from the agent's side, so `send` is what it publishes."""
-    channels, operations, messages = {}, {}, {}
+    channels: dict[str, Any] = {}
+    operations: dict[str, Any] = {}
+    messages: dict[str, Any] = {}
     for leaf in LEAVES:
         name = leaf.address.split("/")[0]
         messages[name] = _message(leaf, name)

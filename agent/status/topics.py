@@ -70,6 +70,7 @@ class Translator:
         self._dose_unit: Literal["e/Å²", "counts/Å²"] = "e/Å²"
         self._best: Trial | None = None
         self._scored = 0
+        self._exposing: bool | None = None
 
     def letters(self, event: Event) -> list[Letter]:
         """What `event` changes on the broker."""
@@ -106,7 +107,7 @@ class Translator:
 
     def _started(self, event: CampaignStarted) -> list[Letter]:
         description, config = event.description, event.config
-        self._campaign = event.campaign
+        self._campaign, self._exposing = event.campaign, None
         self._dose_unit = "e/Å²" if description.dose_unit == "e/Å²" else "counts/Å²"
         self._description = description
         self._dose = {"budget": config.electrons, "spent": 0.0}
@@ -133,7 +134,7 @@ class Translator:
         return [
             self._letter("session", SessionMessage, session),
             self.heartbeat(),
-            self._beam(exposing=False),
+            *self._beam(exposing=False),
             self._dose_letter(),
             self._event("info", "STARTED", text),
         ]
@@ -152,15 +153,19 @@ class Translator:
         since = self._now() if event.phase != self._state["phase"] else self._state["since"]
         now = {"phase": event.phase, "trial": event.trial, "role": event.role, "text": event.message, "since": since}
         self._state |= now
-        return [self.heartbeat(), self._beam(event.phase == "acquiring")]
+        return [self.heartbeat(), *self._beam(event.phase == "acquiring")]
 
-    def _beam(self, exposing: bool) -> Letter:
+    def _beam(self, exposing: bool) -> list[Letter]:
+        """Where it has changed."""
+        if exposing == self._exposing:
+            return []
+        self._exposing = exposing
         beam = {
             "blanked": not exposing,
             "current_pa": self._description.beam_current,
             "ht_kv": self._description.voltage / 1e3,
         }
-        return self._letter("beam", BeamMessage, beam)
+        return [self._letter("beam", BeamMessage, beam)]
 
     def _dose_letter(self) -> Letter:
         reserved = sum(self._reserved.values())
@@ -256,7 +261,7 @@ class Translator:
         severity: Severity = "info" if event.state == "done" else "warning" if event.state == "stopped" else "error"
         return [
             self.heartbeat(),
-            self._beam(exposing=False),
+            *self._beam(exposing=False),
             Letter("suggestion", "", qos=1, retain=True),
             self._event(severity, event.state.upper(), event.reason or f"campaign {event.state}"),
         ]
