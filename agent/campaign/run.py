@@ -67,14 +67,14 @@ async def run_campaign(
         folder: of the campaign; made if missing.
         observers: told what happens as it happens.
         processing: `module:function` that turns an acquisition into a score; see agent.processing.process.
-        command: how to start the instrument again, where the caller has started it; kept for `resume`.
+        command: starts the instrument again, where the caller has started it; kept for `resume`.
         keys: folder of CURVE keys (`instrument.ClientKeys.in_folder`), kept for `resume`; None: that of the configuration, or
             else, for an instrument on another machine, ~/.config/ptychopilot/keys where it exists.
         patience: s to wait for an instrument that does not answer.
-        control: to stop the campaign from outside.
-        steering: see agent.campaign.steering; made with `control`.
+        control, steering: to stop and to steer the campaign from outside; the second is made with the first.
 
-    Returns: the campaign as its journal tells it.
+    Returns:
+        The campaign as its journal tells it.
 
     Raises:
         BadInputError: something in config or folder is wrong; nothing was exposed, no folder made.
@@ -82,8 +82,7 @@ async def run_campaign(
         StoppedError: an operator or a limit stopped it; `resume_campaign` goes on.
     """
     folder = _absolute(folder)
-    control = control or Control()
-    observers = list(observers)
+    control, observers = control or Control(), list(observers)
     require_new(folder)
     load_attribute(processing)
     link = InstrumentLink(
