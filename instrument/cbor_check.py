@@ -36,11 +36,15 @@ def check_cbor(message: bytes, tags: frozenset[int]) -> None:
         while left == 0:
             if not opened:
                 if position != size:
-                    raise _refusal(message, position, "is truncated" if position > size else "goes on after its end")
+                    raise _refusal(
+                        message,
+                        position,
+                        "is not CBOR: it is truncated" if position > size else "is not CBOR: it goes on after its end",
+                    )
                 return
             left = opened.pop()
         if position >= size:
-            raise _refusal(message, position, "is truncated")
+            raise _refusal(message, position, "is not CBOR: it is truncated")
         head = message[position]
         position += 1
         if head == _BREAK and left < 0:
@@ -71,10 +75,10 @@ def _long_argument(message: bytes, position: int, kind: int, short: int) -> tupl
     if short <= 27:
         end = position + (1 << (short - 24))
         if end > len(message):
-            raise _refusal(message, position, "is truncated")
+            raise _refusal(message, position, "is not CBOR: it is truncated")
         return int.from_bytes(message[position:end], "big"), end
     if short != 31 or not _BYTES <= kind < _TAG:
-        raise _refusal(message, position, "is not well-formed")
+        raise _refusal(message, position, "is not CBOR: an item is not well-formed")
     return _UNTIL_BREAK, position
 
 
