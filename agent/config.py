@@ -317,7 +317,7 @@ def parse_section(raw: dict[str, Any], model: type[Parsed], source: str, lines: 
     Raises:
         BadInputError: it is none; one phrase per mistake.
     """
-    mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, model)]
+    mistakes = [(place, f"{_key(place)}: {_short(value)} {_NO_NUMBER}") for place, value in _no_numbers(raw, model)]
     try:
         config = model.model_validate(raw)
     except ValidationError as error:
@@ -342,7 +342,7 @@ def describe_mistake(error: ErrorDetails) -> str:
         return f"{key} is missing"
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return f"{key}: text is expected here; put {error['input']} in quotes"
-    shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    shown = "" if isinstance(error["input"], dict) else f" (got {_short(error['input'])})"
     meaning = f"{error['msg'].removeprefix('Value error, ')}{shown}"
     return f"{key}: {meaning}" if error["loc"] else meaning
 
@@ -361,9 +361,10 @@ def _no_numbers(raw: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[t
             for section in kinds:
                 if isinstance(section, type) and issubclass(section, BaseModel):
                     yield from (((name, *place), found) for place, found in _no_numbers(value, section))
-        elif kinds & {int, float} and not kinds & {bool, str}:
+        elif kinds & {int, float} and bool not in kinds:
             for place, number in enumerate(value) if isinstance(value, list) else ((None, value),):
-                if isinstance(number, bool) or (isinstance(number, str) and not _NUMBER.fullmatch(number.strip())):
+                is_text = isinstance(number, str) and str not in kinds and not _NUMBER.fullmatch(number.strip())
+                if isinstance(number, bool) or is_text:
                     yield ((name,) if place is None else (name, place)), number
 
 
@@ -378,6 +379,11 @@ def _kinds(annotation: Any) -> Iterator[Any]:
             yield from _kinds(part)
     else:
         yield annotation
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def _key(place: tuple[str | int, ...]) -> str:
