@@ -17,7 +17,8 @@ import yaml
 from agent.campaign.connection import PATIENCE_S, connected, release, take_stock, waiting
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
-from agent.campaign.planning import acquisitions_planned, plan_campaign
+from agent.campaign.planning import acquisitions_planned, first_suggestion, plan_campaign
+from agent.campaign.rehearsal import ask_instrument, rehearse
 from agent.campaign.session import Session
 from agent.campaign.stop import Control, stop_on_signals
 from agent.campaign.trials import TrialBook
@@ -89,7 +90,10 @@ async def run_campaign(
     )
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
         description, exposed = await take_stock(client)
-    layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        first = await asyncio.to_thread(first_suggestion, config, description, layout)
+        await ask_instrument(client, config, description, layout, first)
+    await asyncio.to_thread(rehearse, config, description, layout)
     facts = CampaignFacts(
         config=config,
         description=description,
@@ -140,7 +144,8 @@ async def resume_campaign(
     with Journal.open(folder) as journal:
         if journal.facts.state == "done":
             return journal.record()
-        link = journal.facts.link
+        facts, link = journal.facts, journal.facts.link
+        await asyncio.to_thread(rehearse, facts.config, facts.description, facts.layout)
         now = link.model_copy(update={"endpoint": endpoint or link.endpoint, "keys": _absolute(keys) or link.keys})
         if now != link:
             journal.write(link=now)
