@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
-from agent.campaign.connection import PATIENCE_S, connected, take_stock, waiting
+from agent.campaign.connection import PATIENCE_S, connected, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
-    first_suggestion,
     needs_reference,
-    plan_campaign,
     planned_budget,
     reference_settings,
 )
-from agent.campaign.rehearsal import ask_instrument, made_up_plan, rehearse
+from agent.campaign.rehearsal import made_up_plan, preflight
 from agent.campaign.stop import Control
 from agent.config import CampaignConfig, interlacing
 from agent.events import Audience, Observer
@@ -71,12 +68,8 @@ async def dry_run(
     """
     link = InstrumentLink(endpoint=endpoint, keys=keys or config.keys)
     async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
-        description, exposed = await take_stock(client)
-        layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        description, layout, first = await preflight(client, config)
         scan = partial(_duration, client, config, description)
-        first = await asyncio.to_thread(first_suggestion, config, description, layout)
-        await ask_instrument(client, config, description, layout, first)
-        await asyncio.to_thread(rehearse, config, description, layout)
         budget = planned_budget(config, description)
         final_dose = budget.final_share / layout.final.area
         final = first.settings.model_copy(update={"dose": final_dose})

@@ -6,6 +6,7 @@ acquisition is made up, stored, read, scored, written as a reconstruction and re
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from agent.campaign.connection import take_stock
 from agent.campaign.layout import scored_edge
 from agent.campaign.planning import (
     expert_settings,
     first_policy,
+    first_suggestion,
     needs_reference,
+    plan_campaign,
     planned_budget,
     reference_settings,
 )
@@ -66,6 +70,27 @@ def made_up_plan(
         interlacing=passes or "offset",
     )
     return plan if description.electrons_per_pattern_values is None else with_legal_dose(plan, description)
+
+
+async def preflight(client: InstrumentClient, config: CampaignConfig) -> tuple[Description, CampaignLayout, Suggestion]:
+    """Everything that can be known before the first electron, in order: layout, policy, instrument, rehearsal.
+
+    Args:
+        client: connected; needs no lease.
+        config: of the campaign.
+
+    Returns:
+        What the instrument offers, where everything will happen, and what would be tried first.
+
+    Raises:
+        BadInputError: something is impossible; nothing has been reserved or exposed.
+    """
+    description, exposed = await take_stock(client)
+    layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+    first = await asyncio.to_thread(first_suggestion, config, description, layout)
+    await ask_instrument(client, config, description, layout, first)
+    await asyncio.to_thread(rehearse, config, description, layout)
+    return description, layout, first
 
 
 async def ask_instrument(

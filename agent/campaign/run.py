@@ -14,11 +14,11 @@ from typing import Literal, overload
 
 import yaml
 
-from agent.campaign.connection import PATIENCE_S, connected, release, take_stock, waiting
+from agent.campaign.connection import PATIENCE_S, connected, release, waiting
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
-from agent.campaign.planning import acquisitions_planned, first_suggestion, plan_campaign
-from agent.campaign.rehearsal import ask_instrument, rehearse
+from agent.campaign.planning import acquisitions_planned
+from agent.campaign.rehearsal import preflight, rehearse
 from agent.campaign.session import Session
 from agent.campaign.stop import Control, stop_on_signals
 from agent.campaign.trials import TrialBook
@@ -89,11 +89,7 @@ async def run_campaign(
         endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
     )
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
-        description, exposed = await take_stock(client)
-        layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
-        first = await asyncio.to_thread(first_suggestion, config, description, layout)
-        await ask_instrument(client, config, description, layout, first)
-    await asyncio.to_thread(rehearse, config, description, layout)
+        description, layout, _ = await preflight(client, config)
     facts = CampaignFacts(
         config=config,
         description=description,
