@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -15,6 +14,7 @@ from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
+from agent.strict_numbers import NO_NUMBER, no_numbers
 from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
 from instrument.models import Description, Interlacing, Record
@@ -95,6 +95,7 @@ class Goal(Record):
     )
 
 
+MAX_RINGS = 10_000
 Split = Literal["counts", "positions"]
 """How an acquisition is halved for the score, see agent.scoring.splitting."""
 
@@ -127,6 +128,9 @@ class ScoreChoice(Record):
                 f"fewer than two rings of {self.ring_width:g} 1/Å fit between k_min {self.k_min:g} and "
                 f"k_max {self.k_max:g} 1/Å; lower ring_width"
             )
+            raise ValueError(msg)
+        if (n_rings := (self.k_max - self.k_min) / self.ring_width) > MAX_RINGS:
+            msg = f"{n_rings:.3g} rings of {self.ring_width:g} 1/Å up to {self.k_max:g} 1/Å; at most {MAX_RINGS} are drawn"
             raise ValueError(msg)
         return self
 
@@ -317,7 +321,7 @@ def parse_section(raw: dict[str, Any], model: type[Parsed], source: str, lines: 
     Raises:
         BadInputError: it is none; one phrase per mistake.
     """
-    mistakes = [(place, f"{_key(place)}: {value!r} {_NO_NUMBER}") for place, value in _no_numbers(raw, model)]
+    mistakes = [(place, f"{_key(place)}: {_short(value)} {NO_NUMBER}") for place, value in no_numbers(raw, model)]
     try:
         config = model.model_validate(raw)
     except ValidationError as error:
@@ -342,42 +346,14 @@ def describe_mistake(error: ErrorDetails) -> str:
         return f"{key} is missing"
     if error["type"] == "string_type" and isinstance(error["input"], int | float):
         return f"{key}: text is expected here; put {error['input']} in quotes"
-    shown = "" if isinstance(error["input"], dict) else f" (got {error['input']!r})"
+    shown = "" if isinstance(error["input"], dict) else f" (got {_short(error['input'])})"
     meaning = f"{error['msg'].removeprefix('Value error, ')}{shown}"
     return f"{key}: {meaning}" if error["loc"] else meaning
 
 
-_NO_NUMBER = "is not a number that is read in one way only; write it in decimal figures, such as 12, 0.5 or 1.2e7"
-_NUMBER = re.compile(r"[-+]?((0|[1-9][0-9_]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-
-
-def _no_numbers(raw: dict[str, Any], model: type[BaseModel]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-    """Where a number belongs and something else stands that pydantic would make one of: yes (1), 012 (12), 1:20 …"""
-    for name, field in model.model_fields.items():
-        if name not in raw:
-            continue
-        value, kinds = raw[name], set(_kinds(field.annotation))
-        if isinstance(value, dict):
-            for section in kinds:
-                if isinstance(section, type) and issubclass(section, BaseModel):
-                    yield from (((name, *place), found) for place, found in _no_numbers(value, section))
-        elif kinds & {int, float} and not kinds & {bool, str}:
-            for place, number in enumerate(value) if isinstance(value, list) else ((None, value),):
-                if isinstance(number, bool) or (isinstance(number, str) and not _NUMBER.fullmatch(number.strip())):
-                    yield ((name,) if place is None else (name, place)), number
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation is made of."""
-    if get_origin(annotation) is Literal:
-        yield from (type(value) for value in get_args(annotation))
-    elif get_origin(annotation) is Annotated:
-        yield from _kinds(get_args(annotation)[0])
-    elif parts := get_args(annotation):
-        for part in parts:
-            yield from _kinds(part)
-    else:
-        yield annotation
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:80]}…"
 
 
 def _key(place: tuple[str | int, ...]) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, PlainSerializer, PlainValidator, WithJsonSchema
 
+MAX_BYTES = 8 << 20
+"""Of a text file. A device such as /dev/zero has no end."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -42,7 +44,7 @@ def decode(content: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a text file that a person has written; see `decode`.
+    """Read a text file that a person has written; see `decode`. Of a longer one only the first MAX_BYTES are read.
 
     Args:
         path: of the file.
@@ -50,7 +52,8 @@ def read_text(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    return decode(path.read_bytes()).replace("\r\n", "\n")
+    with path.open("rb") as file:
+        return decode(file.read(MAX_BYTES)).replace("\r\n", "\n")
 
 
 def os_path(text: str | Path) -> Path:
@@ -60,8 +63,11 @@ def os_path(text: str | Path) -> Path:
         text: the path. Where file names are ASCII (LANG=C) its other characters become the bytes that they are on disk.
 
     Raises:
-        ValueError: there is no home directory to put for `~`.
+        ValueError: it is no text, or there is no home directory to put for `~`.
     """
+    if not isinstance(text, str | Path) or "\0" in str(text):
+        msg = "a path is expected here, as text; put it in quotes"
+        raise ValueError(msg)
     path = Path(os.fsdecode(_from_text(str(text)).encode("utf-8", "surrogateescape")))
     try:
         return path.expanduser()

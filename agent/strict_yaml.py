@@ -12,8 +12,14 @@ from agent.errors import BadInputError
 Lines = dict[tuple[str | int, ...], int]
 """Place of a value, such as ("search", "step", 0) -> line of the file, counted from 1."""
 
+MAX_CHARACTERS = 1 << 20
+"""Of a file: a campaign has some two thousand."""
+MAX_VALUES = 100_000
+"""Of a file, with everything that an alias (*name) repeats; merged keys count as well."""
+
 _CORE = "tag:yaml.org,2002:"
 _PLAIN_TAGS = {_CORE + kind for kind in ("map", "seq", "str", "null", "bool", "int", "float", "merge")}
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -47,6 +53,17 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
     Raises:
         BadInputError: it is no YAML, a key stands twice, or a value is of a kind that is not used here; with the line.
     """
+    if len(text) > MAX_CHARACTERS:
+        msg = f"{source}: has {len(text)} characters, at most {MAX_CHARACTERS} are read; is it the right file?"
+        raise BadInputError(msg)
+    try:
+        return _parsed(text, source)
+    except RecursionError as error:
+        msg = f"{source}: not a settings file: its lists and mappings are nested too deeply"
+        raise BadInputError(msg) from error
+
+
+def _parsed(text: str, source: str) -> tuple[Any, Lines]:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
@@ -59,8 +76,14 @@ def parse_yaml(text: str, source: str) -> tuple[Any, Lines]:
         where = f" in line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None)
         raise BadInputError(f"{source}: not valid YAML{where}{f': {problem}' if problem else ''}") from error
+    except (ValueError, OverflowError, LookupError) as error:  # of the library: \\U00110000 is no character
+        raise BadInputError(f"{source}: not valid YAML: {error}") from error
+    if root is None:
+        return None, {}
     lines: Lines = {}
-    return (None if root is None else _Builder(loader, source, lines).build(root, (), ())), lines
+    builder = _Builder(loader, source, lines)
+    builder.refuse_if_endless(root)
+    return builder.build(root, (), ()), lines
 
 
 class _Builder:
@@ -72,18 +95,46 @@ class _Builder:
     def build(self, node: yaml.Node, place: tuple[str | int, ...], above: tuple[yaml.Node, ...]) -> Any:
         """The value of a node; `above` are those that hold it."""
         self._lines[place] = node.start_mark.line + 1
-        if any(node is other for other in above):
-            self._refuse(node, "a value holds itself")
         if node.tag not in _PLAIN_TAGS:
             self._refuse(node, f"{node.tag.replace(_CORE, '!!')} is not used here")
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*place, i), (*above, node)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, place, (*above, node))
+        if _CONTROL.search(node.value):
+            self._refuse(node, f"{_shown(node.value)} holds a control character, which no name and no text has")
         try:
             return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            self._refuse(node, f"{node.value!r} cannot be read as {node.tag.replace(_CORE, '!!')}")
+        except (yaml.YAMLError, ValueError, LookupError, OverflowError):
+            self._refuse(node, f"{_shown(node.value)} cannot be read as {node.tag.replace(_CORE, '!!')}")
+
+    def refuse_if_endless(self, root: yaml.Node) -> None:
+        """Refuse what aliases make larger than MAX_VALUES, or what holds itself, without writing any of it out.
+
+        Args:
+            root: of the document.
+        """
+        sizes: dict[int, int] = {}
+        above: set[int] = set()
+
+        def size(node: yaml.Node) -> int:
+            if (key := id(node)) in sizes:
+                return sizes[key]
+            if key in above:
+                self._refuse(node, "a value holds itself")
+            above.add(key)
+            children = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = (part for child in children for part in (child if isinstance(child, tuple) else (child,)))
+            sizes[key] = 1 + sum(map(size, parts))
+            above.discard(key)
+            if sizes[key] > MAX_VALUES:
+                self._refuse(
+                    node,
+                    f"more than {MAX_VALUES} values stand here, or aliases (*name) make so many; is it the right file?",
+                )
+            return sizes[key]
+
+        size(root)
 
     def _mapping(self, node: yaml.MappingNode, place: tuple[str | int, ...], above: tuple[yaml.Node, ...]) -> Any:
         first: dict[str, int] = {}
@@ -102,3 +153,7 @@ class _Builder:
 
     def _refuse(self, node: yaml.Node, why: str) -> NoReturn:
         raise BadInputError(f"{self._source}: line {node.start_mark.line + 1}: {why}")
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:60] + "…")

@@ -53,7 +53,7 @@ class Channel:
         self._socket.immediate = True
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 50, 1000
         self._socket.heartbeat_ivl, self._socket.heartbeat_timeout = 1000, 3000
-        self._socket.maxmsgsize = wire.MAX_BUFFER_BYTES
+        self._socket.maxmsgsize = wire.MAX_REPLY_BYTES
         allow_ipv6(self._socket, endpoint)
         self._has_keys = keys is not None
         if keys is not None:

@@ -33,6 +33,8 @@ finally:
 BLOCK_BYTES = 8192
 MAX_BYTES = 256 << 20
 """Of a pattern: what claims to be larger is not decompressed."""
+MAX_BLOCKS = 1 << 18
+"""Of a pattern: eight times as many as the largest has at the usual size."""
 _FRAMING = struct.Struct(">QI")
 
 
@@ -80,6 +82,11 @@ def check_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> i
         raise StreamError(msg)
     raw_tail = (n_bytes // dtype.itemsize % 8) * dtype.itemsize
     n_blocks = math.ceil((n_bytes - raw_tail) / block_bytes)
+    if n_blocks > MAX_BLOCKS:
+        msg = (
+            f"a compressed frame of {n_blocks} blocks of {block_bytes} bytes; at most {MAX_BLOCKS} blocks are accepted"
+        )
+        raise StreamError(msg)
     position = _FRAMING.size
     for _ in range(n_blocks):
         if position + 4 > len(chunk):

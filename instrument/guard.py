@@ -1,37 +1,25 @@
-"""The dead man's handle: who may have the beam on, and the thread that takes it away.
+"""The dead man's handle: who may have the beam on.
 
-`BeamGuard` holds the few facts on which the beam depends (lease, SAFE, running acquisition) under one lock. Its thread
-answers `blank`, `stop` and `status` on a socket of its own and blanks when the lease lapses, however busy or stuck the
-event loop of the server may be.
+`BeamGuard` holds the few facts on which the beam depends (lease, SAFE, running acquisition) under one lock. The thread of
+`safe_socket` calls its `tick`, however busy or stuck the event loop of the server may be.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import zmq
 
 from instrument import wire
 from instrument.beam import BeamTime
 from instrument.errors import (
     ConflictError,
-    InstrumentError,
     MalformedRequestError,
     SafeStateError,
     StaleLeaseError,
 )
-from instrument.heartbeat import Heartbeat, HeartbeatError
 from instrument.status import InstrumentStatus, Phase
-from instrument.watchdog import HEARTBEAT_INTERVAL
 
-log = logging.getLogger(__name__)
-
-POLL_MS = 20
 MIN_TTL, MAX_TTL = 0.05, 600.0
 
 
@@ -52,7 +40,6 @@ class BeamGuard:
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
-        heartbeats: who has to hear that this process is alive.
     """
 
     def __init__(
@@ -63,7 +50,6 @@ class BeamGuard:
         on_safe: Callable[[str], None],
         safe_reason: str = "",
         fence: int = 0,
-        heartbeats: Sequence[Heartbeat] = (),
     ) -> None:
         self._blank_microscope = blank
         self._clock = clock
@@ -71,8 +57,6 @@ class BeamGuard:
         self._lock = threading.RLock()
         self._lease: _Lease | None = None
         self._fence = fence
-        self._heartbeats = heartbeats
-        self._next_beat = clock()
         self._safe_reason = safe_reason
         self._acquisition = ""
         self._stop_reason = ""
@@ -80,6 +64,11 @@ class BeamGuard:
         self._electrons = (0.0, 0.0)
         self._beam_time = BeamTime(clock)
         self._limit, self._due = 0.0, 0.0
+
+    @property
+    def exposing(self) -> bool:
+        """Whether the beam may be on."""
+        return bool(self._acquisition)
 
     @property
     def stop_reason(self) -> str:
@@ -327,67 +316,3 @@ class BeamGuard:
             pending = bool(self._acquisition and self._stop_reason)
         if pending:
             self.blank()
-
-    def serve(self, socket: zmq.Socket[bytes], stopping: threading.Event) -> None:
-        """Answer `blank`, `stop` and `status` until told to end. Runs in a thread of its own.
-
-        Args:
-            socket: bound ROUTER.
-            stopping: set to end it.
-        """
-        while not stopping.is_set():
-            try:
-                self.tick()
-            except Exception:
-                # The microscope would not blank: this thread is the last that can still try again.
-                log.exception("the beam could not be blanked; trying again")
-            self._beat()
-            if socket.poll(POLL_MS):
-                frames = socket.recv_multipart(zmq.NOBLOCK)
-                # A client that is gone or does not read must not hold up the next one.
-                with contextlib.suppress(zmq.ZMQError):
-                    socket.send_multipart([frames[0], *wire.encode(self._answer(frames[1:]))], zmq.NOBLOCK)
-
-    def _beat(self) -> None:
-        if (now := self._clock()) < self._next_beat:
-            return
-        self._next_beat = now + HEARTBEAT_INTERVAL
-        for each in self._heartbeats:
-            try:
-                each.beat(exposing=bool(self._acquisition))
-            except HeartbeatError as error:
-                try:
-                    self.go_safe(str(error))
-                except Exception:
-                    log.exception("the beam could not be blanked; trying again")
-
-    def _answer(self, frames: list[bytes]) -> wire.Reply:
-        try:
-            request, buffers = wire.decode_request(frames)
-            if request.args or buffers:
-                msg = f"{request.op} takes no arguments here"
-                raise MalformedRequestError(msg)
-            result = self._carry_out(request.op)
-        except InstrumentError as error:
-            return wire.Reply(id=wire.request_id(frames), ok=False, error=error.to_wire(), state=self._state())
-        except Exception as error:
-            log.exception("a request on the safe socket failed")
-            failure = InstrumentError(f"{type(error).__name__}: {error}").to_wire()
-            return wire.Reply(id=wire.request_id(frames), ok=False, error=failure, state=self._state())
-        return wire.Reply(id=request.id, ok=True, result=result, state=self._state())
-
-    def _carry_out(self, op: str) -> dict[str, Any]:
-        match op:
-            case "blank":
-                self.go_safe("blanked by hand")
-            case "stop":
-                self.stop("stopped by hand")
-            case "status":
-                pass
-            case _:
-                msg = f"unknown verb {op!r}; this socket knows blank, stop, status"
-                raise MalformedRequestError(msg)
-        return self._state()
-
-    def _state(self) -> dict[str, Any]:
-        return self.status().model_dump()

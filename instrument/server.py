@@ -10,7 +10,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -26,22 +25,21 @@ from instrument.background import Background
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
-from instrument.errors import ConflictError, InstrumentError, MalformedRequestError
+from instrument.errors import ConflictError, MalformedRequestError
 from instrument.guard import BeamGuard
 from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
 from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
+from instrument.reception import Reception
+from instrument.safe_socket import SafeSocket
 
 log = logging.getLogger(__name__)
 
-MAX_PENDING = 64
 STALL_TIMEOUT = 2.0
 SHUT_DOWN = "the server was shut down"
 HOUSEKEEPING_INTERVAL = 0.05
-NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "lease.release"})
-"""Verbs that are done as soon as they are begun."""
 
 
 class InstrumentServer:
@@ -99,7 +97,6 @@ class InstrumentServer:
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
         self._clock = clock
-        self._pending: Counter[str] = Counter()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -108,11 +105,11 @@ class InstrumentServer:
             stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
             self._microscope.blank()
             stack.callback(self._microscope.blank)
-            self._guard = _make_guard(self._microscope, ledger, self._heartbeats, self._clock)
+            self._guard = _make_guard(self._microscope, ledger, self._clock)
             description = await self._microscope.describe()
             self.name = self.name or description.name
             data = self._open_sockets(description, stack)
-            stack.callback(_start_thread(self._guard, self._safe_socket))
+            stack.enter_context(self._safe_socket)
             tasks = await stack.enter_async_context(Background())
             self._commands = Commands(
                 self._microscope,
@@ -129,7 +126,7 @@ class InstrumentServer:
                 clock=self._clock,
             )
             stack.push_async_callback(self._commands.end_exposure, SHUT_DOWN)
-            tasks.create_task(self._receive(tasks))
+            tasks.create_task(self._reception.receive(tasks, self._commands.carry_out))
             tasks.create_task(self._supervise())
             self._stack = stack.pop_all()
         return self
@@ -156,18 +153,19 @@ class InstrumentServer:
             stack.callback(self._keys.authenticator(context).stop)
         detector = description.detector
         frame_bytes = detector.shape[0] * detector.shape[1] * np.dtype(detector.dtype).itemsize
-        self._control_socket = zmq.asyncio.Socket(context, zmq.ROUTER)
-        self._safe_socket = context.socket(zmq.ROUTER)
+        control = zmq.asyncio.Socket(context, zmq.ROUTER)
+        safe = context.socket(zmq.ROUTER)
         push = context.socket(zmq.PUSH)
         data = DataSocket(push, frame_bytes)
         stack.callback(data.close)
-        for router in (self._control_socket, self._safe_socket):
+        for router in (control, safe):
             stack.callback(router.close, linger=200)
             router.router_mandatory = True
-            router.sndhwm = router.rcvhwm = MAX_PENDING
-            router.maxmsgsize = wire.MAX_BUFFER_BYTES
-        self.control = self._bind(self._control_socket, self.control)
-        self.safe = self._bind(self._safe_socket, self.safe)
+        self._reception = Reception(control, self._guard)
+        stack.callback(self._reception.peers.close)
+        self._safe_socket = SafeSocket(safe, self._guard, self._heartbeats, self._clock)
+        self.control = self._bind(control, self.control)
+        self.safe = self._bind(safe, self.safe)
         self.data = self._bind(push, self.data)
         return data
 
@@ -187,71 +185,14 @@ class InstrumentServer:
             raise MalformedRequestError(msg, endpoint=endpoint) from error
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
-    async def _receive(self, tasks: Background) -> None:
-        # Cancelled while polling only: a poll takes nothing off the socket.
-        while True:
-            await self._control_socket.poll()
-            try:
-                frames = await self._control_socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                continue  # what had been announced is gone together with its connection
-            queue = self._queue_of(frames)
-            if self._pending[queue] < MAX_PENDING:
-                self._pending[queue] += 1
-                tasks.create_task(self._handle(frames, queue))
-            else:
-                busy = ConflictError(f"{MAX_PENDING} requests are being handled already; try again")
-                await self._reply(frames, error=busy)
-
-    def _queue_of(self, frames: list[bytes]) -> str:
-        """Which of the queues a request takes a place in: whoever fills one does not keep the others waiting."""
-        try:
-            request, _ = wire.decode_request(frames[1:])
-            if request.op in NEVER_WAITING:
-                return "never waiting"
-            if request.lease is not None:
-                self._guard.check_fence(request.lease)
-                return "lease holder"
-        except Exception:
-            return "anyone"  # answered with the error when it is carried out
-        return "anyone"
-
-    async def _handle(self, frames: list[bytes], queue: str) -> None:
-        try:
-            request, buffers = wire.decode_request(frames[1:])
-            result = await self._commands.carry_out(request, buffers)
-        except InstrumentError as error:
-            await self._reply(frames, error=error)
-        except Exception as error:
-            log.exception("a request failed")
-            await self._reply(frames, error=InstrumentError(f"{type(error).__name__}: {error}"))
-        else:
-            await self._reply(frames, result=result)
-        finally:
-            self._pending[queue] -= 1
-
-    async def _reply(self, frames: list[bytes], *, result: Any = None, error: InstrumentError | None = None) -> None:
-        reply = wire.Reply(
-            id=wire.request_id(frames[1:]),
-            ok=error is None,
-            result=result,
-            error=None if error is None else error.to_wire(),
-            state=self._guard.status().model_dump(),
-        )
-        try:
-            await self._control_socket.send_multipart([frames[0], *wire.encode(reply)], zmq.NOBLOCK)
-        except zmq.ZMQError as reason:
-            log.info("a reply could not be delivered: %s", reason)
-
     async def _supervise(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             self._commands.supervise()
+            self._reception.peers.look()
 
 
-def _make_guard(
-    microscope: Microscope, ledger: Ledger, heartbeats: Sequence[Heartbeat], clock: Callable[[], float]
-) -> BeamGuard:
+def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
     loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
 
     def journal(reason: str) -> None:
@@ -267,21 +208,8 @@ def _make_guard(
         on_safe=journal,
         safe_reason=ledger.safe_reason(),
         fence=ledger.fence(),
-        heartbeats=heartbeats,
     )
     guard.book(*ledger.totals())
     if ledger.interrupted:
         guard.go_safe(f"the server ended while acquisition {ledger.interrupted[-1]} was running")
     return guard
-
-
-def _start_thread(guard: BeamGuard, socket: zmq.Socket[bytes]) -> Callable[[], None]:
-    stopping = threading.Event()
-    thread = threading.Thread(target=guard.serve, args=(socket, stopping), name="safe socket")
-    thread.start()
-
-    def stop() -> None:
-        stopping.set()
-        thread.join()
-
-    return stop

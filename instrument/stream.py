@@ -18,6 +18,7 @@ import cbor2
 import numpy as np
 from numpy.typing import NDArray
 
+from instrument.cbor_check import check_cbor
 from instrument.chunks import check_chunk, compress, decode_chunk, decode_lz4
 from instrument.errors import StreamError
 
@@ -50,6 +51,9 @@ _TYPED_ARRAYS = {
     85: "<f4",
     86: "<f8",
 }
+_TAGS_TAKEN = frozenset({0, 1, _TAG_MULTIDIMENSIONAL, *_TYPED_ARRAYS, _TAG_COMPRESSED, _TAG_SELF_DESCRIBED})
+"""With those of a date, 0 and 1."""
+_PIXEL_TYPES = frozenset({"uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "float32", "float64"})
 _TAG_OF_TYPE = {"uint8": 64, "uint16": 69, "uint32": 70, "uint64": 71, "float32": 85, "float64": 86}
 
 
@@ -186,7 +190,7 @@ def decode(message: bytes, channel: str | None = None) -> SeriesStart | SeriesIm
     """
     root = _decode_map(message)
     kind, series_id, unique_id = root.get("type"), root.get("series_id"), root.get("series_unique_id")
-    if not isinstance(series_id, int) or not isinstance(unique_id, str):
+    if type(series_id) is not int or not isinstance(unique_id, str):
         msg = f"a stream message of type {kind!r} without series_id and series_unique_id"
         raise StreamError(msg)
     try:
@@ -222,6 +226,7 @@ def _decode_map(message: bytes) -> Mapping[str, Any]:
     if len(message) > MAX_MESSAGE_BYTES:
         msg = f"a stream message of {len(message)} bytes; at most {MAX_MESSAGE_BYTES} are accepted"
         raise StreamError(msg)
+    check_cbor(message, _TAGS_TAKEN)
     try:
         root = cbor2.loads(message)
     except Exception as error:  # the decoder's exception classes differ between cbor2 5 and 6
@@ -241,19 +246,27 @@ def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str, chann
         mask = mask.get(channel or CHANNEL, next(iter(mask.values()), None) if channel is None else None)
     user_data = _plain(root.get("user_data"), MAX_NESTING)
     arm_date = _untagged(root.get("arm_date", ""))
+    image_dtype = root["image_dtype"]
+    if image_dtype not in _PIXEL_TYPES:
+        msg = f"image_dtype {str(image_dtype)[:40]!r}; known are {', '.join(sorted(_PIXEL_TYPES))}"
+        raise ValueError(msg)
+    channels = root.get("channels") or (CHANNEL,)
+    if not isinstance(channels, Sequence) or not all(isinstance(channel, str) for channel in channels):
+        msg = "channels is not a list of names"
+        raise ValueError(msg)
     return SeriesStart(
         series_id=series_id,
         series_unique_id=unique_id,
-        image_dtype=np.dtype(str(root["image_dtype"])).name,
-        image_size_y=int(root["image_size_y"]),
-        image_size_x=int(root["image_size_x"]),
-        number_of_images=int(root["number_of_images"]),
-        count_time=float(root.get("count_time") or 0.0),
-        frame_time=float(root.get("frame_time") or 0.0),
-        incident_energy=float(root.get("incident_energy") or 0.0),
-        saturation_value=int(root.get("saturation_value") or 0),
+        image_dtype=image_dtype,
+        image_size_y=_whole(root, "image_size_y", 1, 1 << 16),
+        image_size_x=_whole(root, "image_size_x", 1, 1 << 16),
+        number_of_images=_whole(root, "number_of_images", 0, 1 << 40),
+        count_time=_number(root, "count_time"),
+        frame_time=_number(root, "frame_time"),
+        incident_energy=_number(root, "incident_energy"),
+        saturation_value=0 if root.get("saturation_value") is None else _whole(root, "saturation_value", 0, 1 << 64),
         arm_date=arm_date.isoformat() if isinstance(arm_date, datetime) else str(arm_date),
-        channels=tuple(str(channel) for channel in root.get("channels") or (CHANNEL,)),
+        channels=tuple(channels),
         pixel_mask=None if mask is None else _dense(mask).astype(np.uint32),
         user_data=user_data if isinstance(user_data, dict) else {},
     )
@@ -265,13 +278,33 @@ def _decode_image(root: Mapping[str, Any], series_id: int, unique_id: str, chann
         msg = f"an image of {len(dims)} dimensions"
         raise ValueError(msg)
     shape, native = (dims[0], dims[1]), dtype.newbyteorder("=")
+    image_id = _whole(root, "image_id", 0, 1 << 40)
     if isinstance(content, cbor2.CBORTag) and native == dtype:
         algorithm, blob = _open_compressed(content, dtype)
         if algorithm == "bslz4":
             check_chunk(blob, shape, dtype)
-            return SeriesImage(series_id, unique_id, int(root["image_id"]), blob, shape, native)
+            return SeriesImage(series_id, unique_id, image_id, blob, shape, native)
     blob = compress(_pattern(shape, dtype, content).astype(native))
-    return SeriesImage(series_id, unique_id, int(root["image_id"]), blob, shape, native)
+    return SeriesImage(series_id, unique_id, image_id, blob, shape, native)
+
+
+def _whole(root: Mapping[str, Any], key: str, low: int, high: int) -> int:
+    """A whole number that is one: nothing is converted, because a conversion may cost anything."""
+    value = root[key]
+    if type(value) is not int or not low <= value <= high:
+        msg = f"{key} is not a whole number of {low} … {high}"
+        raise ValueError(msg)
+    return value
+
+
+def _number(root: Mapping[str, Any], key: str) -> float:
+    value = root.get(key)
+    if value is None:
+        return 0.0
+    if type(value) not in (int, float) or not math.isfinite(value):
+        msg = f"{key} is not a number"
+        raise ValueError(msg)
+    return float(value)
 
 
 def _of_channel(images: Any, channel: str | None) -> Any:
@@ -297,7 +330,7 @@ def _open_array(value: Any) -> tuple[tuple[int, ...], np.dtype[Any], Any]:
     if not isinstance(typed, cbor2.CBORTag) or typed.tag not in _TYPED_ARRAYS:
         msg = "not a typed array of a known tag"
         raise ValueError(msg)
-    if not isinstance(dims, Sequence) or not all(isinstance(n, int) and 0 < n <= 1 << 16 for n in dims):
+    if not isinstance(dims, Sequence) or not all(type(n) is int and 0 < n <= 1 << 16 for n in dims):
         msg = f"dimensions {dims!r}"
         raise ValueError(msg)
     dtype = np.dtype(_TYPED_ARRAYS[typed.tag])

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
-from agent.campaign.connection import PATIENCE_S, connected, take_stock, waiting
+from agent.campaign.connection import PATIENCE_S, connected, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
-    first_suggestion,
     needs_reference,
-    plan_campaign,
     planned_budget,
     reference_settings,
 )
+from agent.campaign.rehearsal import made_up_plan, preflight
 from agent.campaign.stop import Control
-from agent.config import CampaignConfig, electrons_per_cell, interlacing
+from agent.config import CampaignConfig, interlacing
 from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
-from instrument import AcquisitionPlan, Description, InstrumentClient, Rectangle
-from instrument.limits import with_legal_dose
+from instrument import Description, InstrumentClient, Rectangle
 from instrument.models import Record
 
 
@@ -71,10 +68,8 @@ async def dry_run(
     """
     link = InstrumentLink(endpoint=endpoint, keys=keys or config.keys)
     async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
-        description, exposed = await take_stock(client)
-        layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        description, layout, first = await preflight(client, config)
         scan = partial(_duration, client, config, description)
-        first = await asyncio.to_thread(first_suggestion, config, description, layout)
         budget = planned_budget(config, description)
         final_dose = budget.final_share / layout.final.area
         final = first.settings.model_copy(update={"dose": final_dose})
@@ -102,18 +97,5 @@ async def _duration(
     client: InstrumentClient, config: CampaignConfig, description: Description, field: Rectangle, settings: Settings
 ) -> float:
     """Beam time, s, of a field at `settings`, with no more electrons per pattern than the instrument can give."""
-    passes = interlacing(config, description)
-    plan = AcquisitionPlan(
-        id="dry-run",
-        campaign="dry-run",
-        region="dry-run",
-        field=field,
-        step=settings.step,
-        defocus=settings.defocus,
-        dose=min(settings.dose, electrons_per_cell(config, description)[1] / settings.step**2),
-        passes=1 if passes is None else 2,
-        interlacing=passes or "offset",
-    )
-    if description.electrons_per_pattern_values is not None:
-        plan = with_legal_dose(plan, description)
+    plan = made_up_plan(config, description, field, settings)
     return (await client.check(plan)).duration

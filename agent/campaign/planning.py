@@ -206,7 +206,7 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     for own in (config.reconstruction.function, config.score.function):
         if own is not None:
             load_attribute(own)
-    _first_policy(config, description, layout)
+    first_policy(config, description, layout)
     return layout
 
 
@@ -221,15 +221,21 @@ def first_suggestion(config: CampaignConfig, description: Description, layout: C
     Raises:
         BadInputError: it has nothing to try.
     """
-    suggestions = _first_policy(config, description, layout).suggest(1)
+    suggestions = first_policy(config, description, layout).suggest(1)
     if not suggestions:
         msg = "electrons: the budget does not pay for a single exploratory acquisition"
         raise BadInputError(msg)
     return suggestions[0]
 
 
-def _first_policy(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Policy:
-    """The policy before the first trial. A target that is still to be measured stands in as 1 bit/Å²."""
+def first_policy(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Policy:
+    """The policy before the first trial. A target that is still to be measured stands in as 1 bit/Å².
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+        layout: of the campaign.
+    """
     budget = planned_budget(config, description)
     return make_policy(make_problem(description, config, layout, 1.0, budget), config.seed)
 

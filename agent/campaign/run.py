@@ -14,10 +14,11 @@ from typing import Literal, overload
 
 import yaml
 
-from agent.campaign.connection import PATIENCE_S, connected, release, take_stock, waiting
+from agent.campaign.connection import PATIENCE_S, connected, release, waiting
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
-from agent.campaign.planning import acquisitions_planned, plan_campaign
+from agent.campaign.planning import acquisitions_planned
+from agent.campaign.rehearsal import preflight, rehearse
 from agent.campaign.session import Session
 from agent.campaign.stop import Control, stop_on_signals
 from agent.campaign.trials import TrialBook
@@ -88,8 +89,7 @@ async def run_campaign(
         endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
     )
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
-        description, exposed = await take_stock(client)
-    layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
+        description, layout, _ = await preflight(client, config)
     facts = CampaignFacts(
         config=config,
         description=description,
@@ -140,7 +140,8 @@ async def resume_campaign(
     with Journal.open(folder) as journal:
         if journal.facts.state == "done":
             return journal.record()
-        link = journal.facts.link
+        facts, link = journal.facts, journal.facts.link
+        await asyncio.to_thread(rehearse, facts.config, facts.description, facts.layout)
         now = link.model_copy(update={"endpoint": endpoint or link.endpoint, "keys": _absolute(keys) or link.keys})
         if now != link:
             journal.write(link=now)

@@ -17,6 +17,7 @@ from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import Bounds, ReconstructionSettings
 from agent.reconstruction.model.start import choose_padding
+from agent.reconstruction.model.windows import tukey, window_of
 from agent.reconstruction.run import carried_probe, reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
@@ -80,8 +81,10 @@ __all__ = [
     "reconstruct",
     "selected",
     "survey",
+    "tukey",
     "tune",
     "widths",
+    "window_of",
     "with_usual_coherence",
 ]
 

@@ -177,17 +177,22 @@ def write_entry(
     entry.attrs["default"] = default
     entry["title"] = f"{plan.campaign}: {plan.id}"
     entry["entry_identifier"] = plan.id
-    entry["experiment_identifier"] = metadata.proposal
-    entry["experiment_description"] = metadata.comment
+    entry["experiment_identifier"] = _storable(metadata.proposal)
+    entry["experiment_description"] = _storable(metadata.comment)
     entry["plan"] = plan.model_dump_json()
     entry["description"] = description.model_dump_json()
     entry["metadata"] = metadata.model_dump_json()
     for name, nx_class, value in (("sample", "NXsample", metadata.sample), ("user", "NXuser", metadata.operator)):
         group = entry.create_group(name)
         group.attrs["NX_class"] = nx_class
-        group["name"] = value
+        group["name"] = _storable(value)
     _write_instrument(entry, plan, description)
     return entry
+
+
+def _storable(text: str) -> str:
+    """HDF5 ends a text at a NUL; a campaign of an earlier version may hold one."""
+    return text.replace("\0", "")
 
 
 def _write_instrument(entry: h5py.Group, plan: AcquisitionPlan, description: Description) -> None:

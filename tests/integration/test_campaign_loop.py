@@ -242,6 +242,13 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
         ({"geometry": {"centre": (40, 3)}}, r"the centre \(40, 3\) lies outside the detector"),
         ({"geometry": {"mask": "absent.npy"}}, r"absent\.npy: no mask can be read"),
         ({"score": {"field": 12, "function": "json:no_such_score"}}, "no_such_score"),
+        ({"score": {"field": 12, "function": "json:dumps"}}, r"score\.function json:dumps: cannot be used"),
+        ({"score": {"field": 12, "k_min": 3.0, "k_max": 4.0}}, r"score: between k_min 3 .* up to 0\.671 1/Å"),
+        (
+            {"expert": (9.0, 100.0)},
+            "expert: the instrument would refuse .* step of 9 Å is not possible here; legal: 0.5",
+        ),
+        ({"expert": (2.0, 500.0)}, "expert: the instrument would refuse .* defocus of 500 Å"),
     ):
         with pytest.raises(BadInputError, match=match):
             await run_campaign(config(**wrong), server.endpoint, folder, processing=PROCESSING)

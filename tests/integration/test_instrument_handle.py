@@ -107,7 +107,7 @@ async def test_requests_of_others_do_not_keep_the_lease_from_being_renewed(tmp_p
                     waiting = wire.Request(id=str(number), op="outcome", args={"id": "a1", "wait": 30.0}, lease=token)
                     crowd.send_multipart(wire.encode(waiting))
                 # Those that found no place were refused; the others wait for the end of the acquisition.
-                await until(lambda: server._pending["lease holder" if forged else "anyone"] == 64)
+                await until(lambda: server._reception._pending["lease holder" if forged else "anyone"] == 64)
                 with pytest.raises(ConflictError, match="64 requests are being handled"):
                     await client._control.request("health", limit=5, lease=token)
                 if not forged:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,48 @@ async def test_no_task_outlives_client_and_server(tmp_path: Path):
         await client.prepare(make_plan())
         await client.acquire("a1", Frames())
     assert asyncio.all_tasks() == before
+
+
+def _endless_message(endpoint: str, limit: int) -> int:
+    """Send parts of one message without an end over a bare connection; how many bytes it took until that was shut."""
+    host, port = endpoint.removeprefix("tcp://").rsplit(":", 1)
+    part = b"\x03" + (1 << 20).to_bytes(8, "big") + bytes(1 << 20)  # long, and more to come
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=5) as peer:
+        peer.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(48))
+        peer.sendall(b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER")
+        while sent < limit:
+            try:
+                peer.sendall(part)
+            except OSError:
+                break
+            sent += len(part)
+    return sent
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux says how much a connection has received")
+async def test_a_peer_whose_message_never_ends_is_cut_off_and_the_others_are_served(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (server, client):
+        sent = await asyncio.to_thread(_endless_message, server.control, 1 << 30)
+        assert sent < 400 << 20
+        assert (await client.describe()).name == "striped"
+
+
+async def test_large_requests_that_wait_are_refused_before_they_fill_the_memory(tmp_path: Path):
+    asked = wire.Request(id="q", op="outcome", args={"id": "a1", "wait": 0.3})
+    large = asked.model_dump_json(exclude_none=True)[:-1] + ',"pad":"' + "x" * (3 << 20) + '"}'
+    async with under_way(tmp_path) as (_, server, client, running):
+        with zmq.Context() as context, context.socket(zmq.DEALER) as greedy:
+            greedy.connect(server.control)
+            for _ in range(7):
+                greedy.send_multipart([*wire.encode(asked)[:2], large.encode()])
+            codes = []
+            async with asyncio.timeout(10):
+                while len(codes) < 7:
+                    if greedy.poll(0):
+                        reply = wire.decode_reply(greedy.recv_multipart())[0]
+                        codes.append("" if reply.ok else reply.error["code"])
+                    await asyncio.sleep(0.005)
+        assert codes.count("CONFLICT") == 2
+        await client.stop()
+        await running

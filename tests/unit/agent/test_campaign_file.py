@@ -40,6 +40,12 @@ def _refused(path: Path) -> str:
     return str(caught.value)
 
 
+def _laughs(name: str, levels: int) -> str:
+    """A list of aliases of lists of aliases: nine to the power of `levels` words."""
+    lists = [f"&{name}{n} [" + ", ".join([f"*{name}{n - 1}" if n else f"*{name}"] * 9) + "]" for n in range(levels)]
+    return "[" + ", ".join(lists) + "]"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_a_file_saved_in_any_encoding_of_an_editor(tmp_path: Path, encoding: str, line_end: str) -> None:
@@ -107,6 +113,22 @@ def test_a_number_however_it_is_written(tmp_path: Path, value: str, electrons: f
         ("search:\n\tstep: [1, 2]", "not valid YAML in line 9"),
         ("seed: !!python/object:os.system 1", "line 8"),
         ("metadata: &a {sample: *a}", "line 8: a value holds itself"),
+        ("metadata:\n  sample: &a [x, x, x, x, x, x, x, x, x]\n  operator: " + _laughs("a", 8), "aliases (*name)"),
+        (
+            "search: &s0 {step: [1, 2]}\n"
+            + "".join(f"m{n}: &s{n} {{<<: [*s{n - 1}, *s{n - 1}]}}\n" for n in range(1, 22)),
+            "aliases",
+        ),
+        ("seed: true", "line 8: seed: True is not a number"),
+        ("keys: true", "line 8: keys: a path is expected here"),
+        ("geometry:\n  rotation: true", "line 9: geometry.rotation: True is not a number"),
+        ('metadata:\n  sample: "gold\\0foil"', "line 9: 'gold\\x00foil' holds a control character"),
+        ('metadata:\n  sample: "\\e[2Jgold"', "line 9: '\\x1b[2Jgold' holds a control character"),
+        ('metadata:\n  sample: "\\U00110000"', "not valid YAML"),
+        ("metadata:\n  sample: !!bool x", "line 9: 'x' cannot be read as !!bool"),
+        ("metadata: " + "{a: " * 3000, "nested too deeply"),
+        ("metadata: {sample: " + "x" * (1 << 20) + "}", "is it the right file?"),
+        ("time_limit: " + "9" * 5000, "line 8: '999999"),
     ],
 )
 def test_yaml_that_means_something_else_is_refused_with_the_line(tmp_path: Path, more: str, says: str) -> None:
