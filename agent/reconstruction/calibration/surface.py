@@ -155,7 +155,11 @@ class Surface:
         return self.unseen(values)
 
     def unseen(self, values: NDArray[np.float64]) -> float:
-        """Deviance of the counts held out."""
+        """Deviance of the counts held out.
+
+        Args:
+            values: (p,) parameters.
+        """
         return self._deviance(self.held_out, self.expected(values, SCAN))
 
     def derive(self, values: NDArray[np.float64], far: bool = True) -> Linear:
