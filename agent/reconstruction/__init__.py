@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
+    from agent.reconstruction.calibration.finding import find
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
         widths,
         with_usual_coherence,
     )
-    from agent.reconstruction.calibration.surface import find
 
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
@@ -45,7 +45,7 @@ _CALIBRATION = {
     "calibrate": "calibrate",
     "deviance_of_part": "expectation",
     "deviations": "parameters",
-    "find": "surface",
+    "find": "finding",
     "fit_disc": "bright_field",
     "members": "parameters",
     "tune": "likelihood",
