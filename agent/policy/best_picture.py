@@ -19,6 +19,7 @@ from botorch.sampling import SobolQMCNormalSampler
 from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import final_dose, refuse_unaffordable
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.proposal import (
@@ -31,7 +32,7 @@ from agent.policy.proposal import (
     step_dose_view,
 )
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation
 
 CANDIDATES = 512

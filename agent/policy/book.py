@@ -8,8 +8,9 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Observation, ObservationState, Problem
+from agent.policy.coordinates import as_points
 from agent.policy.limits import Array
-from agent.policy.space import SearchSpace, as_points
+from agent.policy.space import SearchSpace
 from agent.records import ElectronBudget, Settings
 
 

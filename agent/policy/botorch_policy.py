@@ -11,11 +11,12 @@ from agent.policy.baselines import DOSE_SPREAD, sobol_point
 from agent.policy.best_picture import BestPicture
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.cheapest import Cheapest
+from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import recommend_best_observed
 from agent.policy.limits import DOSE, Array
 from agent.policy.proposal import ModelGoal, Proposal
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
-from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
 
 MINIMUM_SCORES = 2

@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from agent.policy.book import ObservationBook
+from agent.policy.coordinates import as_points
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import SearchSpace, as_points
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation
 
 DISTINCT_DISTANCE = 0.15
