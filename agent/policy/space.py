@@ -47,6 +47,7 @@ class SearchSpace:
     Attributes:
         axes: step, defocus and dose of a trial, without the coupled limits.
         final_doses: dose axis of the final acquisition, likewise.
+        coordinates: of models.
         variables: names of the settings that are not fixed.
         largest_defocus: |Δf|, Å, at which the probe disc fills the part of the window that the campaign allows.
         lowest_dose_trial: (3,) the legal trial with the smallest dose.
@@ -72,8 +73,8 @@ class SearchSpace:
         )
         self.final_doses = Axis.intersect("dose", description.dose, None)
         self._dwell = self._dwell_axis()
-        self._coordinates = ModelCoordinates(self.axes)
-        self.variables = self._coordinates.names
+        self.coordinates = ModelCoordinates(self.axes)
+        self.variables = self.coordinates.names
         self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
         shared = (
@@ -274,11 +275,11 @@ class SearchSpace:
 
     def normalize(self, points: Array) -> Array:
         """Points (n, 3) in the coordinates of the model, (n, d): see ModelCoordinates."""
-        return self._coordinates.normalize(points)
+        return self.coordinates.normalize(points)
 
     def dose_of(self, x: Array) -> Array:
         """Doses (…), e/Å², of points (…, d) in the coordinates of the model."""
-        return self._coordinates.dose_of(x)
+        return self.coordinates.dose_of(x)
 
     def nearest(self, point: Array, *, dose_max: float = math.inf) -> Array:
         """The legal trial whose step and defocus are nearest to those wanted, and then its dose.
@@ -296,7 +297,10 @@ class SearchSpace:
         held = np.clip(point, clipped[:, 0], clipped[:, 1])[None]
         held[:, DOSE] = self.dose_at_most(held[:, STEP], np.minimum(held[:, DOSE], dose_max))
         candidates = np.concatenate([held[self.is_legal(held)], legal, self.lowest_dose_trial[None]])
-        return candidates[np.argmin(np.linalg.norm(self.normalize(candidates) - self.normalize(point[None]), axis=1))]
+        best: Array = candidates[
+            np.argmin(np.linalg.norm(self.normalize(candidates) - self.normalize(point[None]), axis=1))
+        ]
+        return best
 
     # -- where legal points lie ----------------------------------------------------------------------------------
 
