@@ -261,6 +261,6 @@ class EnsembleModel:
         mean, covariance = self._prior_at(self.points)
         total = covariance + np.diag(self.variance)
         _, cross = self._prior_at(points, self.points)
-        solved: Array = np.linalg.solve(total, cross.T).T
-        weighted: Array = np.linalg.solve(total, self.score - mean)
+        solved = np.asarray(np.linalg.solve(total, cross.T).T, dtype=np.float64)
+        weighted = np.asarray(np.linalg.solve(total, self.score - mean), dtype=np.float64)
         return cross, solved, weighted
