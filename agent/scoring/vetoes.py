@@ -144,7 +144,13 @@ def relative_deviance(
 def fourier_error(
     counts: NDArray[np.unsignedinteger[Any]], model: NDArray[np.float32], mask: NDArray[np.bool_]
 ) -> float:
-    """Σ(√n − √I)²/Σn, the error in Fourier space of iterative ptychography; arguments as of `relative_deviance`."""
+    """Σ(√n − √I)²/Σn, the error in Fourier space of iterative ptychography.
+
+    Args:
+        counts: (b, ky, kx).
+        model: (b, ky, kx), expected counts.
+        mask: (ky, kx), False where a pixel is not used.
+    """
     seen = np.broadcast_to(mask > 0, counts.shape)
     n, mean = counts[seen].astype(np.float64), np.maximum(model[seen].astype(np.float64), 0.0)
     return float(((np.sqrt(n) - np.sqrt(mean)) ** 2).sum() / max(n.sum(), 1.0))
