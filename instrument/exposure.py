@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from instrument import stream
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
+from instrument.frame_watch import FrameWatch
 from instrument.microscope import CountsBeamTime, Frame, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
 from instrument.status import LedgerEntry
@@ -48,6 +49,7 @@ async def expose(
     stop_reason: Callable[[], str],
     clock: Callable[[], float],
     on_frame: Callable[[int], None],
+    alarm: Callable[[str], None],
 ) -> ExposureResult:
     """Run one acquisition to its end, whatever happens, and say what it cost.
 
@@ -63,6 +65,7 @@ async def expose(
         stop_reason: asked before every frame; a text ends the acquisition.
         clock: monotonic time, s.
         on_frame: told the number of frames so far, when each has been sent.
+        alarm: told why, where frames contradict the plan; turns the beam off and gives `stop_reason` a reason.
 
     Returns:
         State, frames, electrons to book and the reason where it did not end well.
@@ -71,11 +74,15 @@ async def expose(
     own = microscope if isinstance(microscope, CountsBeamTime) else None
     before, count, reason = 0.0 if own is None else own.beam_time(), 0, ""
     state: Literal["done", "aborted", "failed"] = "done"
+    watch = FrameWatch(plan, entry.check, description)
     try:
         await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
         async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason)) as frames:
             async for index, pattern in frames:
                 count += 1
+                if why := watch.look(pattern):
+                    alarm(why)
+                    break
                 now = clock() - started
                 begun = max(0.0, now - entry.check.dwell_time)
                 message = stream.encode_image(entry.series, entry.id, index, pattern, begun, now)
@@ -96,7 +103,7 @@ async def expose(
     await _send_end(data, entry, clock)
     seconds = beam_time.seconds if own is None else own.beam_time() - before
     charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
-    return ExposureResult(state, count, charged, reason)
+    return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason)
 
 
 async def _send_end(data: DataSocket, entry: LedgerEntry, clock: Callable[[], float]) -> None:

@@ -7,6 +7,7 @@ Defocus is signed and positive for underfocus.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ from instrument.records import Identifier, Record, Rectangle
 __all__ = [
     "ELEMENTARY_CHARGE",
     "AcquisitionPlan",
+    "Condition",
     "Description",
     "Detector",
     "Health",
@@ -108,6 +110,10 @@ class Detector(Record):
     dead_pixels: tuple[tuple[int, int], ...] = Field(
         default=(), description="(row, column) of pixels known not to count"
     )
+    dark_counts: float = Field(default=0.0, ge=0, description="mean counts of a pixel without beam, per pattern")
+    count_rate_limit: float | None = Field(
+        default=None, gt=0, description="largest counts per second that a pixel bears for long; None: not known"
+    )
 
 
 class Description(Record):
@@ -158,6 +164,9 @@ class Description(Record):
         default=0.0, ge=0, description="s by which a frame may come later: arming, buffers of the detector, computing"
     )
     region_dose_limit: float | None = Field(default=None, description="largest accumulated dose of a region, e/Å²")
+    exposure_limit: float | None = Field(
+        default=None, gt=0, description="most electrons of a single acquisition; None: no limit"
+    )
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -167,6 +176,12 @@ class Description(Record):
                 f"voltage of {self.voltage:g} eV is not possible; legal: above 1000, or a wavelength beside"
             )
         return self
+
+    @property
+    def disc_pixels(self) -> float:
+        """Pixels of the bright-field disc, at most those of the detector."""
+        rows, columns = self.detector.shape
+        return min(math.pi * (self.semiangle / self.detector.angular_pixel) ** 2, float(rows * columns))
 
     @property
     def energy(self) -> float:
@@ -197,9 +212,42 @@ class Description(Record):
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
 
 
+class Condition(Record):
+    """One thing that has to be right for an exposure: vacuum, valves, high tension, emission, cooling, …
+
+    A value outside `low` … `high` is as bad as `ok` being false. After that it has to come back by `margin` before it counts as
+    good again, so that a value at its limit does not turn the beam on and off.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    ok: bool = True
+    value: float | None = None
+    unit: str = ""
+    low: float | None = Field(default=None, description="smallest value that is right; None: no limit")
+    high: float | None = Field(default=None, description="largest value that is right; None: no limit")
+    margin: Annotated[float, Field(ge=0)] = Field(default=0.0, description="by which it has to be better after a trip")
+    message: Annotated[str, Field(max_length=500)] = ""
+
+    def complaint(self, *, tripped: bool) -> str:
+        """What is wrong, as a phrase; "" where nothing is.
+
+        Args:
+            tripped: whether it was wrong before, so that `margin` counts.
+        """
+        margin = self.margin if tripped else 0.0
+        if not self.ok:
+            return f"{self.name}: {self.message or 'not as it should be'}"
+        if self.value is not None and self.low is not None and self.value < self.low + margin:
+            return f"{self.name}: {self.value:g} {self.unit}, at least {self.low + margin:g} {self.unit} are needed"
+        if self.value is not None and self.high is not None and self.value > self.high - margin:
+            return f"{self.name}: {self.value:g} {self.unit}, at most {self.high - margin:g} {self.unit} are right"
+        return ""
+
+
 class Health(Record):
-    """State of the column as far as an operator cares."""
+    """State of the column as far as an operator cares. While it is not well, nothing is exposed."""
 
     blanked: bool
     ok: bool = True
     message: str = ""
+    conditions: tuple[Condition, ...] = ()

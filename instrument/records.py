@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,15 @@ class Record(BaseModel):
     """A frozen value; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def from_wire(cls, raw: Any) -> Self:
+        """Read what the other side has said. It may be of a later minor version, so fields that nobody here knows are left out.
+
+        Args:
+            raw: JSON values.
+        """
+        return cls.model_validate(raw, extra="ignore")
 
 
 class Rectangle(Record):
