@@ -62,10 +62,10 @@ class FrameWatch:
         """
         if not self._watched:
             return ""
-        total, highest = float(np.sum(pattern, dtype=np.int64)), int(pattern.max())
+        total, highest = float(np.sum(pattern, dtype=np.uint32)), int(pattern.max())
         self._total += total
         if total > self._limit:
-            total = float(np.minimum(pattern, self._cap).sum(dtype=np.int64))
+            total = float(np.minimum(pattern, self._cap).sum(dtype=np.uint32))
         self._sums.append(total)
         if len(self._sums) == FRAMES and (mean := sum(self._sums) / FRAMES) > self._limit:
             self.electrons = self._total / self._per_electron
