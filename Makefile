@@ -4,6 +4,7 @@
 # make bench  the benchmarks; prints a table
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, each in an environment of its own (3 GB): every number is read back
+# make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint bench bench-peers test-interop limit clean
+.PHONY: contract env demo test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -22,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is needed, this is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,test]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,dashboard,test]'
 	@if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then \
 	  cuda=$$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'); \
 	  extra=gpu; [ "$${cuda:-12}" -ge 13 ] && extra=gpu13; \
@@ -71,6 +72,9 @@ test-interop-%: env .interop/%/.installed
 	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
 
 test-interop: $(READERS:%=test-interop-%)
+
+contract: env
+	$(BIN)/python -m agent.status.asyncapi
 
 limit: env
 	$(BIN)/python tests/benchmarks/physical_limit.py

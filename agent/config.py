@@ -145,6 +145,15 @@ class Mqtt(Record):
     )
     username: str | None = Field(default=None, description="None: anonymous")
     password_file: OsPath | None = Field(default=None, description="file that holds the password and nothing else")
+    tls: bool = Field(
+        default=False, description="encrypt, and check the broker's certificate; its port is 8883 as a rule"
+    )
+    ca_file: OsPath | None = Field(default=None, description="tls: certificate of the authority; None: the system's")
+    certificate_file: OsPath | None = Field(
+        default=None, description="tls: own certificate, where the broker asks for one"
+    )
+    key_file: OsPath | None = Field(default=None, description="tls: private key of the own certificate")
+    websocket: bool = Field(default=False, description="MQTT over WebSocket, path /mqtt")
 
     @field_validator("host")
     @classmethod

@@ -81,7 +81,7 @@ class TimeLeft(Record):
 
 
 class ModelChanged(Record):
-    """What the policy's model believes now."""
+    """What the policy's model believes now: after each suggestion, and for the final picture."""
 
     view: ModelView
 
@@ -91,6 +91,29 @@ class TargetSet(Record):
 
     target: float
     reason: str
+
+
+class SteeringChanged(Record):
+    """A person has changed how the campaign goes on, or is asked to."""
+
+    autonomy: Literal["observe", "advise", "confirm", "auto"]
+    paused: bool
+    needs_approval: int | None = Field(default=None, description="trial that waits for an operator")
+    code: str = Field(default="", description="PAUSED, RESUMED, AUTONOMY, APPROVED, VETOED, BLANKED, NEEDS_APPROVAL")
+    text: str = Field(default="", description="what was done, and by whom")
+
+
+class PicturesDrawn(Record):
+    """Phase and Fourier transform of a trial, ready to be looked at elsewhere."""
+
+    trial: int
+    role: Role
+    extent: tuple[float, float] = Field(description="(height, width), Å")
+    levels: tuple[float, float] = Field(description="phases at the ends of the colour scale, rad")
+    k_edge: float = Field(description="spatial frequency at the edge of the transform, 1/Å")
+    resolution: float | None = Field(description="half-bit resolution, Å")
+    phase: bytes = Field(description="PNG", repr=False)
+    spectrum: bytes = Field(description="PNG", repr=False)
 
 
 class Recommended(Record):
@@ -117,6 +140,8 @@ Event = (
     | TimeLeft
     | ModelChanged
     | TargetSet
+    | SteeringChanged
+    | PicturesDrawn
     | Recommended
     | CampaignEnded
 )

@@ -24,10 +24,10 @@ from agent.campaign.planning import (
     reference_settings,
 )
 from agent.campaign.session import Session
-from agent.errors import BadInputError, NoResultError
+from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
-from agent.policy.base import Policy
+from agent.policy.base import Observation, Policy
 from agent.processing.child import ReconstructionProcess
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
@@ -66,9 +66,12 @@ class Loop:
         self._control = session.control
         self._book = session.book
         self._failures_after = session.failures_after
+        self._steering = session.steering
         self._client = client
         self._acquirer = Acquirer(session, client)
         self._pipeline = Pipeline(session, child, tasks)
+        self._tasks = tasks
+        self._viewing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Everything that is still to do."""
@@ -105,7 +108,8 @@ class Loop:
                 number = self._book.next_number
                 await self._pipeline.finished(t.number for t in self._book if t.number <= number - 2)
                 self._check_failures()
-                if len(self._book.of_role("exploration")) >= self.config.exploration.trials:
+                explored = [t for t in self._book.of_role("exploration") if t.state is not TrialState.VETOED]
+                if len(explored) >= self.config.exploration.trials:
                     return
                 open_trial = await self._suggest(number)
                 if open_trial is None:
@@ -119,6 +123,9 @@ class Loop:
 
     async def _suggest(self, number: int) -> Trial | None:
         """The next trial, or None where the policy finds that exploration has had its share."""
+        await self._steering.may_suggest()
+        if self._viewing is not None:
+            await self._viewing
         self._phase("suggesting", number, "exploration")
         started = time.monotonic()
         description = await self._client.describe()
@@ -138,7 +145,23 @@ class Loop:
         if not suggestions:
             self._journal.note("exploration ends", reason=reason)
             return None
-        return self._book.add("exploration", suggestions[0], time.monotonic() - started)
+        trial = self._book.add("exploration", suggestions[0], time.monotonic() - started)
+        self._viewing = self._tasks.create_task(self._tell_view(description, observations))
+        return trial
+
+    async def _tell_view(self, description: Description, observations: list[Observation]) -> None:
+        """Tell whoever watches what the model believes, while the trial that it suggested is being acquired."""
+
+        def look(policy: Policy) -> ModelView | None:
+            policy.ingest(observations)
+            return policy.view(self._book.budget.left)
+
+        try:
+            view = await self._ask_policy(description, look, final=False)
+        except (BadInputError, StoppedError):
+            return
+        if view is not None:
+            self._audience.tell(ModelChanged(view=view))
 
     async def _ask_policy(self, description: Description, question: Callable[[Policy], T], *, final: bool) -> T:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
@@ -159,8 +182,14 @@ class Loop:
         return ration(description, self._journal.facts.description, self._book, self.config, final=final)
 
     async def _acquire(self, trial: Trial) -> Trial:
-        """Acquire an open trial and queue its reconstruction."""
+        """Acquire an open trial and queue its reconstruction, unless a person vetoes it."""
         self._control.check()
+        if trial.state is TrialState.SUGGESTED and (veto := await self._steering.permission(trial)) is not None:
+            trial = self._book.update(trial, state=TrialState.VETOED, reason=veto)
+            if trial.role in ("final", "reference"):
+                self._control.stop(f"trial {trial.number}, the {trial.role} acquisition, was {veto}", now=False)
+            self._control.check()
+            return trial
         description = await self._client.describe()
         if trial.plan is None:
             trial = await self._make_plan(trial, description)
@@ -215,6 +244,8 @@ class Loop:
 
     async def _recommend(self) -> Trial:
         number = self._book.next_number
+        if self._viewing is not None:
+            await self._viewing
         self._phase("recommending", number, "final")
         started = time.monotonic()
         description = await self._client.describe()

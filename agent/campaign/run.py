@@ -20,6 +20,7 @@ from agent.campaign.pace import PaceSetter
 from agent.campaign.planning import acquisitions_planned
 from agent.campaign.rehearsal import preflight, rehearse
 from agent.campaign.session import Session
+from agent.campaign.steering import Steering
 from agent.campaign.stop import Control, stop_on_signals
 from agent.campaign.trials import TrialBook
 from agent.config import CampaignConfig
@@ -57,6 +58,7 @@ async def run_campaign(
     keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
+    steering: Steering | None = None,
 ) -> CampaignRecord:
     """Run a new campaign to its end.
 
@@ -66,11 +68,11 @@ async def run_campaign(
         folder: of the campaign; made if missing.
         observers: told what happens as it happens.
         processing: `module:function` that turns an acquisition into a score; see agent.processing.process.
-        command: how to start the instrument again, where the caller has started it; kept for `resume`.
+        command: starts the instrument again, where the caller has started it; kept for `resume`.
         keys: folder of CURVE keys (`instrument.ClientKeys.in_folder`), kept for `resume`; None: that of the configuration, or
             else, for an instrument on another machine, ~/.config/ptychopilot/keys where it exists.
         patience: s to wait for an instrument that does not answer.
-        control: to stop the campaign from outside.
+        control, steering: to stop and to steer the campaign from outside; the second is made with the first.
 
     Returns:
         The campaign as its journal tells it.
@@ -81,8 +83,7 @@ async def run_campaign(
         StoppedError: an operator or a limit stopped it; `resume_campaign` goes on.
     """
     folder = _absolute(folder)
-    control = control or Control()
-    observers = list(observers)
+    control, observers = control or Control(), list(observers)
     require_new(folder)
     load_attribute(processing)
     link = InstrumentLink(
@@ -104,7 +105,7 @@ async def run_campaign(
     with Journal.create(folder, facts) as journal:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         atomic_write(folder / "campaign.yaml", text)
-        return await _live(journal, observers, patience, control, resumed=False)
+        return await _live(journal, observers, patience, control, steering, resumed=False)
 
 
 async def resume_campaign(
@@ -115,6 +116,7 @@ async def resume_campaign(
     keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
+    steering: Steering | None = None,
 ) -> CampaignRecord:
     """Continue a campaign that was stopped or killed; one that is done is returned as it is.
 
@@ -127,6 +129,7 @@ async def resume_campaign(
         keys: folder of CURVE keys; None: the one that was given before.
         patience: see run_campaign.
         control: see run_campaign.
+        steering: see run_campaign.
 
     Returns:
         The campaign as its journal tells it.
@@ -146,7 +149,7 @@ async def resume_campaign(
         if now != link:
             journal.write(link=now)
         journal.write(state="running", reason="", finished="")
-        return await _live(journal, observers, patience, control or Control(), resumed=True)
+        return await _live(journal, observers, patience, control or Control(), steering, resumed=True)
 
 
 def installed_versions() -> dict[str, str]:
@@ -169,15 +172,23 @@ def _absolute(folder: Path | str | None) -> Path | None:
 
 
 async def _live(
-    journal: Journal, observers: Iterable[Observer], patience: float, control: Control, *, resumed: bool
+    journal: Journal,
+    observers: Iterable[Observer],
+    patience: float,
+    control: Control,
+    steering: Steering | None,
+    *,
+    resumed: bool,
 ) -> CampaignRecord:
     """From the journal as it stands to the end of the campaign, or to a stop that is written down."""
     with log_file(journal.folder):
         audience = Audience([LogObserver(), *observers])
         book = TrialBook(journal, audience)
-        session = Session(journal, audience, control, book, failures_after=book.next_number - 1)
+        steering = steering or Steering(control)
+        session = Session(journal, audience, control, book, steering, failures_after=book.next_number - 1)
         audience.add(PaceSetter(session))
         _announce(session, resumed=resumed)
+        steering.attach(journal, audience)
         try:
             with stop_on_signals(control), _time_limit(control, session.config):
                 await _until_done(session, patience, release_safe=resumed)
@@ -212,7 +223,8 @@ async def _until_done(session: Session, patience: float, *, release_safe: bool) 
                         await release(client, journal)
                         release_safe = False
                     async with client.lease(), Background() as tasks:
-                        await Loop(session, child, client, tasks).run()
+                        with session.steering.able_to_blank(client.blank):
+                            await Loop(session, child, client, tasks).run()
                 return
             except SafeStateError as error:
                 msg = f"{error}; `ptychopilot resume {journal.folder}` does that"

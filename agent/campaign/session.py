@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
 from agent.campaign.trials import TrialBook
 from agent.config import CampaignConfig
@@ -22,6 +23,7 @@ class Session:
         audience: told what happens.
         control: says when to stop.
         book: all trials.
+        steering: what a person asks of it.
         failures_after: trials up to this number belong to an earlier session; their failures have had their say.
     """
 
@@ -29,6 +31,7 @@ class Session:
     audience: Audience
     control: Control
     book: TrialBook
+    steering: Steering
     failures_after: int
 
     @property

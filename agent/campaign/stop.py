@@ -23,6 +23,7 @@ class Control:
     def __init__(self) -> None:
         self._reason = ""
         self._now = asyncio.Event()
+        self._any = asyncio.Event()
 
     @property
     def reason(self) -> str:
@@ -37,6 +38,7 @@ class Control:
             now: at once, a running exposure is aborted and the beam is off; otherwise after the running acquisition.
         """
         self._reason = self._reason or reason
+        self._any.set()
         if now:
             self._now.set()
 
@@ -48,6 +50,10 @@ class Control:
     async def wait_now(self) -> None:
         """Return when the campaign is to stop at once."""
         await self._now.wait()
+
+    async def wait_any(self) -> None:
+        """Return when the campaign is to stop, at once or later."""
+        await self._any.wait()
 
     async def unless_stopped(self, work: Awaitable[T]) -> T:
         """Wait for something that takes long.

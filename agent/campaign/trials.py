@@ -159,11 +159,7 @@ class TrialBook:
         Args:
             number: of the trial that is suggested next.
         """
-        told = [
-            t
-            for t in self
-            if t.number < number and t.role in ("reference", "exploration") and t.state is not TrialState.VETOED
-        ]
+        told = [t for t in self if t.number < number and t.role in ("reference", "exploration")]
         return [_observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 
@@ -174,6 +170,8 @@ def _observe(trial: Trial, *, pending: bool) -> Observation:
         "electrons": trial.electrons,
         "role": trial.role,
     }
+    if trial.state is TrialState.VETOED:  # a person does not want such settings; the policy looks elsewhere
+        return Observation(state="failed", **common)
     if trial.state is TrialState.FAILED and (trial.acquisition_file is None or not pending):
         return Observation(state="failed", **common)
     if pending or trial.score is None:

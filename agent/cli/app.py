@@ -64,6 +64,43 @@ Keys = Annotated[
         "instrument on another machine ~/.config/ptychopilot/keys, where it exists.",
     ),
 ]
+
+
+class Order(StrEnum):
+    """What `ctl` gives to a campaign."""
+
+    pause = "pause"
+    resume = "resume"
+    stop = "stop"
+    approve = "approve"
+    veto = "veto"
+    autonomy = "autonomy"
+    blank = "blank"
+
+
+class AutonomyLevel(StrEnum):
+    """How much a campaign does by itself."""
+
+    observe = "observe"
+    advise = "advise"
+    confirm = "confirm"
+    auto = "auto"
+
+
+Autonomous = Annotated[
+    AutonomyLevel,
+    typer.Option(
+        "--autonomy",
+        help="observe: nothing is suggested; advise: suggested, not carried out; confirm: each acquisition after your approval; "
+        "auto. Changed while it runs with `ptychopilot ctl` or on the dashboard.",
+    ),
+]
+Metrics = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics", metavar="PORT", min=1, max=65535, help="Serve http://127.0.0.1:PORT/metrics for Prometheus."
+    ),
+]
 CampaignFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A campaign folder.")]
 
 
@@ -104,6 +141,8 @@ def run(
     json_file: Json = None,
     keys: Keys = None,
     patience: Patience = 60.0,
+    autonomy: Autonomous = AutonomyLevel.auto,
+    metrics: Metrics = None,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
@@ -123,6 +162,7 @@ def run(
         keys=keys,
         patience=patience,
         debug=debug,
+        watched=campaigns.Watched(autonomy.value, metrics),
     )
 
 
@@ -136,13 +176,23 @@ def resume(
     json_file: Json = None,
     keys: Keys = None,
     patience: Patience = 60.0,
+    autonomy: Autonomous = AutonomyLevel.auto,
+    metrics: Metrics = None,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
     """Continue a campaign that was stopped, or killed, from its folder. No region is exposed twice."""
     from agent.cli import campaigns
 
-    campaigns.resume(folder, instrument, json_file=json_file, keys=keys, patience=patience, debug=debug)
+    campaigns.resume(
+        folder,
+        instrument,
+        json_file=json_file,
+        keys=keys,
+        patience=patience,
+        debug=debug,
+        watched=campaigns.Watched(autonomy.value, metrics),
+    )
 
 
 @app.command()
@@ -178,7 +228,9 @@ def demo(
     ] = 0,
     out: Out = None,
     json_file: Json = None,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Do not open the report at the end.")] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Open neither the dashboard nor the report.")
+    ] = False,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
@@ -186,6 +238,82 @@ def demo(
     from agent.cli import campaigns
 
     campaigns.demo(seed=seed, out=out, json_file=json_file, browser=not no_browser, debug=debug)
+
+
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--mqtt", metavar="mqtts://[USER@]HOST[:PORT]", help="The broker that agents publish to; ws:// and wss:// too."
+    ),
+]
+Folder = Annotated[
+    Path | None, typer.Option("--campaign", metavar="DIR", help="A campaign's folder, or one that holds some.")
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", metavar="FILE", help="Password of the broker's user, and nothing else."),
+]
+Authority = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Certificate of the broker's authority. Without it: the system's."),
+]
+
+
+@app.command()
+def dashboard(
+    mqtt: Broker = None,
+    campaign: Folder = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; 0: a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond this machine passwords are needed.")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only say the address.")] = False,
+    viewer_password: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Password of those who may look, and nothing else.")
+    ] = None,
+    operator_password: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Password of those who may command, and nothing else.")
+    ] = None,
+    password_file: PasswordFile = None,
+    ca: Authority = None,
+    debug: Debug = False,
+) -> None:
+    """Watch campaigns in a browser, and steer them: from their folder, or from a broker. Reading disturbs nobody."""
+    from agent.cli.dashboard import show
+
+    show(
+        mqtt,
+        campaign,
+        host,
+        port,
+        browser=not no_browser,
+        passwords=(viewer_password, operator_password),
+        broker={"password_file": password_file, "ca_file": ca},
+        debug=debug,
+    )
+
+
+@app.command()
+def ctl(
+    verb: Annotated[Order, typer.Argument(help="What the campaign is to do.")],
+    campaign: Folder = None,
+    mqtt: Broker = None,
+    trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
+    level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
+    reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
+    password_file: PasswordFile = None,
+    ca: Authority = None,
+    debug: Debug = False,
+) -> None:
+    """Steer a running campaign from a shell: what the dashboard's buttons do.
+
+    `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy can only be lowered.
+    """
+    from agent.cli.dashboard import control
+
+    files = {"password_file": password_file, "ca_file": ca}
+    fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
+    control(verb.value, mqtt, campaign, files, **fields)
 
 
 @app.command()

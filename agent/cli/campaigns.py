@@ -5,31 +5,61 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import webbrowser
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
 from agent.campaign.dry_run import dry_run as plan_only
+from agent.campaign.pictures import drawing
 from agent.campaign.run import resume_campaign, run_campaign
+from agent.campaign.steering import Steering
+from agent.campaign.stop import Control
+from agent.cli.dashboard import dashboard_process
 from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
 from agent.cli.simulator import instrument_process, simulator_command
-from agent.cli.terminal import Terminal
+from agent.cli.terminal import Terminal, has_display
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
 from agent.events import Observer
 from agent.records import CampaignRecord
 from agent.report import write_report
+from agent.status.commands import CommandDesk
 from agent.status.console import ConsoleProgress
+from agent.status.contract import Autonomy
+from agent.status.local import listening
+from agent.status.metrics import measuring
 from agent.status.mqtt import publishing
+from agent.status.record_file import recording
 from agent.storage.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
 
-Start = Callable[[list[Observer]], Awaitable[CampaignRecord]]
+
+class Start(Protocol):
+    """Begins a campaign, or goes on with one."""
+
+    def __call__(self, *, observers: list[Observer], control: Control, steering: Steering) -> Awaitable[CampaignRecord]:
+        """The campaign, when it has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a campaign is watched and steered.
+
+    Attributes:
+        autonomy: to begin with.
+        metrics: TCP port on this machine for Prometheus; None: no metrics.
+    """
+
+    autonomy: Autonomy = "auto"
+    metrics: int | None = None
 
 
 def run(
@@ -42,6 +72,7 @@ def run(
     keys: Path | None,
     patience: float,
     debug: bool,
+    watched: Watched,
 ) -> None:
     """Run the campaign of a file.
 
@@ -54,6 +85,7 @@ def run(
         keys: folder of CURVE keys; None: that of the file, or the default.
         patience: s to wait for an instrument that does not answer.
         debug: log to the terminal.
+        watched: how it is watched and steered.
 
     Raises:
         BadInputError: the file, the folder or `json_file` cannot be used; nothing was exposed.
@@ -74,14 +106,19 @@ def run(
     folder = out or _new_folder(config)
     require_new(folder)
 
-    async def start(observers: list[Observer]) -> CampaignRecord:
-        return await run_campaign(config, endpoint, folder, observers=observers, keys=keys, patience=patience)
-
-    _conduct(start, config, folder, json_file)
+    start = partial(run_campaign, config, endpoint, folder, keys=keys, patience=patience)
+    _conduct(start, config, folder, json_file, watched)
 
 
 def resume(
-    folder: Path, endpoint: str | None, *, json_file: Path | None, keys: Path | None, patience: float, debug: bool
+    folder: Path,
+    endpoint: str | None,
+    *,
+    json_file: Path | None,
+    keys: Path | None,
+    patience: float,
+    debug: bool,
+    watched: Watched,
 ) -> None:
     """Continue a campaign; an instrument that the agent had started itself is started again.
 
@@ -92,6 +129,7 @@ def resume(
         keys: folder of CURVE keys; None: the one that was given before.
         patience: s to wait for an instrument that does not answer.
         debug: log to the terminal.
+        watched: how it is watched and steered.
 
     Raises:
         BadInputError: `folder` is no campaign folder, or `json_file` cannot be written.
@@ -103,10 +141,8 @@ def resume(
     _check_json(json_file)
 
     def conduct(where: str | None) -> None:
-        async def start(observers: list[Observer]) -> CampaignRecord:
-            return await resume_campaign(folder, endpoint=where, observers=observers, keys=keys, patience=patience)
-
-        _conduct(start, record.config, folder, json_file)
+        start = partial(resume_campaign, folder, endpoint=where, keys=keys, patience=patience)
+        _conduct(start, record.config, folder, json_file, watched)
 
     if record.state == "done" or endpoint is not None or link.command is None:
         conduct(endpoint)
@@ -122,7 +158,7 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
         seed: of the column that is drawn, of its noise and of the campaign.
         out: campaign folder; None: a new one below `campaigns/`.
         json_file: where the result goes as JSON besides.
-        browser: whether to open the report at the end.
+        browser: whether to open the dashboard, and the report at the end.
         debug: log to the terminal.
 
     Raises:
@@ -144,12 +180,14 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
         raise BadInputError(msg) from error
     command = simulator_command(state.resolve(), "--column", f"random-{seed}", "--seed", str(seed))
     with instrument_process(command, state / "log.txt") as endpoint:
-
-        async def start(observers: list[Observer]) -> CampaignRecord:
-            return await run_campaign(config, endpoint, folder, observers=observers, command=command)
-
-        report = _conduct(start, config, folder, json_file)
-    if browser and _has_display():
+        start = partial(run_campaign, config, endpoint, folder, command=command)
+        with dashboard_process(folder) as url:
+            if url is not None:
+                print(f"dashboard: {url}  (later: ptychopilot dashboard --campaign {folder})", flush=True)
+                if browser and has_display():
+                    webbrowser.open(url)
+            report = _conduct(start, config, folder, json_file, Watched())
+    if browser and has_display():
         webbrowser.open(report.resolve().as_uri())
 
 
@@ -173,9 +211,9 @@ def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
         print(f"result (JSON): {json_file.resolve()}")
 
 
-def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
+def _conduct(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None, watched: Watched) -> Path:
     """Run a campaign under the eyes of console and broker; write report and JSON however it ended."""
-    return asyncio.run(_watched(start, config, folder, json_file))
+    return asyncio.run(_watched(start, config, folder, json_file, watched))
 
 
 def _has_ended(folder: Path) -> bool:
@@ -186,16 +224,25 @@ def _has_ended(folder: Path) -> bool:
         return False
 
 
-async def _watched(start: Start, config: CampaignConfig, folder: Path, json_file: Path | None) -> Path:
-    console = Terminal()
+async def _watched(
+    start: Start, config: CampaignConfig, folder: Path, json_file: Path | None, watched: Watched
+) -> Path:
+    console, control = Terminal(), Control()
+    steering = Steering(control, watched.autonomy)
+    desk = CommandDesk(steering.act)
     async with AsyncExitStack() as stack:
         observers: list[Observer] = []
         if config.mqtt is not None:
             # Left last: a broker that hangs must not keep the report from being written.
-            observers.append(await stack.enter_async_context(publishing(config.mqtt)))
+            publisher = await stack.enter_async_context(publishing(config.mqtt, desk))
+            observers += [publisher, await stack.enter_async_context(drawing(folder, publisher.on_event))]
+        if watched.metrics is not None:
+            observers.append(await stack.enter_async_context(measuring(watched.metrics)))
+        observers.append(await stack.enter_async_context(recording(folder)))
+        observers.append(await stack.enter_async_context(listening(folder, desk)))
         try:
             with ConsoleProgress(console) as progress:
-                await start([*observers, progress])
+                await start(observers=[*observers, progress], control=control, steering=steering)
         except Exception:
             # stopped or failed halfway: what there is gets its report, then the error is told
             if _has_ended(folder):
@@ -229,10 +276,6 @@ def _check_json(path: Path | None) -> None:
     if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
         msg = f"--json {path}: cannot be written; name a file in a folder that exists and is yours"
         raise BadInputError(msg)
-
-
-def _has_display() -> bool:
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _log_to_terminal(debug: bool) -> None:

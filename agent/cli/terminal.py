@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -29,3 +31,8 @@ class Terminal(Console):
         if self.options.ascii_only:
             options.setdefault("spinner", "line")
         return super().status(status, **options)
+
+
+def has_display() -> bool:
+    """Whether a browser could be opened here."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

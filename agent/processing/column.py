@@ -166,8 +166,8 @@ def _by_likelihood(
     if not tuned.improved:
         note = (
             f"not found: the counts do not tell the defocus better than the set-point of {nominal:.4g} Å "
-            f"± {widths['defocus']:.2g} Å, which is used with what the instrument says; a higher dose, a finer step or a larger "
-            "field tells more"
+            f"± {widths['defocus']:.2g} Å, which is used with what the instrument says{f' ({tuned.doubt})' * bool(tuned.doubt)}; "
+            "a higher dose, a finer step or a larger field tells more"
         )
         return tuned.data, note, {}
     data, found = replace(tuned.data, positions=data.positions), _of_column(tuned.uncertainty)
@@ -215,7 +215,9 @@ def _measure_again(
     uncertain = {name: width for name, width in now.items() if width > SURE * first[name]}
     turned = "rotation" in uncertain
     before = {name: width for name, width in uncertain.items() if turned or name not in DRIFT}
-    before["defocus"] = DEFOCUS_REPEATS if known.widths else first["defocus"]
+    before["defocus"] = first["defocus"]
+    if "defocus" in known.widths:
+        before["defocus"] = min(first["defocus"], float(np.hypot(DEFOCUS_REPEATS, known.widths["defocus"])))
     start = data if known.widths else with_usual_coherence(data)
     tuned = find(start, before, on_progress=on_progress)
     if not tuned.improved:

@@ -17,6 +17,7 @@ from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import Bounds, ReconstructionSettings
 from agent.reconstruction.model.start import choose_padding
+from agent.reconstruction.model.windows import tukey, window_of
 from agent.reconstruction.run import carried_probe, reconstruct
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
+    from agent.reconstruction.calibration.finding import find
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
         widths,
         with_usual_coherence,
     )
-    from agent.reconstruction.calibration.surface import find
 
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
@@ -44,7 +45,7 @@ _CALIBRATION = {
     "calibrate": "calibrate",
     "deviance_of_part": "expectation",
     "deviations": "parameters",
-    "find": "surface",
+    "find": "finding",
     "fit_disc": "bright_field",
     "members": "parameters",
     "tune": "likelihood",
@@ -80,8 +81,10 @@ __all__ = [
     "reconstruct",
     "selected",
     "survey",
+    "tukey",
     "tune",
     "widths",
+    "window_of",
     "with_usual_coherence",
 ]
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.reconstruction import tukey
 from agent.report.drawing import add_scale_bar, length_label, new_figure, round_length, styled, to_png
 from agent.scoring.information import figure_of_merit
-from agent.scoring.ring_correlation import remove_plane, tukey
+from agent.scoring.ring_correlation import remove_plane
 from agent.storage.reconstruction_file import StoredReconstruction
 
 

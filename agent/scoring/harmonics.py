@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.scoring.ring_correlation import tapered, window_of
+from agent.reconstruction import window_of
+from agent.scoring.ring_correlation import tapered
 from instrument.models import Rectangle
 
 HARMONIC, LEAKAGE = 0.6, 0.2

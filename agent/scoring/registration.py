@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
+from agent.reconstruction import tukey
 from agent.scoring.information import LARGEST_FRC, score_spectrum
-from agent.scoring.ring_correlation import Spectrum, independent_pairs, rings_of, tapered, tukey
+from agent.scoring.ring_correlation import Spectrum, independent_pairs, rings_of, tapered
 
 REACH = 1.2
 """Å; shifts are looked for up to here. A crystal repeats itself a little farther away."""

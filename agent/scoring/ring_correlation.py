@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
+from agent.reconstruction import tukey
 from agent.records import Score
 
 
@@ -39,35 +40,6 @@ def spectrum_of(score: Score) -> Spectrum:
     width = centre[1] - centre[0]
     edges = np.concatenate([centre - width / 2, centre[-1:] + width / 2])
     return Spectrum(edges, np.asarray(score.frc), np.asarray(score.pairs))
-
-
-def tukey(n: int, tapered: float) -> NDArray[np.float64]:
-    """Tukey window.
-
-    Args:
-        n: samples.
-        tapered: part of the window, 0 to 1, that falls off as a cosine; half of it lies on each side.
-
-    Returns:
-        (n,) weights.
-    """
-    return window_of((np.arange(n) + 0.5) / n, tapered)
-
-
-def window_of(x: NDArray[np.float64], tapered: float) -> NDArray[np.float64]:
-    """The Tukey window as a function.
-
-    Args:
-        x: (…) places, 0 to 1 from edge to edge.
-        tapered: see `tukey`.
-
-    Returns:
-        (…) weights.
-    """
-    edge = np.minimum(x, 1 - x)
-    if tapered <= 0:
-        return np.ones(x.shape)
-    return np.where(edge < tapered / 2, 0.5 * (1 - np.cos(2 * np.pi * edge / tapered)), 1.0)
 
 
 def tapered(image: NDArray[np.float64], taper: float) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """Live status on an MQTT broker. The campaign does not care whether one is there.
 
-The tree of topics is in `agent.status.topics`. `availability` is `online` while the agent lives; the broker publishes
+The topics are in `agent.status.contract`. `availability` is `online` while the agent lives; the broker publishes
 `offline`, our last will, where it dies without a word. A broker may deliver the will of an *earlier* connection after
 the new one has said `online`; so the publisher listens to its own `availability` and says `online` again.
 """
@@ -18,23 +18,24 @@ from importlib.metadata import version
 import aiomqtt
 
 from agent.config import Mqtt
-from agent.encoding import read_text
-from agent.errors import BadInputError
 from agent.events import CampaignStarted, Event, FramesReceived, ReconstructionProgress
+from agent.status.broker import make_client, read_password
+from agent.status.commands import CommandDesk
+from agent.status.contract import HEARTBEAT_S, topic_root
 from agent.status.outbox import Letter, Outbox
-from agent.status.topics import Translator, topic_root
+from agent.status.topics import Translator
 
 logger = logging.getLogger(__name__)
 
 AVAILABILITY = "availability"
+_LEFT_OVER = ("trial/+", "best", "suggestion", "optimizer", "model", "picture", "alarm/+")
+"""Retained topics in which an earlier campaign may have left something."""
 PROGRESS_INTERVAL = 0.5
 """s between two progress messages of one kind."""
 LAST_MESSAGES_TIMEOUT = 3.0
 """s that the last messages may take when the campaign has ended."""
 OFFLINE_TIMEOUT = 1.0
 """s that saying `offline` may take, and as many that the goodbye may take."""
-BROKER_TIMEOUT = 5.0
-"""s that a broker may take to answer anything else; after that it counts as away."""
 _CLOSING_TIME = 0.05
 
 
@@ -44,18 +45,19 @@ def utc_now() -> str:
 
 
 @asynccontextmanager
-async def publishing(broker: Mqtt) -> AsyncIterator[MqttPublisher]:
+async def publishing(broker: Mqtt, desk: CommandDesk | None = None) -> AsyncIterator[MqttPublisher]:
     """A publisher that lives as long as the block; what is in its outbox at the end is still sent if the broker is there.
 
     Whatever the broker does, leaving the block takes a few seconds at most.
 
     Args:
         broker: where and as whom.
+        desk: takes commands; None: none are listened to.
 
     Raises:
         BadInputError: the password file cannot be read.
     """
-    publisher = MqttPublisher(broker)
+    publisher = MqttPublisher(broker, desk)
     delivery = asyncio.create_task(publisher.deliver(), name="mqtt")
     try:
         yield publisher
@@ -74,6 +76,7 @@ class MqttPublisher:
 
     Args:
         broker: where and as whom.
+        desk: takes commands; None: none are listened to.
         heartbeat: s between two publications of an unchanged state.
         first_retry, last_retry: s between attempts to connect; doubled from one to the other.
         clock: seconds, monotonic.
@@ -86,8 +89,9 @@ class MqttPublisher:
     def __init__(
         self,
         broker: Mqtt,
+        desk: CommandDesk | None = None,
         *,
-        heartbeat: float = 30.0,
+        heartbeat: float = HEARTBEAT_S,
         first_retry: float = 1.0,
         last_retry: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
@@ -95,7 +99,8 @@ class MqttPublisher:
         self.connected = False
         self.root = ""
         self._broker = broker
-        self._password = _read_password(broker)
+        self._desk = desk
+        self._password = read_password(broker)
         self._heartbeat = heartbeat
         self._first_retry, self._last_retry = first_retry, last_retry
         self._clock = clock
@@ -141,13 +146,14 @@ class MqttPublisher:
 
     async def _serve(self, client: aiomqtt.Client) -> None:
         """Publish until closed. Says `offline` at the end, also when cancelled: the will is for deaths only."""
-        await client.subscribe(f"{self.root}/{AVAILABILITY}", qos=1)
+        heard = [AVAILABILITY, *_LEFT_OVER, *(["command/+"] if self._desk is not None else [])]
+        await client.subscribe([(f"{self.root}/{leaf}", 1) for leaf in heard])
         await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
         self._outbox.post_all_again()
         try:
             async with asyncio.TaskGroup() as group:
                 others = [
-                    group.create_task(self._correct_availability(client)),
+                    group.create_task(self._listen(client)),
                     group.create_task(self._repeat_heartbeat()),
                 ]
                 await self._empty_outbox(client)
@@ -166,10 +172,20 @@ class MqttPublisher:
                 self._outbox.put_back(letter)
                 raise
 
-    async def _correct_availability(self, client: aiomqtt.Client) -> None:
+    async def _listen(self, client: aiomqtt.Client) -> None:
+        """To commands, and to what others say in our name."""
         async for message in client.messages:
-            if message.payload != b"online":
-                await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
+            leaf, payload = message.topic.value.removeprefix(f"{self.root}/"), bytes(message.payload or b"")
+            if leaf.startswith("command/"):
+                if self._desk is not None and payload:
+                    reply = await self._desk.handle(leaf.removeprefix("command/"), payload, retained=message.retain)
+                    if reply is not None:
+                        self._outbox.post(Letter(f"reply/{reply.id}", reply.model_dump_json(), qos=1, retain=False))
+            elif leaf == AVAILABILITY:
+                if payload != b"online":
+                    await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
+            elif message.retain and leaf not in {letter.topic for letter in self._outbox.retained}:
+                await self._send(client, Letter(leaf, "", qos=1, retain=True))
 
     async def _repeat_heartbeat(self) -> None:
         while True:
@@ -197,15 +213,7 @@ class MqttPublisher:
 
     def _client(self) -> aiomqtt.Client:
         will = aiomqtt.Will(f"{self.root}/{AVAILABILITY}", "offline", qos=1, retain=True)
-        return aiomqtt.Client(
-            self._broker.host,
-            self._broker.port,
-            username=self._broker.username,
-            password=self._password,
-            will=will,
-            keepalive=15,
-            timeout=BROKER_TIMEOUT,
-        )
+        return make_client(self._broker, self._password, will)
 
     def _due(self, event: FramesReceived | ReconstructionProgress) -> bool:
         now = self._clock()
@@ -214,13 +222,3 @@ class MqttPublisher:
             return False
         self._last_progress[type(event)] = now
         return True
-
-
-def _read_password(broker: Mqtt) -> str | None:
-    if broker.password_file is None:
-        return None
-    try:
-        return read_text(broker.password_file).strip()
-    except OSError as error:
-        msg = f"mqtt.password_file: {broker.password_file} cannot be read ({error.strerror})"
-        raise BadInputError(msg) from error

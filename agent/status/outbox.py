@@ -12,7 +12,7 @@ class Letter:
     """One message: topic below the agent's own, payload, quality of service, retained or not."""
 
     topic: str
-    payload: str
+    payload: str | bytes
     qos: int
     retain: bool
 
@@ -32,6 +32,11 @@ class Outbox:
         self._passing: deque[Letter] = deque(maxlen=capacity)
         self._filled = asyncio.Event()
         self.closed = False
+
+    @property
+    def retained(self) -> list[Letter]:
+        """What a newcomer has to be told."""
+        return list(self._retained.values())
 
     def __len__(self) -> int:
         return len(self._changed) + len(self._passing)

@@ -1,16 +1,13 @@
-"""Events of a campaign as flat JSON objects, one topic per subject.
-
-The tree is `emagent/1/<site>/<instrument>/<agent>/<leaf>`; 1 is the contract's major version. Units are suffixes of the
-keys: `_a` Å, `_s` s, `_kv` kV, `_pa` pA. Values are numbers, strings, booleans and null, never NaN.
-"""
+"""Events of a campaign as the contract's messages (`agent.status.contract`), one topic per subject."""
 
 from __future__ import annotations
 
 import json
-import re
+import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+from agent.config import CampaignConfig
 from agent.events import (
     BudgetChanged,
     CampaignEnded,
@@ -19,32 +16,38 @@ from agent.events import (
     FramesReceived,
     ModelChanged,
     PhaseChanged,
+    PicturesDrawn,
     Recommended,
     ReconstructionProgress,
+    SteeringChanged,
     TargetSet,
     TimeLeft,
     TrialChanged,
 )
-from agent.records import Trial
+from agent.records import ModelView, Trial, TrialState
+from agent.status.contract import (
+    AcquisitionMessage,
+    BeamMessage,
+    BestMessage,
+    DoseMessage,
+    EventMessage,
+    Message,
+    ModelMessage,
+    OptimizerMessage,
+    PictureMessage,
+    ReconstructionMessage,
+    SessionMessage,
+    Severity,
+    StateMessage,
+    SuggestionMessage,
+    TrialMessage,
+    leaf_of,
+)
 from agent.status.outbox import Letter
+from instrument.models import Description
 
-MAJOR_VERSION = 1
 Fields = dict[str, Any]
-
-
-def topic_root(site: str, instrument: str, agent: str = "ptychopilot") -> str:
-    """Root of an agent's topics; characters with a meaning in topics become underscores.
-
-    Args:
-        site: the facility's name.
-        instrument: its own name, as it describes itself.
-        agent: name of the program.
-
-    >>> topic_root("site", "simulated MoS2 / bilayer")
-    'emagent/1/site/simulated_MoS2_bilayer/ptychopilot'
-    """
-    parts = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") or "unnamed" for part in (site, instrument, agent))
-    return "/".join(("emagent", str(MAJOR_VERSION), *parts))
+_SESSION_BYTES = 8
 
 
 class Translator:
@@ -59,37 +62,38 @@ class Translator:
         self._version = version
         self._now = now
         self._sequence = 0
+        self._session = secrets.token_hex(_SESSION_BYTES)
+        self._campaign = ""
         self._state: Fields = {}
-        self._dose_unit = "e/Å²"
+        self._dose: Fields = {"budget": 0.0, "spent": 0.0}
+        self._reserved: dict[int, float] = {}
+        self._dose_unit: Literal["e/Å²", "counts/Å²"] = "e/Å²"
         self._best: Trial | None = None
         self._scored = 0
+        self._exposing: bool | None = None
 
     def letters(self, event: Event) -> list[Letter]:
         """What `event` changes on the broker."""
         match event:
             case CampaignStarted():
                 return self._started(event)
-            case PhaseChanged() if not self._state:
-                return []  # before there is a campaign
-            case PhaseChanged():
-                self._state |= {"phase": event.phase, "trial": event.trial, "role": event.role, "text": event.message}
-                return [self._keep("state", self._state), self._beam(event.phase == "acquiring")]
-            case TimeLeft():
-                self._state |= {"eta_s": round(event.seconds, 1)}
-                return [self._keep("state", self._state)]
+            case PhaseChanged() | TimeLeft() | SteeringChanged():
+                return self._changed(event)
             case FramesReceived():
                 counted = {"trial": event.trial, "frames": event.received, "expected": event.total}
-                return [self._pass("acquisition", counted)]
+                return [self._letter("acquisition", AcquisitionMessage, counted)]
             case ReconstructionProgress():
                 done = {"trial": event.trial, "phase": event.phase, "fraction": round(event.fraction, 4)}
-                return [self._pass("reconstruction", done)]
+                return [self._letter("reconstruction", ReconstructionMessage, done)]
             case TrialChanged():
                 return self._trial(event.trial)
             case BudgetChanged():
-                left = {"budget": event.budget, "spent": event.spent, "remaining": event.budget - event.spent}
-                return [self._keep("dose", left | {"unit": "e" if self._dose_unit == "e/Å²" else "counts"})]
+                self._dose = {"budget": event.budget, "spent": event.spent}
+                return [self._dose_letter()]
             case ModelChanged():
-                return [self._optimizer(event)]
+                return [self._optimizer(event.view), self._letter("model", ModelMessage, _grid(event.view))]
+            case PicturesDrawn():
+                return self._pictures(event)
             case TargetSet():
                 return [self._event("info", "TARGET", f"score to reach: {event.target:.5g} bit/Å² ({event.reason})")]
             case Recommended():
@@ -99,101 +103,165 @@ class Translator:
 
     def heartbeat(self) -> Letter:
         """The state again, with the time of now."""
-        return self._keep("state", self._state)
+        return self._letter("state", StateMessage, self._state)
 
     def _started(self, event: CampaignStarted) -> list[Letter]:
-        description = event.description
-        self._dose_unit = description.dose_unit
+        description, config = event.description, event.config
+        self._campaign, self._exposing = event.campaign, None
+        self._dose_unit = "e/Å²" if description.dose_unit == "e/Å²" else "counts/Å²"
         self._description = description
+        self._dose = {"budget": config.electrons, "spent": 0.0}
         self._state = {
             "phase": "connecting",
-            "campaign": event.config.name,
+            "campaign": config.name,
             "n_trials": event.trials_planned,
             "trial": None,
             "role": None,
             "text": "",
             "eta_s": None,
+            "since": self._now(),
         }
-        session = {
+        session = _session(config, description) | {
             "id": event.campaign,
-            "campaign": event.config.name,
+            "session": self._session,
             "folder": event.folder,
             "version": self._version,
             "started": self._now(),
             "resumed": event.resumed,
-            "instrument": description.name,
-            "goal": event.config.goal.kind,
-            "policy": event.config.policy,
-            "sample": event.config.metadata.sample,
-            "operator": event.config.metadata.operator,
-            "proposal": event.config.metadata.proposal,
+            "dose_unit": self._dose_unit,
         }
-        text = f"campaign {event.config.name} {'resumed' if event.resumed else 'started'}"
+        text = f"campaign {config.name} {'resumed' if event.resumed else 'started'}"
         return [
-            self._keep("session", session),
-            self._keep("state", self._state),
-            self._beam(exposing=False),
+            self._letter("session", SessionMessage, session),
+            self.heartbeat(),
+            *self._beam(exposing=False),
+            self._dose_letter(),
             self._event("info", "STARTED", text),
         ]
 
-    def _beam(self, exposing: bool) -> Letter:
+    def _changed(self, event: PhaseChanged | TimeLeft | SteeringChanged) -> list[Letter]:
+        if not self._state:
+            return []  # before there is a campaign
+        if isinstance(event, TimeLeft):
+            self._state |= {"eta_s": round(event.seconds, 1)}
+            return [self.heartbeat()]
+        if isinstance(event, SteeringChanged):
+            names = ("autonomy", "paused", "needs_approval")
+            self._state |= {name: getattr(event, name) for name in names}
+            said = [self._event("info", event.code, event.text, event.needs_approval)] if event.text else []
+            return [self.heartbeat(), *said]
+        since = self._now() if event.phase != self._state["phase"] else self._state["since"]
+        now = {"phase": event.phase, "trial": event.trial, "role": event.role, "text": event.message, "since": since}
+        self._state |= now
+        return [self.heartbeat(), *self._beam(event.phase == "acquiring")]
+
+    def _beam(self, exposing: bool) -> list[Letter]:
+        """Where it has changed."""
+        if exposing == self._exposing:
+            return []
+        self._exposing = exposing
         beam = {
             "blanked": not exposing,
             "current_pa": self._description.beam_current,
             "ht_kv": self._description.voltage / 1e3,
         }
-        return self._keep("beam", beam)
+        return [self._letter("beam", BeamMessage, beam)]
+
+    def _dose_letter(self) -> Letter:
+        reserved = sum(self._reserved.values())
+        remaining = max(self._dose["budget"] - self._dose["spent"] - reserved, 0.0)
+        unit = "e" if self._dose_unit == "e/Å²" else "counts"
+        return self._letter(
+            "dose", DoseMessage, self._dose | {"reserved": reserved, "remaining": remaining, "unit": unit}
+        )
 
     def _trial(self, trial: Trial) -> list[Letter]:
+        fields = self._settings(trial) | {"campaign": self._campaign, "role": trial.role, "state": str(trial.state)}
+        letters = [
+            self._letter(f"trial/{trial.number}", TrialMessage, fields | trial_fields(trial)),
+            *self._reserve(trial),
+        ]
         if trial.state == "suggested":
             suggestion = trial.suggestion
             fields = self._settings(trial) | {
+                "role": trial.role,
                 "predicted": suggestion.predicted,
                 "predicted_sd": suggestion.predicted_sd,
                 "reason": suggestion.reason,
                 "source": suggestion.source,
                 "constraint": suggestion.constraint,
             }
-            return [self._keep("suggestion", fields)]
-        if trial.state in ("failed", "vetoed"):
+            letters.append(self._letter("suggestion", SuggestionMessage, fields))
+        elif trial.state in ("failed", "vetoed"):
             text = f"trial {trial.number} {trial.state}: {trial.reason}"
-            return [self._event("warning", trial.state.upper(), text, trial.number)]
-        if trial.state != "done" or trial.score is None:
+            letters.append(self._event("warning", trial.state.upper(), text, trial.number))
+        elif trial.state == "done" and trial.score is not None:
+            letters += self._scored_letters(trial)
+        return letters
+
+    def _reserve(self, trial: Trial) -> list[Letter]:
+        """The electrons that a trial holds from its reservation until they are booked."""
+        open_ = trial.state in (TrialState.RESERVED, TrialState.ACQUIRING) and trial.electrons == 0
+        held = trial.plan.electrons if open_ and trial.plan is not None and trial.role != "expert" else 0.0
+        if held == self._reserved.get(trial.number, 0.0):
             return []
+        self._reserved[trial.number] = held
+        if held == 0:
+            del self._reserved[trial.number]
+        return [self._dose_letter()]
+
+    def _scored_letters(self, trial: Trial) -> list[Letter]:
+        assert trial.score is not None
         self._scored += 1
-        severity = "info" if trial.veto is None else "warning"
-        letters = [self._event(severity, "SCORED", self._scored_text(trial), trial.number)]
+        severity: Severity = "info" if trial.veto is None else "warning"
+        letters = [self._event(severity, "SCORED", _scored_text(trial), trial.number)]
         candidate = trial.role != "expert" and trial.veto is None
         if candidate and (self._best is None or _value(trial) > _value(self._best)):
             self._best = trial
             score = {
+                "role": trial.role,
                 "score": trial.score.value,
                 "score_sd": trial.score.sd,
                 "halves": trial.score.halves,
                 "resolution_a": trial.score.resolution,
             }
-            letters.append(self._keep("best", self._settings(trial) | {"role": trial.role} | score))
+            letters.append(self._letter("best", BestMessage, self._settings(trial) | score))
         return letters
 
-    def _optimizer(self, event: ModelChanged) -> Letter:
+    def _optimizer(self, view: ModelView) -> Letter:
         believed = [
             (mean, sd)
-            for means, sds, legals in zip(event.view.mean, event.view.sd, event.view.legal, strict=True)
+            for means, sds, legals in zip(view.mean, view.sd, view.legal, strict=True)
             for mean, sd, legal in zip(means, sds, legals, strict=True)
             if legal
         ]
         mean, sd = max(believed, default=(None, None))
         best = self._best.score.value if self._best is not None and self._best.score is not None else None
-        return self._keep(
-            "optimizer", {"step": self._scored, "best": best, "expected_final": mean, "expected_final_sd": sd}
-        )
+        expected = {"step": self._scored, "best": best, "expected_final": mean, "expected_final_sd": sd}
+        return self._letter("optimizer", OptimizerMessage, expected)
+
+    def _pictures(self, event: PicturesDrawn) -> list[Letter]:
+        about = {
+            "trial": event.trial,
+            "role": event.role,
+            "height_a": event.extent[0],
+            "width_a": event.extent[1],
+            "phase_low_rad": event.levels[0],
+            "phase_high_rad": event.levels[1],
+            "k_edge_per_a": event.k_edge,
+            "resolution_a": event.resolution,
+        }
+        pictures = {"phase": event.phase, "spectrum": event.spectrum}
+        images = [Letter(f"image/{name}", png, qos=0, retain=True) for name, png in pictures.items()]
+        return [*images, self._letter("picture", PictureMessage, about)]
 
     def _ended(self, event: CampaignEnded) -> list[Letter]:
         self._state |= {"phase": "finished", "trial": None, "role": None, "text": event.reason, "eta_s": 0.0}
-        severity = "info" if event.state == "done" else "warning" if event.state == "stopped" else "error"
+        self._state |= {"needs_approval": None, "since": self._now(), "outcome": event.state}
+        severity: Severity = "info" if event.state == "done" else "warning" if event.state == "stopped" else "error"
         return [
-            self._keep("state", self._state | {"outcome": event.state}),
-            self._beam(exposing=False),
+            self.heartbeat(),
+            *self._beam(exposing=False),
             Letter("suggestion", "", qos=1, retain=True),
             self._event(severity, event.state.upper(), event.reason or f"campaign {event.state}"),
         ]
@@ -208,25 +276,86 @@ class Translator:
             "dose_unit": self._dose_unit,
         }
 
-    def _scored_text(self, trial: Trial) -> str:
-        assert trial.score is not None
-        text = f"trial {trial.number} ({trial.role}): {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
-        text += " (halves of one pass)" if trial.score.one_pass else ""
-        return text if trial.veto is None else f"{text}, not to be trusted: {trial.veto}"
+    def _event(self, severity: Severity, code: str, text: str, trial: int | None = None) -> Letter:
+        return self._letter("event", EventMessage, {"severity": severity, "code": code, "text": text, "trial": trial})
 
-    def _event(self, severity: str, code: str, text: str, trial: int | None = None) -> Letter:
-        return self._pass("event", {"severity": severity, "code": code, "text": text, "trial": trial}, qos=1)
-
-    def _keep(self, topic: str, fields: Fields) -> Letter:
-        return Letter(topic, self._json(fields), qos=1, retain=True)
-
-    def _pass(self, topic: str, fields: Fields, qos: int = 0) -> Letter:
-        return Letter(topic, self._json(fields), qos=qos, retain=False)
-
-    def _json(self, fields: Fields) -> str:
+    def _letter(self, topic: str, model: type[Message], fields: Fields) -> Letter:
         self._sequence += 1
-        text = json.dumps({**fields, "ts": self._now(), "seq": self._sequence}, ensure_ascii=False, allow_nan=False)
-        return text.encode("utf-8", "backslashreplace").decode()  # a file name may be no text
+        text = {name: _clean(value) for name, value in fields.items()}
+        message = model.model_validate({**text, "ts": self._now(), "seq": self._sequence})
+        leaf = leaf_of(topic)
+        assert leaf is not None, topic
+        payload = json.dumps(message.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+        return Letter(topic, payload, qos=leaf.qos, retain=leaf.retain)
+
+
+def trial_fields(trial: Trial) -> Fields:
+    """What a trial's message holds besides its settings, role and state."""
+    found: Fields = {
+        "electrons": trial.electrons,
+        "predicted": trial.suggestion.predicted,
+        "predicted_sd": trial.suggestion.predicted_sd,
+        "reason": trial.reason or trial.suggestion.reason,
+        "defocus_measured_a": trial.defocus_measured,
+        "picture_file": trial.reconstruction_file,
+    }
+    if trial.plan is not None:
+        found |= {f"field_{name}_a": getattr(trial.plan.field, name) for name in ("y", "x", "height", "width")}
+    if (score := trial.score) is not None:
+        found |= {"score": score.value, "score_sd": score.sd, "halves": score.halves, "veto": score.veto}
+        found |= {"resolution_a": score.resolution, "deviance": score.deviance}
+    if (optics := trial.optics) is not None:
+        sd = optics.sd
+        found |= {"defocus_measured_sd_a": sd.get("defocus"), "source_size_a": optics.source_size or None}
+        if "rotation" in sd:
+            found |= {"rotation_rad": optics.rotation, "rotation_sd_rad": sd["rotation"]}
+        if "C12" in sd:
+            found |= {"astigmatism_a": optics.aberrations.get("C12"), "astigmatism_sd_a": sd["C12"]}
+    return found
+
+
+def _clean(value: object) -> object:
+    """A file name in a text may be no text."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _session(config: CampaignConfig, description: Description) -> Fields:
+    return {
+        "campaign": config.name,
+        "instrument": description.name,
+        "goal": config.goal.kind,
+        "policy": config.policy,
+        "sample": config.metadata.sample,
+        "operator": config.metadata.operator,
+        "proposal": config.metadata.proposal,
+        "k_max_per_a": config.score.k_max,
+        "semiangle_mrad": description.semiangle,
+        **{f"area_{name}_a": getattr(description.area, name) for name in ("y", "x", "height", "width")},
+    }
+
+
+def _grid(view: ModelView) -> Fields:
+    legal = [each for row in view.legal for each in row]
+
+    def flat(rows: tuple[tuple[float, ...], ...]) -> list[float | None]:
+        values = (value for row in rows for value in row)
+        return [float(f"{value:.5g}") if allowed else None for value, allowed in zip(values, legal, strict=True)]
+
+    return {
+        "x_name": view.x_name,
+        "y_name": view.y_name,
+        "x": list(view.x),
+        "y": list(view.y),
+        "mean": flat(view.mean),
+        "sd": flat(view.sd),
+    }
+
+
+def _scored_text(trial: Trial) -> str:
+    assert trial.score is not None
+    text = f"trial {trial.number} ({trial.role}): {trial.score.value:.5g} ± {trial.score.sd:.2g} bit/Å²"
+    text += " (halves of one pass)" if trial.score.one_pass else ""
+    return text if trial.veto is None else f"{text}, not to be trusted: {trial.veto}"
 
 
 def _value(trial: Trial) -> float:

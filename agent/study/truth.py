@@ -15,8 +15,9 @@ from scipy.ndimage import map_coordinates, maximum_filter, spline_filter
 from scipy.optimize import minimize
 
 from agent.config import ScoreChoice
+from agent.reconstruction import tukey
 from agent.scoring.information import FEWEST_PAIRS
-from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
+from agent.scoring.ring_correlation import remove_plane, ring_correlation
 
 LARGEST_CORRELATION = 0.9995
 """C is capped here; it corresponds to LARGEST_FRC of the score, C² = 2F/(1 + F)."""

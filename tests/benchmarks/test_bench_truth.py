@@ -19,10 +19,10 @@ from agent.config import ScoreChoice
 from agent.processing.cleaning import clean
 from agent.processing.column import measure_column
 from agent.processing.column_state import ColumnState
-from agent.reconstruction import DiffractionData, ReconstructionSettings
+from agent.reconstruction import DiffractionData, ReconstructionSettings, tukey
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
-from agent.scoring.ring_correlation import remove_plane, ring_correlation, tukey
+from agent.scoring.ring_correlation import remove_plane, ring_correlation
 from agent.study.truth import true_information
 from instrument.models import Description
 from sim_instrument import Column, build_specimen, simulate, true_phase

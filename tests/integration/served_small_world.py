@@ -28,7 +28,7 @@ CAMPAIGN: dict[str, Any] = {
     "area": {"height": 24, "width": 24},
     "exploration": {"trials": 3, "height": 16, "width": 16, "initial": 3},
     "search": {"step": [0.8, 2.0], "defocus": [50, 150], "dose": [50, 1000]},
-    "policy": "sobol",
+    "policy": "random",
     "score": {"field": 12},
 }
 """Five acquisitions with the expert's, a second or two."""

@@ -138,10 +138,8 @@ KILLS = (
     "acquired:2",
     "reconstructing:3",
     "done:3",
-    "suggested:4",
     "acquired:4",
     "suggested:5",
-    "acquired:5",
 )
 
 

@@ -62,11 +62,11 @@ def test_a_defocus_that_the_lens_missed_by_half_is_found(counts: NDArray[np.uint
     sd = found.uncertainty["defocus"]
     assert found.improved
     assert abs(data.defocus - truth) > 40, "the start is far"
-    assert abs(found.data.defocus - truth) < 3 * sd < 30
+    assert abs(found.data.defocus - truth) < 3 * sd < 40
     if dose == 1e4:
         rotation, _ = optics.rotation_and_hand(np.asarray(found.data.detector_to_scan))
-        assert abs(rotation - COLUMN.rotation) < 3 * found.uncertainty["rotation"] < np.radians(2)
-        assert sd < 5
+        assert abs(rotation - COLUMN.rotation) < 3 * found.uncertainty["rotation"] < np.radians(2.5)
+        assert sd < 8
 
 
 def test_an_empty_specimen_tells_nothing_and_says_so() -> None:
@@ -74,6 +74,7 @@ def test_an_empty_specimen_tells_nothing_and_says_so() -> None:
     data = as_advertised(np.random.default_rng(1).binomial(vacuum, 0.05).astype(np.uint16))
     found = find(data, first_widths(data, {}, centre_known=False), n_positions=100)
     assert not found.improved
+    assert found.doubt
     assert found.data.defocus == NOMINAL
 
 

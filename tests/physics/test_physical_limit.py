@@ -53,7 +53,7 @@ def picture(
     return got, truth, np.hypot(k[:, None], k[None, :]), float(density)
 
 
-@pytest.mark.parametrize(("dose", "seeds"), [(1e2, 8), (1e3, 4), (1e4, 4), (1e6, 2)])
+@pytest.mark.parametrize(("dose", "seeds"), [(1e2, 8), (1e3, 3), (1e4, 3), (1e6, 1)])
 def test_the_phase_is_quantitative_at_every_dose(dose: float, seeds: int) -> None:
     scales = []
     for seed in range(seeds):  # each with a standard deviation of 0.05, 0.012, 0.006 and 0.001
@@ -67,7 +67,7 @@ def test_the_phase_is_quantitative_at_every_dose(dose: float, seeds: int) -> Non
 @pytest.mark.parametrize("dose", [1e3, 1e4])
 def test_the_error_is_near_the_physical_limit(dose: float) -> None:
     found = []
-    for seed in range(4):
+    for seed in range(3):
         got, truth, k, density = picture(dose, seed, ReconstructionSettings(device="cpu"))
         power = np.abs(got - truth) ** 2 * density * 2 * dose
         found.append([power[(k >= low) & (k < high)].mean() for low, high in BANDS])
@@ -115,7 +115,7 @@ def test_held_out_counts_stop_near_the_best(dose: float) -> None:
     # the best number of passes is chosen knowing the truth, and every seed has its own luck: the mean is what is promised
     ratios = [
         error(ReconstructionSettings(), seed)
-        / min(error(ReconstructionSettings(max_passes=n, stop_early=False), seed) for n in (8, 12, 16, 20, 24, 32))
+        / min(error(ReconstructionSettings(max_passes=n, stop_early=False), seed) for n in (8, 12, 18, 28))
         for seed in range(3)
     ]
     assert np.mean(ratios) < 1.02
@@ -124,7 +124,7 @@ def test_held_out_counts_stop_near_the_best(dose: float) -> None:
 @pytest.mark.parametrize("amplitude", [0.05, 0.0])
 def test_slices_that_absorb_are_found_without_more_noise(amplitude: float) -> None:
     scales, errors = [], []
-    for seed in (1, 2):
+    for seed in (1,):
         data = phantom.experiment(dose=1e5, layers=(5, 6), spacing=6.0, amplitude=amplitude, seed=seed)
         settings = ReconstructionSettings(slices=2, slice_spacing=6.0, padding=1.0, device="cpu", max_passes=30)
         results = [reconstruct(data, replace(settings, object_type=kind)) for kind in (None, "phase", "complex")]

@@ -191,7 +191,7 @@ def specimen(phase_peak: float, dose: float, seed: int) -> DiffractionData:
 
 
 SQUARE = [Rectangle(y=3, x=3, height=18, width=18)]
-SETTINGS = ReconstructionSettings(device="cpu")
+SETTINGS = ReconstructionSettings(device="cpu", max_passes=8, stop_early=False)
 
 
 def several_counts(data: DiffractionData, seed: int) -> DiffractionData:

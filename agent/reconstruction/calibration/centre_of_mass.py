@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration.bright_field import BrightFieldDisc
+from agent.reconstruction.model.windows import window_of
 
 _REACH = 1.25
 """Disc radii around the zero beam that are summed: beyond there are few coherent electrons and much lever, hence noise."""
@@ -79,10 +80,8 @@ def curl_witness(centre: NDArray[np.float64]) -> CurlWitness:
     Args:
         centre: (n_y, n_x, 2) centres of mass, detector pixels.
     """
-    from scipy.signal.windows import tukey
-
     n_y, n_x, _ = centre.shape
-    taper = np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3))
+    taper = np.outer(*(window_of(np.linspace(0, 1, n), 0.3) for n in (n_y, n_x)))
     y, x = np.meshgrid(np.linspace(-1, 1, n_y), np.linspace(-1, 1, n_x), indexing="ij")
     plane = np.stack([np.ones_like(y), y, x], axis=-1).reshape(-1, 3)
     flat = centre.reshape(-1, 2)

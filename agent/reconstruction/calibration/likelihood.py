@@ -58,6 +58,7 @@ class Tuned:
         deviance: per detector pixel used, of a short reconstruction; NaN where nothing but noise was seen.
         evaluations: reconstructions made.
         improved: whether anything better than the start was found; False: `data` is the start.
+        doubt: why what was found is not believed; empty where nothing was found, or nothing speaks against it.
     """
 
     data: DiffractionData
@@ -65,6 +66,7 @@ class Tuned:
     deviance: float
     evaluations: int
     improved: bool = True
+    doubt: str = ""
 
 
 class _Search:

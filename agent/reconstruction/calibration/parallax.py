@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration.bright_field import BrightFieldDisc
+from agent.reconstruction.model.windows import window_of
 
 _IMAGES = 64  # transformed at once
 _LARGEST_TRANSFORM = 60_000_000  # complex numbers of the search's detector transforms: 240 MB of powers
@@ -69,7 +70,6 @@ def bright_field_spectra(
         mask: (ky, kx), True where the detector counts.
     """
     from scipy import fft
-    from scipy.signal.windows import tukey
 
     n_y, n_x, *detector = patterns.shape
     rows, columns = disc.offsets((detector[0], detector[1]))
@@ -81,7 +81,7 @@ def bright_field_spectra(
         images[:, i] = np.asarray(patterns[i])[:, inside].T
     counts = images.mean(axis=(1, 2), dtype=np.float64)
     images -= counts[:, None, None].astype(np.float32)
-    images *= np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3)).astype(np.float32)
+    images *= np.outer(*(window_of(np.linspace(0, 1, n), 0.3) for n in (n_y, n_x))).astype(np.float32)
     values = np.empty((n_y, n_x, len(images)), dtype=np.complex64)
     for first in range(0, len(images), _IMAGES):
         part = slice(first, first + _IMAGES)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration.centre_of_mass import Moments
+from agent.reconstruction.model.windows import window_of
 
 
 def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64]) -> float:
@@ -15,11 +16,9 @@ def scattering_evidence(moments: Moments, detector_to_scan: NDArray[np.float64])
         moments: of the raster's patterns.
         detector_to_scan: (2, 2), the hypothesis to judge.
     """
-    from scipy.signal.windows import tukey
-
     n_y, n_x = moments.within.shape
     com = moments.centre @ detector_to_scan.T
-    taper = np.outer(tukey(n_y, 0.3), tukey(n_x, 0.3))
+    taper = np.outer(*(window_of(np.linspace(0, 1, n), 0.3) for n in (n_y, n_x)))
 
     def spectrum(image: NDArray[np.float64]) -> NDArray[np.complex128]:
         return np.fft.fft2((image - image.mean()) * taper)

@@ -6,7 +6,7 @@ what the blocks of the scan say apart tells how far their mean is to be believed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,20 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration import parameters
-from agent.reconstruction.calibration.expectation import Expectation, short_settings
-from agent.reconstruction.calibration.likelihood import Tuned, middle_of_patterns, part_of_scan, tell
+from agent.reconstruction.calibration.expectation import Expectation
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.settings import ReconstructionSettings
 from agent.reconstruction.solver.experiment import Experiment, load, thinned
 
-COARSE_POSITIONS, FINE_POSITIONS = 121, 256
 SHORT, SCAN, LONG = 2, 4, 12
 """Passes of the reconstructions that give derivatives, that the defocus is sought with from afar, and that decide."""
-REACH = 3.0
-"""Standard deviations of what was known before within which the defocus is sought."""
-APART, DEEP = 3, 0.6
-"""Natural units between two minima that are followed apart, and the part of the range of losses that one has to be deep."""
-MOST_STARTS, MOST_STEPS = 2, 12
+APART, MOST_STEPS = 3, 12
+"""Natural units between two minima that are followed apart."""
 LONGEST = 2.0
 """Largest step, in lengths of the differences."""
 SETTLED, FAR = 0.15, 1.0
@@ -40,12 +35,11 @@ BLOCKS = 4
 """Blocks of the scan along each axis whose slopes are compared."""
 SHARED = 1.4
 """By how much more than their scatter says the blocks are wrong together; from columns of the zoo with seeds below 120."""
-FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
-"""Smallest standard deviation in natural units, and of which parameters."""
-FARTHEST = 3.5
-"""Standard deviations of what was known before beyond which a defocus is not believed."""
-TOLD = 0.7
-"""Part of what was known before that the standard deviation of a defocus must fall below to count as found."""
+MISFIT, MISFIT_ELSEWHERE = 0.1, 0.03
+"""Part of a model's error that acts as the parameters do, in amplitude: as the defocus, and as all others; from columns of the
+zoo with seeds below 120."""
+ALIKE = 3.0
+"""Standard deviations from misfit within which two minima explain the counts alike."""
 MOVED = 0.35
 """Å, rms, by which a difference of rotation, scale or drift moves the positions; finer ones only see the object's pixels."""
 
@@ -86,10 +80,18 @@ class Surface:
         data: cut to what is looked at.
         settings: as `short_settings` make them.
         widths: parameter -> standard deviation of what was known before `data`, whose values are its means.
+        above: Å that the first slice lies above the plane whose defocus is meant.
     """
 
-    def __init__(self, data: DiffractionData, settings: ReconstructionSettings, widths: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        data: DiffractionData,
+        settings: ReconstructionSettings,
+        widths: Mapping[str, float],
+        above: float = 0.0,
+    ) -> None:
         self.names = tuple(widths)
+        self.lift = np.array([above if name == "defocus" else 0.0 for name in self.names])
         experiment = load(data, settings)
         if experiment.n_modes > MOST_MODES:
             experiment = load(data, settings, tied=MOST_MODES)
@@ -107,7 +109,7 @@ class Surface:
             values: (p,) parameters, in their units, here and below.
             passes: of the reconstruction.
         """
-        return self.function(values, passes)[0]
+        return self.function(values + self.lift, passes)[0]
 
     def loss(self, expected: NDArray[np.float32], values: NDArray[np.float64]) -> float:
         """Deviance of the counts from what is expected, and what was known before.
@@ -124,10 +126,40 @@ class Surface:
         counted, model = counts + offset, expected + offset
         return float(2 * (counted * np.log(counted / model) - counted + model).sum(dtype=np.float64))
 
+    def misfit(self, expected: NDArray[np.float32]) -> float:
+        """By how much a deviance like that of `loss` is not what counting explains.
+
+        Args:
+            expected: (m,) counts.
+        """
+        drawn = np.random.default_rng(self.function.experiment.settings.seed).poisson(np.maximum(expected, 0))
+        own, other = self._deviance(self.function.counts, expected), self._deviance(self.held_out, expected)
+        return abs((own + other) / 2 - self._deviance(drawn.astype(np.float32), expected))
+
+    def rival(self, ends: Sequence[Minimum]) -> Minimum | None:
+        """Of minima, the deepest first, the next one that explains the counts as well, but with another defocus."""
+        if len(ends) < 2 or "defocus" not in self.names:
+            return None
+        best, where = ends[0], self.names.index("defocus")
+        alike = ALIKE**2 * (MISFIT**2 * self.misfit(self.expected(best.values)) + 1)
+        for end in ends[1:]:
+            apart = abs(end.values[where] - best.values[where]) / self.lengths[where]
+            if apart > APART and end.loss - best.loss < alike:
+                return end
+        return None
+
     def along(self, name: str, offset: float) -> float:
         """Deviance of the counts held out where one parameter is `offset` from what was known before."""
         values = self.before.copy()
         values[self.names.index(name)] += offset
+        return self.unseen(values)
+
+    def unseen(self, values: NDArray[np.float64]) -> float:
+        """Deviance of the counts held out.
+
+        Args:
+            values: (p,) parameters.
+        """
         return self._deviance(self.held_out, self.expected(values, SCAN))
 
     def derive(self, values: NDArray[np.float64], far: bool = True) -> Linear:
@@ -221,12 +253,13 @@ class Surface:
         """
         linear = self.derive(values, far=False)
         random = np.random.default_rng(self.function.experiment.settings.seed)
-        minima, slopes, middle, loss = [], [], values, np.inf
+        minima, slopes, misfits, middle, loss = [], [], [], values, np.inf
         for i in range(LOOKS):
             point = np.maximum(middle + DITHER * self.lengths * random.uniform(-1, 1, len(values)), self.lowest)
             expected = self.expected(point, LONG)
             loss = min(loss, self.loss(expected, point))
             slopes.append(self.gradients(linear, expected))
+            misfits.append(self.misfit(expected))
             minima.append(self.step(linear, slopes[-1].sum(axis=0), point))
             if i == 0:
                 middle = minima[0]
@@ -237,80 +270,10 @@ class Surface:
         scatter = apart.T @ apart * (len(apart) / max(len(apart) - 1, 1))
         covariance = inverse @ (scatter + 4 * self.prior) @ inverse
         rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
-        sd = np.sqrt(np.diag(covariance) + rough) * self.lengths
+        part = np.array([MISFIT if name == "defocus" else MISFIT_ELSEWHERE for name in self.names])
+        model = part**2 * 2 * np.median(misfits[1:]) * np.diag(inverse)
+        sd = np.sqrt(SHARED**2 * (np.diag(covariance) + rough) + model) * self.lengths
         return Minimum(mean, loss, np.asarray(sd))
-
-
-def find(
-    data: DiffractionData,
-    widths: Mapping[str, float],
-    *,
-    settings: ReconstructionSettings | None = None,
-    n_positions: int = FINE_POSITIONS,
-    on_progress: Callable[[float], None] | None = None,
-) -> Tuned:
-    """Find the parameters named in `widths`: the defocus first and from afar, then all together.
-
-    Args:
-        data: what was known before.
-        widths: parameter (see `parameters`) -> standard deviation, in its unit, of what was known.
-        settings: the physics that reconstructions are made with.
-        n_positions: positions used, the dense square in the middle of the scan.
-        on_progress: called with the fraction done.
-
-    Returns:
-        What was found; `improved` is False, and the data as they were given, where the counts do not tell.
-    """
-    chosen = short_settings(settings or ReconstructionSettings(background=False))
-    small, (row, column) = middle_of_patterns(data)
-    surface = Surface(part_of_scan(small, COARSE_POSITIONS), chosen, widths)
-    starts = [surface.before]
-    if "defocus" in widths:
-        starts = _starts(surface, widths["defocus"], parameters.unit(data, "defocus"))
-    tell(on_progress, 0.2)
-    best = min((surface.descend(start) for start in starts), key=lambda end: end.loss)
-    tell(on_progress, 0.6)
-    fine = Surface(part_of_scan(small, n_positions), chosen, widths)
-    end = fine.refine(best.values)
-    assert end.sd is not None
-    tell(on_progress, 1.0)
-    evaluations = surface.function.evaluations + fine.function.evaluations
-    sd = dict(zip(surface.names, np.hypot(SHARED * end.sd, _floors(data, surface.names)).tolist(), strict=True))
-    told = all(bool(np.isfinite(width)) for width in sd.values())
-    if "defocus" in widths:
-        moved = abs(end.values[surface.names.index("defocus")] - data.defocus)
-        told = told and sd["defocus"] < TOLD * widths["defocus"] and moved < FARTHEST * widths["defocus"]
-    offset = {"row": row, "column": column}
-    found = {name: v + offset.get(name, 0) for name, v in zip(surface.names, end.values.tolist(), strict=True)}
-    if not told:
-        return Tuned(data, dict(widths), end.loss / fine.counts.size, evaluations, improved=False)
-    return Tuned(parameters.with_values(data, found), sd, end.loss / fine.counts.size, evaluations)
-
-
-def _floors(data: DiffractionData, names: tuple[str, ...]) -> list[float]:
-    """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
-    return [FLOOR * parameters.unit(data, name) if name in FLOORED else 0.0 for name in names]
-
-
-def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:
-    """Values to descend from: the deep minima along the defocus, those that were expected more first."""
-    n = int(np.ceil(REACH * width / unit))
-    offsets = unit * np.arange(-n, n + 1)
-    losses = np.array([surface.along("defocus", offset) for offset in offsets])
-    padded = np.concatenate([[np.inf], losses, [np.inf]])
-    inner = [i for i in range(len(losses)) if padded[i + 1] <= min(padded[i], padded[i + 2])]
-    deep = [i for i in inner if losses.max() - losses[i] > DEEP * np.ptp(losses)]
-    deep.sort(key=lambda i: abs(offsets[i]))
-    kept: list[int] = []
-    for i in deep:
-        if all(abs(i - other) >= APART for other in kept):
-            kept.append(i)
-    where, starts = surface.names.index("defocus"), []
-    for i in kept[:MOST_STARTS]:
-        start = surface.before.copy()
-        start[where] += offsets[i]
-        starts.append(start)
-    return starts
 
 
 def length(data: DiffractionData, name: str) -> float:

@@ -8,10 +8,13 @@ from types import ModuleType
 import pytest
 
 import agent.formatting
-import agent.status.topics
+import agent.status.broker
+import agent.status.contract
 
 
-@pytest.mark.parametrize("module", [agent.formatting, agent.status.topics], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [agent.formatting, agent.status.broker, agent.status.contract], ids=lambda m: m.__name__
+)
 def test_examples(module: ModuleType) -> None:
     tested = doctest.testmod(module)
     assert tested.attempted > 0

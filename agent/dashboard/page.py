@@ -1,0 +1,286 @@
+"""The page itself: where the panels are, what the buttons and keys do, and when something is drawn again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nicegui import ui
+from nicegui.events import KeyEventArguments
+
+from agent.dashboard import charts, panels
+from agent.dashboard.commanding import Commander
+from agent.dashboard.gallery import Gallery
+from agent.dashboard.sources import Source
+from agent.dashboard.view import View
+from agent.errors import BadInputError
+from agent.status.contract import AUTONOMIES
+
+logger = logging.getLogger(__name__)
+TICK_S = 0.25
+"""s between two looks at whether something has changed."""
+STYLE = Path(__file__).with_name("style.css")
+_THEME = """<script>
+document.documentElement.dataset.theme = localStorage.getItem("theme") || "dark";
+function nextTheme() {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  document.documentElement.dataset.theme = theme;
+  localStorage.setItem("theme", theme);
+}
+</script>"""
+KEYS = (
+    ("p", "pause, or go on"),
+    ("shift + b", "BLANK: beam off, instrument in SAFE"),
+    ("a, v", "approve or veto the trial that waits"),
+    ("← →", "picture of an earlier or a later trial"),
+    ("t", "dark or light"),
+    ("?", "these keys"),
+)
+PANELS: tuple[tuple[str, str, Callable[[View], str]], ...] = (
+    ("now", "Now", panels.now_html),
+    ("scores", "Score of each trial", charts.score_chart),
+    ("model", "Model: predicted score", charts.model_chart),
+    ("electrons", "Electrons, and where they went", panels.electrons_html),
+    ("calibration", "Column as measured", panels.calibration_html),
+    ("events", "Alarms and events", panels.events_html),
+    ("trials", "Trials", panels.trials_html),
+)
+_LEGENDS = {
+    "scores": '<p class="legend"><span><i class="m exploration"></i>exploration</span> <span><i class="m final"></i>final</span> '
+    '<span><i class="m expert"></i>expert</span> <span><i class="m box"></i>predicted ± sd</span> '
+    '<span><i class="m holl"></i>halves of one pass</span> <span><b class="bad">✕</b> not trusted or failed</span></p>',
+    "model": '<p class="legend"><span><i class="ramp cividis inline"><i></i></i> low to high</span> '
+    '<span><i class="m exploration"></i>done</span> <span><i class="m pend"></i>pending</span> '
+    '<span><i class="m sugg"></i>suggested</span> <span><b class="bad">✕</b> not trusted, failed or vetoed</span></p>',
+}
+
+
+class Page:
+    """One browser's page.
+
+    Args:
+        source: of what it shows.
+        gallery: draws pictures.
+        commander: carries commands to the agent.
+        view: the campaign that is shown.
+    """
+
+    def __init__(self, source: Source, gallery: Gallery, commander: Commander, view: View) -> None:
+        self._source = source
+        self._gallery = gallery
+        self._commander = commander
+        self._view = view
+        self._drawn = (-1, -1)
+        self._texts: dict[str, str] = {}
+        self._boxes: dict[str, Any] = {}
+        self._trial: int | None = None
+        self._picture_of: tuple[Any, ...] = ()
+
+    def build(self) -> None:
+        """Lay everything out, inside a NiceGUI page."""
+        ui.add_head_html(_THEME)
+        ui.add_css(STYLE.read_text(encoding="utf-8"))
+        ui.keyboard(self._on_key, repeating=False)
+        self._build_keys()
+        with ui.element("header").classes("top"):
+            self._build_top()
+        self._boxes["banner"] = ui.html("", sanitize=False).classes("banner-slot")
+        with ui.element("main").classes("grid"):
+            self._panel("now")
+            self._picture_panel("phase", "Phase")
+            self._picture_panel("spectrum", "Fourier transform")
+            self._panel("scores")
+            self._panel("model")
+            self._build_suggestion()
+            for name in ("electrons", "calibration", "events", "trials"):
+                self._panel(name)
+        ui.timer(TICK_S, self.refresh)
+
+    def _build_top(self) -> None:
+        names = {key: _short(key) for key in sorted(self._source.views)}
+        ui.select(
+            names, value=self._view.key, on_change=lambda e: ui.navigate.to(f"/?campaign={_quoted(e.value)}")
+        ).props("dense borderless options-dense behavior=menu aria-label=campaign").classes("chooser")
+        self._boxes["life"] = ui.html("", sanitize=False).classes("slot")
+        self._boxes["beam"] = ui.html("", sanitize=False).classes("slot")
+        self._boxes["dose"] = ui.html("", sanitize=False).classes("slot grow")
+        self._autonomy = (
+            ui.select(list(AUTONOMIES), value="auto", on_change=self._choose_autonomy)
+            .props("dense borderless options-dense behavior=menu aria-label=autonomy prefix=autonomy:")
+            .classes("chooser autonomy")
+        )
+        self._pause = _button("PAUSE", self._toggle_pause, "pause", "nothing new is begun (p)")
+        _button("STOP AFTER THIS", lambda: self._command("stop"), "stop", "end after what runs now; `resume` goes on")
+        _button("BLANK", self._blank, "blank", "beam off now, instrument in SAFE (Shift+B)")
+        _button("◐", lambda: ui.run_javascript("nextTheme()"), "plain theme", "dark or light (t)")
+        _button("?", self._keys.open, "plain", "keys")
+        ui.label(self._commander.role).classes("role").tooltip("what you may do here")
+
+    def _build_suggestion(self) -> None:
+        with ui.element("section").classes("panel suggestion"):
+            ui.html("<h2>Suggestion and its reason</h2>", sanitize=False)
+            self._boxes["suggestion"] = ui.html("", sanitize=False)
+            self._decision = ui.element("div").classes("decision")
+            with self._decision:
+                _button("APPROVE", lambda: self._decide("approve"), "approve", "carry it out (a)")
+                _button("VETO", lambda: self._decide("veto"), "veto", "choose something else (v)")
+            self._decision.set_visibility(False)
+
+    def _build_keys(self) -> None:
+        with ui.dialog() as self._keys, ui.card().classes("keys"):
+            rows = "".join(f"<tr><td><kbd>{key}</kbd></td><td>{text}</td></tr>" for key, text in KEYS)
+            ui.html(f"<h2>Keys</h2><table>{rows}</table>", sanitize=False)
+
+    def _panel(self, name: str) -> None:
+        title = next(title for each, title, _ in PANELS if each == name)
+        with ui.element("section").classes(f"panel {name}"):
+            ui.html(f"<h2>{title}</h2>", sanitize=False)
+            self._boxes[name] = ui.html("", sanitize=False)
+            if name in _LEGENDS:
+                ui.html(_LEGENDS[name], sanitize=False)
+
+    def _picture_panel(self, name: str, title: str) -> None:
+        with ui.element("section").classes(f"panel {name}"):
+            with ui.element("div").classes("head"):
+                ui.html(f"<h2>{title}</h2>", sanitize=False)
+                if name == "phase":
+                    _button("‹", lambda: self._turn(-1), "plain small", "earlier trial (←)")
+                    _button("›", lambda: self._turn(1), "plain small", "later trial (→)")
+            self._boxes[name] = ui.html('<p class="nothing">no reconstruction yet</p>', sanitize=False)
+
+    async def refresh(self) -> None:
+        """Draw again what has changed."""
+        view, now = self._view, time.monotonic()
+        second = (view.version, int(now))
+        if second == self._drawn:
+            return
+        changed = view.version != self._drawn[0]
+        self._drawn = second
+        kind, text = panels.life(view, now)
+        self._set("life", f'<span class="pill life-{kind}" data-life="{kind}">{text}</span>')
+        banner = (
+            f'<div class="banner" role="alert">{text}. Nothing below may be true now.</div>' if kind == "stale" else ""
+        )
+        self._set("banner", banner)
+        self._set("beam", panels.beam_html(view, kind == "stale"))
+        if not changed:
+            return
+        self._set("dose", panels.dose_html(view))
+        for name, _, draw in PANELS:
+            self._set(name, draw(view))
+        self._set("suggestion", panels.suggestion_html(view))
+        self._show_steering(view)
+        await self._show_picture()
+
+    def _show_steering(self, view: View) -> None:
+        state = view.state
+        if state is None:
+            return
+        self._autonomy.set_value(state.autonomy)
+        self._pause.set_text("GO ON" if state.paused else "PAUSE")
+        self._pause.classes(add="active" if state.paused else "", remove="" if state.paused else "active")
+        self._decision.set_visibility(state.needs_approval is not None)
+
+    async def _show_picture(self) -> None:
+        trials = self._gallery.trials(self._view)
+        if not trials:
+            return
+        number = self._trial if self._trial in trials else self._latest(trials)
+        message, about = self._view.trials.get(number), self._view.picture
+        wanted = (number, message and message.picture_file, about and about.seq)
+        if wanted == self._picture_of:
+            return
+        shown = await self._gallery.picture(self._view, number)
+        if shown is not None:
+            self._picture_of = wanted
+            self._set("phase", shown.phase)
+            self._set("spectrum", shown.spectrum)
+
+    def _latest(self, trials: list[int]) -> int:
+        """The campaign's own last picture; the expert's is for comparison."""
+        known = self._view.trials
+        own = [number for number in trials if number not in known or known[number].role != "expert"]
+        return (own or trials)[-1]
+
+    async def _turn(self, by: int) -> None:
+        trials = self._gallery.trials(self._view)
+        if trials:
+            at = trials.index(self._trial if self._trial in trials else self._latest(trials))
+            chosen = trials[min(max(at + by, 0), len(trials) - 1)]
+            self._trial = None if chosen == self._latest(trials) else chosen
+            await self._show_picture()
+
+    def _set(self, name: str, text: str) -> None:
+        if self._texts.get(name) != text:
+            self._texts[name] = text
+            self._boxes[name].set_content(text)
+
+    async def _on_key(self, event: KeyEventArguments) -> None:
+        if not event.action.keydown or event.modifiers.ctrl or event.modifiers.meta or event.modifiers.alt:
+            return
+        match event.key.name:
+            case "p":
+                await self._toggle_pause()
+            case "B":
+                await self._blank()
+            case "a":
+                await self._decide("approve")
+            case "v":
+                await self._decide("veto")
+            case "t":
+                ui.run_javascript("nextTheme()")
+            case "?":
+                self._keys.open()
+            case "ArrowLeft":
+                await self._turn(-1)
+            case "ArrowRight":
+                await self._turn(1)
+            case _:
+                pass
+
+    async def _toggle_pause(self) -> None:
+        paused = self._view.state is not None and self._view.state.paused
+        await self._command("resume" if paused else "pause")
+
+    async def _choose_autonomy(self, event: Any) -> None:
+        now = self._view.state.autonomy if self._view.state is not None else None
+        if event.value != now:
+            await self._command("autonomy", level=event.value)
+            self._autonomy.set_value(now)  # until the agent says otherwise
+
+    async def _decide(self, verb: str) -> None:
+        waits = self._view.state.needs_approval if self._view.state is not None else None
+        if waits is None:
+            ui.notify("no trial waits for approval", type="info")
+            return
+        await self._command(verb, trial=waits)
+
+    async def _blank(self) -> None:
+        await self._try(self._commander.blank(self._view))
+
+    async def _command(self, verb: str, **fields: Any) -> None:
+        await self._try(self._commander.command(self._view, verb, **fields))
+
+    async def _try(self, work: Any) -> None:
+        try:
+            ui.notify(await work, type="positive", position="top")
+        except BadInputError as error:
+            ui.notify(str(error), type="negative", position="top", timeout=8000)
+
+
+def _button(text: str, on_click: Callable[[], Any], kind: str, about: str) -> Any:
+    button = ui.button(text, on_click=on_click, color=None).props("flat no-caps dense").classes(f"act {kind}")
+    return button.tooltip(about)
+
+
+def _short(key: str) -> str:
+    """A topic root without what all have in common."""
+    return key.removeprefix("emagent/1/").removesuffix("/ptychopilot")
+
+
+def _quoted(key: str) -> str:
+    return quote(key, safe="")

@@ -1,0 +1,171 @@
+"""The dashboard's process: its addresses, who may enter, and how it starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import webbrowser
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from html import escape
+
+import uvicorn
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from nicegui import ui
+
+from agent.dashboard.commanding import Commander
+from agent.dashboard.gallery import Gallery
+from agent.dashboard.page import STYLE, Page
+from agent.dashboard.roles import COOKIE, Doorkeeper, Passwords
+from agent.dashboard.sources import FolderSource, Source
+from agent.errors import BadInputError
+from instrument.endpoints import is_loopback
+
+logger = logging.getLogger(__name__)
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the page is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+
+    @property
+    def url(self) -> str:
+        """For a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return is_loopback(f"tcp://{self.host}:{self.port}")
+
+
+def serve(source: Source, passwords: Passwords, address: Address, *, browser: bool) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        source: of what it shows.
+        passwords: of the roles.
+        address: where; port 0: a free one.
+        browser: whether to open it in one.
+
+    Raises:
+        BadInputError: the port is taken.
+    """
+    listener = _listener(address)
+    address = Address(address.host, listener.getsockname()[1])
+    app = make_app(source, Doorkeeper(passwords))
+    config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 20, timeout_graceful_shutdown=2)
+    print(f"dashboard: {address.url}", flush=True)
+    if browser:
+        webbrowser.open(address.url)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
+    """The application.
+
+    Args:
+        source: of what it shows.
+        doorkeeper: knows who may do what.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        work = asyncio.create_task(source.run(), name="dashboard source")
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
+
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    gallery = Gallery(source)
+    _add_login(app, doorkeeper)
+
+    @app.middleware("http")
+    async def say_security(request: Request, call_next):  # type: ignore[no-untyped-def]
+        response = await call_next(request)
+        response.headers.update(SECURITY)
+        return response
+
+    @ui.page("/", title="ptychopilot", response_timeout=10)
+    async def index(request: Request, campaign: str = "") -> RedirectResponse | None:
+        role = doorkeeper.role_of(request.cookies.get(COOKIE))
+        if role is None:
+            return RedirectResponse("/login")
+        views = source.views
+        first = source.first if isinstance(source, FolderSource) else None
+        key = campaign if campaign in views else first or max(views, default="")
+        if key not in views:
+            ui.add_css(STYLE.read_text(encoding="utf-8"))
+            ui.html(
+                '<p class="nothing wide">no campaign is seen yet; this page looks again every 2 s</p>', sanitize=False
+            )
+            ui.timer(2.0, lambda: ui.navigate.reload() if source.views else None)
+            return None
+        source.want(views[key])
+        page = Page(source, gallery, Commander(source, role), views[key])
+        page.build()
+        await page.refresh()
+        return None
+
+    ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
+    return app
+
+
+def _add_login(app: FastAPI, doorkeeper: Doorkeeper) -> None:
+    @app.get("/login")
+    async def show_login(wrong: bool = False) -> HTMLResponse:
+        said = "wrong password, or too many attempts; wait a minute" if wrong else ""
+        return HTMLResponse(
+            _LOGIN.replace("{style}", STYLE.read_text(encoding="utf-8")).replace("{said}", escape(said))
+        )
+
+    @app.post("/login")
+    async def take_password(request: Request, password: str = Form(...)) -> RedirectResponse:
+        entered = doorkeeper.enter(password)
+        if entered is None:
+            return RedirectResponse("/login?wrong=true", status_code=303)
+        response = RedirectResponse("/", status_code=303)
+        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+        response.set_cookie(COOKIE, entered[0], httponly=True, samesite="strict", secure=secure)
+        return response
+
+    @app.post("/logout")
+    async def leave(request: Request) -> RedirectResponse:
+        doorkeeper.leave(request.cookies.get(COOKIE))
+        response = RedirectResponse("/login", status_code=303)
+        response.delete_cookie(COOKIE)
+        return response
+
+
+def _listener(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address.host, address.port))
+    except OSError as error:
+        listener.close()
+        msg = f"{address.host}:{address.port} cannot be listened at ({error.strerror}); choose another --port (0: a free one)"
+        raise BadInputError(msg) from error
+    return listener
+
+
+_LOGIN = """<!doctype html><html data-theme="dark"><head><meta charset="utf-8"><title>ptychopilot</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
+<body><form class="login" method="post" action="/login"><h1>ptychopilot</h1>
+<label>password <input type="password" name="password" autofocus autocomplete="current-password"></label>
+<button>enter</button><p class="bad">{said}</p></form></body></html>"""

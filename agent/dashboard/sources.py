@@ -1,0 +1,301 @@
+"""Where the page's messages come from: campaign folders, or a broker. Reading disturbs nobody.
+
+A folder's `status.jsonl` holds the messages; one that was made before there was such a file is told from its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import aiomqtt
+
+from agent.campaign.planning import acquisitions_planned
+from agent.config import Mqtt
+from agent.dashboard.view import View
+from agent.errors import BadInputError
+from agent.events import BudgetChanged, CampaignEnded, CampaignStarted, Event, ModelChanged, Recommended, TrialChanged
+from agent.records import CampaignRecord
+from agent.status.broker import make_client, read_password
+from agent.status.commands import new_command
+from agent.status.contract import MAJOR_VERSION, Reply
+from agent.status.local import send
+from agent.status.record_file import STATUS
+from agent.status.topics import Translator
+from agent.storage.journal import JOURNAL, load_campaign
+
+logger = logging.getLogger(__name__)
+POLL_S = 0.2
+"""s between two looks at a folder's file."""
+RESCAN_S = 5.0
+"""s between two looks for new folders."""
+REPLY_TIMEOUT = 5.0
+RETRY_S = 2.0
+AGENTS_KEPT = 64
+
+
+class Source(Protocol):
+    """Keeps views up to date as long as `run` runs."""
+
+    views: dict[str, View]
+
+    def want(self, view: View) -> None:
+        """Somebody looks at a view: keep it up to date from now on."""
+        ...
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        ...
+
+    async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
+        """Give a command and wait for its answer. Raises BadInputError where none comes."""
+        ...
+
+    def picture_file(self, view: View, trial: int) -> Path | None:
+        """The reconstruction file of a trial, where it is within reach."""
+        ...
+
+
+class FolderSource:
+    """Campaign folders: one, and the others beside it; or all below a folder.
+
+    Args:
+        folder: a campaign folder, or one that holds some.
+        clock: seconds, monotonic.
+
+    Raises:
+        BadInputError: there is no such folder, or no campaign in it.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self.views: dict[str, View] = {}
+        self._clock = clock
+        self._folder = folder.absolute()
+        self._readers: dict[str, FolderReader] = {}
+        self._rescanned = float("-inf")
+        self._wanted: set[str] = set()
+        self._first: str | None = None
+        if not self._folder.is_dir():
+            msg = f"{folder}: there is no such folder; name a campaign's folder, or the one that holds them"
+            raise BadInputError(msg)
+        self.look()
+
+    def want(self, view: View) -> None:
+        """See Source. Old campaigns may be many and long: what nobody looks at is not read."""
+        if view.key not in self._wanted:
+            self._wanted.add(view.key)
+            self._read(view.key, self._clock())
+
+    @property
+    def first(self) -> str | None:
+        """Key of the campaign that was named."""
+        return self._first
+
+    async def run(self) -> None:
+        """Until cancelled: follow what is written."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Read what is new."""
+        now = self._clock()
+        if now - self._rescanned > RESCAN_S or not self.views:
+            self._rescanned = now
+            self._find_folders()
+        for key in tuple(self._wanted):
+            self._read(key, now)
+
+    def _read(self, key: str, now: float) -> None:
+        reader = self._readers[key]
+        try:
+            reader.read(self.views[key], now)
+        except (OSError, BadInputError) as error:
+            logger.info("%s: %s", reader.folder, error)
+
+    async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
+        """See Source. Through the loopback socket of the agent that runs the campaign."""
+        return await send(self._readers[view.key].folder, verb, new_command(by, **fields))
+
+    def picture_file(self, view: View, trial: int) -> Path | None:
+        """See Source."""
+        message = view.trials.get(trial)
+        if message is None or message.picture_file is None:
+            return None
+        folder = self._readers[view.key].folder
+        path = (folder / message.picture_file).resolve()
+        return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+    def folder(self, view: View) -> Path:
+        """Of a campaign."""
+        return self._readers[view.key].folder
+
+    def _find_folders(self) -> None:
+        if (self._folder / JOURNAL).is_file():  # a campaign may begin after the page
+            self._first = self._folder.name
+        around = self._folder.parent if self._first is not None else self._folder
+        found = [path.parent for path in around.glob(f"*/{JOURNAL}")]
+        if self._first is not None and self._folder not in found:
+            found.append(self._folder)
+        for folder in found:
+            if folder.name not in self.views:
+                self.views[folder.name] = View(folder.name)
+                self._readers[folder.name] = FolderReader(folder)
+
+
+class FolderReader:
+    """Follows one campaign's folder.
+
+    Args:
+        folder: of the campaign.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._position = 0
+        self._told = False
+        self._rest = b""
+
+    def read(self, view: View, now: float) -> None:
+        """Hand what is new to the view.
+
+        Args:
+            view: of the campaign.
+            now: monotonic time, s.
+        """
+        path = self.folder / STATUS
+        if not path.exists():
+            if not self._told:
+                self._told = True
+                for letter in told_by_journal(load_campaign(self.folder)):
+                    view.take(*letter, now)
+            return
+        status = path.stat()
+        if status.st_size > self._position:
+            with path.open("rb") as file:
+                file.seek(self._position)
+                text = self._rest + file.read()
+                self._position = file.tell()
+            *lines, self._rest = text.split(b"\n")
+            for line in lines:
+                self._take(view, line, now)
+        silent = max(time.time() - status.st_mtime, 0.0)
+        view.heard = now - silent
+
+    def _take(self, view: View, line: bytes, now: float) -> None:
+        try:
+            told = json.loads(line)
+            payload = b"" if told["payload"] is None else json.dumps(told["payload"]).encode()
+            view.take(str(told["topic"]), payload, now)
+        except (ValueError, KeyError, TypeError):
+            view.garbled += 1
+
+
+def told_by_journal(record: CampaignRecord) -> list[tuple[str, bytes]]:
+    """The messages that a campaign would have sent, from what its journal holds.
+
+    Args:
+        record: of the campaign.
+
+    Returns:
+        (topic, payload) in order.
+    """
+    events: list[Event] = [
+        CampaignStarted(
+            campaign=record.config.name,
+            folder=record.folder,
+            config=record.config,
+            description=record.description,
+            trials_planned=acquisitions_planned(record.config),
+        )
+    ]
+    events += [TrialChanged(trial=trial) for trial in record.trials]
+    events.append(BudgetChanged(spent=record.electrons_spent, budget=record.config.electrons))
+    if record.model_view is not None:
+        events.append(ModelChanged(view=record.model_view))
+    if record.recommended is not None:
+        events.append(Recommended(recommendation=record.recommended))
+    if record.state != "running":
+        ended = CampaignEnded(state=record.state, reason=record.reason, electrons_spent=record.electrons_spent)
+        events.append(ended)
+    translator = Translator("", lambda: "")  # when things happened is in the log
+    letters = [letter for event in events for letter in translator.letters(event)]
+    return [(each.topic, each.payload.encode() if isinstance(each.payload, str) else each.payload) for each in letters]
+
+
+class BrokerSource:
+    """All agents on a broker.
+
+    Args:
+        broker: where and as whom.
+        clock: seconds, monotonic.
+
+    Attributes:
+        connected: whether the broker is there now.
+    """
+
+    def __init__(self, broker: Mqtt, clock: Callable[[], float] = time.monotonic) -> None:
+        self.views: dict[str, View] = {}
+        self.connected = False
+        self._broker = broker
+        self._password = read_password(broker)
+        self._clock = clock
+        self._client: aiomqtt.Client | None = None
+
+    async def run(self) -> None:
+        """Until cancelled: listen, and connect again where the broker was away."""
+        while True:
+            try:
+                async with make_client(self._broker, self._password) as client:
+                    await client.subscribe(f"emagent/{MAJOR_VERSION}/+/+/+/#", qos=1)
+                    self.connected, self._client = True, client
+                    async for message in client.messages:
+                        self._take(message.topic.value, bytes(message.payload or b""), retained=message.retain)
+            except aiomqtt.MqttError as error:
+                logger.info("broker %s:%d: %s", self._broker.host, self._broker.port, error)
+            finally:
+                self.connected, self._client = False, None
+            await asyncio.sleep(RETRY_S)
+
+    async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
+        """See Source. Published once, never retained."""
+        command = new_command(by, **fields)
+        if self._client is None:
+            raise BadInputError("the broker is away, so is the way to the agent; use the microscope's own controls")
+        try:
+            await self._client.publish(f"{view.key}/command/{verb}", command.model_dump_json(), qos=1, retain=False)
+        except aiomqtt.MqttError as error:
+            raise BadInputError(f"the broker did not take the command: {error}") from error
+        give_up = self._clock() + REPLY_TIMEOUT
+        while command.id not in view.replies:
+            if self._clock() > give_up:
+                msg = f"no answer from the agent for {REPLY_TIMEOUT:g} s; the broker may not let this user command"
+                raise BadInputError(msg)
+            await asyncio.sleep(0.05)
+        return view.replies.pop(command.id)
+
+    def want(self, view: View) -> None:
+        """See Source: the broker sends everything."""
+
+    def picture_file(self, view: View, trial: int) -> Path | None:
+        """See Source: none, files are on another machine."""
+        return None
+
+    def _take(self, topic: str, payload: bytes, *, retained: bool) -> None:
+        parts = topic.split("/")
+        root, leaf = "/".join(parts[:5]), "/".join(parts[5:])
+        if root not in self.views:
+            if len(self.views) >= AGENTS_KEPT:
+                return
+            self.views[root] = View(root)
+        view = self.views[root]
+        before = view.heard
+        view.take(leaf, payload, self._clock())
+        if retained and leaf != "availability":
+            # What a broker has kept says nothing of whether its sender lives.
+            view.heard = before

@@ -1,0 +1,117 @@
+"""The optics of a scan found from set-points that are far off, or why they are not found (README, "From far away")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.reconstruction.calibration import parameters
+from agent.reconstruction.calibration.expectation import short_settings
+from agent.reconstruction.calibration.likelihood import Tuned, middle_of_patterns, part_of_scan, tell
+from agent.reconstruction.calibration.surface import APART, Minimum, Surface
+from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.settings import ReconstructionSettings
+
+COARSE_POSITIONS, FINE_POSITIONS = 121, 256
+REACH = 3.0
+"""Standard deviations of what was known before within which the defocus is sought."""
+DEEP, MOST_STARTS = 0.6, 2
+"""Part of the range of losses that a minimum has to be deep, and how many are followed."""
+FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
+"""Smallest standard deviation in natural units, and of which parameters."""
+FARTHEST, SURELY = 3.5, 5.0
+"""Standard deviations of what was known before within which a defocus is believed, with so many of its own to either side."""
+
+
+def find(
+    data: DiffractionData,
+    widths: Mapping[str, float],
+    *,
+    settings: ReconstructionSettings | None = None,
+    n_positions: int = FINE_POSITIONS,
+    on_progress: Callable[[float], None] | None = None,
+) -> Tuned:
+    """Find the parameters named in `widths`: the defocus first and from afar, then all together.
+
+    Args:
+        data: what was known before.
+        widths: parameter (see `parameters`) -> standard deviation, in its unit, of what was known.
+        settings: the physics that reconstructions are made with.
+        n_positions: positions used, the dense square in the middle of the scan.
+        on_progress: called with the fraction done.
+
+    Returns:
+        What was found; `improved` is False, and the data as they were given, where the counts do not tell.
+    """
+    chosen = short_settings(settings or ReconstructionSettings(background=False))
+    small, (row, column) = middle_of_patterns(data)
+    surface = Surface(part_of_scan(small, COARSE_POSITIONS), chosen, widths)
+    starts = [surface.before]
+    if "defocus" in widths:
+        starts = _starts(surface, widths["defocus"], parameters.unit(data, "defocus"))
+    tell(on_progress, 0.2)
+    ends = sorted((surface.descend(start) for start in starts), key=lambda end: end.loss)
+    rival = surface.rival(ends)
+    tell(on_progress, 0.6)
+    fine = Surface(part_of_scan(small, n_positions), chosen, widths)
+    end = fine.refine(ends[0].values)
+    tell(on_progress, 1.0)
+    assert end.sd is not None
+    sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names)).tolist(), strict=True))
+    found = dict(zip(surface.names, end.values.tolist(), strict=True))
+    deviance, evaluations = end.loss / fine.counts.size, surface.function.evaluations + fine.function.evaluations
+    if doubt := _doubt(data, widths, found, sd) or _two_defoci(surface.names, ends[0], rival):
+        return Tuned(data, dict(widths), deviance, evaluations, improved=False, doubt=doubt)
+    offset = {"row": row, "column": column}
+    found = {name: value + offset.get(name, 0) for name, value in found.items()}
+    return Tuned(parameters.with_values(data, found), sd, deviance, evaluations)
+
+
+def _doubt(
+    data: DiffractionData, widths: Mapping[str, float], found: Mapping[str, float], sd: Mapping[str, float]
+) -> str:
+    """Why what was found is not believed; empty: it is."""
+    if not all(bool(np.isfinite(width)) for width in sd.values()):
+        return "the counts leave parameters open"
+    if "defocus" not in widths:
+        return ""
+    value, error = found["defocus"], sd["defocus"]
+    if abs(value - data.defocus) + SURELY * error < FARTHEST * widths["defocus"]:
+        return ""
+    return f"{value:.4g} ± {error:.2g} Å would explain them, too far from what was expected or too vague to be believed"
+
+
+def _two_defoci(names: tuple[str, ...], best: Minimum, rival: Minimum | None) -> str:
+    """That two defoci explain the counts; empty: one does."""
+    if rival is None:
+        return ""
+    one, other = (end.values[names.index("defocus")] for end in (best, rival))
+    return f"{one:.4g} and {other:.4g} Å explain the counts alike"
+
+
+def _floors(data: DiffractionData, names: tuple[str, ...]) -> list[float]:
+    """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
+    return [FLOOR * parameters.unit(data, name) if name in FLOORED else 0.0 for name in names]
+
+
+def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:
+    """Values to descend from: the deep minima along the defocus, those that were expected more first."""
+    n = int(np.ceil(REACH * width / unit))
+    offsets = unit * np.arange(-n, n + 1)
+    losses = np.array([surface.along("defocus", offset) for offset in offsets])
+    padded = np.concatenate([[np.inf], losses, [np.inf]])
+    inner = [i for i in range(len(losses)) if padded[i + 1] <= min(padded[i], padded[i + 2])]
+    deep = [i for i in inner if losses.max() - losses[i] > DEEP * np.ptp(losses)]
+    deep.sort(key=lambda i: abs(offsets[i]))
+    kept: list[int] = []
+    for i in deep:
+        if all(abs(i - other) >= APART for other in kept):
+            kept.append(i)
+    where, starts = surface.names.index("defocus"), []
+    for i in kept[:MOST_STARTS]:
+        start = surface.before.copy()
+        start[where] += offsets[i]
+        starts.append(start)
+    return starts

@@ -1,0 +1,351 @@
+"""The contract: every message that an agent and those who watch it exchange over MQTT, as a model with units in its keys.
+
+A topic is `emagent/1/<site>/<instrument>/<agent>/<leaf>`, and 1 the contract's major version: within it keys are added, never
+taken away, renamed or given another meaning. Each object is flat (numbers, strings, booleans and null, never NaN), so that a
+stock panel shows it; the grid of `model` alone holds lists. Units are suffixes: `_a` Å, `_s` s, `_kv` kV,
+`_pa` pA. Scores are in bit/Å².
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAJOR_VERSION = 1
+AGENT = "ptychopilot"
+LARGEST_IMAGE = 150_000
+"""Bytes of a picture."""
+LARGEST_COMMAND = 4096
+"""Bytes of a command; longer ones are not read."""
+HEARTBEAT_S = 2.0
+"""s between two publications of an unchanged state."""
+STALE_S = 5.0
+"""s without any message after which what is known has to be shown as stale."""
+
+DoseUnit = Literal["e/Å²", "counts/Å²"]
+Severity = Literal["info", "warning", "error"]
+Autonomy = Literal["observe", "advise", "confirm", "auto"]
+"""observe: nothing is suggested. advise: suggested, never carried out. confirm: after approval. auto: carried out."""
+AUTONOMIES: tuple[Autonomy, ...] = ("observe", "advise", "confirm", "auto")
+Verb = Literal["pause", "resume", "stop", "approve", "veto", "autonomy", "blank"]
+Number = float | None
+
+
+def topic_root(site: str, instrument: str, agent: str = AGENT) -> str:
+    """Root of an agent's topics; characters with a meaning in topics become underscores.
+
+    Args:
+        site: the facility's name.
+        instrument: its own name, as it describes itself.
+        agent: name of the program.
+
+    >>> topic_root("site", "simulated MoS2 / bilayer")
+    'emagent/1/site/simulated_MoS2_bilayer/ptychopilot'
+    """
+    parts = (re.sub(r"[^A-Za-z0-9._-]+", "_", part).strip("_") or "unnamed" for part in (site, instrument, agent))
+    return "/".join(("emagent", str(MAJOR_VERSION), *parts))
+
+
+class Message(BaseModel):
+    """What every object has. A reader leaves out keys that it does not know: a newer agent may send more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    ts: str = Field(description="when it was made, ISO 8601, UTC")
+    seq: int = Field(ge=1, description="rises with every message of a session")
+
+
+class SessionMessage(Message):
+    """Who works on what; published when a session begins (the birth)."""
+
+    id: str = Field(description="of the campaign in the instrument's ledger")
+    session: str = Field(default="", description="of this process; another one after a restart")
+    campaign: str = Field(description="name of the campaign")
+    folder: str = Field(description="where its files are, on the agent's machine")
+    version: str = Field(description="of the agent")
+    contract: int = Field(default=MAJOR_VERSION, description="major version of this contract")
+    started: str = Field(description="of this session, ISO 8601, UTC")
+    resumed: bool
+    instrument: str
+    goal: str
+    policy: str
+    sample: str
+    operator: str
+    proposal: str
+    dose_unit: DoseUnit = "e/Å²"
+    k_max_per_a: Number = Field(default=None, description="highest scored spatial frequency, 1/Å")
+    semiangle_mrad: Number = Field(default=None, description="convergence semi-angle")
+    area_y_a: Number = Field(default=None, description="upper edge of what can be scanned, specimen frame")
+    area_x_a: Number = None
+    area_height_a: Number = None
+    area_width_a: Number = None
+
+
+class StateMessage(Message):
+    """What the campaign does now; repeated every 2 s as a sign of life."""
+
+    phase: str = Field(
+        description="connecting, suggesting, preparing, acquiring, reconstructing, recommending, waiting, finished"
+    )
+    campaign: str
+    trial: int | None = Field(description="that it is about; null for what belongs to none")
+    role: str | None
+    text: str
+    n_trials: int = Field(description="acquisitions planned in all")
+    eta_s: Number = Field(description="estimated time left")
+    autonomy: Autonomy = "auto"
+    paused: bool = False
+    needs_approval: int | None = Field(default=None, description="trial that waits for an operator; null: none does")
+    since: str = Field(default="", description="when this phase began, ISO 8601, UTC")
+    outcome: str | None = Field(default=None, description="at the end: done, stopped or failed")
+
+
+class BeamMessage(Message):
+    """The beam as the agent commands it; the instrument's own status is what counts."""
+
+    blanked: bool
+    current_pa: Number
+    ht_kv: float
+
+
+class DoseMessage(Message):
+    """Electrons of the campaign."""
+
+    budget: float
+    spent: float = Field(description="as booked by the instrument")
+    reserved: float = Field(default=0.0, description="set aside for acquisitions that have not ended")
+    remaining: float = Field(description="budget − spent − reserved, at least 0")
+    unit: Literal["e", "counts"]
+
+
+class SettingsMessage(Message):
+    """A trial's settings."""
+
+    trial: int
+    step_a: float = Field(description="scan step size")
+    defocus_a: float = Field(description="nominal, positive for underfocus")
+    dose: float
+    dose_unit: DoseUnit
+
+
+class SuggestionMessage(SettingsMessage):
+    """The next settings and why; cleared by an empty payload at the end."""
+
+    role: str = "exploration"
+    predicted: Number
+    predicted_sd: Number
+    reason: str
+    source: str
+    constraint: str | None
+    needs_approval: bool = False
+
+
+class TrialMessage(SettingsMessage):
+    """One trial, from suggestion to score. `campaign` says whose: a trial of an earlier campaign may still be retained."""
+
+    campaign: str = Field(description="`id` of the session message")
+    role: str
+    state: str = Field(description="suggested, vetoed, reserved, acquiring, acquired, reconstructing, done, failed")
+    electrons: float = 0.0
+    predicted: Number = None
+    predicted_sd: Number = None
+    score: Number = None
+    score_sd: Number = None
+    halves: str | None = Field(default=None, description="passes, positions or thinned; null: not known")
+    resolution_a: Number = Field(default=None, description="half-bit resolution")
+    deviance: Number = Field(default=None, description="misfit over what counting noise explains; 1 is perfect")
+    veto: str | None = Field(default=None, description="why the score must not be trusted")
+    reason: str = Field(default="", description="why it was chosen or, failed or vetoed, why it ended so")
+    defocus_measured_a: Number = None
+    defocus_measured_sd_a: Number = None
+    rotation_rad: Number = None
+    rotation_sd_rad: Number = None
+    astigmatism_a: Number = Field(default=None, description="C12 as measured; null: not measured")
+    astigmatism_sd_a: Number = None
+    source_size_a: Number = Field(default=None, description="FWHM of the source's image; null: not measured")
+    field_y_a: Number = Field(default=None, description="upper edge of its field, specimen frame")
+    field_x_a: Number = None
+    field_height_a: Number = None
+    field_width_a: Number = None
+    picture_file: str | None = Field(default=None, description="its reconstruction, relative to the campaign's folder")
+
+
+class BestMessage(SettingsMessage):
+    """The best trusted score so far."""
+
+    role: str
+    score: float
+    score_sd: float
+    halves: str | None
+    resolution_a: Number
+
+
+class OptimizerMessage(Message):
+    """What the model expects of the final picture."""
+
+    step: int = Field(description="scores that it knows")
+    best: Number
+    expected_final: Number
+    expected_final_sd: Number
+
+
+class ModelMessage(Message):
+    """The model over two settings. The one message with lists: not for a panel, but for a map."""
+
+    x_name: str
+    y_name: str
+    x: list[float]
+    y: list[float]
+    mean: list[Number] = Field(description="row by row, len(y) · len(x), bit/Å²; null where the setting is illegal")
+    sd: list[Number]
+
+
+class AcquisitionMessage(Message):
+    """Progress of the running acquisition."""
+
+    trial: int
+    frames: int
+    expected: int
+
+
+class ReconstructionMessage(Message):
+    """Progress of a reconstruction."""
+
+    trial: int
+    phase: str
+    fraction: float
+
+
+class EventMessage(Message):
+    """Something that a person may want to find later."""
+
+    severity: Severity
+    code: str
+    text: str
+    trial: int | None = None
+
+
+class AlarmMessage(Message):
+    """What needs a person, as long as it does; cleared by an empty payload."""
+
+    severity: Severity
+    code: str
+    text: str
+    action: str = Field(description="what to do about it")
+    since: str
+
+
+class PictureMessage(Message):
+    """What the pictures `image/phase` and `image/spectrum` show."""
+
+    trial: int
+    role: str
+    height_a: float
+    width_a: float
+    phase_low_rad: float
+    phase_high_rad: float
+    k_edge_per_a: float = Field(description="spatial frequency at the edge of the spectrum, 1/Å")
+    resolution_a: Number
+
+
+class Command(BaseModel):
+    """What a person asks of the agent. Never retained; one that is too old or comes twice does nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    id: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9_-]{8,64}$", description="new for every command; names the reply's topic")
+    ]
+    issued_at: str = Field(description="ISO 8601 with zone")
+    ttl_s: Annotated[float, Field(gt=0, le=60)] = Field(default=10.0, description="after that it is refused")
+    by: Annotated[str, Field(max_length=80)] = Field(default="", description="who commands")
+    trial: int | None = Field(default=None, description="approve, veto: which")
+    level: Autonomy | None = Field(
+        default=None, description="autonomy: the new level; over MQTT it can only be lowered"
+    )
+    reason: Annotated[str, Field(max_length=400)] = ""
+
+
+class Reply(Message):
+    """What became of a command."""
+
+    id: str
+    verb: str
+    accepted: bool
+    code: str = Field(description="OK, or why not: RETAINED, EXPIRED, MALFORMED, NOT_ALLOWED, REFUSED")
+    text: str
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A topic below an agent's root.
+
+    Attributes:
+        address: with {parameters}.
+        model: of its payload; None: not JSON.
+        qos, retain: how it is published.
+        about: what it is for.
+        content_type: of the payload.
+    """
+
+    address: str
+    model: type[BaseModel] | None
+    qos: int
+    retain: bool
+    about: str
+    content_type: str = "application/json"
+
+
+LEAVES: tuple[Leaf, ...] = (
+    Leaf(
+        "availability",
+        None,
+        1,
+        True,
+        "`online` while the agent lives, `offline` otherwise (the last will)",
+        "text/plain",
+    ),
+    Leaf("session", SessionMessage, 1, True, "once per session"),
+    Leaf("state", StateMessage, 1, True, "on change, and every 2 s"),
+    Leaf("beam", BeamMessage, 1, True, "on change"),
+    Leaf("dose", DoseMessage, 1, True, "on change"),
+    Leaf("suggestion", SuggestionMessage, 1, True, "for each trial"),
+    Leaf("trial/{number}", TrialMessage, 1, True, "on change"),
+    Leaf("best", BestMessage, 1, True, "on change"),
+    Leaf("optimizer", OptimizerMessage, 1, True, "when the model has changed"),
+    Leaf("model", ModelMessage, 1, True, "when the model has changed"),
+    Leaf("acquisition", AcquisitionMessage, 0, False, "twice a second at most"),
+    Leaf("reconstruction", ReconstructionMessage, 0, False, "twice a second at most"),
+    Leaf("event", EventMessage, 1, False, "as they happen"),
+    Leaf("alarm/{code}", AlarmMessage, 1, True, "while it lasts"),
+    Leaf("picture", PictureMessage, 1, True, "with each new pair of pictures"),
+    Leaf("image/{name}", None, 0, True, "`phase` and `spectrum`, at most 150 kB each", "image/png"),
+    Leaf("command/{verb}", Command, 1, False, "to the agent: pause, resume, stop, approve, veto, autonomy, blank"),
+    Leaf("reply/{id}", Reply, 1, False, "once for each command"),
+)
+
+
+def leaf_of(path: str) -> Leaf | None:
+    """The leaf that a topic below the root belongs to; None: it is not of this contract.
+
+    Args:
+        path: topic without the root.
+
+    >>> leaf_of("trial/12").address, leaf_of("nonsense")
+    ('trial/{number}', None)
+    """
+    parts = path.split("/")
+    for leaf in LEAVES:
+        pattern = leaf.address.split("/")
+        if len(pattern) == len(parts) and all(p == q or p.startswith("{") for p, q in zip(pattern, parts, strict=True)):
+            return leaf
+    return None
+
+
+def models() -> Iterable[type[BaseModel]]:
+    """Every model of the contract, in the order of the topics."""
+    return [leaf.model for leaf in LEAVES if leaf.model is not None]
