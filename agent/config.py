@@ -186,7 +186,15 @@ class CampaignConfig(Record):
         description="scans of which an acquisition consists; 2: at half the dose each, one between the other, each is one half "
         "of the score (one where the instrument cannot)",
     )
-    policy: str = Field(default="botorch", description="botorch, sobol, random, expert, or module:attribute")
+    policy: str = Field(
+        default="botorch",
+        description="botorch, sobol, random, grid, expert, ncem, phaser, seed, seed-4, or module:attribute",
+    )
+    prior: str = Field(
+        default="zoo",
+        description="what botorch knows before the first trial: zoo (simulated columns that come with it), none, or a file of "
+        "`ptychopilot twin build`; trials overrule it",
+    )
     expert: tuple[Positive, float] | None = Field(
         default=None,
         description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",

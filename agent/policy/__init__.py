@@ -28,6 +28,11 @@ _BUILT_IN = {
     "sobol": "agent.policy.baselines:SobolPolicy",
     "random": "agent.policy.baselines:RandomPolicy",
     "expert": "agent.policy.baselines:ExpertPolicy",
+    "grid": "agent.policy.formulas:GridPolicy",
+    "ncem": "agent.policy.formulas:NcemPolicy",
+    "phaser": "agent.policy.formulas:PhaserPolicy",
+    "seed": "agent.policy.formulas:SeedPolicy",
+    "seed-4": "agent.policy.formulas:SeedFewStartsPolicy",
 }
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import recommend_best_observed, refuse_unaffordable
 from agent.policy.limits import Array
-from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
 
 DOSE_SPREAD = (0.4, 1.6)
@@ -92,6 +93,13 @@ class Baseline(ABC):
         dose = max(min(even, self.budget.final_electrons / self.problem.final_area), self.budget.smallest_dose)
         return dose, dose
 
+    def draw_one(self, book: ObservationBook) -> Array:
+        """(3,) a trial drawn at random from the legal settings."""
+        low, high = self.dose_range(book)
+        generator = np.random.default_rng([self.seed, book.next_number])
+        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
+        return points[0] if len(points) else self.space.lowest_dose_trial
+
     def _explain(self, point: Array, reason: str, book: ObservationBook) -> Suggestion:
         settings = as_settings(point)
         cost = (
@@ -148,10 +156,7 @@ class RandomPolicy(Baseline):
 
     def choose(self, book: ObservationBook) -> tuple[Array, str]:
         """See Baseline."""
-        low, high = self.dose_range(book)
-        generator = np.random.default_rng([self.seed, book.next_number])
-        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
-        return points[0] if len(points) else self.space.lowest_dose_trial, "drawn at random from the legal settings"
+        return self.draw_one(book), "drawn at random from the legal settings"
 
 
 class SobolPolicy(Baseline):
