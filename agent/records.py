@@ -104,6 +104,10 @@ class Score(Record):
     heldout_gain: float | None = Field(
         default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
     )
+    fourier_error: float | None = Field(
+        default=None,
+        description="Σ(√n − √I)²/Σn of the counts n of the first half and its model I; what others tune by",
+    )
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
 
     @property

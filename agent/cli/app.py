@@ -358,6 +358,9 @@ def study(
         Path | None, typer.Option(metavar="FOLDER", help="Also draw what was measured over what is true (PNG).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Hold calibration or score against the truth, on simulated columns and specimens that you list or the zoo draws.
@@ -375,7 +378,7 @@ def study(
         numbers(defoci, "--defoci", positive=False),
         quick,
     )
-    run_study(subject.value, columns, json_file, wanted, count, figures)
+    run_study(subject.value, columns, json_file, wanted, count, figures, resume)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

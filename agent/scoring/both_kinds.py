@@ -56,5 +56,6 @@ def combined(passes: Score, thinned: Score) -> Score:
             "veto": veto,
             "deviance": passes.deviance,
             "heldout_gain": passes.heldout_gain,
+            "fourier_error": passes.fourier_error,
         }
     )

@@ -87,8 +87,8 @@ def judge(
         ValueError: a square reaches beyond the reconstruction.
     """
     check_data(data, settings.slices)
-    # halves have half the counts, but the picture's pixels
-    settings = replace(settings, padding=choose_padding(data, settings), seed=seed)
+    # Halves have half the counts, but the picture's pixels. What would enter a grid at the wrong side agrees in both.
+    settings = replace(settings, padding=choose_padding(data, settings, roomy=reconstruct_with is None), seed=seed)
     # A factor common to both halves changes no correlation, but a prior would weigh a ring's reflections above the noise
     # between them.
     plain = replace(settings, quantitative=False, regularise=False)

@@ -25,7 +25,7 @@ from instrument.models import Rectangle
 
 PIXEL = (0.25, 0.25)
 CHOICE = ScoreChoice()
-SETTINGS = ReconstructionSettings(max_passes=6, stop_early=False, device="cpu")
+SETTINGS = ReconstructionSettings(max_passes=6, stop_early=False, padding=1.0, device="cpu")  # the grid of `phantom`
 SQUARE = [Rectangle(y=4, x=4, height=16, width=16)]
 
 
