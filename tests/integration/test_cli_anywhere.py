@@ -151,11 +151,13 @@ def test_the_demo_on_an_ascii_terminal(stranger: Stranger) -> None:
     (stranger.folder / "world").mkdir()
     (stranger.folder / "world").chmod(0o777)
     stranger.environment["SMALL_WORLD"] = str(stranger.folder / "world")
-    (stranger.folder / "small.yaml").write_text(yaml.safe_dump(SMALL), encoding="utf-8")
+    example = {**SMALL, "expert": [1.0, 500]}
+    (stranger.folder / "small.yaml").write_text(yaml.safe_dump(example), encoding="utf-8")
     with stranger.start(sys.executable, "-c", SMALL_DEMO, "demo", "--no-browser", "--out", "Vorführung") as process:
         out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, b""), err.decode(errors="replace")
     assert b"bit/A^2" in out
+    assert b"the expert's defocus is 200 A: this column does not reach 500 A" in out
     assert (stranger.folder / "Vorführung" / "report.html").exists()
 
 
