@@ -18,7 +18,7 @@ from agent.cli.terminal import Terminal
 from agent.errors import NoResultError, StoppedError
 from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
-from agent.study.comparison import DESIGNS, ComparisonRecord, compare
+from agent.study.comparison import DESIGNS, ComparisonRecord, Design, compare
 from agent.study.comparison_summary import summarise
 from agent.study.exposures import ExposureError, Simulator
 from agent.study.plans import Wanted
@@ -69,26 +69,20 @@ def run_comparison(
         policies=design.policies if policies is None else tuple(policies.split(",")),
     )
     folder = pool or Path(os.environ.get(POOL_VARIABLE, Path.home() / ".cache" / "ptychopilot" / "pool"))
-    console, records, stopped = Terminal(), [], False
+    console = Terminal()
+    records: list[ComparisonRecord] = []
     number = COUNTS[wanted.quick] if count is None else count
     with _listed(subject, columns, number) as file, console.status("starting the simulator") as status:
         identity = "zoo" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         with Simulator(file, number, FIRST_SEED) as simulator:
             shared = Pool(folder, simulator, identity)
             try:
-                for place, column in enumerate(simulator.columns, 1):
-                    try:
-                        description = simulator.describe(column)
-                    except ExposureError as error:
-                        say(console, f"{column.name} failed: {error}")
-                        continue
-                    for record in compare(shared, column, description, design):
-                        records.append(record)
-                        _write(json_file, records)
-                        status.update(
-                            f"column {place} of {len(simulator.columns)}: {column.name}, {record.policy}, "
-                            f"{record.dose:g} e/Å², {shared.made} acquisitions made"
-                        )
+                for record in _records(console, simulator, shared, design):
+                    records.append(record)
+                    _write(json_file, records)
+                    told = f"{record.column}, {record.policy}, {record.dose:g} e/Å²"
+                    status.update(f"{told}; {shared.made} acquisitions made for {len(simulator.columns)} columns")
+                stopped = False
             except KeyboardInterrupt:
                 stopped = True
     _show(console, records, json_file)
@@ -102,6 +96,17 @@ def run_comparison(
     if not any(record.truth for record in records):
         msg = f"no picture came of it: {records[0].error if records else 'there was no column'}"
         raise NoResultError(msg)
+
+
+def _records(console: Terminal, simulator: Simulator, pool: Pool, design: Design) -> Iterator[ComparisonRecord]:
+    """Of all columns; one that cannot be simulated is left out and said to be."""
+    for column in simulator.columns:
+        try:
+            description = simulator.describe(column)
+        except ExposureError as error:
+            say(console, f"{column.name} failed: {error}")
+            continue
+        yield from compare(pool, column, description, design)
 
 
 @contextmanager
