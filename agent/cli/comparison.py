@@ -15,10 +15,10 @@ from rich.table import Table
 
 from agent.cli.results import check_json, make_writable, say
 from agent.cli.terminal import Terminal
-from agent.errors import NoResultError, StoppedError
+from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
-from agent.study.comparison import DESIGNS, ComparisonRecord, Design, compare
+from agent.study.comparison import DESIGNS, POLICIES, ComparisonRecord, Design, compare
 from agent.study.comparison_summary import summarise
 from agent.study.exposures import ExposureError, Simulator
 from agent.study.plans import Wanted
@@ -62,12 +62,7 @@ def run_comparison(
     check_json(json_file)
     if figures is not None:
         make_writable(figures, "--figures")
-    design = DESIGNS[subject, wanted.quick]
-    design = replace(
-        design,
-        doses=wanted.doses or design.doses,
-        policies=design.policies if policies is None else tuple(policies.split(",")),
-    )
+    design = _design(subject, wanted, policies)
     folder = pool or Path(os.environ.get(POOL_VARIABLE, Path.home() / ".cache" / "ptychopilot" / "pool"))
     console = Terminal()
     records: list[ComparisonRecord] = []
@@ -96,6 +91,17 @@ def run_comparison(
     if not any(record.truth for record in records):
         msg = f"no picture came of it: {records[0].error if records else 'there was no column'}"
         raise NoResultError(msg)
+
+
+def _design(subject: str, wanted: Wanted, policies: str | None) -> Design:
+    """The study's own, with what is wanted in place of it."""
+    design = DESIGNS[subject, wanted.quick]
+    named = design.policies if policies is None else tuple(policies.split(","))
+    for name in named:
+        if name not in POLICIES and ":" not in name:
+            msg = f"--policies {name} is unknown; legal: {', '.join(POLICIES)}, or module:attribute"
+            raise BadInputError(msg)
+    return replace(design, doses=wanted.doses or design.doses, policies=named)
 
 
 def _records(console: Terminal, simulator: Simulator, pool: Pool, design: Design) -> Iterator[ComparisonRecord]:
