@@ -210,11 +210,11 @@ def _only_secret(folder: Path) -> Path:
 
 def _load_pair(path: Path) -> tuple[bytes, bytes]:
     public, secret = _load(path)
-    if os.name == "posix" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-        msg = f"{path} can be read by others (mode {mode:03o}), so it is no secret; `chmod 600 {path}`, or make a new pair"
-        raise MalformedRequestError(msg)
     if secret is None:
         msg = f"{path} holds no secret key; give the file that ends in .key_secret"
+        raise MalformedRequestError(msg)
+    if os.name == "posix" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        msg = f"{path} can be read by others (mode {mode:03o}), so it is no secret; `chmod 600 {path}`, or make a new pair"
         raise MalformedRequestError(msg)
     return public, secret
 
