@@ -51,6 +51,10 @@ class Exploration(Record):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5, description="largest part of the budget exploration may spend"
     )
+    stop: Literal["trials", "cost"] = Field(
+        default="trials",
+        description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
+    )
     initial: Annotated[int, Field(ge=1)] = Field(default=4, description="Sobol trials before the model chooses")
 
 
@@ -188,7 +192,8 @@ class CampaignConfig(Record):
     )
     policy: str = Field(
         default="botorch",
-        description="botorch, sobol, random, grid, expert, ncem, phaser, seed, seed-4, or module:attribute",
+        description="botorch, sobol, random, grid, expert, ncem, phaser, seed, seed-4, module:attribute, or "
+        "gest:module:attribute for a generator of the gest-api",
     )
     prior: str = Field(
         default="zoo",

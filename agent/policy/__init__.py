@@ -51,7 +51,8 @@ def make_policy(problem: Problem, seed: int) -> Policy:
             campaign leave nothing to choose from.
     """
     named = problem.config.policy
-    target = _BUILT_IN.get(named, named)
+    is_generator = named.startswith("gest:")
+    target = "agent.policy.generators:GeneratorPolicy" if is_generator else _BUILT_IN.get(named, named)
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         msg = f"policy {named!r} is unknown; legal: {', '.join(_BUILT_IN)}, or module:attribute for your own"

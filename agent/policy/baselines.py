@@ -12,7 +12,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.coordinates import as_points, as_settings
-from agent.policy.final import recommend_best_observed, refuse_unaffordable
+from agent.policy.final import final_dose, recommend_best_observed, refuse_unaffordable
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
@@ -147,6 +147,16 @@ class ExpertPolicy(Baseline):
         ideal = np.exp(np.random.default_rng([self.seed, book.next_number]).uniform(np.log(low), np.log(high)))
         dose = doses[np.argmin(np.abs(np.log(doses / ideal)))] if doses.size else np.nan
         return np.array([self.step, self.defocus, dose]), "the expert's settings"
+
+    def recommend(self, electrons_left: float) -> Recommendation:
+        """See Policy: these settings, also where no trial has a score."""
+        if self.book.scored_trials or self.problem.config.goal.kind == "cheapest":
+            return super().recommend(electrons_left)
+        dose = float(final_dose(self.space, np.array([self.step]), electrons_left / self.problem.final_area)[0])
+        if not np.isfinite(dose):
+            return super().recommend(electrons_left)
+        settings = Settings(step=self.step, defocus=self.defocus, dose=dose)
+        return Recommendation(settings=settings, reason="the expert's settings; no trial has a score")
 
 
 class RandomPolicy(Baseline):

@@ -23,6 +23,7 @@ from agent.policy.proposal import (
     PictureModel,
     Proposal,
     RejectedCandidate,
+    Stop,
     exclude_failed,
     select_distinct,
     sobol_candidates,
@@ -41,6 +42,8 @@ REFINED_CENTRES = 3
 NEIGHBOURS = 48
 LOWER_DOSES = np.geomspace(1.0, 1 / 16, 7)
 """Doses, relative to what the electrons buy, at which the final acquisition may be better than there (damage)."""
+FEWEST_BEFORE_STOP = 2
+"""Scored trials before exploration may end by its price."""
 LARGEST_SHARE = 2.0
 """No trial gets more than this multiple of the even share, so that later trials can still find something out."""
 
@@ -65,7 +68,7 @@ class BestPicture:
         self.problem, self.space, self.budget = problem, space, budget
         refuse_unaffordable(space, problem, budget.final_electrons)
 
-    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal. Predictions in the reason are those of the final acquisition."""
         dose_max = self.budget.largest_dose(book)
         trials = sobol_candidates(self.space, seed, CANDIDATES, dose_max=dose_max)
@@ -79,6 +82,13 @@ class BestPicture:
             return "no new settings are legal for both a trial that can be paid and the final acquisition"
         best, *others = select_distinct(self.space, finals, value, 2)
         point = self._with_dose(trials[best], self._best_dose(model, book, trials[best], finals[best]))
+        if self.problem.config.exploration.stop == "cost" and len(book.scored_trials) >= FEWEST_BEFORE_STOP:
+            loss = self._price(model, book, incumbent, float(point[DOSE]))
+            if np.exp(value[best]) < loss:
+                return Stop(
+                    f"no trial is worth its electrons: the best one is expected to improve the final picture by "
+                    f"{np.exp(value[best]):.2g} bit/Å², and its electrons there are worth {loss:.2g}"
+                )
         mean, sd = model.predict(finals)
         unit = self.problem.description.dose_unit
 
@@ -214,6 +224,17 @@ class BestPicture:
         observed = np.diag(covariance)[2:] + model.noise.variance(doses)
         reduction = (covariance[:2, 2:] ** 2 / observed).sum(axis=0)
         return float(doses[np.argmax(reduction / doses)])
+
+    def _price(self, model: PictureModel, book: ObservationBook, incumbent: Array, dose: float) -> float:
+        """By how much, bit/Å², the final picture gets worse if a trial of this dose takes its electrons."""
+        left = self.budget.electrons - self.budget.spent(book) + self.budget.final_electrons
+        after = left - dose * self.problem.trial_area
+        points = np.repeat(incumbent[None], 2, axis=0)
+        points[:, DOSE] = final_dose(self.space, points[:, STEP], np.array([left, after]) / self.problem.final_area)
+        if not np.isfinite(points).all():
+            return 0.0
+        mean, _ = model.predict(points)
+        return float(mean[0] - mean[1])
 
     def _with_dose(self, trial: Array, dose: float) -> Array:
         """`trial` (3,) at the legal dose nearest to `dose`."""

@@ -16,7 +16,7 @@ from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import recommend_best_observed
 from agent.policy.limits import DOSE, Array
 from agent.policy.prior import EnsembleModel, load_prior
-from agent.policy.proposal import ModelGoal, PictureModel, Proposal
+from agent.policy.proposal import ModelGoal, PictureModel, Proposal, Stop
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
 from agent.policy.space import SearchSpace
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
@@ -58,6 +58,7 @@ class BotorchPolicy:
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
         self.prior = load_prior(problem)
+        self.stop_reason: str | None = None
         self.goal: ModelGoal = goals[problem.config.goal.kind](problem, self.space, self.budget)
 
     def ingest(self, observations: Iterable[Observation]) -> None:
@@ -69,8 +70,12 @@ class BotorchPolicy:
         book = self.book
         suggestions: list[Suggestion] = []
         while len(suggestions) < n_points and not self.budget.is_over(book):
-            suggestions.append(self._next(book))
-            book = book.with_pending(suggestions[-1].settings)
+            following = self._next(book)
+            if isinstance(following, Stop):
+                self.stop_reason = following.reason
+                break
+            suggestions.append(following)
+            book = book.with_pending(following.settings)
         return suggestions
 
     def recommend(self, electrons_left: float) -> Recommendation:
@@ -88,7 +93,7 @@ class BotorchPolicy:
             model = self._model(self.book)
             return None if isinstance(model, str) else self.goal.view(model, electrons_left)
 
-    def _next(self, book: ObservationBook) -> Suggestion:
+    def _next(self, book: ObservationBook) -> Suggestion | Stop:
         seed = int(np.random.default_rng([self.seed, book.next_number]).integers(2**31))
         with deterministic_torch(seed):
             model = self._model(book)
@@ -99,6 +104,8 @@ class BotorchPolicy:
             checks = with_prior and number % CHECK_EVERY == 0 and number < exploration.trials
             if known is not None and not checks and (with_prior or number > exploration.initial):
                 proposal = self._propose(known, book, seed)
+                if isinstance(proposal, Stop):
+                    return proposal
                 if isinstance(proposal, Proposal):
                     return self._suggestion(proposal, known, book)
                 why = proposal
@@ -113,7 +120,7 @@ class BotorchPolicy:
             sobol = Proposal(self._sobol(book), f"Sobol trial: {why}")
             return self._suggestion(sobol, known, book, source="sobol")
 
-    def _propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def _propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """What the goal makes of the model; numerical trouble never ends a campaign."""
         try:
             return self.goal.propose(model, book, seed)

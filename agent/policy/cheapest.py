@@ -18,6 +18,7 @@ from agent.policy.proposal import (
     PictureModel,
     Proposal,
     RejectedCandidate,
+    Stop,
     exclude_failed,
     select_distinct,
     sobol_candidates,
@@ -46,7 +47,7 @@ class Cheapest:
         """
         self.problem, self.space, self.budget = problem, space, budget
 
-    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal."""
         target = self.problem.target
         if target is None:

@@ -50,6 +50,13 @@ class Proposal:
     improvement: float | None = None
 
 
+@dataclass(frozen=True)
+class Stop:
+    """No trial is worth its electrons any more, and why."""
+
+    reason: str
+
+
 class PictureModel(Protocol):
     """A model of the score over settings."""
 
@@ -106,7 +113,7 @@ class PictureModel(Protocol):
 class ModelGoal(Protocol):
     """How a goal turns a model of the score into settings."""
 
-    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """The next trial.
 
         Args:
@@ -115,7 +122,7 @@ class ModelGoal(Protocol):
             seed: of the candidates and of Monte Carlo samples.
 
         Returns:
-            The proposal, or a sentence that says why there is none.
+            The proposal; that exploration should end; or a sentence that says why nothing can be proposed.
         """
         ...
 

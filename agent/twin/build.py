@@ -64,7 +64,10 @@ def simulate(name: str, seed: int, description: Description, kind: str) -> Membe
     reach = 0.75 * column.window + 14
     specimen = draw_specimen(kind, rng, reach)
     values = [
-        [information(column, specimen, step, column.defocus(part), list(DOSES), rng) for part in PARTS]
+        [
+            [round(v, 3) for v in information(column, specimen, step, column.defocus(part), list(DOSES), rng)]
+            for part in PARTS
+        ]
         for step in STEPS
     ]
     return Member(name=name, seed=seed, specimen=kind, column=_told(column), values=values)

@@ -52,6 +52,23 @@ class Specimen:
         return phase
 
 
+def checked_classes(text: str) -> tuple[str, ...]:
+    """The classes of an option, with commas between.
+
+    Args:
+        text: as given.
+
+    Raises:
+        BadInputError: a class is unknown.
+    """
+    named = tuple(part.strip() for part in text.split(","))
+    for kind in named:
+        if kind not in CLASSES:
+            msg = f"specimen class {kind!r} is unknown; legal: {', '.join(CLASSES)}"
+            raise BadInputError(msg)
+    return named
+
+
 def draw_specimen(kind: str, rng: np.random.Generator, reach: float) -> Specimen:
     """A specimen of a class.
 

@@ -1,10 +1,12 @@
 """A prior from simulated columns: good from the first trial on, overruled by data, dropped where it does not fit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from agent.config import Search
 from agent.errors import BadInputError
 from agent.policy import Observation, make_policy
 from agent.policy.ensemble import DOSES, PARTS, STEPS
@@ -105,6 +107,25 @@ def test_a_prior_that_does_not_fit_is_dropped_and_said_to_be(files):
         score = hill.truth(settings, task)
         policy.ingest([Observation(trial=number, settings=settings, state="done", score=score, variance=0.02**2)])
     assert "does not fit" in policy.suggest()[0].model
+
+
+def test_exploration_ends_once_trials_cost_more_than_they_promise(files):
+    endings = {}
+    for stop in ("trials", "cost"):
+        search = Search(step=(0.4, 3.0), defocus=(0.0, 700.0), dose=(4000.0, 6000.0))
+        task = problem(prior=str(files[False]), electrons=1e8, search=search)
+        exploration = task.config.exploration.model_copy(update={"stop": stop})
+        task = replace(task, config=task.config.model_copy(update={"exploration": exploration}))
+        policy, hill = make_policy(task, 0), Hill(53)
+        settings = [(1.0, 400), (0.8, 350), (1.2, 450), (1.0, 300), (1.1, 380), (0.9, 420), (0.5, 150)]
+        for number, (step, defocus) in enumerate(settings, 1):
+            made = Settings(step=step, defocus=defocus, dose=4000.0)
+            told = {"score": hill.truth(made, task), "variance": 0.01**2, "electrons": 4000.0 * TRIAL_AREA}
+            policy.ingest([Observation(trial=number, settings=made, state="done", **told)])
+        endings[stop] = (len(policy.suggest()), policy.stop_reason)
+    assert endings["trials"] == (1, None)
+    assert endings["cost"][0] == 0
+    assert "no trial is worth its electrons" in endings["cost"][1]
 
 
 def test_identical_points_with_certain_scores_do_not_end_a_campaign(files):
