@@ -15,6 +15,8 @@ BETTER, AS_GOOD = 2.0, 0.7
 """Dose over that of the acquisition asked before, from where on another is asked: anyway, and at another defocus."""
 OTHER_DEFOCUS = 1.5
 """Depths of focus, λ/α², by which another defocus differs."""
+LIKE_DEFOCUS = ("slices", "variations")
+"""Parts that make up for a wrong defocus, and are not asked where nobody has measured it."""
 MOST_LOOKS = 4
 """Acquisitions of a campaign that are asked at most."""
 
@@ -87,7 +89,8 @@ def _asked(
 ) -> ChosenModel:
     from agent.reconstruction import choose_model
 
-    found = choose_model(data, settings, choice.chosen, on_progress=on_progress)
+    free = [part for part in choice.chosen if choice.calibrate or part not in LIKE_DEFOCUS]
+    found = choose_model(data, settings, free, on_progress=on_progress)
     return ChosenModel(
         settings=dict(found.settings),
         data={name: value for name, value in found.data.items() if name != "defocus"},

@@ -68,6 +68,13 @@ def test_an_acquisition_whose_optics_were_not_found_tells_nothing_of_the_model()
     assert asked(ReconstructionChoice(), measured(None, found=False), 1e4) is None
 
 
+def test_a_defocus_that_nobody_has_measured_is_not_made_up_for_by_slices() -> None:
+    chosen = asked(ReconstructionChoice(calibrate=False, passes=1), measured(None), 1e4)
+    assert chosen is not None
+    assert "background" in chosen.settings
+    assert not {"slices", "variable_modes"} & set(chosen.settings)
+
+
 def test_who_writes_the_whole_model_keeps_it() -> None:
     choice = ReconstructionChoice.model_validate({"model": "given", "slices": 2})
     modelled = with_model(measured(), choice, 1e6, 100.0, lambda fraction: None)
