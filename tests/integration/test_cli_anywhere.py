@@ -163,12 +163,12 @@ def test_the_demo_on_an_ascii_terminal(stranger: Stranger) -> None:
 
 @pytest.mark.slow
 def test_recordings_whose_names_are_no_text(stranger: Stranger, recording: Path) -> None:
-    for name in (b"m\xe4rz.npy", "blöd Å.npy".encode()):
-        (stranger.folder / os.fsdecode(name)).write_bytes(recording.read_bytes())
-        out = stranger.call("reconstruct", name, *GEOMETRY, *QUICKLY, "--out", b"aus\xe4", "--json", name + b".json")
-        assert "+/-" in out
-        result = json.loads((stranger.folder / os.fsdecode(name + b".json")).read_text(encoding="utf-8"))
-        assert Path(result["picture"]).exists()
+    name = b"m\xe4rz " + "blöd Å.npy".encode()
+    (stranger.folder / os.fsdecode(name)).write_bytes(recording.read_bytes())
+    called = ("reconstruct", name, *GEOMETRY, "--passes", "1", "--out", b"aus\xe4", "--json", name + b".json")
+    assert "+/-" in stranger.call(*called)
+    result = json.loads((stranger.folder / os.fsdecode(name + b".json")).read_text(encoding="utf-8"))
+    assert Path(result["picture"]).exists()
 
 
 def test_simulator_and_recordings_are_served_on_an_ascii_terminal(stranger: Stranger, recording: Path) -> None:
