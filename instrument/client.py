@@ -126,15 +126,15 @@ class InstrumentClient:
 
     async def describe(self) -> Description:
         """What the instrument is, and which settings are legal."""
-        return Description.model_validate(await self._request("describe"))
+        return Description.from_wire(await self._request("describe"))
 
     async def status(self) -> InstrumentStatus:
         """State of beam, lease and books. The safe socket answers at once, whatever else goes on."""
-        return InstrumentStatus.model_validate(await self._safe.request("status", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("status", limit=self._request_timeout))
 
     async def health(self) -> Health:
         """How the microscope itself is."""
-        return Health.model_validate(await self._request("health"))
+        return Health.from_wire(await self._request("health"))
 
     @asynccontextmanager
     async def lease(self, ttl: float = 10.0) -> AsyncIterator[Lease]:
@@ -152,7 +152,7 @@ class InstrumentClient:
         Raises:
             ConflictError: somebody else holds it.
         """
-        lease = Lease.model_validate(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
+        lease = Lease.from_wire(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
         self._lease = wire.LeaseToken(holder=lease.holder, fence=lease.fence)
         renewal = self._tasks.create_task(self._renew(ttl))
         try:
@@ -193,7 +193,7 @@ class InstrumentClient:
             ConflictError: it was opened with another budget.
         """
         account = await self._request("campaign", campaign=campaign_id, electrons=electrons)
-        return CampaignAccount.model_validate(account)
+        return CampaignAccount.from_wire(account)
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
         """Ask what a plan would cost; nothing is reserved.
@@ -205,7 +205,7 @@ class InstrumentClient:
             OutOfLimitsError: the instrument cannot do it.
             ExhaustedError: the recording has too few counts left.
         """
-        return PlanCheck.model_validate(await self._request("check", plan=plan.model_dump(mode="json")))
+        return PlanCheck.from_wire(await self._request("check", plan=plan.model_dump(mode="json")))
 
     async def prepare(self, plan: AcquisitionPlan) -> Reservation:
         """Reserve the electrons of a plan. The same plan again finds the same reservation.
@@ -222,7 +222,7 @@ class InstrumentClient:
             ConflictError: the id is known with another plan.
             StaleLeaseError, SafeStateError: this client may not expose now.
         """
-        return Reservation.model_validate(await self._request("prepare", plan=plan.model_dump(mode="json")))
+        return Reservation.from_wire(await self._request("prepare", plan=plan.model_dump(mode="json")))
 
     async def acquire(
         self, plan_id: str, sink: FrameSink, on_frames: Callable[[int, int], None] | None = None
@@ -247,8 +247,8 @@ class InstrumentClient:
         """
         found = await self._request("exposures", id=plan_id)
         if not found or found[0]["state"] != "reserved":
-            return Outcome.model_validate(await self._request("start", id=plan_id))
-        n_positions = LedgerEntry.model_validate(found[0]).plan.n_positions
+            return Outcome.from_wire(await self._request("start", id=plan_id))
+        n_positions = LedgerEntry.from_wire(found[0]).plan.n_positions
         receiver = FrameReceiver(
             self._context,
             self._data_endpoint,
@@ -341,11 +341,11 @@ class InstrumentClient:
             The outcome, whose state is "running" where it has not ended; None where the instrument does not know the id.
         """
         result = await self._request("outcome", limit=self._request_timeout + wait, id=plan_id, wait=wait)
-        return None if result is None else Outcome.model_validate(result)
+        return None if result is None else Outcome.from_wire(result)
 
     async def cancel(self, plan_id: str) -> Outcome:
         """Release an unused reservation. Raises NotReservedError where the id is not known."""
-        return Outcome.model_validate(await self._request("cancel", id=plan_id))
+        return Outcome.from_wire(await self._request("cancel", id=plan_id))
 
     async def abort(self, plan_id: str) -> Outcome:
         """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be.
@@ -353,13 +353,13 @@ class InstrumentClient:
         Raises:
             NotReservedError: the id is not known.
         """
-        return Outcome.model_validate(await self._request("abort", id=plan_id))
+        return Outcome.from_wire(await self._request("abort", id=plan_id))
 
     async def exposures(self, campaign_id: str | None = None) -> list[LedgerEntry]:
         """The lines of the ledger, or those of one campaign, in the order of reservation. For people: they may be many."""
         lines: list[LedgerEntry] = []
         while page := await self._request("exposures", campaign=campaign_id, after=lines[-1].series if lines else 0):
-            lines += map(LedgerEntry.model_validate, page)
+            lines += map(LedgerEntry.from_wire, page)
         return lines
 
     async def illuminated(self, area: Rectangle) -> list[Rectangle]:
@@ -378,15 +378,15 @@ class InstrumentClient:
 
     async def events(self) -> list[OperatorEvent]:
         """When the instrument went to SAFE and who released it, oldest first."""
-        return [OperatorEvent.model_validate(event) for event in await self._request("events")]
+        return [OperatorEvent.from_wire(event) for event in await self._request("events")]
 
     async def blank(self) -> InstrumentStatus:
         """Turn the beam off now, over the safe socket; the instrument stays in SAFE until `resume`."""
-        return InstrumentStatus.model_validate(await self._safe.request("blank", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("blank", limit=self._request_timeout))
 
     async def stop(self) -> InstrumentStatus:
         """End what runs now, over the safe socket, without going to SAFE."""
-        return InstrumentStatus.model_validate(await self._safe.request("stop", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("stop", limit=self._request_timeout))
 
     async def resume(self, operator: str, reason: str) -> InstrumentStatus:
         """Release the instrument from SAFE, as a person; journalled.
@@ -395,4 +395,4 @@ class InstrumentClient:
             operator: who releases it.
             reason: why it is safe to go on.
         """
-        return InstrumentStatus.model_validate(await self._request("resume", operator=operator, reason=reason))
+        return InstrumentStatus.from_wire(await self._request("resume", operator=operator, reason=reason))

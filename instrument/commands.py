@@ -23,7 +23,7 @@ from instrument.errors import (
 from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
-from instrument.limits import check_limits
+from instrument.limits import check_cost, check_limits
 from instrument.microscope import Microscope
 from instrument.models import AcquisitionPlan, Description, Outcome, PlanCheck, Record, Reservation
 from instrument.requests import (
@@ -156,7 +156,9 @@ class Commands:
         return self._guard.status()
 
     async def _health(self, _: Nothing, request: wire.Request) -> Record:
-        return await self._microscope.health()
+        health = await self._microscope.health()
+        suspended = self._guard.status().suspended
+        return health.model_copy(update={"ok": False, "message": suspended}) if suspended else health
 
     async def _acquire_lease(self, args: LeaseRequest, request: wire.Request) -> Record:
         fence = self._guard.grant(args.holder, args.ttl, self._ledger.next_fence)
@@ -183,6 +185,7 @@ class Commands:
         if check.n_positions != plan.n_positions:
             msg = f"the microscope counts {check.n_positions} positions in a plan of {plan.n_positions}"
             raise InstrumentError(msg)
+        check_cost(plan, check, description)
         return check, description
 
     async def _prepare(self, args: PlanRequest, request: wire.Request) -> Record:
@@ -254,6 +257,7 @@ class Commands:
             stop_reason=lambda: self._guard.stop_reason,
             clock=self._clock,
             on_frame=note_frame,
+            alarm=self._guard.go_safe,
         )
         self._ledger.finish(
             entry.id, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason

@@ -20,6 +20,7 @@ from instrument.heartbeat import Heartbeat, SystemdNotifier, WatchdogLink
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
+from instrument.suspenders import HOLD
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ def serve(
     name: str | None = None,
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
+    hold: float = HOLD,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -75,6 +77,7 @@ def serve(
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
+        hold: s for which the column has to be well again, after it was not, before anything is exposed.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
@@ -97,6 +100,7 @@ def serve(
                 name=name,
                 keys=keys,
                 heartbeats=heartbeats,
+                hold=hold,
             )
             asyncio.run(_serve(server, systemd))
     except (InstrumentError, OSError) as error:

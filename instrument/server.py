@@ -27,6 +27,7 @@ from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
 from instrument.errors import ConflictError, MalformedRequestError
 from instrument.guard import BeamGuard
+from instrument.health_watch import HealthWatch
 from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
@@ -34,6 +35,7 @@ from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 from instrument.reception import Reception
 from instrument.safe_socket import SafeSocket
+from instrument.suspenders import HOLD, Suspenders
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ class InstrumentServer:
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
         stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         heartbeats: who has to hear that this process is alive; closed by the caller.
+        hold: s for which the column has to be well again, after it was not, before anything is exposed.
         clock: monotonic time, s.
 
     Raises:
@@ -74,6 +77,7 @@ class InstrumentServer:
         keys: ServerKeys | None = None,
         stall_timeout: float = STALL_TIMEOUT,
         heartbeats: Sequence[Heartbeat] = (),
+        hold: float = HOLD,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -93,6 +97,7 @@ class InstrumentServer:
         self._state_dir = state_dir
         self._keys = keys
         self._stall_timeout = stall_timeout
+        self._hold = hold
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -126,6 +131,10 @@ class InstrumentServer:
                 clock=self._clock,
             )
             stack.push_async_callback(self._commands.end_exposure, SHUT_DOWN)
+            suspenders = Suspenders(self._clock, self._hold)
+            health = HealthWatch(self._microscope, self._guard, suspenders, self._state_dir)
+            await health.look()
+            tasks.create_task(health.run())
             tasks.create_task(self._reception.receive(tasks, self._commands.carry_out))
             tasks.create_task(self._supervise())
             self._stack = stack.pop_all()

@@ -183,5 +183,6 @@ def _observe(trial: Trial, *, pending: bool) -> Observation:
         score=trial.score.value,
         variance=trial.score.sd**2,
         knee=dose_knee(trial.score, trial.settings.dose),
+        defocus_measured=trial.defocus_measured,
         **common,
     )

@@ -224,6 +224,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         **_settings(trial.settings),
         "source": trial.suggestion.source,
         "suggestion": trial.suggestion.reason,
+        "reasons": trial.suggestion.model_dump(mode="json", exclude={"settings", "source", "reason"}),
         "electrons": trial.electrons,
         "score": _score(trial),
         "score_sd": _score_sd(trial),

@@ -26,6 +26,7 @@ class Observation(Record):
     knee: float | None = Field(
         default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
+    defocus_measured: float | None = Field(default=None, description="Å; None: the set-point is all that is known")
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
         default="exploration", description="only exploration counts as a trial and against exploration.share"

@@ -1,6 +1,6 @@
 """What a campaign learns of its column and carries from one acquisition to the next.
 
-The first acquisition measures disc centre, rotation, handedness, defocus, astigmatism, source and focal spread. Every
+The first acquisition measures disc centre, rotation, handedness, defocus, astigmatism, coma, source and focal spread. Every
 further one measures its defocus, which the lens sets a little differently each time, and whatever is still uncertain.
 """
 
@@ -29,7 +29,7 @@ from instrument.models import Description
 if TYPE_CHECKING:
     from agent.reconstruction import BrightFieldDisc
 
-PARAMETERS = ("defocus", "C12", "rotation", "centre", "source", "focal_spread", "drift")
+PARAMETERS = ("defocus", "C12", "C21", "rotation", "centre", "source", "focal_spread", "drift")
 """What is measured of a column, named as in `ReconstructionSettings.refine_optics`."""
 SETPOINT, SETPOINT_SCALE = 25.0, 0.03
 """By how much a lens misses its set-point at 25 mrad, Å, and relative; the depth of focus goes with the angle's square."""
@@ -177,12 +177,17 @@ def _by_likelihood(
     note = (
         f"measured: defocus {data.defocus:.4g} ± {sd['defocus']:.2g} Å at the specimen's middle (set-point {nominal:.4g} Å), "
         f"detector rotation {np.degrees(rotation):.2f} ± {np.degrees(sd['rotation']):.1g}°, "
-        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å, "
+        f"two-fold astigmatism {data.aberrations.get('C12', 0.0):.2g} ± {sd['C12']:.1g} Å, {_coma(data, sd)}"
         f"source {_fwhm(data):.2g} Å, focal spread {data.focal_spread:.2g} Å"
     )
     if abs(data.defocus - nominal) > CONTRADICTION * widths["defocus"]:
         note += f"; the set-point is off by {abs(data.defocus - nominal):.3g} Å, far more than lenses are: check the focus offset"
     return data, note, found
+
+
+def _coma(data: DiffractionData, sd: Mapping[str, float]) -> str:
+    """The coma in words, with a comma, where it was asked for."""
+    return f"coma {data.aberrations.get('C21', 0.0):.2g} ± {sd['C21']:.1g} Å, " if "C21" in sd else ""
 
 
 def _of_column(widths: Mapping[str, float]) -> dict[str, float]:
@@ -246,13 +251,15 @@ def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[
         wanted: names as in `ReconstructionSettings.refine_optics`.
         on_progress: called with the fraction done.
     """
-    from agent.reconstruction import tune, widths
+    from agent.reconstruction import find, widths
 
     before, state = measured.data, measured.state
-    tuned = tune(before, widths(before, wanted), on_progress=on_progress)
+    tuned = find(before, widths(before, wanted), on_progress=on_progress)
     if not tuned.improved:
-        return measured
-    data = tuned.data
+        why = f" ({tuned.doubt})" * bool(tuned.doubt)
+        note = f"not refined: the counts do not tell more of {', '.join(wanted)} than is known already{why}"
+        return replace(measured, notes=(*measured.notes, note))
+    data, widths_now = tuned.data, {**state.widths, **_of_column(tuned.uncertainty)}
     state = replace(
         state,
         centre=state.centre if data.centre is None else data.centre,
@@ -260,6 +267,9 @@ def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[
         defocus_offset=state.defocus_offset + data.defocus - before.defocus,
         aberrations=dict(data.aberrations),
         sd={**state.sd, **_measured_sd(data, tuned.uncertainty)},
+        source_size=_fwhm(data),
+        focal_spread=data.focal_spread,
+        widths=widths_now,
     )
     return replace(measured, data=data, state=state)
 

@@ -50,20 +50,23 @@ def reconstruct(
         chosen = replace(chosen, probe_modes=len(wave))
         data = _as_learned(data, warm_start)
     optics_sd: Mapping[str, float] = {}
+    doubts: tuple[str, ...] = ()
     if chosen.refine_optics:
-        from agent.reconstruction.calibration.likelihood import measure
+        from agent.reconstruction.calibration.finding import measure
         from agent.reconstruction.calibration.parameters import deviations
 
         tuned = measure(data, chosen, {} if warm_start is None else warm_start.optics_sd)
         data, optics_sd = tuned.data, {**tuned.uncertainty, **deviations(tuned.data, tuned.uncertainty)}
+        doubts = (f"optics not refined, the counts do not tell them: {tuned.doubt}",) if tuned.doubt else ()
     probe_k = None if wave is None or warm_start is None else _propagated(wave, data, warm_start)
     try:
         with cuda.failures():
-            return replace(_finished(data, chosen, probe_k, on_progress), optics_sd=optics_sd)
+            result = _finished(data, chosen, probe_k, on_progress)
+            return replace(result, notes=(*doubts, *result.notes), optics_sd=optics_sd)
     except GpuFailedError as error:
         note = f"{error}; reconstructed on the CPU"
         result = _finished(data, replace(chosen, device="cpu"), probe_k, on_progress)
-        return replace(result, device="cpu", notes=(note, *result.notes), optics_sd=optics_sd)
+        return replace(result, device="cpu", notes=(*doubts, note, *result.notes), optics_sd=optics_sd)
 
 
 def carried_probe(earlier: Reconstruction, data: DiffractionData) -> NDArray[np.complex64]:

@@ -24,7 +24,7 @@ sys.path[:0] = [str(Path(__file__).parent.parent / "physics")]
 import unsteady  # noqa: E402
 
 from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct  # noqa: E402
-from agent.reconstruction.calibration.likelihood import measure  # noqa: E402
+from agent.reconstruction.calibration.finding import measure  # noqa: E402
 from agent.reconstruction.solver.passes import make_pass, planned  # noqa: E402
 from agent.reconstruction.solver.reconstructor import Reconstructor  # noqa: E402
 from agent.reconstruction.solver.schedule import FINAL_OFFSET  # noqa: E402

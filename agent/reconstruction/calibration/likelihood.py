@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.calibration import parameters
 from agent.reconstruction.calibration.expectation import LONG, SHORT, Expectation, central_part, short_settings
-from agent.reconstruction.calibration.incoherence import measure_incoherence
-from agent.reconstruction.kernels import cuda
-from agent.reconstruction.kernels.cuda import GpuFailedError
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import legal_length
 from agent.reconstruction.model.settings import ReconstructionSettings
@@ -243,37 +240,6 @@ def tune(
         evaluations + function.evaluations,
         improved,
     )
-
-
-def measure(data: DiffractionData, settings: ReconstructionSettings, known: Mapping[str, float]) -> Tuned:
-    """`tune` for a reconstruction with these settings.
-
-    Args:
-        known: parameter -> standard deviation, where an earlier acquisition of the same column has told; a defocus is set anew.
-
-    Raises:
-        BadInputError: for an unknown name in `settings.refine_optics`.
-    """
-    widths = parameters.widths(data, settings.refine_optics)
-    for name in widths.keys() & known.keys():
-        again = DEFOCUS_REPEATS if name == "defocus" else 0.0
-        widths[name] = min(widths[name], float(np.hypot(known[name], again)))
-    try:
-        with cuda.failures():
-            return _measured(data, widths, settings)
-    except GpuFailedError:
-        return _measured(data, widths, replace(settings, device="cpu"))
-
-
-def _measured(data: DiffractionData, widths: Mapping[str, float], settings: ReconstructionSettings) -> Tuned:
-    """Geometry and aberrations first; then, with these, source size and focal spread."""
-    blur = {name: width for name, width in widths.items() if name in parameters.INCOHERENCE}
-    other = {name: width for name, width in widths.items() if name not in blur}
-    tuned = tune(data, other, settings=settings) if other else Tuned(data, {}, np.nan, 0)
-    if not blur:
-        return tuned
-    found, sd = measure_incoherence(tuned.data, blur, settings)
-    return replace(tuned, data=found, uncertainty={**tuned.uncertainty, **sd})
 
 
 def part_of_scan(data: DiffractionData, n_positions: int) -> DiffractionData:

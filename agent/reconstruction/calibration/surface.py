@@ -35,9 +35,9 @@ BLOCKS = 4
 """Blocks of the scan along each axis whose slopes are compared."""
 SHARED = 1.4
 """By how much more than their scatter says the blocks are wrong together; from columns of the zoo with seeds below 120."""
-MISFIT, MISFIT_ELSEWHERE = 0.1, 0.03
-"""Part of a model's error that acts as the parameters do, in amplitude: as the defocus, and as all others; from columns of the
-zoo with seeds below 120."""
+MISFIT, MISLED, MISFIT_ELSEWHERE = 0.1, ("defocus", "C21a", "C21b"), 0.03
+"""Part of a model's error that acts as a parameter does, in amplitude: as these, and as all others; from columns of the zoo with
+seeds below 120."""
 ALIKE = 3.0
 """Standard deviations from misfit within which two minima explain the counts alike."""
 MOVED = 0.35
@@ -270,7 +270,7 @@ class Surface:
         scatter = apart.T @ apart * (len(apart) / max(len(apart) - 1, 1))
         covariance = inverse @ (scatter + 4 * self.prior) @ inverse
         rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
-        part = np.array([MISFIT if name == "defocus" else MISFIT_ELSEWHERE for name in self.names])
+        part = np.array([MISFIT if name in MISLED else MISFIT_ELSEWHERE for name in self.names])
         model = part**2 * 2 * np.median(misfits[1:]) * np.diag(inverse)
         sd = np.sqrt(SHARED**2 * (np.diag(covariance) + rough) + model) * self.lengths
         return Minimum(mean, loss, np.asarray(sd))
