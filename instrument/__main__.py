@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instrument import conformance
+from instrument.access import ROLES
 from instrument.errors import InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
@@ -80,6 +81,12 @@ def _build_parser() -> argparse.ArgumentParser:
     make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
     make.add_argument("name")
+    make.add_argument(
+        "--role",
+        choices=ROLES,
+        default="operator",
+        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
+    )
     return parser
 
 
@@ -119,7 +126,7 @@ def _blank(arguments: argparse.Namespace) -> int:
 
 
 def _make_keys(arguments: argparse.Namespace) -> int:
-    for path in generate_keys(arguments.directory, arguments.name):
+    for path in generate_keys(arguments.directory, arguments.name, arguments.role):
         print(path)
     return 0
 

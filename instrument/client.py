@@ -16,6 +16,7 @@ from instrument.background import Background
 from instrument.channel import Channel
 from instrument.endpoints import as_reached
 from instrument.errors import (
+    ExpiredError,
     HandshakeError,
     InstrumentError,
     RefusedError,
@@ -23,14 +24,13 @@ from instrument.errors import (
     StreamError,
     UnreachableError,
 )
+from instrument.following import follow
 from instrument.keys import ClientKeys
 from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Rectangle, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
 from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
 
 HELLO_TIMEOUT = 2.0
-OUTCOME_WAIT = 2.0
-IDLE_TIMEOUT = 10.0
 ABORT_TIMEOUT = 2.0
 
 
@@ -113,16 +113,29 @@ class InstrumentClient:
                     raise
                 msg = f"no instrument answers at {self.endpoint} (tried for {self._timeout:g} s); is it running there?"
                 raise UnreachableError(msg, endpoint=self.endpoint) from error
-            # Too early by at most the way back, so that a deadline errs on the side of refusal.
-            self._clock_offset = float(hello["clock"]) - self._clock()
+            self._set_clock(hello)
             return hello
+
+    def _set_clock(self, told: Any) -> None:
+        """Learn the server's clock from an answer that tells it; no two clocks run alike for days, nor through a suspend."""
+        if isinstance(told, dict) and isinstance(clock := told.get("clock"), int | float):
+            # Too early by at most the way back, so that a deadline errs on the side of refusal.
+            self._clock_offset = float(clock) - self._clock()
 
     async def _request(self, op: str, *, limit: float | None = None, **args: Any) -> Any:
         if self._lease_lost is not None:
             raise self._lease_lost
         limit = limit or self._request_timeout
-        deadline = self._clock() + limit + self._clock_offset
-        return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
+        for last in (False, True):
+            deadline = self._clock() + limit + self._clock_offset
+            try:
+                return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
+            except ExpiredError:
+                if last:
+                    raise
+                # It was not carried out. Either it was late, or the two clocks have parted.
+                self._set_clock(await self._control.request("hello", limit=limit))
+        raise AssertionError
 
     async def describe(self) -> Description:
         """What the instrument is, and which settings are legal."""
@@ -169,7 +182,7 @@ class InstrumentClient:
         while True:
             await asyncio.sleep(ttl / 4)
             try:
-                await self._request("lease.renew", limit=ttl)
+                self._set_clock(await self._request("lease.renew", limit=ttl))
             except InstrumentError as error:
                 self._lease_lost = error
                 if isinstance(error, UnreachableError):
@@ -262,7 +275,7 @@ class InstrumentClient:
             await receiver.connected(self._request_timeout)
             await self._start(plan_id)
             try:
-                outcome = await self._follow(plan_id, receiver)
+                outcome = await follow(plan_id, receiver, self.outcome, self._try_abort, self._tasks)
             except BaseException:
                 await self._try_abort(plan_id)
                 raise
@@ -280,53 +293,10 @@ class InstrumentClient:
             await self._try_abort(plan_id)
             raise
 
-    async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
-        """Wait until the server says that the acquisition has ended and its last message is here."""
-        while True:
-            ask = self._tasks.create_task(self._ask_outcome(plan_id))
-            awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
-            try:
-                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-                if receiver.finished.done():
-                    receiver.finished.result()
-                    if not ask.done() and receiver.missing():
-                        # Nobody takes the rest; where the server has ended it for a reason of its own, that reason stays.
-                        await self._try_abort(plan_id)
-                outcome = await ask
-                if isinstance(outcome, InstrumentError):
-                    raise outcome
-            finally:
-                ask.cancel()
-            if outcome is not None and outcome.state not in {"reserved", "running"}:
-                break
-        await self._drain(plan_id, receiver, outcome)
-        return outcome
-
-    async def _ask_outcome(self, plan_id: str) -> Outcome | InstrumentError | None:
-        # The error is returned: raised, it would end every task of this client.
-        try:
-            return await self.outcome(plan_id, OUTCOME_WAIT)
-        except InstrumentError as error:
-            return error
-
-    async def _drain(self, plan_id: str, receiver: FrameReceiver, outcome: Outcome) -> None:
-        """Wait for what is still under way: as long as frames keep arriving, and no longer."""
-        before = -1
-        while not receiver.finished.done() and receiver.received > before:
-            before = receiver.received
-            await asyncio.wait({receiver.finished}, timeout=IDLE_TIMEOUT)
-        if receiver.finished.done():
-            receiver.finished.result()
-        elif outcome.state == "done":
-            msg = (
-                f"the end of the series of {plan_id} did not arrive; {receiver.received} of {outcome.frames} frames "
-                f"did, none for {IDLE_TIMEOUT:g} s"
-            )
-            raise StreamError(msg, received=receiver.received)
-
     async def _try_abort(self, plan_id: str) -> None:
         try:
-            await self._control.request("abort", {"id": plan_id}, limit=min(ABORT_TIMEOUT, self._request_timeout))
+            limit = min(ABORT_TIMEOUT, self._request_timeout)
+            await self._control.request("abort", {"id": plan_id}, limit=limit, lease=self._lease)
         except InstrumentError:
             return  # the error on its way out matters more; without renewals the lease lapses and blanks
 

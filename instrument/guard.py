@@ -200,6 +200,25 @@ class BeamGuard:
             with self._lock:
                 self._require_lease(token)
 
+    def require_no_other(self, token: wire.LeaseToken | None, op: str) -> None:
+        """Refuse what only the holder of a live lease may do while there is one.
+
+        Args:
+            token: lease of the sender, which has been checked; None: none.
+            op: the verb.
+
+        Raises:
+            ConflictError: somebody else holds the lease.
+        """
+        with self._lock:
+            self._lapse_if_due()
+            if token is None and self._lease is not None:
+                msg = (
+                    f"{self._lease.holder} holds the lease, and {op} is the holder's; `stop` and `blank` on the safe socket end "
+                    "what runs, whoever asks"
+                )
+                raise ConflictError(msg, holder=self._lease.holder)
+
     def require_not_safe(self) -> None:
         """Raise SafeStateError in SAFE."""
         if self._safe_reason:

@@ -21,6 +21,7 @@ from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
 from instrument.suspenders import HOLD
+from instrument.text import OneLine
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,9 @@ def serve(
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     try:
         with ExitStack() as stack:
             systemd = SystemdNotifier()

@@ -21,6 +21,7 @@ import zmq
 import zmq.asyncio
 
 from instrument import wire
+from instrument.access import Admitted
 from instrument.background import Background
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
@@ -158,8 +159,10 @@ class InstrumentServer:
     def _open_sockets(self, description: Description, stack: AsyncExitStack) -> DataSocket:
         context = zmq.Context()
         stack.callback(context.destroy, linger=200)
+        admitted = None
         if self._keys is not None:
-            stack.callback(self._keys.authenticator(context).stop)
+            admitted = Admitted(self._keys.clients)
+            stack.callback(self._keys.authenticator(context, admitted).stop)
         detector = description.detector
         frame_bytes = detector.shape[0] * detector.shape[1] * np.dtype(detector.dtype).itemsize
         control = zmq.asyncio.Socket(context, zmq.ROUTER)
@@ -170,7 +173,7 @@ class InstrumentServer:
         for router in (control, safe):
             stack.callback(router.close, linger=200)
             router.router_mandatory = True
-        self._reception = Reception(control, self._guard)
+        self._reception = Reception(control, self._guard, admitted)
         stack.callback(self._reception.peers.close)
         self._safe_socket = SafeSocket(safe, self._guard, self._heartbeats, self._clock)
         self.control = self._bind(control, self.control)

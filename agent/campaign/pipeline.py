@@ -84,6 +84,7 @@ class Pipeline:
             defocus_measured=result.defocus_measured,
             optics=result.optics,
             cleaning=result.cleaning,
+            model=result.model,
             reconstruction_file=str(self._output(trial).relative_to(self._folder)),
             seconds={**result.seconds, "process": time.monotonic() - started},
         )

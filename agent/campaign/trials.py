@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
+from agent.model_record import ChosenModel
 from agent.policy.base import Observation
 from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
@@ -28,6 +29,7 @@ class TrialChanges(TypedDict, total=False):
     defocus_measured: float
     optics: Optics | None
     cleaning: Cleaning | None
+    model: ChosenModel | None
     reason: str
     acquisition_file: str
     reconstruction_file: str

@@ -24,7 +24,7 @@ from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
 from agent.cli.dashboard import dashboard_process
 from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
-from agent.cli.simulator import instrument_process, simulator_command
+from agent.cli.simulator import again, instrument_process, simulator_command
 from agent.cli.terminal import Terminal, has_display
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
@@ -148,7 +148,8 @@ def resume(
     if record.state == "done" or endpoint is not None or link.command is None:
         conduct(endpoint)
     else:
-        with instrument_process(link.command, folder / INSTRUMENT / "log.txt") as own:
+        command = again(link.command, (folder / INSTRUMENT).resolve())
+        with instrument_process(command, folder / INSTRUMENT / "log.txt") as own:
             conduct(own)
 
 

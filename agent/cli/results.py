@@ -234,6 +234,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "resolution": trial.score.resolution if trial.score is not None else None,
         "defocus_measured": trial.defocus_measured,
         "optics": None if trial.optics is None else trial.optics.model_dump(mode="json"),
+        "model": None if trial.model is None else trial.model.model_dump(mode="json"),
         "reason": trial.reason,
         "acquisition_file": trial.acquisition_file,
         "reconstruction_file": trial.reconstruction_file,

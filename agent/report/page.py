@@ -19,6 +19,7 @@ from agent.report.headline import (
     sentences,
     settings_text,
 )
+from agent.report.model import model_section
 from agent.report.optics import optics_section
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
 from agent.report.resolution import comes_back
@@ -66,6 +67,7 @@ def page(record: CampaignRecord, folder: Path) -> str:
             _evidence(record, pictures),
             trials_table(record),
             optics_section(record, PICTURE_NAME),
+            model_section(record),
             cleaning_section(record),
             _facts(record),
             _notes(record),
