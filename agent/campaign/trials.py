@@ -162,10 +162,16 @@ class TrialBook:
             number: of the trial that is suggested next.
         """
         told = [t for t in self if t.number < number and t.role in ("reference", "exploration")]
-        return [_observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
+        return [observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 
-def _observe(trial: Trial, *, pending: bool) -> Observation:
+def observe(trial: Trial, *, pending: bool) -> Observation:
+    """A trial as a policy sees it.
+
+    Args:
+        trial: of a campaign.
+        pending: whether its score is not to be known yet.
+    """
     common: dict[str, Any] = {
         "trial": trial.number,
         "settings": trial.settings,
