@@ -28,8 +28,9 @@ FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
 FARTHEST, SURELY = 3.5, 5.0
 """Standard deviations of what was known before within which a defocus is believed, with so many of its own to either side."""
 
-BAD = 0.15
-"""Deviance that counting does not explain, over the one that it does, from which on it is told; 0.02 to 0.06 of thin crystals."""
+BAD, VAGUE = 0.15, 2.0
+"""Deviance that counting does not explain, over the one that it does, from which on it is told (0.02 to 0.06 of thin crystals);
+natural units that the defocus is uncertain by for each of it."""
 
 
 def find(
@@ -66,7 +67,7 @@ def find(
     end = fine.refine(ends[0].values)
     tell(on_progress, 1.0)
     assert end.sd is not None
-    sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names)).tolist(), strict=True))
+    sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names, end.misfit)).tolist(), strict=True))
     found = dict(zip(surface.names, end.values.tolist(), strict=True))
     deviance, evaluations = end.loss / fine.counts.size, surface.function.evaluations + fine.function.evaluations
     if doubt := _doubt(data, widths, found, sd, end.misfit) or _two_defoci(surface.names, ends[0], rival):
@@ -136,9 +137,12 @@ def _two_defoci(names: tuple[str, ...], best: Minimum, rival: Minimum | None) ->
     return f"{one:.4g} and {other:.4g} Å explain the counts alike"
 
 
-def _floors(data: DiffractionData, names: tuple[str, ...]) -> list[float]:
+def _floors(data: DiffractionData, names: tuple[str, ...], misfit: float) -> list[float]:
     """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
-    return [FLOOR * parameters.unit(data, name) if name in FLOORED else 0.0 for name in names]
+    units = [FLOOR if name in FLOORED else 0.0 for name in names]
+    if "defocus" in names:
+        units[names.index("defocus")] = float(np.hypot(FLOOR, VAGUE * misfit))
+    return [each * parameters.unit(data, name) for each, name in zip(units, names, strict=True)]
 
 
 def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:
