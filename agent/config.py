@@ -51,6 +51,10 @@ class Exploration(Record):
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.5, description="largest part of the budget exploration may spend"
     )
+    stop: Literal["trials", "cost"] = Field(
+        default="trials",
+        description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
+    )
     initial: Annotated[int, Field(ge=1)] = Field(default=4, description="Sobol trials before the model chooses")
 
 
@@ -186,7 +190,20 @@ class CampaignConfig(Record):
         description="scans of which an acquisition consists; 2: at half the dose each, one between the other, each is one half "
         "of the score (one where the instrument cannot)",
     )
-    policy: str = Field(default="botorch", description="botorch, sobol, random, expert, or module:attribute")
+    policy: str = Field(
+        default="botorch",
+        description="botorch, sobol, random, grid, expert, ncem, phaser, seed, seed-4, module:attribute, or "
+        "gest:module:attribute for a generator of the gest-api",
+    )
+    prior: str = Field(
+        default="zoo",
+        description="what botorch knows before the first trial: zoo (simulated columns that come with it), none, or a file of "
+        "`ptychopilot twin build`; trials overrule it",
+    )
+    earlier: OsPath | None = Field(
+        default=None,
+        description="folder of an earlier campaign on this column, aligned as it was: its calibration and model are the start",
+    )
     expert: tuple[Positive, float] | None = Field(
         default=None,
         description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsText
+from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
@@ -45,6 +46,30 @@ class Suggestion(Record):
     constraint: str | None = Field(default=None, description="the constraint that was active, if any")
     nearest_trial: int | None = None
     alternatives: tuple[Alternative, ...] = ()
+    data_share: float | None = Field(
+        default=None,
+        description="part of what was uncertain about these settings that trials have settled; the rest is prior",
+    )
+    explore_share: float | None = Field(
+        default=None,
+        description="of the improvement expected, the part that comes from not knowing: 0 exploits, 1 explores",
+    )
+    improvement: float | None = Field(default=None, description="expected of the final picture, bit/Å²")
+    model: str | None = Field(default=None, description="what predicts: the prior of an ensemble, or trials alone")
+
+    def rejected_texts(self) -> list[str]:
+        """The alternatives with their reasons, a phrase each."""
+        return [f"{a.settings.step:.3g} Å, {a.settings.defocus:+.4g} Å: {a.reason}" for a in self.alternatives]
+
+    def shares_text(self) -> str:
+        """How much is known and how much is tried, in words; "" where no model chose."""
+        told = []
+        if self.explore_share is not None:
+            kind = "explores" if self.explore_share > 0.5 else "exploits"
+            told.append(f"{kind} ({100 * self.explore_share:.0f} % of the gain expected is from not knowing)")
+        if self.data_share is not None:
+            told.append(f"{100 * self.data_share:.0f} % from data, the rest from {self.model or 'the prior'}")
+        return "; ".join(told)
 
     def _repr_html_(self) -> str:
         """What a notebook shows; `agent.report` draws it."""
@@ -79,6 +104,10 @@ class Score(Record):
     )
     heldout_gain: float | None = Field(
         default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
+    )
+    fourier_error: float | None = Field(
+        default=None,
+        description="Σ(√n − √I)²/Σn of the counts n of the first half and its model I; what others tune by",
     )
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
 
@@ -226,6 +255,7 @@ class Trial(Record):
         default=None, description="as measured; None: not reconstructed yet, or by another program"
     )
     cleaning: Cleaning | None = Field(default=None, description="what was left out, masked and found in its patterns")
+    model: ChosenModel | None = Field(default=None, description="as held-out counts chose it; None: as configured")
     reason: str = Field(default="", description="why it failed or was vetoed")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None
@@ -314,6 +344,7 @@ class Recommendation(Record):
     predicted: float | None = None
     predicted_sd: float | None = None
     reason: str = ""
+    front: tuple[Alternative, ...] = Field(default=(), description="what less dose would give at its best settings")
 
 
 class CampaignLayout(Record):

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from instrument.chunks import decode_chunk
     from instrument.client import InstrumentClient
     from instrument.errors import (
+        AccessError,
         BlankedError,
         BudgetError,
         ConflictError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         SafeStateError,
         StaleLeaseError,
         StreamError,
+        SuspendedError,
         UnreachableError,
         UnsupportedVersionError,
     )
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from instrument.microscope import Frame, Microscope
     from instrument.models import (
         AcquisitionPlan,
+        Condition,
         Description,
         Detector,
         Health,
@@ -42,11 +45,13 @@ if TYPE_CHECKING:
     from instrument.stream import SeriesStart
 
 __all__ = [
+    "AccessError",
     "AcquisitionPlan",
     "BlankedError",
     "BudgetError",
     "CampaignAccount",
     "ClientKeys",
+    "Condition",
     "ConflictError",
     "Description",
     "Detector",
@@ -76,6 +81,7 @@ __all__ = [
     "ServerKeys",
     "StaleLeaseError",
     "StreamError",
+    "SuspendedError",
     "UnreachableError",
     "UnsupportedVersionError",
     "decode_chunk",
@@ -86,6 +92,7 @@ __all__ = [
 _HOMES = {
     "client": ("InstrumentClient",),
     "errors": (
+        "AccessError",
         "BlankedError",
         "BudgetError",
         "ConflictError",
@@ -98,6 +105,7 @@ _HOMES = {
         "SafeStateError",
         "StaleLeaseError",
         "StreamError",
+        "SuspendedError",
         "UnreachableError",
         "UnsupportedVersionError",
     ),
@@ -112,6 +120,7 @@ _HOMES = {
     ),
     "models": (
         "AcquisitionPlan",
+        "Condition",
         "Description",
         "Detector",
         "Health",

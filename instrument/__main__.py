@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instrument import conformance
+from instrument.access import ROLES
 from instrument.errors import InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.suspenders import HOLD
 from instrument.text import write_anything
 from instrument.watchdog import guard_inherited, guard_listening, load_blanker
 
@@ -55,6 +57,13 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="both in one folder: NAME.key_secret, and clients/*.key (not with the two)",
     )
+    run.add_argument(
+        "--hold",
+        type=float,
+        default=HOLD,
+        metavar="SECONDS",
+        help="for which the column has to be well again before anything is exposed (default: %(default)g)",
+    )
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     test = commands.add_parser("conformance", help="test an adapter: EXPOSES small scans in the middle of its area")
     test.set_defaults(act=_test)
@@ -72,6 +81,12 @@ def _build_parser() -> argparse.ArgumentParser:
     make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
     make.add_argument("name")
+    make.add_argument(
+        "--role",
+        choices=ROLES,
+        default="operator",
+        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
+    )
     return parser
 
 
@@ -85,6 +100,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
         watchdog=arguments.watchdog,
+        hold=arguments.hold,
     )
 
 
@@ -110,7 +126,7 @@ def _blank(arguments: argparse.Namespace) -> int:
 
 
 def _make_keys(arguments: argparse.Namespace) -> int:
-    for path in generate_keys(arguments.directory, arguments.name):
+    for path in generate_keys(arguments.directory, arguments.name, arguments.role):
         print(path)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from typing import Any, cast
 
@@ -15,12 +16,18 @@ from instrument import wire
 from instrument.endpoints import allow_ipv6
 from instrument.errors import HandshakeError, InstrumentError, RefusedError, UnreachableError, error_from_wire
 from instrument.keys import ClientKeys
+from instrument.text import visible_all
 
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL = 0.02
 CLOSED_TOO_OFTEN = 3
 """Handshakes in a row that the other side may break off: a server that is being stopped does so once."""
+_UNPRINTABLE = re.compile(
+    rb"\\u(?:00[0189][0-9a-f]|007f|202[89a-e]|206[6-9])|\\[nrtbf]|\x7f|\xc2[\x80-\x9f]|\xe2(?:\x80[\xa8-\xae]|\x81[\xa6-\xa9])",
+    re.IGNORECASE,
+)
+"""In JSON: what `text.visible` would change, so that no name of an instrument moves the cursor or begins a line of a log."""
 _EVENTS = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -126,11 +133,13 @@ class Channel:
         while True:
             await self._socket.poll()
             try:
-                frames = await self._socket.recv_multipart(zmq.NOBLOCK)
+                frames: list[bytes] = await self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 continue  # what had been announced is gone together with its connection
             try:
                 reply, _ = wire.decode_reply(frames)
+                if _UNPRINTABLE.search(frames[2]):
+                    reply = wire.Reply.model_validate(visible_all(reply.model_dump()))
             except InstrumentError as error:
                 # Without an id it may answer any of them; leaving them to their time limits would hide the reason.
                 self.fail_pending(error)

@@ -16,6 +16,7 @@ from instrument.background import Background
 from instrument.channel import Channel
 from instrument.endpoints import as_reached
 from instrument.errors import (
+    ExpiredError,
     HandshakeError,
     InstrumentError,
     RefusedError,
@@ -23,14 +24,13 @@ from instrument.errors import (
     StreamError,
     UnreachableError,
 )
+from instrument.following import follow
 from instrument.keys import ClientKeys
 from instrument.models import AcquisitionPlan, Description, Health, Outcome, PlanCheck, Rectangle, Reservation
 from instrument.receiver import FrameReceiver, FrameSink
 from instrument.status import CampaignAccount, InstrumentStatus, Lease, LedgerEntry, OperatorEvent
 
 HELLO_TIMEOUT = 2.0
-OUTCOME_WAIT = 2.0
-IDLE_TIMEOUT = 10.0
 ABORT_TIMEOUT = 2.0
 
 
@@ -113,28 +113,41 @@ class InstrumentClient:
                     raise
                 msg = f"no instrument answers at {self.endpoint} (tried for {self._timeout:g} s); is it running there?"
                 raise UnreachableError(msg, endpoint=self.endpoint) from error
-            # Too early by at most the way back, so that a deadline errs on the side of refusal.
-            self._clock_offset = float(hello["clock"]) - self._clock()
+            self._set_clock(hello)
             return hello
+
+    def _set_clock(self, told: Any) -> None:
+        """Learn the server's clock from an answer that tells it; no two clocks run alike for days, nor through a suspend."""
+        if isinstance(told, dict) and isinstance(clock := told.get("clock"), int | float):
+            # Too early by at most the way back, so that a deadline errs on the side of refusal.
+            self._clock_offset = float(clock) - self._clock()
 
     async def _request(self, op: str, *, limit: float | None = None, **args: Any) -> Any:
         if self._lease_lost is not None:
             raise self._lease_lost
         limit = limit or self._request_timeout
-        deadline = self._clock() + limit + self._clock_offset
-        return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
+        for last in (False, True):
+            deadline = self._clock() + limit + self._clock_offset
+            try:
+                return await self._control.request(op, args, limit=limit, lease=self._lease, deadline=deadline)
+            except ExpiredError:
+                if last:
+                    raise
+                # It was not carried out. Either it was late, or the two clocks have parted.
+                self._set_clock(await self._control.request("hello", limit=limit))
+        raise AssertionError
 
     async def describe(self) -> Description:
         """What the instrument is, and which settings are legal."""
-        return Description.model_validate(await self._request("describe"))
+        return Description.from_wire(await self._request("describe"))
 
     async def status(self) -> InstrumentStatus:
         """State of beam, lease and books. The safe socket answers at once, whatever else goes on."""
-        return InstrumentStatus.model_validate(await self._safe.request("status", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("status", limit=self._request_timeout))
 
     async def health(self) -> Health:
         """How the microscope itself is."""
-        return Health.model_validate(await self._request("health"))
+        return Health.from_wire(await self._request("health"))
 
     @asynccontextmanager
     async def lease(self, ttl: float = 10.0) -> AsyncIterator[Lease]:
@@ -152,7 +165,7 @@ class InstrumentClient:
         Raises:
             ConflictError: somebody else holds it.
         """
-        lease = Lease.model_validate(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
+        lease = Lease.from_wire(await self._request("lease.acquire", holder=self.holder, ttl=ttl))
         self._lease = wire.LeaseToken(holder=lease.holder, fence=lease.fence)
         renewal = self._tasks.create_task(self._renew(ttl))
         try:
@@ -169,7 +182,7 @@ class InstrumentClient:
         while True:
             await asyncio.sleep(ttl / 4)
             try:
-                await self._request("lease.renew", limit=ttl)
+                self._set_clock(await self._request("lease.renew", limit=ttl))
             except InstrumentError as error:
                 self._lease_lost = error
                 if isinstance(error, UnreachableError):
@@ -193,7 +206,7 @@ class InstrumentClient:
             ConflictError: it was opened with another budget.
         """
         account = await self._request("campaign", campaign=campaign_id, electrons=electrons)
-        return CampaignAccount.model_validate(account)
+        return CampaignAccount.from_wire(account)
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
         """Ask what a plan would cost; nothing is reserved.
@@ -205,7 +218,7 @@ class InstrumentClient:
             OutOfLimitsError: the instrument cannot do it.
             ExhaustedError: the recording has too few counts left.
         """
-        return PlanCheck.model_validate(await self._request("check", plan=plan.model_dump(mode="json")))
+        return PlanCheck.from_wire(await self._request("check", plan=plan.model_dump(mode="json")))
 
     async def prepare(self, plan: AcquisitionPlan) -> Reservation:
         """Reserve the electrons of a plan. The same plan again finds the same reservation.
@@ -222,7 +235,7 @@ class InstrumentClient:
             ConflictError: the id is known with another plan.
             StaleLeaseError, SafeStateError: this client may not expose now.
         """
-        return Reservation.model_validate(await self._request("prepare", plan=plan.model_dump(mode="json")))
+        return Reservation.from_wire(await self._request("prepare", plan=plan.model_dump(mode="json")))
 
     async def acquire(
         self, plan_id: str, sink: FrameSink, on_frames: Callable[[int, int], None] | None = None
@@ -247,8 +260,8 @@ class InstrumentClient:
         """
         found = await self._request("exposures", id=plan_id)
         if not found or found[0]["state"] != "reserved":
-            return Outcome.model_validate(await self._request("start", id=plan_id))
-        n_positions = LedgerEntry.model_validate(found[0]).plan.n_positions
+            return Outcome.from_wire(await self._request("start", id=plan_id))
+        n_positions = LedgerEntry.from_wire(found[0]).plan.n_positions
         receiver = FrameReceiver(
             self._context,
             self._data_endpoint,
@@ -262,7 +275,7 @@ class InstrumentClient:
             await receiver.connected(self._request_timeout)
             await self._start(plan_id)
             try:
-                outcome = await self._follow(plan_id, receiver)
+                outcome = await follow(plan_id, receiver, self.outcome, self._try_abort, self._tasks)
             except BaseException:
                 await self._try_abort(plan_id)
                 raise
@@ -280,53 +293,10 @@ class InstrumentClient:
             await self._try_abort(plan_id)
             raise
 
-    async def _follow(self, plan_id: str, receiver: FrameReceiver) -> Outcome:
-        """Wait until the server says that the acquisition has ended and its last message is here."""
-        while True:
-            ask = self._tasks.create_task(self._ask_outcome(plan_id))
-            awaited: set[asyncio.Future[Any]] = {ask, receiver.finished}
-            try:
-                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-                if receiver.finished.done():
-                    receiver.finished.result()
-                    if not ask.done() and receiver.missing():
-                        # Nobody takes the rest; where the server has ended it for a reason of its own, that reason stays.
-                        await self._try_abort(plan_id)
-                outcome = await ask
-                if isinstance(outcome, InstrumentError):
-                    raise outcome
-            finally:
-                ask.cancel()
-            if outcome is not None and outcome.state not in {"reserved", "running"}:
-                break
-        await self._drain(plan_id, receiver, outcome)
-        return outcome
-
-    async def _ask_outcome(self, plan_id: str) -> Outcome | InstrumentError | None:
-        # The error is returned: raised, it would end every task of this client.
-        try:
-            return await self.outcome(plan_id, OUTCOME_WAIT)
-        except InstrumentError as error:
-            return error
-
-    async def _drain(self, plan_id: str, receiver: FrameReceiver, outcome: Outcome) -> None:
-        """Wait for what is still under way: as long as frames keep arriving, and no longer."""
-        before = -1
-        while not receiver.finished.done() and receiver.received > before:
-            before = receiver.received
-            await asyncio.wait({receiver.finished}, timeout=IDLE_TIMEOUT)
-        if receiver.finished.done():
-            receiver.finished.result()
-        elif outcome.state == "done":
-            msg = (
-                f"the end of the series of {plan_id} did not arrive; {receiver.received} of {outcome.frames} frames "
-                f"did, none for {IDLE_TIMEOUT:g} s"
-            )
-            raise StreamError(msg, received=receiver.received)
-
     async def _try_abort(self, plan_id: str) -> None:
         try:
-            await self._control.request("abort", {"id": plan_id}, limit=min(ABORT_TIMEOUT, self._request_timeout))
+            limit = min(ABORT_TIMEOUT, self._request_timeout)
+            await self._control.request("abort", {"id": plan_id}, limit=limit, lease=self._lease)
         except InstrumentError:
             return  # the error on its way out matters more; without renewals the lease lapses and blanks
 
@@ -341,11 +311,11 @@ class InstrumentClient:
             The outcome, whose state is "running" where it has not ended; None where the instrument does not know the id.
         """
         result = await self._request("outcome", limit=self._request_timeout + wait, id=plan_id, wait=wait)
-        return None if result is None else Outcome.model_validate(result)
+        return None if result is None else Outcome.from_wire(result)
 
     async def cancel(self, plan_id: str) -> Outcome:
         """Release an unused reservation. Raises NotReservedError where the id is not known."""
-        return Outcome.model_validate(await self._request("cancel", id=plan_id))
+        return Outcome.from_wire(await self._request("cancel", id=plan_id))
 
     async def abort(self, plan_id: str) -> Outcome:
         """Stop an acquisition now; its delivered electrons stay booked. One that was not started yet never will be.
@@ -353,13 +323,13 @@ class InstrumentClient:
         Raises:
             NotReservedError: the id is not known.
         """
-        return Outcome.model_validate(await self._request("abort", id=plan_id))
+        return Outcome.from_wire(await self._request("abort", id=plan_id))
 
     async def exposures(self, campaign_id: str | None = None) -> list[LedgerEntry]:
         """The lines of the ledger, or those of one campaign, in the order of reservation. For people: they may be many."""
         lines: list[LedgerEntry] = []
         while page := await self._request("exposures", campaign=campaign_id, after=lines[-1].series if lines else 0):
-            lines += map(LedgerEntry.model_validate, page)
+            lines += map(LedgerEntry.from_wire, page)
         return lines
 
     async def illuminated(self, area: Rectangle) -> list[Rectangle]:
@@ -378,15 +348,15 @@ class InstrumentClient:
 
     async def events(self) -> list[OperatorEvent]:
         """When the instrument went to SAFE and who released it, oldest first."""
-        return [OperatorEvent.model_validate(event) for event in await self._request("events")]
+        return [OperatorEvent.from_wire(event) for event in await self._request("events")]
 
     async def blank(self) -> InstrumentStatus:
         """Turn the beam off now, over the safe socket; the instrument stays in SAFE until `resume`."""
-        return InstrumentStatus.model_validate(await self._safe.request("blank", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("blank", limit=self._request_timeout))
 
     async def stop(self) -> InstrumentStatus:
         """End what runs now, over the safe socket, without going to SAFE."""
-        return InstrumentStatus.model_validate(await self._safe.request("stop", limit=self._request_timeout))
+        return InstrumentStatus.from_wire(await self._safe.request("stop", limit=self._request_timeout))
 
     async def resume(self, operator: str, reason: str) -> InstrumentStatus:
         """Release the instrument from SAFE, as a person; journalled.
@@ -395,4 +365,4 @@ class InstrumentClient:
             operator: who releases it.
             reason: why it is safe to go on.
         """
-        return InstrumentStatus.model_validate(await self._request("resume", operator=operator, reason=reason))
+        return InstrumentStatus.from_wire(await self._request("resume", operator=operator, reason=reason))

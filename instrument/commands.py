@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from instrument import wire
+from instrument.access import Sender
 from instrument.background import Background
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
@@ -23,7 +24,7 @@ from instrument.errors import (
 from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
-from instrument.limits import check_limits
+from instrument.limits import check_cost, check_limits
 from instrument.microscope import Microscope
 from instrument.models import AcquisitionPlan, Description, Outcome, PlanCheck, Record, Reservation
 from instrument.requests import (
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 RECEIVER_TIMEOUT = 5.0
 STOP_TIMEOUT = 2.0
 RECTANGLES_OF_A_PAGE = 5000
+OF_THE_HOLDER = frozenset({"campaign", "cancel", "abort"})
+"""Verbs for which a lease is not needed, but that nobody else may use while somebody has it."""
 
 
 class Commands:
@@ -108,12 +111,13 @@ class Commands:
             "resume": (ResumeRequest, self._resume),
         }
 
-    async def carry_out(self, request: wire.Request, buffers: list[bytes]) -> Any:
+    async def carry_out(self, request: wire.Request, buffers: list[bytes], sender: Sender) -> Any:
         """Carry out a request.
 
         Args:
             request: verb, arguments, lease and deadline.
             buffers: raw message parts; no verb takes any.
+            sender: whose it is; the verb is one that the sender's role may use.
 
         Returns:
             The result, as JSON values.
@@ -131,6 +135,10 @@ class Commands:
         parsed = parse(arguments, request)
         self._refuse_expired(request)
         self._guard.check_fence(request.lease)
+        if request.op in OF_THE_HOLDER and not (sender.name and sender.role == "operator"):
+            self._guard.require_no_other(request.lease, request.op)
+        if isinstance(parsed, ResumeRequest) and sender.name:
+            parsed = parsed.model_copy(update={"operator": f"{parsed.operator} (key {sender.name})"})
         return _to_json(await verb(parsed, request))
 
     @asynccontextmanager
@@ -156,14 +164,17 @@ class Commands:
         return self._guard.status()
 
     async def _health(self, _: Nothing, request: wire.Request) -> Record:
-        return await self._microscope.health()
+        health = await self._microscope.health()
+        suspended = self._guard.status().suspended
+        return health.model_copy(update={"ok": False, "message": suspended}) if suspended else health
 
     async def _acquire_lease(self, args: LeaseRequest, request: wire.Request) -> Record:
         fence = self._guard.grant(args.holder, args.ttl, self._ledger.next_fence)
         return Lease(holder=args.holder, fence=fence, ttl=args.ttl)
 
-    async def _renew_lease(self, _: Nothing, request: wire.Request) -> None:
+    async def _renew_lease(self, _: Nothing, request: wire.Request) -> dict[str, Any]:
         self._guard.renew(request.lease)
+        return {"clock": self._clock()}
 
     async def _release_lease(self, _: Nothing, request: wire.Request) -> None:
         self._guard.release(request.lease)
@@ -183,6 +194,7 @@ class Commands:
         if check.n_positions != plan.n_positions:
             msg = f"the microscope counts {check.n_positions} positions in a plan of {plan.n_positions}"
             raise InstrumentError(msg)
+        check_cost(plan, check, description)
         return check, description
 
     async def _prepare(self, args: PlanRequest, request: wire.Request) -> Record:
@@ -254,6 +266,7 @@ class Commands:
             stop_reason=lambda: self._guard.stop_reason,
             clock=self._clock,
             on_frame=note_frame,
+            alarm=self._guard.go_safe,
         )
         self._ledger.finish(
             entry.id, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason

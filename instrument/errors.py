@@ -86,6 +86,19 @@ class SafeStateError(InstrumentError):
     code = "SAFE"
 
 
+class SuspendedError(InstrumentError):
+    """The column is not well (vacuum, high tension, cooling, …): nothing is exposed until it has been well for a while."""
+
+    code = "SUSPENDED"
+    retryable = True
+
+
+class AccessError(InstrumentError):
+    """The key of the sender has a role that may not do this."""
+
+    code = "ACCESS"
+
+
 class ExpiredError(InstrumentError):
     """The command arrived after its deadline and was not carried out."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from instrument import stream
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
+from instrument.frame_watch import FrameWatch
 from instrument.microscope import CountsBeamTime, Frame, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
 from instrument.status import LedgerEntry
@@ -48,6 +49,7 @@ async def expose(
     stop_reason: Callable[[], str],
     clock: Callable[[], float],
     on_frame: Callable[[int], None],
+    alarm: Callable[[str], None],
 ) -> ExposureResult:
     """Run one acquisition to its end, whatever happens, and say what it cost.
 
@@ -63,6 +65,7 @@ async def expose(
         stop_reason: asked before every frame; a text ends the acquisition.
         clock: monotonic time, s.
         on_frame: told the number of frames so far, when each has been sent.
+        alarm: told why, where frames contradict the plan; turns the beam off, and `stop_reason` says so.
 
     Returns:
         State, frames, electrons to book and the reason where it did not end well.
@@ -71,15 +74,13 @@ async def expose(
     own = microscope if isinstance(microscope, CountsBeamTime) else None
     before, count, reason = 0.0 if own is None else own.beam_time(), 0, ""
     state: Literal["done", "aborted", "failed"] = "done"
+    watch = FrameWatch(plan, entry.check, description)
     try:
         await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
-        async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason)) as frames:
+        async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason, watch, alarm)) as frames:
             async for index, pattern in frames:
                 count += 1
-                now = clock() - started
-                begun = max(0.0, now - entry.check.dwell_time)
-                message = stream.encode_image(entry.series, entry.id, index, pattern, begun, now)
-                if not await data.send(message, lambda: bool(stop_reason())):
+                if not await data.send(_image(entry, index, pattern, clock() - started), lambda: bool(stop_reason())):
                     break
                 on_frame(count)
         if not stop_reason() and count < plan.n_positions:
@@ -96,7 +97,12 @@ async def expose(
     await _send_end(data, entry, clock)
     seconds = beam_time.seconds if own is None else own.beam_time() - before
     charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
-    return ExposureResult(state, count, charged, reason)
+    return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason)
+
+
+def _image(entry: LedgerEntry, index: int, pattern: NDArray[Any], elapsed: float) -> bytes:
+    begun = max(0.0, elapsed - entry.check.dwell_time)
+    return stream.encode_image(entry.series, entry.id, index, pattern, begun, elapsed)
 
 
 async def _send_end(data: DataSocket, entry: LedgerEntry, clock: Callable[[], float]) -> None:
@@ -148,6 +154,8 @@ async def _frames(
     description: Description,
     beam_time: BeamTime,
     stop_reason: Callable[[], str],
+    watch: FrameWatch,
+    alarm: Callable[[str], None],
 ) -> AsyncGenerator[tuple[int, NDArray[Any]]]:
     """The microscope's frames, verified, until they end or `stop_reason` says so."""
     shape, dtype = description.detector.shape, np.dtype(description.detector.dtype)
@@ -167,6 +175,8 @@ async def _frames(
                 msg = f"a frame of {frame.pattern.shape} {frame.pattern.dtype}; the detector has {shape} {dtype}"
                 raise FrameError(msg)
             seen[frame.index] = 1
+            if why := watch.look(frame.pattern):
+                alarm(why)
             yield frame.index, frame.pattern
             if stop_reason():
                 return

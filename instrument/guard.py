@@ -17,6 +17,7 @@ from instrument.errors import (
     MalformedRequestError,
     SafeStateError,
     StaleLeaseError,
+    SuspendedError,
 )
 from instrument.status import InstrumentStatus, Phase
 
@@ -58,6 +59,7 @@ class BeamGuard:
         self._lease: _Lease | None = None
         self._fence = fence
         self._safe_reason = safe_reason
+        self._suspended = ""
         self._acquisition = ""
         self._stop_reason = ""
         self._started = clock()
@@ -99,6 +101,7 @@ class BeamGuard:
                 lease_left=max(0.0, lease.expires - self._clock()) if lease else 0.0,
                 acquisition=self._acquisition,
                 uptime=self._clock() - self._started,
+                suspended=self._suspended,
             )
 
     def _phase(self) -> Phase:
@@ -173,10 +176,16 @@ class BeamGuard:
         Raises:
             StaleLeaseError: it is not the live one.
             SafeStateError: the instrument is in SAFE.
+            SuspendedError: the column is not well.
         """
         with self._lock:
             self._require_lease(token)
             self.require_not_safe()
+            if self._suspended:
+                msg = (
+                    f"nothing is exposed now ({self._suspended}); it goes on once the column has been well for a while"
+                )
+                raise SuspendedError(msg, reason=self._suspended)
 
     def check_fence(self, token: wire.LeaseToken | None) -> None:
         """Refuse a command of somebody whose lease is over.
@@ -190,6 +199,25 @@ class BeamGuard:
         if token is not None:
             with self._lock:
                 self._require_lease(token)
+
+    def require_no_other(self, token: wire.LeaseToken | None, op: str) -> None:
+        """Refuse what only the holder of a live lease may do while there is one.
+
+        Args:
+            token: lease of the sender, which has been checked; None: none.
+            op: the verb.
+
+        Raises:
+            ConflictError: somebody else holds the lease.
+        """
+        with self._lock:
+            self._lapse_if_due()
+            if token is None and self._lease is not None:
+                msg = (
+                    f"{self._lease.holder} holds the lease, and {op} is the holder's; `stop` and `blank` on the safe socket end "
+                    "what runs, whoever asks"
+                )
+                raise ConflictError(msg, holder=self._lease.holder)
 
     def require_not_safe(self) -> None:
         """Raise SafeStateError in SAFE."""
@@ -221,7 +249,7 @@ class BeamGuard:
             What counts the time of its beam.
 
         Raises:
-            StaleLeaseError, SafeStateError: as `require`.
+            StaleLeaseError, SafeStateError, SuspendedError: as `require`.
             ConflictError: another acquisition runs.
         """
         with self._lock:
@@ -286,6 +314,22 @@ class BeamGuard:
         finally:
             if first:
                 self._on_safe(reason)
+
+    def suspend(self, reason: str) -> bool:
+        """Allow no exposure while the column is not well, and end what runs.
+
+        Args:
+            reason: why; "": it is well.
+
+        Returns:
+            Whether that is a change from well to unwell or back.
+        """
+        with self._lock:
+            changed = bool(reason) != bool(self._suspended)
+            self._suspended = reason
+            if reason:
+                self._stop_running(f"suspended: {reason}")
+        return changed
 
     def resume(self) -> None:
         """An operator's release from SAFE."""

@@ -8,6 +8,9 @@ public key of the server. Either side may keep all of it in one folder, see
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ import zmq
 from zmq.auth import create_certificates, load_certificate
 from zmq.auth.thread import ThreadAuthenticator
 
+from instrument.access import ROLES, Admitted, Role
 from instrument.errors import MalformedRequestError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -73,18 +79,19 @@ class ServerKeys:
         """
         socket.curve_secretkey, socket.curve_publickey, socket.curve_server = self.secret, self.public, True
 
-    def authenticator(self, context: zmq.Context[Any]) -> ThreadAuthenticator:
+    def authenticator(self, context: zmq.Context[Any], admitted: Admitted) -> ThreadAuthenticator:
         """Admit the listed clients.
 
         Args:
             context: whose sockets it decides for.
+            admitted: who is admitted, now and later.
 
         Returns:
             A ZAP handler that has been started, with a thread of its own; the caller stops it.
         """
         authenticator = ThreadAuthenticator(context)
         authenticator.start()
-        authenticator.configure_curve(domain="*", location=str(self.clients))
+        authenticator.configure_curve_callback(domain="*", credentials_provider=admitted)
         return authenticator
 
 
@@ -160,19 +167,26 @@ class ClientKeys:
         socket.curve_secretkey, socket.curve_publickey, socket.curve_serverkey = self.secret, self.public, self.server
 
 
-def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
+def generate_keys(directory: Path, name: str, role: Role = "operator") -> tuple[Path, Path]:
     """Write a new key pair.
 
     Args:
         directory: made if missing.
         name: stem of the two files.
+        role: what its holder may do where it is admitted; a line of the public key's file, which the server's owner may change.
 
     Returns:
         Paths of the public and the secret file.
 
     Raises:
-        MalformedRequestError: a file of that name exists; a key is not replaced.
+        MalformedRequestError: a file of that name exists (a key is not replaced), or name or role is none.
     """
+    if not _NAME.fullmatch(name):
+        msg = f"{name!r} is no name for a key; letters, digits, dots, dashes and underscores are legal"
+        raise MalformedRequestError(msg)
+    if role not in ROLES:
+        msg = f"{role!r} is no role; legal: {', '.join(ROLES)}"
+        raise MalformedRequestError(msg)
     public, secret = directory / f"{name}.key", directory / f"{name}.key_secret"
     for path in (public, secret):
         if path.exists():
@@ -181,6 +195,7 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
     directory.mkdir(parents=True, exist_ok=True)
     create_certificates(directory, name)
     secret.chmod(0o600)
+    public.write_text(public.read_text().replace("metadata\n", f"metadata\n    role = {role}\n", 1))
     return public, secret
 
 
@@ -197,6 +212,9 @@ def _load_pair(path: Path) -> tuple[bytes, bytes]:
     public, secret = _load(path)
     if secret is None:
         msg = f"{path} holds no secret key; give the file that ends in .key_secret"
+        raise MalformedRequestError(msg)
+    if os.name == "posix" and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+        msg = f"{path} can be read by others (mode {mode:03o}), so it is no secret; `chmod 600 {path}`, or make a new pair"
         raise MalformedRequestError(msg)
     return public, secret
 

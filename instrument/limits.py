@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from instrument.errors import OutOfLimitsError
-from instrument.models import AcquisitionPlan, Description
+from instrument.models import AcquisitionPlan, Description, PlanCheck
 
 
 def check_limits(plan: AcquisitionPlan, description: Description) -> None:
@@ -45,6 +45,33 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
         if not (field.y <= y <= field.y + field.height and field.x <= x <= field.x + field.width):
             msg = f"position ({y:g}, {x:g}) Å lies outside of the plan's field"
             raise OutOfLimitsError(msg, parameter="positions", value=[y, x])
+
+
+def check_cost(plan: AcquisitionPlan, check: PlanCheck, description: Description) -> None:
+    """Refuse an exposure that is larger than a single one may be, or whose beam the detector does not bear.
+
+    Args:
+        plan: within the other limits.
+        check: what the microscope says it costs.
+        description: of the instrument.
+
+    Raises:
+        OutOfLimitsError: with the value and what is legal.
+    """
+    electrons, most = max(check.electrons, plan.electrons), description.exposure_limit
+    if most is not None and electrons > most * (1 + 1e-9):
+        msg = f"this acquisition takes {electrons:g} electrons; a single one may take {most:g}; lower the dose or the field"
+        raise OutOfLimitsError(msg, parameter="electrons", value=electrons, maximum=most)
+    detector, rate = description.detector, None
+    if check.dwell_time > 0:
+        rate = plan.electrons_per_pattern * (detector.counts_per_electron or 1.0)
+        rate /= description.disc_pixels * check.dwell_time
+    if rate is not None and detector.count_rate_limit is not None and rate > detector.count_rate_limit:
+        msg = (
+            f"the bright-field disc would give a pixel {rate:.4g} counts/s; the detector bears {detector.count_rate_limit:g}; "
+            "lower the beam current, or use a larger disc"
+        )
+        raise OutOfLimitsError(msg, parameter="count_rate", value=rate, maximum=detector.count_rate_limit)
 
 
 def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:

@@ -75,7 +75,7 @@ class Microscope(Protocol):
         ...
 
     async def health(self) -> Health:
-        """Whether the beam is blanked, and whether the column is well."""
+        """Whether the beam is blanked, and whether the column is well. Asked every second; answers within 10 s, always."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the microscope offers and what may be asked of it, as frozen records.
+"""What the microscope offers, as frozen records; what may be asked of it lies in `plans` and is had from here as well.
 
 Lengths in Å, angles in mrad, energies in eV, times in s, currents in pA, doses in e/Å². Where a detector's counts per
 electron are not known, read "electron" as "count": `Detector.counts_per_electron` is None then.
@@ -8,191 +8,34 @@ Defocus is signed and positive for underfocus.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from instrument import optics
 from instrument.errors import OutOfLimitsError
+from instrument.plans import AcquisitionPlan, Interlacing, Outcome, PlanCheck, Reservation
+from instrument.records import Identifier, Record, Rectangle
+
+__all__ = [
+    "ELEMENTARY_CHARGE",
+    "AcquisitionPlan",
+    "Condition",
+    "Description",
+    "Detector",
+    "Health",
+    "Identifier",
+    "Interlacing",
+    "Outcome",
+    "Parameter",
+    "PlanCheck",
+    "Record",
+    "Rectangle",
+    "Reservation",
+]
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 """C per electron."""
-
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Interlacing = Literal["offset", "checkerboard"]
-"""How two passes share a field: two rasters offset by half a step along both axes, each at half the dwell time; or every other
-cell of one raster in turn, at the full dwell time."""
-
-
-class Record(BaseModel):
-    """A frozen value; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Rectangle(Record):
-    """An axis-parallel rectangle in the specimen frame: corner (y, x) and size, Å."""
-
-    y: float
-    x: float
-    height: Annotated[float, Field(gt=0)]
-    width: Annotated[float, Field(gt=0)]
-
-    @property
-    def area(self) -> float:
-        """Å²."""
-        return self.height * self.width
-
-    def grown(self, margin: float) -> Rectangle:
-        """The same rectangle with a margin on each side.
-
-        Args:
-            margin: Å.
-        """
-        return Rectangle(
-            y=self.y - margin, x=self.x - margin, height=self.height + 2 * margin, width=self.width + 2 * margin
-        )
-
-    def contains(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
-        """Whether another rectangle lies inside.
-
-        Args:
-            other: specimen frame, Å.
-            tolerance: by how much it may stick out, Å.
-        """
-        return (
-            other.y >= self.y - tolerance
-            and other.x >= self.x - tolerance
-            and other.y + other.height <= self.y + self.height + tolerance
-            and other.x + other.width <= self.x + self.width + tolerance
-        )
-
-    def overlaps(self, other: Rectangle, tolerance: float = 1e-6) -> bool:
-        """Whether two rectangles share more than an edge.
-
-        Args:
-            other: specimen frame, Å.
-            tolerance: width of an overlap that does not count, Å.
-        """
-        return (
-            self.y + tolerance < other.y + other.height
-            and other.y + tolerance < self.y + self.height
-            and self.x + tolerance < other.x + other.width
-            and other.x + tolerance < self.x + self.width
-        )
-
-
-class AcquisitionPlan(Record):
-    """One scan, or two passes over one field: where, how fine, how far from focus, with how many electrons.
-
-    The scanned cells tile the field: there are floor(height/step) × floor(width/step) of them, of step × step, scanned row by
-    row. One pass has a position at the centre of each. Two passes follow each other without a pause and share the dose: with
-    `offset` interlacing each visits every cell, a quarter of a step before and behind its centre along both axes; with
-    `checkerboard` interlacing the first visits the centres of the cells with an even row + column, the second the others.
-    Explicit `positions` (specimen frame, (y, x), Å) replace the raster; `step` then only relates dose to electrons per pattern.
-    """
-
-    id: Identifier
-    campaign: Identifier
-    region: Identifier
-    field: Rectangle
-    step: Annotated[float, Field(gt=0, le=1e9, description="scan step size, Å")]
-    defocus: Annotated[float, Field(ge=-1e12, le=1e12, description="nominal defocus, Å, positive for underfocus")]
-    dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
-    positions: tuple[tuple[float, float], ...] | None = None
-    passes: Literal[1, 2] = Field(default=1, description="scans that share the dose; the second lies between the first")
-    interlacing: Interlacing = Field(default="offset", description="how two passes share the field")
-
-    @model_serializer(mode="wrap")
-    def _as_one_pass_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what one pass does not need, so that instruments and files from before there were two understand it."""
-        told: dict[str, Any] = handler(self)
-        if self.passes == 1:
-            told.pop("passes", None)
-            told.pop("interlacing", None)
-        return told
-
-    @model_validator(mode="after")
-    def _has_positions(self) -> AcquisitionPlan:
-        if self.positions is None and min(self.shape) < 1:
-            msg = f"a field of {self.field.height:g} × {self.field.width:g} Å holds no position at a step of {self.step:g} Å"
-            raise ValueError(msg)
-        if self.positions is not None and not self.positions:
-            raise ValueError("positions is an empty list; leave it out for a raster")
-        if self.passes == 2 and (self.positions is not None or self.n_cells < 2):
-            what = "explicit positions are" if self.positions is not None else "a single cell is"
-            msg = f"{what} scanned once; set passes to 1"
-            raise ValueError(msg)
-        return self
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(scan_y, scan_x) cells of the raster; (1, n) for explicit positions."""
-        if self.positions is not None:
-            return 1, len(self.positions)
-        return math.floor(self.field.height / self.step + 1e-6), math.floor(self.field.width / self.step + 1e-6)
-
-    @property
-    def n_cells(self) -> int:
-        """Number of cells of step × step that are scanned."""
-        return self.shape[0] * self.shape[1]
-
-    @property
-    def patterns_per_cell(self) -> int:
-        """How many patterns share the dose of a cell."""
-        return self.passes if self.interlacing == "offset" else 1
-
-    @property
-    def n_positions(self) -> int:
-        """Number of patterns, of all passes."""
-        return self.n_cells * self.patterns_per_cell
-
-    @property
-    def electrons_per_pattern(self) -> float:
-        """dose · step² over the patterns of a cell."""
-        return self.dose * self.step**2 / self.patterns_per_cell
-
-    @property
-    def electrons(self) -> float:
-        """Total electrons of the scan, without settle and flyback."""
-        return self.electrons_per_pattern * self.n_positions
-
-    def scan_positions(self) -> NDArray[np.float64]:
-        """Set-points of the probe in scan order, (n, 2), (y, x), Å, specimen frame; the first pass comes first."""
-        if self.positions is not None:
-            return np.asarray(self.positions, dtype=np.float64)
-        n_y, n_x = self.shape
-        y = self.field.y + (np.arange(n_y) + 0.5) * self.step
-        x = self.field.x + (np.arange(n_x) + 0.5) * self.step
-        centres = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
-        if self.passes == 1:
-            return centres
-        if self.interlacing == "offset":
-            return np.concatenate([centres - self.step / 4, centres + self.step / 4])
-        return centres[self._checkerboard_order()]
-
-    def pass_index(self) -> NDArray[np.int64]:
-        """(n,) in which pass each position is scanned, 0 or 1, in scan order."""
-        first = self.n_cells if self.patterns_per_cell == self.passes else -(-self.n_cells // 2)
-        return (np.arange(self.n_positions) >= first).astype(np.int64)
-
-    def rasters(self) -> tuple[NDArray[np.int64], ...]:
-        """Scan indices as (scan_y, scan_x): one array of all positions, or one for each of two offset passes.
-
-        Explicit positions have no raster.
-        """
-        if self.positions is not None:
-            return ()
-        if self.passes == 2 and self.interlacing == "checkerboard":
-            return (np.argsort(self._checkerboard_order()).reshape(self.shape),)
-        return tuple(np.arange(self.n_positions).reshape(-1, *self.shape))
-
-    def _checkerboard_order(self) -> NDArray[np.int64]:
-        """(n_cells,) numbers of the cells, those with an even row + column first."""
-        rows, columns = (np.arange(n) for n in self.shape)
-        return np.argsort(np.add.outer(rows, columns).ravel() % 2, kind="stable")
 
 
 def _rounding(limit: float) -> float:
@@ -267,6 +110,10 @@ class Detector(Record):
     dead_pixels: tuple[tuple[int, int], ...] = Field(
         default=(), description="(row, column) of pixels known not to count"
     )
+    dark_counts: float = Field(default=0.0, ge=0, description="mean counts of a pixel without beam, per pattern")
+    count_rate_limit: float | None = Field(
+        default=None, gt=0, description="largest counts per second that a pixel bears for long; None: not known"
+    )
 
 
 class Description(Record):
@@ -317,6 +164,9 @@ class Description(Record):
         default=0.0, ge=0, description="s by which a frame may come later: arming, buffers of the detector, computing"
     )
     region_dose_limit: float | None = Field(default=None, description="largest accumulated dose of a region, e/Å²")
+    exposure_limit: float | None = Field(
+        default=None, gt=0, description="most electrons of a single acquisition; None: no limit"
+    )
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -326,6 +176,12 @@ class Description(Record):
                 f"voltage of {self.voltage:g} eV is not possible; legal: above 1000, or a wavelength beside"
             )
         return self
+
+    @property
+    def disc_pixels(self) -> float:
+        """Pixels of the bright-field disc, at most those of the detector."""
+        rows, columns = self.detector.shape
+        return min(math.pi * (self.semiangle / self.detector.angular_pixel) ** 2, float(rows * columns))
 
     @property
     def energy(self) -> float:
@@ -356,41 +212,42 @@ class Description(Record):
         return min(self.dose.bounds[1], self.electrons_per_pattern[1] / self.step.bounds[0] ** 2)
 
 
-class PlanCheck(Record):
-    """What an accepted plan will cost."""
+class Condition(Record):
+    """One thing that has to be right for an exposure: vacuum, valves, high tension, emission, cooling, …
 
-    n_positions: int
-    shape: tuple[int, int]
-    dwell_time: float
-    electrons: float = Field(
-        description="all electrons that reach the specimen, with settle and flyback if unblanked then"
-    )
-    duration: float
-    bytes: int
-    illuminated: Rectangle
+    A value outside `low` … `high` is as bad as `ok` being false. After that it has to come back by `margin` before it counts as
+    good again, so that a value at its limit does not turn the beam on and off.
+    """
 
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    ok: bool = True
+    value: float | None = None
+    unit: str = ""
+    low: float | None = Field(default=None, description="smallest value that is right; None: no limit")
+    high: float | None = Field(default=None, description="largest value that is right; None: no limit")
+    margin: Annotated[float, Field(ge=0)] = Field(default=0.0, description="by which it has to be better after a trip")
+    message: Annotated[str, Field(max_length=500)] = ""
 
-class Reservation(Record):
-    """Electrons set aside for one acquisition id; `start` uses it up."""
+    def complaint(self, *, tripped: bool) -> str:
+        """What is wrong, as a phrase; "" where nothing is.
 
-    id: Identifier
-    check: PlanCheck
-    electrons_left: float = Field(description="of the campaign's budget, after this reservation")
-
-
-class Outcome(Record):
-    """How an acquisition ended (or that it still runs), as journalled by the instrument."""
-
-    id: Identifier
-    state: Literal["reserved", "running", "done", "aborted", "failed"]
-    frames: int = 0
-    electrons: float = 0.0
-    reason: str = ""
+        Args:
+            tripped: whether it was wrong before, so that `margin` counts.
+        """
+        margin = self.margin if tripped else 0.0
+        if not self.ok:
+            return f"{self.name}: {self.message or 'not as it should be'}"
+        if self.value is not None and self.low is not None and self.value < self.low + margin:
+            return f"{self.name}: {self.value:g} {self.unit}, at least {self.low + margin:g} {self.unit} are needed"
+        if self.value is not None and self.high is not None and self.value > self.high - margin:
+            return f"{self.name}: {self.value:g} {self.unit}, at most {self.high - margin:g} {self.unit} are right"
+        return ""
 
 
 class Health(Record):
-    """State of the column as far as an operator cares."""
+    """State of the column as far as an operator cares. While it is not well, nothing is exposed."""
 
     blanked: bool
     ok: bool = True
     message: str = ""
+    conditions: tuple[Condition, ...] = ()

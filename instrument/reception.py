@@ -12,6 +12,7 @@ import zmq
 import zmq.asyncio
 
 from instrument import wire
+from instrument.access import Admitted, Sender
 from instrument.background import Background
 from instrument.errors import ConflictError, InstrumentError
 from instrument.guard import BeamGuard
@@ -28,6 +29,10 @@ NEVER_WAITING = frozenset({"hello", "status", "lease.acquire", "lease.renew", "l
 """Verbs that are done as soon as they are begun."""
 
 
+CarryOut = Callable[[wire.Request, list[bytes], Sender], Awaitable[Any]]
+"""Does what a request says, whose sender may ask for it."""
+
+
 @dataclass(frozen=True)
 class _Message:
     """What has arrived: a request with its buffers, or the error of what is none."""
@@ -37,6 +42,7 @@ class _Message:
     size: int
     request: wire.Request | None
     buffers: list[bytes]
+    key: str
     error: InstrumentError | None = None
 
 
@@ -49,9 +55,11 @@ class Reception:
     Args:
         socket: ROUTER, not yet bound.
         guard: whose state goes with every reply, and who knows the lease.
+        admitted: whose keys are admitted; None: there are none.
     """
 
-    def __init__(self, socket: zmq.asyncio.Socket, guard: BeamGuard) -> None:
+    def __init__(self, socket: zmq.asyncio.Socket, guard: BeamGuard, admitted: Admitted | None) -> None:
+        self._admitted = admitted
         self._socket = socket
         self._guard = guard
         self._pending: Counter[str] = Counter()
@@ -59,9 +67,7 @@ class Reception:
         socket.sndhwm = MAX_PENDING
         self.peers = PeerWatch(socket, QUEUED_OF_A_PEER, wire.MAX_HEADER_BYTES)
 
-    async def receive(
-        self, tasks: Background, carry_out: Callable[[wire.Request, list[bytes]], Awaitable[Any]]
-    ) -> None:
+    async def receive(self, tasks: Background, carry_out: CarryOut) -> None:
         """Take what arrives, until cancelled.
 
         Args:
@@ -76,7 +82,7 @@ class Reception:
             except zmq.Again:
                 continue  # what had been announced is gone together with its connection
             self.peers.took(parts)
-            message = _read([part.bytes for part in parts])
+            message = _read([part.bytes for part in parts], _key_of(parts))
             queue = self._queue_of(message)
             if self._pending[queue] < MAX_PENDING and self._bytes[queue] + message.size <= MAX_PENDING_BYTES:
                 self._pending[queue] += 1
@@ -101,13 +107,13 @@ class Reception:
             return "lease holder"
         return "anyone"
 
-    async def _handle(
-        self, message: _Message, queue: str, carry_out: Callable[[wire.Request, list[bytes]], Awaitable[Any]]
-    ) -> None:
+    async def _handle(self, message: _Message, queue: str, carry_out: CarryOut) -> None:
         try:
             if message.request is None:
                 raise message.error or InstrumentError("nothing was asked for")
-            result = await carry_out(message.request, message.buffers)
+            sender = Sender() if self._admitted is None else self._admitted.sender(message.key)
+            sender.require(message.request.op)
+            result = await carry_out(message.request, message.buffers, sender)
         except InstrumentError as error:
             await self._reply(message, error=error)
         except Exception as error:
@@ -133,13 +139,21 @@ class Reception:
             log.info("a reply could not be delivered: %s", reason)
 
 
-def _read(parts: list[bytes]) -> _Message:
+def _key_of(parts: list[zmq.Frame]) -> str:
+    """The public key with which a message was sent; "" where there are no keys."""
+    try:
+        return str(parts[-1].get("User-Id"))
+    except zmq.ZMQError:
+        return ""
+
+
+def _read(parts: list[bytes], key: str) -> _Message:
     size = sum(map(len, parts))
     try:
         request, buffers = wire.decode_request(parts[1:])
     except InstrumentError as error:
-        return _Message(parts[0], wire.request_id(parts[1:]), size, None, [], error)
+        return _Message(parts[0], wire.request_id(parts[1:]), size, None, [], key, error)
     except Exception as error:
         failure = InstrumentError(f"{type(error).__name__}: {error}")
-        return _Message(parts[0], wire.request_id(parts[1:]), size, None, [], failure)
-    return _Message(parts[0], request.id, size, request, buffers)
+        return _Message(parts[0], wire.request_id(parts[1:]), size, None, [], key, failure)
+    return _Message(parts[0], request.id, size, request, buffers, key)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from instrument import wire
 from instrument.errors import MalformedRequestError, OutOfLimitsError
 from instrument.models import AcquisitionPlan, Identifier, Record, Rectangle
+from instrument.text import refuse_unprintable
 
 MAX_WAIT = 30.0
 _BOUND_ERRORS = {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "value_error"}
@@ -21,7 +22,7 @@ class Nothing(Record):
 class LeaseRequest(Record):
     """Of `lease.acquire`: who asks, and the s without renewal after which the lease lapses."""
 
-    holder: Annotated[str, Field(min_length=1, max_length=128)]
+    holder: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(refuse_unprintable)]
     ttl: float
 
 
@@ -68,8 +69,8 @@ class IlluminatedRequest(Record):
 class ResumeRequest(Record):
     """Of `resume`: who releases the instrument, and why."""
 
-    operator: Annotated[str, Field(min_length=1, max_length=128)]
-    reason: Annotated[str, Field(min_length=1, max_length=1024)]
+    operator: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(refuse_unprintable)]
+    reason: Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(refuse_unprintable)]
 
 
 def parse(kind: type[Record], request: wire.Request) -> Record:

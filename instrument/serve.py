@@ -20,6 +20,8 @@ from instrument.heartbeat import Heartbeat, SystemdNotifier, WatchdogLink
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
+from instrument.suspenders import HOLD
+from instrument.text import OneLine
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def serve(
     name: str | None = None,
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
+    hold: float = HOLD,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -75,11 +78,14 @@ def serve(
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
+        hold: s for which the column has to be well again, after it was not, before anything is exposed.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     try:
         with ExitStack() as stack:
             systemd = SystemdNotifier()
@@ -97,6 +103,7 @@ def serve(
                 name=name,
                 keys=keys,
                 heartbeats=heartbeats,
+                hold=hold,
             )
             asyncio.run(_serve(server, systemd))
     except (InstrumentError, OSError) as error:

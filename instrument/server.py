@@ -21,12 +21,14 @@ import zmq
 import zmq.asyncio
 
 from instrument import wire
+from instrument.access import Admitted
 from instrument.background import Background
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
 from instrument.errors import ConflictError, MalformedRequestError
 from instrument.guard import BeamGuard
+from instrument.health_watch import HealthWatch
 from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
@@ -34,6 +36,7 @@ from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 from instrument.reception import Reception
 from instrument.safe_socket import SafeSocket
+from instrument.suspenders import HOLD, Suspenders
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class InstrumentServer:
         keys: CURVE keys, mandatory for endpoints that other machines can reach.
         stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         heartbeats: who has to hear that this process is alive; closed by the caller.
+        hold: s for which the column has to be well again, after it was not, before anything is exposed.
         clock: monotonic time, s.
 
     Raises:
@@ -74,6 +78,7 @@ class InstrumentServer:
         keys: ServerKeys | None = None,
         stall_timeout: float = STALL_TIMEOUT,
         heartbeats: Sequence[Heartbeat] = (),
+        hold: float = HOLD,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -93,6 +98,7 @@ class InstrumentServer:
         self._state_dir = state_dir
         self._keys = keys
         self._stall_timeout = stall_timeout
+        self._hold = hold
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -126,6 +132,10 @@ class InstrumentServer:
                 clock=self._clock,
             )
             stack.push_async_callback(self._commands.end_exposure, SHUT_DOWN)
+            suspenders = Suspenders(self._clock, self._hold)
+            health = HealthWatch(self._microscope, self._guard, suspenders, self._state_dir)
+            await health.look()
+            tasks.create_task(health.run())
             tasks.create_task(self._reception.receive(tasks, self._commands.carry_out))
             tasks.create_task(self._supervise())
             self._stack = stack.pop_all()
@@ -149,8 +159,10 @@ class InstrumentServer:
     def _open_sockets(self, description: Description, stack: AsyncExitStack) -> DataSocket:
         context = zmq.Context()
         stack.callback(context.destroy, linger=200)
+        admitted = None
         if self._keys is not None:
-            stack.callback(self._keys.authenticator(context).stop)
+            admitted = Admitted(self._keys.clients)
+            stack.callback(self._keys.authenticator(context, admitted).stop)
         detector = description.detector
         frame_bytes = detector.shape[0] * detector.shape[1] * np.dtype(detector.dtype).itemsize
         control = zmq.asyncio.Socket(context, zmq.ROUTER)
@@ -161,7 +173,7 @@ class InstrumentServer:
         for router in (control, safe):
             stack.callback(router.close, linger=200)
             router.router_mandatory = True
-        self._reception = Reception(control, self._guard)
+        self._reception = Reception(control, self._guard, admitted)
         stack.callback(self._reception.peers.close)
         self._safe_socket = SafeSocket(safe, self._guard, self._heartbeats, self._clock)
         self.control = self._bind(control, self.control)

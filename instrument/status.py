@@ -26,6 +26,7 @@ class InstrumentStatus(Record):
         lease_left: s until it lapses, 0 where there is none.
         acquisition: id of the running acquisition; "" where there is none.
         uptime: s since the server started.
+        suspended: why nothing may be exposed although it is not in SAFE; it ends by itself. "" otherwise.
     """
 
     phase: Phase
@@ -38,6 +39,7 @@ class InstrumentStatus(Record):
     lease_left: float = 0.0
     acquisition: str = ""
     uptime: float = 0.0
+    suspended: str = ""
 
 
 class Lease(Record):

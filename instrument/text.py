@@ -9,8 +9,10 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
+import logging
 import re
 import sys
+from typing import Any
 
 REPLACE = "ptychopilot-replace"
 """Name of the error handler for text encodings that this module registers."""
@@ -46,6 +48,7 @@ _PLAIN = {
 }
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _SUPERSCRIPT = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SURROGATE = re.compile("[\udc80-\udcff]")
 
 
@@ -75,6 +78,39 @@ def encodable(text: str, encoding: str) -> str:
         return text
     powers = _SUPERSCRIPT.sub(lambda found: found[0] if _fits(found[0], encoding) else _power(found[0]), text)
     return powers.encode(encoding, REPLACE).decode(encoding)
+
+
+def visible(text: str) -> str:
+    r"""Text that is one line and stays where it is put: what moves the cursor, ends a line or turns the direction is shown.
+
+    Args:
+        text: that somebody else has written.
+
+    >>> visible("Ada\n2026-11-30 WARNING all is well\x1b[2J")
+    'Ada\\n2026-11-30 WARNING all is well\\x1b[2J'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def visible_all(value: Any) -> Any:
+    """JSON values whose texts are `visible`, all of them.
+
+    Args:
+        value: as `json.loads` makes it.
+    """
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {visible(key): visible_all(item) for key, item in value.items()}
+    return [visible_all(item) for item in value] if isinstance(value, list) else value
+
+
+def refuse_unprintable(text: str) -> str:
+    """The text. Raises ValueError where it holds what `visible` would change."""
+    if _UNPRINTABLE.search(text):
+        msg = f"{visible(text)!r} holds characters that cannot be shown in a line; leave them out"
+        raise ValueError(msg)
+    return text
 
 
 def write_anything() -> None:
@@ -111,3 +147,12 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(REPLACE, _replace)
+
+
+class OneLine(logging.Formatter):
+    """Log lines whose words come from elsewhere: a name cannot begin a line of its own, or move the cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as in the base class
+        """See logging.Formatter."""
+        record.message = visible(record.message)
+        return super().formatMessage(record)

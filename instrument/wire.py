@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from instrument.errors import MalformedRequestError, UnsupportedVersionError
+from instrument.text import refuse_unprintable
 
 MAGIC = b"PPIC"
 MAJOR = 1
@@ -42,7 +43,7 @@ HeaderType = TypeVar("HeaderType", bound=Header)
 class LeaseToken(Header):
     """Who commands, and under which fence number."""
 
-    holder: str = Field(min_length=1, max_length=128)
+    holder: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(refuse_unprintable)]
     fence: int = Field(ge=1)
 
 

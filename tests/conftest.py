@@ -31,8 +31,10 @@ _reported: set[int] = set()
 def pytest_configure() -> None:
     """Let processes that tests start find `examples`, and keep a worker of pytest-xdist and its processes to their own cores.
 
-    Otherwise each of them would start a thread for each core. No result depends on the number of threads.
+    Otherwise each of them would start a thread for each core. No result depends on the number of threads. Those of BLAS wait
+    for each other by turning round and round, which takes ten times the work where they share a core.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for the workers: this process has its threads already
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker and hasattr(os, "sched_setaffinity"):
@@ -62,7 +64,8 @@ def nothing_is_left_running(request: pytest.FixtureRequest, _sockets: WeakSet[zm
     ]:
         if time.monotonic() > give_up:
             for socket in list(_sockets):  # so that only the test that left them fails
-                socket.close(linger=0)
+                if socket.context is not garbage.gc.context:  # a thread of pyzmq waits on that one, and would abort
+                    socket.close(linger=0)
             _reported.update(_children())
             pytest.fail(f"left behind: {', '.join(left)}")
         time.sleep(0.01)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from instrument import (
     Rectangle,
     SafeStateError,
     StreamError,
+    SuspendedError,
 )
 from instrument.background import Background
 
@@ -38,6 +41,9 @@ logger = logging.getLogger(__name__)
 LARGEST_GAP = 0.05
 """Part of the frames that may be missing before an acquisition counts as failed."""
 _ABORT_INTERVAL_S = 0.1
+_HEALTH_INTERVAL_S = 1.0
+
+T = TypeVar("T")
 
 
 class FreshAreaError(NoResultError):
@@ -142,7 +148,7 @@ class Acquirer:
         pixels = int(np.prod(description.detector.shape)) * np.dtype(description.detector.dtype).itemsize
         require_space(self._folder, plan.n_positions * pixels)
         try:
-            reservation = await self._client.prepare(plan)
+            reservation = await self._when_well(trial, lambda: self._client.prepare(plan))
         except (OutOfLimitsError, BudgetError, ExhaustedError) as error:
             return self._book.update(trial, state=TrialState.FAILED, reason=f"refused by the instrument: {error}")
         except ConflictError as error:
@@ -154,7 +160,7 @@ class Acquirer:
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
         with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer:
-            outcome = await self._expose(trial, writer)
+            outcome = await self._when_well(trial, lambda: self._expose(trial, writer))
             trial = self._book.update(trial, electrons=outcome.electrons)
             gap = 1 - writer.received.mean()
             if outcome.state != "done" or gap > LARGEST_GAP:
@@ -164,6 +170,18 @@ class Acquirer:
                 )
             await asyncio.to_thread(writer.finish, outcome)
         return self._acquired(trial, time.monotonic() - started)
+
+    async def _when_well(self, trial: Trial, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something, again once the column is well where it is not: vacuum, high tension, cooling, …"""
+        while True:
+            try:
+                return await act()
+            except SuspendedError as error:
+                self._tell("waiting", trial, str(error))
+                logger.warning("%s: %s", trial.plan.id if trial.plan else trial.number, error)
+                while not (await self._client.health()).ok:
+                    self._control.check()
+                    await self._control.unless_stopped(asyncio.sleep(_HEALTH_INTERVAL_S))
 
     def _acquired(self, trial: Trial, seconds: float) -> Trial:
         file = str(self.path(trial).relative_to(self._folder))

@@ -27,10 +27,13 @@ from instrument import (
 )
 from instrument.endpoints import is_loopback
 from instrument.errors import HandshakeError, RefusedError
+from instrument.text import visible
 
 PATIENCE_S = 60.0
 """How long an instrument that does not answer is waited for."""
 _ATTEMPT_S = 2.0
+LONGEST_NAME = 100
+"""Characters of an operator's name that the instrument is told; it adds the name of the key."""
 
 
 @asynccontextmanager
@@ -140,7 +143,8 @@ async def release(client: InstrumentClient, journal: Journal) -> None:
     if status.phase != "safe":
         return
     facts = journal.facts
-    operator = facts.config.metadata.operator or _user()
+    # The instrument takes no longer name; one that cannot be shown would be refused.
+    operator = visible(facts.config.metadata.operator or _user())[:LONGEST_NAME]
     journal.note("released from SAFE", operator=operator, reason=status.reason)
     await client.resume(operator, f"campaign {facts.campaign} is resumed")
 

@@ -131,17 +131,16 @@ class Loop:
         description = await self._client.describe()
         observations = self._book.observations(number)
 
-        def suggest(policy: Policy) -> list[Suggestion]:
+        def suggest(policy: Policy) -> tuple[list[Suggestion], str]:
             policy.ingest(observations)
-            return policy.suggest(1)
+            suggested = policy.suggest(1)
+            return suggested, getattr(policy, "stop_reason", None) or "the policy suggests no further trial"
 
         try:
-            suggestions = await self._ask_policy(description, suggest, final=False)
+            suggestions, reason = await self._ask_policy(description, suggest, final=False)
         except BadInputError as error:
             # Checked before the campaign began; what is legal has shrunk since (a recording gets used up).
             suggestions, reason = [], str(error)
-        else:
-            reason = "the policy suggests no further trial"
         if not suggestions:
             self._journal.note("exploration ends", reason=reason)
             return None

@@ -26,7 +26,7 @@ from agent.campaign.planning import (
     reference_settings,
 )
 from agent.config import CampaignConfig, electrons_per_cell, interlacing
-from agent.errors import BadInputError
+from agent.errors import BadInputError, InstrumentUnavailableError
 from agent.plugins import load_attribute
 from agent.policy.base import Observation
 from agent.reconstruction import Reconstruction
@@ -84,7 +84,11 @@ async def preflight(client: InstrumentClient, config: CampaignConfig) -> tuple[D
 
     Raises:
         BadInputError: something is impossible; nothing has been reserved or exposed.
+        InstrumentUnavailableError: the column is not well.
     """
+    if not (health := await client.health()).ok:
+        msg = f"the microscope is not well: {health.message or 'it does not say why'}; start the campaign when it is"
+        raise InstrumentUnavailableError(msg)
     description, exposed = await take_stock(client)
     layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
     first = await asyncio.to_thread(first_suggestion, config, description, layout)

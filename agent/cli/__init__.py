@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import sys
 
 __all__ = ["main"]
@@ -27,6 +28,8 @@ def _run(arguments: list[str] | None) -> int:
     from instrument.text import write_anything
 
     write_anything()
+    # matrices are small here, and threads of BLAS that wait for each other take the time of those that work
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that it cannot write to is no news for the user
     if importlib.util.find_spec("typer") is None:
         sys.stderr.write(

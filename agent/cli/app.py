@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.options import EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.twin import twin
 
 app = typer.Typer(
     name="ptychopilot",
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(twin, name="twin")
 
 
 class Subject(StrEnum):
@@ -28,6 +30,9 @@ class Subject(StrEnum):
 
     calibration = "calibration"
     score = "score"
+    policies = "policies"
+    dose = "dose"
+    stop = "stop"
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -358,14 +363,23 @@ def study(
         Path | None, typer.Option(metavar="FOLDER", help="Also draw what was measured over what is true (PNG).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
+    ] = False,
+    pool: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="policies, dose: acquisitions that studies share.")
+    ] = None,
+    policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose: only these.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Hold calibration or score against the truth, on simulated columns and specimens that you list or the zoo draws.
+    """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
 
     calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
     score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
     campaign would, beside the information that the picture really carries.
+    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped, beside the best.
     """
+    from agent.cli.comparison import run_comparison
     from agent.cli.study import numbers, run_study
     from agent.study.plans import Wanted
 
@@ -375,7 +389,10 @@ def study(
         numbers(defoci, "--defoci", positive=False),
         quick,
     )
-    run_study(subject.value, columns, json_file, wanted, count, figures)
+    if subject in (Subject.policies, Subject.dose, Subject.stop):
+        run_comparison(subject.value, columns, json_file, wanted, count, figures, pool, policies)
+        return
+    run_study(subject.value, columns, json_file, wanted, count, figures, resume)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

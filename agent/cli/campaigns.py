@@ -24,7 +24,7 @@ from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
 from agent.cli.dashboard import dashboard_process
 from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
-from agent.cli.simulator import instrument_process, simulator_command
+from agent.cli.simulator import again, instrument_process, simulator_command
 from agent.cli.terminal import Terminal, has_display
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
@@ -39,6 +39,7 @@ from agent.status.metrics import measuring
 from agent.status.mqtt import publishing
 from agent.status.record_file import recording
 from agent.storage.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
+from instrument import InstrumentClient
 
 
 class Start(Protocol):
@@ -147,7 +148,8 @@ def resume(
     if record.state == "done" or endpoint is not None or link.command is None:
         conduct(endpoint)
     else:
-        with instrument_process(link.command, folder / INSTRUMENT / "log.txt") as own:
+        command = again(link.command, (folder / INSTRUMENT).resolve())
+        with instrument_process(command, folder / INSTRUMENT / "log.txt") as own:
             conduct(own)
 
 
@@ -180,6 +182,7 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
         raise BadInputError(msg) from error
     command = simulator_command(state.resolve(), "--column", f"random-{seed}", "--seed", str(seed))
     with instrument_process(command, state / "log.txt") as endpoint:
+        config = asyncio.run(_with_possible_expert(config, endpoint))
         start = partial(run_campaign, config, endpoint, folder, command=command)
         with dashboard_process(folder) as url:
             if url is not None:
@@ -189,6 +192,19 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
             report = _conduct(start, config, folder, json_file, Watched())
     if browser and has_display():
         webbrowser.open(report.resolve().as_uri())
+
+
+async def _with_possible_expert(config: CampaignConfig, endpoint: str) -> CampaignConfig:
+    """The example with an expert's defocus that the column drawn by the seed can have; a change is said."""
+    if config.expert is None:
+        return config
+    step, defocus = config.expert
+    async with InstrumentClient(endpoint) as client:
+        _, largest = (await client.describe()).defocus.bounds
+    if defocus <= largest:
+        return config
+    print(f"the expert's defocus is {largest:g} Å: this column does not reach {defocus:g} Å", flush=True)
+    return config.model_copy(update={"expert": (step, largest)})
 
 
 def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:

@@ -119,7 +119,7 @@ async def _reach_instrument(endpoint: str, patience: float, folder: Path | None)
     try:
         keys = load_keys(folder, endpoint)
         async with InstrumentClient(endpoint, keys=keys, timeout=patience, request_timeout=patience) as client:
-            description, status = await client.describe(), await client.status()
+            description, status, health = await client.describe(), await client.status(), await client.health()
     except (InstrumentError, BadInputError) as error:
         return Finding("instrument", endpoint, False, str(error))
     kind = beam(description.voltage, description.wavelength)
@@ -127,8 +127,8 @@ async def _reach_instrument(endpoint: str, patience: float, folder: Path | None)
     return Finding(
         "instrument",
         endpoint,
-        True,
-        f"{description.name}, {kind}; {status.phase}, beam {state}",
+        health.ok,
+        f"{description.name}, {kind}; {status.phase}, beam {state}{'' if health.ok else f'; not well: {health.message}'}",
     )
 
 

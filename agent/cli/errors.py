@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError, NoResultError, StoppedError
+from instrument.text import visible
 
 if TYPE_CHECKING:
     import typer
@@ -106,7 +107,7 @@ def print_error(message: str) -> None:
     """One line in red on standard error."""
     from agent.cli.terminal import Terminal
 
-    line = " ".join(message.split())
+    line = visible(" ".join(message.split()))
     Terminal(stderr=True).print(f"ptychopilot: {line}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from agent.cli.results import check_json, make_writable, say, write_json
 from agent.cli.terminal import Terminal
-from agent.config import Metadata, ScoreChoice
+from agent.config import MAX_RINGS, Metadata, ScoreChoice
 from agent.errors import BadInputError, NoResultError
 from agent.formatting import signed_length, uncertain
 from agent.known_geometry import KnownGeometry
@@ -188,6 +188,8 @@ def _score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
         for n in description.detector.shape
     )
     k_aperture = optics.spatial_frequency(description.semiangle, description.voltage)
-    ring = 1 / scored.height
-    k_max = max(4 * ring, min(2 * k_aperture, 0.95 / (2 * pixel)))
+    k_max = min(2 * k_aperture, 0.95 / (2 * pixel))
+    # a step in a wrong unit makes a field of micrometres, which is doubted where the positions are checked
+    ring = max(1 / scored.height, k_max / MAX_RINGS)
+    k_max = max(4 * ring, k_max)
     return ScoreChoice(k_min=2 * ring, k_max=k_max, ring_width=ring)

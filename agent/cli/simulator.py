@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import selectors
 import signal
 import subprocess
@@ -13,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.errors import InstrumentUnavailableError
+from agent.errors import BadInputError, InstrumentUnavailableError
 
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT = 90.0
 """s until the process must have said that it is ready."""
 ATTEMPTS = 3
+_OPTIONS = {"--column": re.compile(r"[A-Za-z0-9_-]{1,40}"), "--seed": re.compile(r"[0-9]{1,18}")}
+"""Of the demo's simulator, and what they may be."""
 PAUSE = 1.0
 """s between two attempts to start it."""
 
@@ -32,6 +35,33 @@ def simulator_command(state: Path, *options: str) -> list[str]:
     """
     command = [sys.executable, "-m", "sim_instrument", "simulate", "--control", "tcp://127.0.0.1:*"]
     return [*command, "--state", str(state), *options]
+
+
+def again(command: Sequence[str], state: Path) -> list[str]:
+    """The command that serves the simulated microscope of a campaign folder once more.
+
+    What stands in the folder is not run: its options are read, and the command is made anew of those that are known.
+
+    Args:
+        command: as the folder's journal has it.
+        state: of the folder's instrument.
+
+    Raises:
+        BadInputError: it is no command of `simulator_command`.
+    """
+    words = list(command)
+    start = words.index("simulate") + 1 if "simulate" in words[:4] else len(words)
+    pairs = dict(zip(words[start::2], words[start + 1 :: 2], strict=False))
+    options = {key: value for key, value in pairs.items() if key not in ("--control", "--state")}
+    if words[1:4] != ["-m", "sim_instrument", "simulate"] or not all(
+        key in _OPTIONS and _OPTIONS[key].fullmatch(value) for key, value in options.items()
+    ):
+        msg = (
+            f"the campaign's folder says that its instrument is started by {' '.join(words)[:200]!r}, which is not a command of "
+            "`ptychopilot demo` and is not run; start the instrument yourself and name it with --instrument"
+        )
+        raise BadInputError(msg)
+    return simulator_command(state, *(word for option in options.items() for word in option))
 
 
 @contextmanager

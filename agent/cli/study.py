@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
 from agent.study.calibration import calibration_records
-from agent.study.exposures import Exposed, Simulator, ahead, exposures
+from agent.study.exposures import Exposed, Simulator, StudyColumn, ahead, exposures
 from agent.study.plans import Planned, Wanted, calibration_plans, score_plans
-from agent.study.records import CalibrationRecord, ScoreRecord
+from agent.study.records import CalibrationRecord, Key, ScoreRecord
+from agent.study.resume import read_records, what_is_left
 from agent.study.score import score_records
 from agent.study.tables import calibration_tables, score_tables
 from instrument.models import Description
@@ -35,6 +36,7 @@ class _Study:
     plans: Callable[[int, Description, Wanted], list[Planned]]
     records: Callable[[Iterable[Exposed]], Iterator[Any]]
     tables: Callable[[Sequence[Any]], Iterator[Table]]
+    record: type[CalibrationRecord] | type[ScoreRecord]
     figure: str
     """Name of the function that draws it."""
     count: tuple[int, int]
@@ -42,8 +44,10 @@ class _Study:
 
 
 _STUDIES = {
-    "calibration": _Study(calibration_plans, calibration_records, calibration_tables, "calibration_figure", (60, 12)),
-    "score": _Study(score_plans, score_records, score_tables, "score_figure", (20, 3)),
+    "calibration": _Study(
+        calibration_plans, calibration_records, calibration_tables, CalibrationRecord, "calibration_figure", (60, 12)
+    ),
+    "score": _Study(score_plans, score_records, score_tables, ScoreRecord, "score_figure", (20, 3)),
 }
 
 
@@ -54,6 +58,7 @@ def run_study(
     wanted: Wanted,
     count: int | None = None,
     figures: Path | None = None,
+    resume: bool = False,
 ) -> None:
     """Conduct a study; print its tables, and write its records after each acquisition.
 
@@ -64,9 +69,10 @@ def run_study(
         wanted: settings, where not the study's own.
         count: how many columns are drawn; None: as many as the study takes.
         figures: folder for a picture of it; None: none.
+        resume: whether the acquisitions whose records `json_file` has already are left out.
 
     Raises:
-        BadInputError: the file of columns cannot be used, or the records not be written.
+        BadInputError: the file of columns cannot be used, or the records not be written or gone on with.
         NoResultError: no acquisition came to anything.
         StoppedError: Ctrl-C; what was done is printed and written.
     """
@@ -76,18 +82,20 @@ def run_study(
         make_writable(figures, "--figures")
     if count is None:
         count = study.count[wanted.quick]
-    records: list[CalibrationRecord | ScoreRecord] = []
-    stopped = False
+    records = read_records(json_file, study.record) if resume else []
+    done, stopped = {record.key for record in records}, False
     with console.status("starting the simulator") as status, Simulator(columns, count, FIRST_SEED) as simulator:
         total = len(simulator.columns)
         status.update(f"column 1 of {total}: {simulator.columns[0].name}")
-        plans = partial(_plans, study, wanted)
+        plans = partial(_plans, study, wanted, simulator.columns, done)
         try:
             for record in study.records(ahead(exposures(simulator, plans))):
+                if record.key in done:  # of a column that cannot be simulated
+                    continue
                 records.append(record)
                 _write(json_file, records)
-                done = len({r.name for r in records})
-                status.update(f"column {done} of {total}: {record.name}, {len(records)} acquisitions so far")
+                number = len({r.name for r in records})
+                status.update(f"column {number} of {total}: {record.name}, {len(records)} acquisitions so far")
         except KeyboardInterrupt:
             stopped = True
     _show(console, study, records, json_file)
@@ -127,8 +135,15 @@ def numbers(text: str | None, option: str, *, positive: bool) -> tuple[float, ..
     return found
 
 
-def _plans(study: _Study, wanted: Wanted, number: int, description: Description) -> list[Planned]:
-    return study.plans(number, description, wanted)
+def _plans(
+    study: _Study,
+    wanted: Wanted,
+    columns: Sequence[StudyColumn],
+    done: Collection[Key],
+    number: int,
+    description: Description,
+) -> list[Planned]:
+    return what_is_left(study.plans(number, description, wanted), columns[number], study.record, done)
 
 
 def _write(path: Path | None, records: Sequence[CalibrationRecord | ScoreRecord]) -> None:

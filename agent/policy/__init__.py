@@ -28,6 +28,11 @@ _BUILT_IN = {
     "sobol": "agent.policy.baselines:SobolPolicy",
     "random": "agent.policy.baselines:RandomPolicy",
     "expert": "agent.policy.baselines:ExpertPolicy",
+    "grid": "agent.policy.formulas:GridPolicy",
+    "ncem": "agent.policy.formulas:NcemPolicy",
+    "phaser": "agent.policy.formulas:PhaserPolicy",
+    "seed": "agent.policy.formulas:SeedPolicy",
+    "seed-4": "agent.policy.formulas:SeedFewStartsPolicy",
 }
 
 
@@ -46,7 +51,8 @@ def make_policy(problem: Problem, seed: int) -> Policy:
             campaign leave nothing to choose from.
     """
     named = problem.config.policy
-    target = _BUILT_IN.get(named, named)
+    is_generator = named.startswith("gest:")
+    target = "agent.policy.generators:GeneratorPolicy" if is_generator else _BUILT_IN.get(named, named)
     module_name, _, attribute = target.partition(":")
     if not module_name or not attribute:
         msg = f"policy {named!r} is unknown; legal: {', '.join(_BUILT_IN)}, or module:attribute for your own"

@@ -26,6 +26,7 @@ class Observation(Record):
     knee: float | None = Field(
         default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
+    defocus_measured: float | None = Field(default=None, description="Å; None: the set-point is all that is known")
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
         default="exploration", description="only exploration counts as a trial and against exploration.share"
@@ -41,6 +42,7 @@ class Problem:
         config: of the campaign.
         final_area: scanned area of the final acquisition, Å².
         trial_area: scanned area of a trial, Å².
+        earlier: trials of an earlier campaign on the same column; their numbers say nothing here.
         target: score to reach, bit/Å², where the goal is `cheapest`; None before it is known.
     """
 
@@ -49,6 +51,7 @@ class Problem:
     final_area: float
     trial_area: float
     target: float | None = None
+    earlier: tuple[Observation, ...] = ()
 
 
 @runtime_checkable

@@ -11,9 +11,10 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
-from agent.policy.final import recommend_best_observed, refuse_unaffordable
+from agent.policy.coordinates import as_points, as_settings
+from agent.policy.final import final_dose, recommend_best_observed, refuse_unaffordable
 from agent.policy.limits import Array
-from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
 
 DOSE_SPREAD = (0.4, 1.6)
@@ -92,6 +93,13 @@ class Baseline(ABC):
         dose = max(min(even, self.budget.final_electrons / self.problem.final_area), self.budget.smallest_dose)
         return dose, dose
 
+    def draw_one(self, book: ObservationBook) -> Array:
+        """(3,) a trial drawn at random from the legal settings."""
+        low, high = self.dose_range(book)
+        generator = np.random.default_rng([self.seed, book.next_number])
+        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
+        return points[0] if len(points) else self.space.lowest_dose_trial
+
     def _explain(self, point: Array, reason: str, book: ObservationBook) -> Suggestion:
         settings = as_settings(point)
         cost = (
@@ -140,6 +148,16 @@ class ExpertPolicy(Baseline):
         dose = doses[np.argmin(np.abs(np.log(doses / ideal)))] if doses.size else np.nan
         return np.array([self.step, self.defocus, dose]), "the expert's settings"
 
+    def recommend(self, electrons_left: float) -> Recommendation:
+        """See Policy: these settings, also where no trial has a score."""
+        if self.book.scored_trials or self.problem.config.goal.kind == "cheapest":
+            return super().recommend(electrons_left)
+        dose = float(final_dose(self.space, np.array([self.step]), electrons_left / self.problem.final_area)[0])
+        if not np.isfinite(dose):
+            return super().recommend(electrons_left)
+        settings = Settings(step=self.step, defocus=self.defocus, dose=dose)
+        return Recommendation(settings=settings, reason="the expert's settings; no trial has a score")
+
 
 class RandomPolicy(Baseline):
     """Draws each trial independently from the legal settings and keeps the best: the least a policy has to beat."""
@@ -148,10 +166,7 @@ class RandomPolicy(Baseline):
 
     def choose(self, book: ObservationBook) -> tuple[Array, str]:
         """See Baseline."""
-        low, high = self.dose_range(book)
-        generator = np.random.default_rng([self.seed, book.next_number])
-        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
-        return points[0] if len(points) else self.space.lowest_dose_trial, "drawn at random from the legal settings"
+        return self.draw_one(book), "drawn at random from the legal settings"
 
 
 class SobolPolicy(Baseline):

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import torch
-from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-from botorch.acquisition.objective import GenericMCObjective
-from botorch.sampling import SobolQMCNormalSampler
 
 from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import final_dose, refuse_unaffordable
+from agent.policy.improvement import Value, exact_improvement, explore_share, sampled_improvement
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.proposal import (
+    PictureModel,
     Proposal,
     RejectedCandidate,
+    Stop,
     exclude_failed,
     select_distinct,
     sobol_candidates,
@@ -31,8 +31,8 @@ from agent.policy.proposal import (
     step_dose_view,
 )
 from agent.policy.score_model import ScoreModel
-from agent.policy.space import SearchSpace, as_points, as_settings
-from agent.records import ModelView, Recommendation
+from agent.policy.space import SearchSpace
+from agent.records import Alternative, ModelView, Recommendation
 
 CANDIDATES = 512
 REFINEMENTS = (0.04, 0.01)
@@ -40,9 +40,12 @@ REFINEMENTS = (0.04, 0.01)
 REFINED_CENTRES = 3
 """How many of the best candidates are refined, each with as many new ones as NEIGHBOURS."""
 NEIGHBOURS = 48
-MC_SAMPLES = 128
 LOWER_DOSES = np.geomspace(1.0, 1 / 16, 7)
 """Doses, relative to what the electrons buy, at which the final acquisition may be better than there (damage)."""
+FRONT = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""Doses relative to the recommended one, of the front of score and dose."""
+FEWEST_BEFORE_STOP = 2
+"""Scored trials before exploration may end by its price."""
 LARGEST_SHARE = 2.0
 """No trial gets more than this multiple of the even share, so that later trials can still find something out."""
 
@@ -67,7 +70,7 @@ class BestPicture:
         self.problem, self.space, self.budget = problem, space, budget
         refuse_unaffordable(space, problem, budget.final_electrons)
 
-    def propose(self, model: ScoreModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal. Predictions in the reason are those of the final acquisition."""
         dose_max = self.budget.largest_dose(book)
         trials = sobol_candidates(self.space, seed, CANDIDATES, dose_max=dose_max)
@@ -75,12 +78,20 @@ class BestPicture:
         def project(points: Array) -> tuple[Array, Array]:
             return self._project(model, self.budget.final_electrons, exclude_failed(self.space, points, book))
 
-        trials, finals, value = self._search(trials, project, self._acquisition(model, book, seed), seed)
+        incumbent = self._best_final(model, self.budget.final_electrons)
+        trials, finals, value = self._search(trials, project, self._acquisition(model, book, incumbent, seed), seed)
         if len(trials) == 0:
             return "no new settings are legal for both a trial that can be paid and the final acquisition"
         best, *others = select_distinct(self.space, finals, value, 2)
         point = self._with_dose(trials[best], self._best_dose(model, book, trials[best], finals[best]))
-        mean, sd = model.predict(self.space.normalize(finals), finals[:, DOSE])
+        if self.problem.config.exploration.stop == "cost" and len(book.scored_trials) >= FEWEST_BEFORE_STOP:
+            loss = self._price(model, book, incumbent, float(point[DOSE]))
+            if np.exp(value[best]) < loss:
+                return Stop(
+                    f"no trial is worth its electrons: the best one is expected to improve the final picture by "
+                    f"{np.exp(value[best]):.2g} bit/Å², and its electrons there are worth {loss:.2g}"
+                )
+        mean, sd = model.predict(finals)
         unit = self.problem.description.dose_unit
 
         def expectation(i: int) -> str:
@@ -96,13 +107,15 @@ class BestPicture:
                 RejectedCandidate(self._with_dose(trials[i], point[DOSE]), f"{expectation(i)}, less than chosen")
                 for i in others
             ),
+            explore_share(model, incumbent, finals[best]),
+            float(np.exp(value[best])),
         )
 
-    def recommend(self, model: ScoreModel, electrons_left: float) -> Recommendation:
+    def recommend(self, model: PictureModel, electrons_left: float) -> Recommendation:
         """See ModelGoal. The highest posterior mean over all legal settings."""
         refuse_unaffordable(self.space, self.problem, electrons_left)
         best = self._best_final(model, electrons_left)
-        mean, sd = (float(v[0]) for v in model.predict(self.space.normalize(best[None]), best[None, DOSE]))
+        mean, sd = (float(v[0]) for v in model.predict(best[None]))
         unit = self.problem.description.dose_unit
         affordable = electrons_left / self.problem.final_area
         reason = (
@@ -112,49 +125,47 @@ class BestPicture:
             saturated = np.isclose(best[DOSE], final_dose(self.space, best[:1], affordable)[0])
             why = "more would exceed what a pattern may hold" if saturated else "more is predicted to damage"
             reason += f"; the electrons left would buy {affordable:.4g}, but {why}"
-        return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason)
+        front = self._front(model, float(best[DOSE]))
+        return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason, front=front)
 
-    def view(self, model: ScoreModel, electrons_left: float) -> ModelView:
+    def view(self, model: PictureModel, electrons_left: float) -> ModelView:
         """See ModelGoal. Step × defocus at the final dose; step × dose where defocus is fixed."""
         dose = electrons_left / self.problem.final_area
         if "defocus" in self.space.variables:
             return step_defocus_view(model, self.space, dose)
         return step_dose_view(model, self.space, self.space.axes[DEFOCUS].low, dose)
 
+    def _front(self, model: PictureModel, dose: float) -> tuple[Alternative, ...]:
+        """Less dose, each at its best settings and worse than more: the Pareto front of score and dose."""
+        points: list[Alternative] = []
+        for part in FRONT:
+            try:
+                best = self._best_final(model, part * dose * self.problem.final_area)
+            except BadInputError:  # no legal acquisition has so little dose
+                break
+            mean, sd = (float(v[0]) for v in model.predict(best[None]))
+            if not points or best[DOSE] < points[-1].settings.dose:
+                settings, reason = as_settings(best), f"{100 * best[DOSE] / dose:.3g} % of the dose"
+                points.append(Alternative(settings=settings, predicted=mean, predicted_sd=sd, reason=reason))
+        return tuple(points)
+
     # -- where ---------------------------------------------------------------------------------------------------
 
-    def _acquisition(self, model: ScoreModel, book: ObservationBook, seed: int) -> Callable[[Array], Array]:
-        """ln expected improvement of final points (n, 3), in bit/Å²: qLogNoisyExpectedImprovement (Ament et al. 2023)."""
+    def _acquisition(self, model: PictureModel, book: ObservationBook, incumbent: Array, seed: int) -> Value:
+        """ln expected improvement of final points (n, 3), in bit/Å², pending trials included."""
+        pending = as_points(o.settings for o in book.in_state("pending"))
+        if not isinstance(model, ScoreModel):
+            return exact_improvement(model.condition_on_pending(pending) if len(pending) else model, incumbent)
         scored = as_points(o.settings for o in book.scored_trials)
         _, known = self._project(model, self.budget.final_electrons, scored)
-        _, pending = self._project(
-            model, self.budget.final_electrons, as_points(o.settings for o in book.in_state("pending"))
-        )
+        _, waiting = self._project(model, self.budget.final_electrons, pending)
+        return sampled_improvement(model, known if len(known) else scored, waiting, seed)
 
-        def score(samples: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
-            growth = torch.as_tensor(model.curve.growth(self.space.dose_of(X.numpy())))
-            return growth * (model.curve.gain + model.curve.gain_sd * samples[..., 0])
-
-        acquisition = qLogNoisyExpectedImprovement(
-            model.gp,
-            X_baseline=torch.as_tensor(self.space.normalize(known if len(known) else scored)),
-            sampler=SobolQMCNormalSampler(torch.Size([MC_SAMPLES]), seed=seed),
-            objective=GenericMCObjective(score),
-            X_pending=torch.as_tensor(self.space.normalize(pending)) if len(pending) else None,
-        )
-
-        def value(finals: Array) -> Array:
-            with torch.no_grad():
-                log_improvement: Array = acquisition(torch.as_tensor(self.space.normalize(finals))[:, None]).numpy()
-            return log_improvement
-
-        return value
-
-    def _best_final(self, model: ScoreModel, electrons: float) -> Array:
+    def _best_final(self, model: PictureModel, electrons: float) -> Array:
         """Final point (3,) with the highest predicted score; the same for the same model."""
 
         def mean(finals: Array) -> Array:
-            return model.predict(self.space.normalize(finals), finals[:, DOSE])[0]
+            return model.predict(finals)[0]
 
         trials = sobol_candidates(self.space, 0, 2 * CANDIDATES)
         _, finals, value = self._search(trials, partial(self._project, model, electrons), mean, 0)
@@ -196,7 +207,7 @@ class BestPicture:
         legal: Array = points[self.space.is_legal(points) & (points[:, DOSE] <= dose_max)]
         return legal
 
-    def _project(self, model: ScoreModel, electrons: float, trials: Array) -> tuple[Array, Array]:
+    def _project(self, model: PictureModel, electrons: float, trials: Array) -> tuple[Array, Array]:
         """Those of `trials` (n, 3) that are legal as final acquisition, and their final points, each (m, 3).
 
         The dose is what `electrons` buy over the area, or a lower one whose predicted score is higher by more than its sd.
@@ -207,16 +218,14 @@ class BestPicture:
         lower = [final_dose(self.space, trials[:, STEP], affordable * part) for part in LOWER_DOSES]
         points[..., DOSE] = np.where(np.isfinite(lower), lower, affordable).T
         flat = points.reshape(-1, 3)
-        mean, sd = (
-            v.reshape(len(trials), len(LOWER_DOSES)) for v in model.predict(self.space.normalize(flat), flat[:, DOSE])
-        )
+        mean, sd = (v.reshape(len(trials), len(LOWER_DOSES)) for v in model.predict(flat))
         advantage = mean - mean[:, :1] - sd
         advantage[:, 0] = 0.0
         return trials, points[np.arange(len(trials)), np.argmax(advantage, axis=1)]
 
     # -- how many electrons --------------------------------------------------------------------------------------
 
-    def _best_dose(self, model: ScoreModel, book: ObservationBook, trial: Array, final: Array) -> float:
+    def _best_dose(self, model: PictureModel, book: ObservationBook, trial: Array, final: Array) -> float:
         """Dose of the next trial, e/Å², that per electron most reduces the variance at `final` and at the best final point."""
         even = max(self.budget.even_dose(book), self.budget.smallest_dose)
         dose_max = min(self.budget.largest_dose(book), max(LARGEST_SHARE * even, float(trial[DOSE])))
@@ -224,14 +233,25 @@ class BestPicture:
         pending = as_points(o.settings for o in book.in_state("pending"))
         known = model
         if len(pending):
-            known = model.condition_on_pending(self.space.normalize(pending), pending[:, DOSE])
+            known = model.condition_on_pending(pending)
         options = np.repeat(trial[None], len(doses), axis=0)
         options[:, DOSE] = doses
         points = np.concatenate([[final, self._best_final(model, self.budget.final_electrons)], options])
-        covariance = known.covariance(self.space.normalize(points), points[:, DOSE])
+        covariance = known.covariance(points)
         observed = np.diag(covariance)[2:] + model.noise.variance(doses)
         reduction = (covariance[:2, 2:] ** 2 / observed).sum(axis=0)
         return float(doses[np.argmax(reduction / doses)])
+
+    def _price(self, model: PictureModel, book: ObservationBook, incumbent: Array, dose: float) -> float:
+        """By how much, bit/Å², the final picture gets worse if a trial of this dose takes its electrons."""
+        left = self.budget.electrons - self.budget.spent(book) + self.budget.final_electrons
+        after = left - dose * self.problem.trial_area
+        points = np.repeat(incumbent[None], 2, axis=0)
+        points[:, DOSE] = final_dose(self.space, points[:, STEP], np.array([left, after]) / self.problem.final_area)
+        if not np.isfinite(points).all():
+            return 0.0
+        mean, _ = model.predict(points)
+        return float(mean[0] - mean[1])
 
     def _with_dose(self, trial: Array, dose: float) -> Array:
         """`trial` (3,) at the legal dose nearest to `dose`."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from typing import TypeGuard
 
 import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Observation, ObservationState, Problem
+from agent.policy.coordinates import as_points
 from agent.policy.limits import Array
-from agent.policy.space import SearchSpace, as_points
+from agent.policy.space import SearchSpace
 from agent.records import ElectronBudget, Settings
 
 
@@ -40,8 +43,15 @@ class ObservationBook:
 
     @property
     def scored_trials(self) -> list[Observation]:
-        """The trials that have a score with its variance."""
-        return [o for o in self.all if o.state == "done" and o.score is not None and o.variance is not None]
+        """The trials that have a score with its variance, both numbers: no model ever sees a NaN."""
+        done = (o for o in self.all if o.state == "done")
+        return [o for o in done if _is_number(o.score) and _is_number(o.variance) and (o.variance or 0.0) >= 0]
+
+    @property
+    def defocus_offset(self) -> float:
+        """By how much defocus as measured exceeds the set-points, Å, median of the scored trials; 0: not measured."""
+        found = [o.defocus_measured - o.settings.defocus for o in self.scored_trials if _is_number(o.defocus_measured)]
+        return float(np.median(found)) if found else 0.0
 
     def in_state(self, state: ObservationState) -> list[Observation]:
         """The trials that are pending, done or failed."""
@@ -86,6 +96,10 @@ class ObservationBook:
             return None
         known = space.normalize(as_points(o.settings for o in scored))
         return scored[int(np.argmin(np.linalg.norm(known - space.normalize(point[None]), axis=1)))].trial
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)
 
 
 class ExplorationBudget:

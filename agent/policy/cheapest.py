@@ -11,18 +11,20 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
+from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import CONFIDENCE, CONFIDENCE_QUANTILE
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.proposal import (
+    PictureModel,
     Proposal,
     RejectedCandidate,
+    Stop,
     exclude_failed,
     select_distinct,
     sobol_candidates,
     step_dose_view,
 )
-from agent.policy.score_model import ScoreModel
-from agent.policy.space import SearchSpace, as_points, as_settings
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation
 
 CANDIDATES = 1024
@@ -45,7 +47,7 @@ class Cheapest:
         """
         self.problem, self.space, self.budget = problem, space, budget
 
-    def propose(self, model: ScoreModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal."""
         target = self.problem.target
         if target is None:
@@ -56,7 +58,7 @@ class Cheapest:
             return "every legal trial that can be paid is like one that failed"
         pending = as_points(o.settings for o in book.in_state("pending"))
         if len(pending):
-            model = model.condition_on_pending(self.space.normalize(pending), pending[:, DOSE])
+            model = model.condition_on_pending(pending)
         log_probability = self._log_probability(model, pool, target)
         probability = np.exp(log_probability)
         sufficient = self._find_cheapest(model, target, self.space.axes[DOSE].high)
@@ -75,7 +77,7 @@ class Cheapest:
         rejected = tuple(RejectedCandidate(pool[i], f"{expectation(i)}, a poorer bargain") for i in others)
         return Proposal(pool[best], first + expectation(best), rejected)
 
-    def recommend(self, model: ScoreModel, electrons_left: float) -> Recommendation:
+    def recommend(self, model: PictureModel, electrons_left: float) -> Recommendation:
         """See ModelGoal. The lowest dose that reaches the target with a probability of CONFIDENCE, else the likeliest."""
         target = self.problem.target
         if target is None:
@@ -84,7 +86,7 @@ class Cheapest:
         affordable = electrons_left / self.problem.final_area
         cheapest = self._find_cheapest(model, target, affordable)
         best = self._find_likeliest(model, target, affordable) if cheapest is None else cheapest
-        mean, sd = (float(v[0]) for v in model.predict(self.space.normalize(best[None]), best[None, DOSE]))
+        mean, sd = (float(v[0]) for v in model.predict(best[None]))
         probability = float(np.exp(self._log_probability(model, best[None], target))[0])
         reason = (
             f"cheapest settings predicted to reach {target:.4g} bit/Å² with a probability of at least {CONFIDENCE:g}"
@@ -93,24 +95,24 @@ class Cheapest:
         )
         return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason)
 
-    def view(self, model: ScoreModel, electrons_left: float) -> ModelView:
+    def view(self, model: PictureModel, electrons_left: float) -> ModelView:
         """See ModelGoal. Step × dose, at the defocus of the recommendation where that is not fixed."""
         defocus = self.space.axes[DEFOCUS].low
         if "defocus" in self.space.variables:
             defocus = self.recommend(model, electrons_left).settings.defocus
         return step_dose_view(model, self.space, defocus, electrons_left / self.problem.final_area)
 
-    def _log_probability(self, model: ScoreModel, points: Array, target: float) -> Array:
+    def _log_probability(self, model: PictureModel, points: Array, target: float) -> Array:
         """ln P(noiseless score ≥ target), (n,)."""
         from scipy.special import log_ndtr
 
-        mean, sd = model.predict(self.space.normalize(points), points[:, DOSE])
+        mean, sd = model.predict(points)
         log_probability: Array = log_ndtr((mean - target) / sd)
         return log_probability
 
-    def _margin(self, model: ScoreModel, points: Array, target: float) -> Array:
+    def _margin(self, model: PictureModel, points: Array, target: float) -> Array:
         """(n,) bit/Å² by which the score exceeds the target with a probability of CONFIDENCE."""
-        mean, sd = model.predict(self.space.normalize(points), points[:, DOSE])
+        mean, sd = model.predict(points)
         return mean - CONFIDENCE_QUANTILE * sd - target
 
     def _final_candidates(self, dose_max: float) -> Array:
@@ -129,7 +131,7 @@ class Cheapest:
         grid[..., DOSE] = [np.pad(d, (0, longest - len(d)), mode="edge") for d in doses]
         return grid
 
-    def _find_cheapest(self, model: ScoreModel, target: float, dose_max: float) -> Array | None:
+    def _find_cheapest(self, model: PictureModel, target: float, dose_max: float) -> Array | None:
         """Point (3,) with the lowest sufficient dose up to `dose_max`; None where none is sufficient."""
         grid = self._final_candidates(dose_max)
         sufficient = self._margin(model, grid.reshape(-1, 3), target).reshape(grid.shape[:2]) >= 0
@@ -145,7 +147,7 @@ class Cheapest:
         best = finer[np.argmax(self._margin(model, finer, target) >= 0)]
         return best
 
-    def _find_likeliest(self, model: ScoreModel, target: float, dose_max: float) -> Array:
+    def _find_likeliest(self, model: PictureModel, target: float, dose_max: float) -> Array:
         """Point (3,) with the highest probability of reaching the target."""
         points = self._final_candidates(dose_max).reshape(-1, 3)
         best: Array = points[np.argmax(self._log_probability(model, points, target))]

@@ -9,9 +9,10 @@ from typing import Literal, Protocol
 import numpy as np
 
 from agent.policy.book import ObservationBook
+from agent.policy.coordinates import as_points
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
-from agent.policy.score_model import ScoreModel
-from agent.policy.space import SearchSpace, as_points
+from agent.policy.score_model import NoiseCurve
+from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation
 
 DISTINCT_DISTANCE = 0.15
@@ -32,17 +33,87 @@ class RejectedCandidate:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The next trial (3,), the reason, and the best candidates that were rejected."""
+    """The next trial.
+
+    Attributes:
+        point: (3,) step Å, defocus Å, dose e/Å².
+        reason: in words.
+        rejected: the best candidates that were not chosen.
+        explore_share: see `improvement.explore_share`; None: the goal does not say.
+        improvement: expected of the final picture, bit/Å²; None likewise.
+    """
 
     point: Array
     reason: str
     rejected: tuple[RejectedCandidate, ...] = ()
+    explore_share: float | None = None
+    improvement: float | None = None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """No trial is worth its electrons any more, and why."""
+
+    reason: str
+
+
+class PictureModel(Protocol):
+    """A model of the score over settings."""
+
+    @property
+    def noise(self) -> NoiseCurve:
+        """Variance of a score against dose."""
+        ...
+
+    def predict(self, points: Array) -> tuple[Array, Array]:
+        """The noiseless score of settings not tried yet.
+
+        Args:
+            points: (m, 3) step Å, defocus Å, dose e/Å².
+
+        Returns:
+            Mean and standard deviation, each (m,), bit/Å².
+        """
+        ...
+
+    def covariance(self, points: Array) -> Array:
+        """Posterior covariance of noiseless scores.
+
+        Args:
+            points: (m, 3) step Å, defocus Å, dose e/Å².
+
+        Returns:
+            (m, m), (bit/Å²)².
+        """
+        ...
+
+    def condition_on_pending(self, points: Array) -> PictureModel:
+        """The model once pending trials are measured as predicted.
+
+        Args:
+            points: (m, 3) step Å, defocus Å, dose e/Å².
+
+        Returns:
+            A model with the same mean, and less variance near the pending trials.
+        """
+        ...
+
+    def data_share(self, points: Array) -> Array:
+        """How much of what was uncertain before the first trial the trials have settled.
+
+        Args:
+            points: (m, 3) step Å, defocus Å, dose e/Å².
+
+        Returns:
+            (m,) from 0, all is prior, to 1, all is known from data.
+        """
+        ...
 
 
 class ModelGoal(Protocol):
     """How a goal turns a model of the score into settings."""
 
-    def propose(self, model: ScoreModel, book: ObservationBook, seed: int) -> Proposal | str:
+    def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """The next trial.
 
         Args:
@@ -51,11 +122,11 @@ class ModelGoal(Protocol):
             seed: of the candidates and of Monte Carlo samples.
 
         Returns:
-            The proposal, or a sentence that says why there is none.
+            The proposal; that exploration should end; or a sentence that says why nothing can be proposed.
         """
         ...
 
-    def recommend(self, model: ScoreModel, electrons_left: float) -> Recommendation:
+    def recommend(self, model: PictureModel, electrons_left: float) -> Recommendation:
         """Settings of the final acquisition.
 
         Args:
@@ -67,7 +138,7 @@ class ModelGoal(Protocol):
         """
         ...
 
-    def view(self, model: ScoreModel, electrons_left: float) -> ModelView:
+    def view(self, model: PictureModel, electrons_left: float) -> ModelView:
         """The model over the two most telling settings.
 
         Args:
@@ -142,7 +213,7 @@ def select_distinct(space: SearchSpace, points: Array, value: Array, others: int
     return selected
 
 
-def step_dose_view(model: ScoreModel, space: SearchSpace, defocus: float, dose_max: float) -> ModelView:
+def step_dose_view(model: PictureModel, space: SearchSpace, defocus: float, dose_max: float) -> ModelView:
     """The model over step (x) and dose (y).
 
     Args:
@@ -157,7 +228,7 @@ def step_dose_view(model: ScoreModel, space: SearchSpace, defocus: float, dose_m
     return _view(model, space, points, "dose", (x, y), {"defocus": defocus})
 
 
-def step_defocus_view(model: ScoreModel, space: SearchSpace, dose: float) -> ModelView:
+def step_defocus_view(model: PictureModel, space: SearchSpace, dose: float) -> ModelView:
     """The model over step (x) and defocus (y).
 
     Args:
@@ -184,7 +255,7 @@ def _view_edge(space: SearchSpace, column: int, high: float = math.inf) -> Array
 
 
 def _view(
-    model: ScoreModel,
+    model: PictureModel,
     space: SearchSpace,
     points: Array,
     y_name: Literal["defocus", "dose"],
@@ -192,7 +263,7 @@ def _view(
     fixed: dict[str, float],
 ) -> ModelView:
     shape = (len(edges[1]), len(edges[0]))
-    mean, sd = (v.reshape(shape).tolist() for v in model.predict(space.normalize(points), points[:, DOSE]))
+    mean, sd = (v.reshape(shape).tolist() for v in model.predict(points))
     legal = space.is_legal(points, final=True, any_dwell=True).reshape(shape).tolist()
     return ModelView(
         x_name="step",

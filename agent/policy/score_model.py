@@ -19,10 +19,13 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from linear_operator.utils.errors import NanError, NotPSDError
 from linear_operator.utils.warnings import NumericalWarning
 
-from agent.policy.limits import Array
+from agent.policy.coordinates import ModelCoordinates
+from agent.policy.limits import DOSE, Array
 
-FIT_FAILURES = (ModelFittingError, NanError, NotPSDError)
-"""What a fit that did not work raises."""
+FIT_FAILURES = (ModelFittingError, NanError, NotPSDError, RuntimeError, ValueError, np.linalg.LinAlgError)
+"""What a fit that did not work raises; torch's own linear algebra raises a RuntimeError."""
+JITTER = 1e-8
+"""Added to the variance of each trial in the units of the process, so that identical points do no harm."""
 SMALLEST_VARIANCE = 1e-8
 """Of a score relative to the largest score squared: keeps the covariance matrix invertible."""
 SMALLEST_RELATIVE_SD = 0.02
@@ -137,14 +140,16 @@ class ScoreModel:
     scales (Hvarfner et al., ICML 2024). `curve` does what `Standardize` would.
 
     Attributes:
+        coordinates: in which the process sees settings.
         gp: the process, fitted to the scored trials.
         curve: score against dose.
         noise: variance of a score against dose.
-        x: (n, d) trials in the coordinates of SearchSpace.normalize.
+        x: (n, d) trials in these coordinates.
         z: (n,) their scores in the units of the process.
         z_variance: (n,) of `z`.
     """
 
+    coordinates: ModelCoordinates
     gp: SingleTaskGP
     curve: DoseCurve
     noise: NoiseCurve
@@ -153,12 +158,14 @@ class ScoreModel:
     z_variance: torch.Tensor
 
     @classmethod
-    def fit(cls, x: Array, dose: Array, score: Array, variance: Array, knees: Array) -> ScoreModel:
+    def fit(
+        cls, coordinates: ModelCoordinates, points: Array, score: Array, variance: Array, knees: Array
+    ) -> ScoreModel:
         """The model of n trials.
 
         Args:
-            x: (n, d) coordinates of SearchSpace.normalize.
-            dose: (n,) e/Å².
+            coordinates: in which the process sees settings.
+            points: (n, 3) step Å, defocus Å, dose e/Å².
             score: (n,) bit/Å².
             variance: (n,) of the scores, (bit/Å²)².
             knees: (m,) e/Å², see DoseCurve.fit; may be empty.
@@ -167,24 +174,18 @@ class ScoreModel:
             FIT_FAILURES: one of them, where the hyperparameters cannot be fitted.
         """
         variance = np.maximum(variance, SMALLEST_VARIANCE * max(float(np.max(score**2)), 1e-12))
+        dose = points[:, DOSE]
         curve = DoseCurve.fit(dose, score, variance, knees)
-        known = torch.as_tensor(x)
+        known = torch.as_tensor(coordinates.normalize(points))
         z = torch.as_tensor((score / curve.growth(dose) - curve.gain) / curve.gain_sd)
         z_variance = torch.as_tensor(variance / (curve.gain_sd * curve.growth(dose)) ** 2)
         gp = SingleTaskGP(known, z[:, None], z_variance[:, None], outcome_transform=None)
         fit_gpytorch_mll(ExactMarginalLogLikelihood(gp.likelihood, gp))
-        return cls(gp, curve, NoiseCurve.fit(dose, variance), known, z, z_variance)
+        return cls(coordinates, gp, curve, NoiseCurve.fit(dose, variance), known, z, z_variance)
 
-    def condition_on_pending(self, x: Array, dose: Array) -> ScoreModel:
-        """The model once pending trials are measured as predicted (Kriging believer, Ginsbourger et al. 2010).
-
-        Args:
-            x: (m, d) coordinates of SearchSpace.normalize.
-            dose: (m,) e/Å².
-
-        Returns:
-            A model with the same mean and hyperparameters, and less variance near the pending trials.
-        """
+    def condition_on_pending(self, points: Array) -> ScoreModel:
+        """See PictureModel. The hyperparameters stay as they are (Kriging believer, Ginsbourger et al. 2010)."""
+        x, dose = self.coordinates.normalize(points), points[:, DOSE]
         mean, _ = self._posterior(x)
         z_variance = self.noise.variance(dose) / (self.curve.gain_sd * self.curve.growth(dose)) ** 2
         return replace(
@@ -194,35 +195,33 @@ class ScoreModel:
             z_variance=torch.cat([self.z_variance, torch.as_tensor(z_variance)]),
         )
 
-    def predict(self, x: Array, dose: Array) -> tuple[Array, Array]:
-        """The noiseless score of settings not tried yet.
-
-        Args:
-            x: (m, d) coordinates of SearchSpace.normalize.
-            dose: (m,) e/Å².
-
-        Returns:
-            Mean and standard deviation, each (m,), bit/Å².
-        """
-        mean, whitened = self._posterior(x)
+    def predict(self, points: Array) -> tuple[Array, Array]:
+        """See PictureModel."""
+        mean, whitened = self._posterior(self.coordinates.normalize(points))
         sd = np.sqrt(np.maximum(1.0 - (whitened**2).sum(axis=0), 1e-12))
-        growth = self.curve.growth(dose)
+        growth = self.curve.growth(points[:, DOSE])
         return growth * (self.curve.gain + self.curve.gain_sd * mean), growth * self.curve.gain_sd * sd
 
-    def covariance(self, x: Array, dose: Array) -> Array:
-        """Posterior covariance of noiseless scores.
-
-        Args:
-            x: (m, d) coordinates of SearchSpace.normalize.
-            dose: (m,) e/Å².
-
-        Returns:
-            (m, m), (bit/Å²)².
-        """
+    def covariance(self, points: Array) -> Array:
+        """See PictureModel."""
+        x = self.coordinates.normalize(points)
         _, whitened = self._posterior(x)
-        scale = self.curve.gain_sd * self.curve.growth(dose)
+        scale = self.curve.gain_sd * self.curve.growth(points[:, DOSE])
         covariance: Array = scale[:, None] * (self._kernel(torch.as_tensor(x)).numpy() - whitened.T @ whitened) * scale
         return covariance
+
+    def data_share(self, points: Array) -> Array:
+        """See PictureModel."""
+        _, whitened = self._posterior(self.coordinates.normalize(points))
+        share: Array = np.clip((whitened**2).sum(axis=0), 0, 1)
+        return share
+
+    def leave_one_out(self) -> float:
+        """Σ ln p(scoreᵢ | the others), with the hyperparameters of all."""
+        constant = float(self.gp.mean_module.constant.detach())
+        covariance = self._kernel(self.x).numpy() + np.diag(self.z_variance.numpy() + JITTER)
+        scale = self.curve.gain_sd * self.curve.growth(self.coordinates.dose_of(self.x.numpy()))
+        return log_leave_one_out((self.z.numpy() - constant) * scale, scale[:, None] * covariance * scale)
 
     def _kernel(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         with torch.no_grad():
@@ -233,8 +232,21 @@ class ScoreModel:
         points = torch.as_tensor(x)
         with torch.no_grad():
             constant = self.gp.mean_module.constant
-            factor = torch.linalg.cholesky(self._kernel(self.x) + torch.diag(self.z_variance))
+            factor = torch.linalg.cholesky(self._kernel(self.x) + torch.diag(self.z_variance + JITTER))
             cross = torch.linalg.solve_triangular(factor, self._kernel(self.x, points), upper=False)
             residual = torch.linalg.solve_triangular(factor, (self.z - constant)[:, None], upper=False)
             mean = constant + (cross.T @ residual)[:, 0]
         return mean.numpy(), cross.numpy()
+
+
+def log_leave_one_out(residual: Array, covariance: Array) -> float:
+    """Σ ln p of each value given the others (Rasmussen and Williams, eq. 5.10 to 5.12).
+
+    Args:
+        residual: (n,) values less their mean.
+        covariance: (n, n), noise included.
+    """
+    inverse = np.linalg.inv(covariance)
+    variance = 1 / np.maximum(np.diag(inverse), 1e-300)
+    error = (inverse @ residual) * variance
+    return float(-0.5 * (np.log(2 * np.pi * variance) + error**2 / variance).sum())

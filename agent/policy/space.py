@@ -9,18 +9,17 @@ interval that this defocus leaves, then a dose from the interval that this step 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import CampaignConfig, dwell_electrons_per_cell, electrons_per_cell
 from agent.errors import BadInputError
+from agent.policy.coordinates import ModelCoordinates, as_points
 from agent.policy.limits import (
     DEFOCUS,
     DOSE,
     DWELL_TIME,
-    NAMES,
     SMALLEST_RASTER,
     STEP,
     TOLERANCE,
@@ -38,8 +37,8 @@ from instrument.models import Description
 
 ACTIVE_MARGIN = 0.03
 """A constraint counts as active within this relative distance of its limit."""
-DOSE_DECADES = 20.0
-"""Decades of dose per unit of the model's dose axis. README.md says what a shorter scale did."""
+NEAREST = 4096
+"""Legal points among which the nearest one is looked for."""
 
 
 class SearchSpace:
@@ -48,6 +47,7 @@ class SearchSpace:
     Attributes:
         axes: step, defocus and dose of a trial, without the coupled limits.
         final_doses: dose axis of the final acquisition, likewise.
+        coordinates: of models.
         variables: names of the settings that are not fixed.
         largest_defocus: |Δf|, Å, at which the probe disc fills the part of the window that the campaign allows.
         lowest_dose_trial: (3,) the legal trial with the smallest dose.
@@ -73,7 +73,8 @@ class SearchSpace:
         )
         self.final_doses = Axis.intersect("dose", description.dose, None)
         self._dwell = self._dwell_axis()
-        self.variables = tuple(a.name for a in self.axes if not a.fixed)
+        self.coordinates = ModelCoordinates(self.axes)
+        self.variables = self.coordinates.names
         self.largest_defocus = search.largest_defocus(description)
         self._largest_dose = description.region_dose_limit or math.inf
         shared = (
@@ -89,7 +90,6 @@ class SearchSpace:
         self._final_constraints = (*shared, axis_constraint(self.final_doses, DOSE))
         self.lowest_dose_trial = self._find_lowest_dose_trial()
         self._defocus_choices = self._legal_defocus()
-        self._scale_low, self._scale_span = self._model_scale()
 
     # -- legality ------------------------------------------------------------------------------------------------
 
@@ -274,37 +274,33 @@ class SearchSpace:
     # -- model coordinates ---------------------------------------------------------------------------------------
 
     def normalize(self, points: Array) -> Array:
-        """Points in the coordinates of the model.
-
-        Args:
-            points: (n, 3) step Å, defocus Å, dose e/Å².
-
-        Returns:
-            (n, d) for the d settings that are not fixed: ln step and defocus scaled to 0 … 1, and ln dose above the smallest
-            dose in units of DOSE_DECADES decades, whatever its limits are.
-        """
-        x: Array = (_to_model_scale(points) - self._scale_low) / self._scale_span
-        return x[:, [name in self.variables for name in NAMES]]
+        """Points (n, 3) in the coordinates of the model, (n, d): see ModelCoordinates."""
+        return self.coordinates.normalize(points)
 
     def dose_of(self, x: Array) -> Array:
-        """Doses of points in the coordinates of the model.
+        """Doses (…), e/Å², of points (…, d) in the coordinates of the model."""
+        return self.coordinates.dose_of(x)
+
+    def nearest(self, point: Array, *, dose_max: float = math.inf) -> Array:
+        """The legal trial whose step and defocus are nearest to those wanted, and then its dose.
 
         Args:
-            x: (…, d) as `normalize` gives them.
+            point: (3,) step Å, defocus Å, dose e/Å².
+            dose_max: e/Å²; no dose is above.
 
         Returns:
-            (…) e/Å².
+            (3,).
         """
-        if "dose" not in self.variables:
-            return np.full(x.shape[:-1], self.axes[DOSE].low)
-        dose: Array = np.exp(self._scale_low[DOSE] + self._scale_span[DOSE] * x[..., -1])
-        return dose
-
-    def _model_scale(self) -> tuple[Array, Array]:
-        low = _to_model_scale(np.array([[a.low for a in self.axes]]))[0]
-        span = _to_model_scale(np.array([[a.high for a in self.axes]]))[0] - low
-        span[DOSE] = DOSE_DECADES * math.log(10)
-        return low, np.where(span > 0, span, 1.0)
+        cube = np.random.default_rng(0).random((NEAREST, 3))
+        legal = self.draw(cube, dose_min=min(float(point[DOSE]), dose_max), dose_max=dose_max)
+        clipped = np.array([[axis.low, axis.high] for axis in self.axes])
+        held = np.clip(point, clipped[:, 0], clipped[:, 1])[None]
+        held[:, DOSE] = self.dose_at_most(held[:, STEP], np.minimum(held[:, DOSE], dose_max))
+        candidates = np.concatenate([held[self.is_legal(held)], legal, self.lowest_dose_trial[None]])
+        best: Array = candidates[
+            np.argmin(np.linalg.norm(self.normalize(candidates) - self.normalize(point[None]), axis=1))
+        ]
+        return best
 
     # -- where legal points lie ----------------------------------------------------------------------------------
 
@@ -372,29 +368,3 @@ class SearchSpace:
         clipped = [(max(a, defocus.low), min(b, defocus.high)) for a, b in sides]
         slack = TOLERANCE * self.largest_defocus
         return np.array([(a, max(a, b)) for a, b in clipped if a <= b + slack])
-
-
-def as_points(settings: Iterable[Settings]) -> Array:
-    """Settings as rows.
-
-    Args:
-        settings: of n trials.
-
-    Returns:
-        (n, 3) step Å, defocus Å, dose e/Å².
-    """
-    return np.array([(s.step, s.defocus, s.dose) for s in settings], dtype=np.float64).reshape(-1, 3)
-
-
-def as_settings(point: Array) -> Settings:
-    """One row as settings.
-
-    Args:
-        point: (3,) step Å, defocus Å, dose e/Å².
-    """
-    return Settings(step=float(point[STEP]), defocus=float(point[DEFOCUS]), dose=float(point[DOSE]))
-
-
-def _to_model_scale(points: Array) -> Array:
-    """ln step, defocus and ln dose, (n, 3)."""
-    return np.stack([np.log(points[:, STEP]), points[:, DEFOCUS], np.log(points[:, DOSE])], axis=1)

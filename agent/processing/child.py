@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 PROCESSING = "agent.processing:process"
 """The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
 
@@ -177,7 +177,8 @@ def _child_environment() -> dict[str, str]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     defaults = {name: str(min(cores, 16)) for name in _THREAD_VARIABLES}
-    defaults["OMP_WAIT_POLICY"] = "PASSIVE"
+    # OpenBLAS cannot be told to wait passively; matrices are small, and one thread does
+    defaults |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
     path = os.pathsep.join(p for p in sys.path if p)  # a policy or processing of one's own stays importable
     return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
 

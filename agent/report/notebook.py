@@ -51,6 +51,8 @@ def suggestion_html(suggestion: Suggestion, dose_unit: str = "e/Å²") -> str:
         rows.append(("limited by", suggestion.constraint))
     if suggestion.nearest_trial is not None:
         rows.append(("nearest trial", str(suggestion.nearest_trial)))
+    if suggestion.shares_text():
+        rows.append(("knowledge", suggestion.shares_text()))
     rows += [("rejected", f"{settings_text(a.settings, dose_unit)}: {a.reason}") for a in suggestion.alternatives]
     return _cell("", [] if suggestion.predicted is None else [_expectations(suggestion)], rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from agent.formatting import duration, electrons, signed_length, uncertain
-from agent.records import CampaignRecord, Trial
+from agent.records import CampaignRecord, Suggestion, Trial
 from agent.report.headline import SCORE_UNIT, quantity_name, shared_power
 from agent.report.optics import carried_over, measured_defocus
 from agent.report.resolution import comes_back
@@ -88,7 +88,20 @@ def _why(trial: Trial) -> str:
         wrong.append(f"not to be trusted: {trial.veto}")
     told = "".join(f"<strong>{escape(line)}</strong> " for line in wrong)
     reason = escape(trial.suggestion.reason)
-    return f"{told}<details><summary>{reason}</summary></details>" if reason else told
+    if not reason:
+        return told
+    more = "".join(f"<li>{escape(line)}</li>" for line in _reasons(trial.suggestion))
+    return f"{told}<details><summary>{reason}</summary>{f'<ul>{more}</ul>' if more else ''}</details>"
+
+
+def _reasons(suggestion: Suggestion) -> list[str]:
+    """What a person may want to know beside the reason."""
+    told = [suggestion.shares_text()] if suggestion.shares_text() else []
+    if suggestion.constraint is not None:
+        told.append(f"limited by {suggestion.constraint}")
+    if suggestion.nearest_trial is not None:
+        told.append(f"nearest trial: {suggestion.nearest_trial}")
+    return told + [f"rejected {text}" for text in suggestion.rejected_texts()]
 
 
 def _back(trial: Trial) -> bool:

@@ -22,7 +22,7 @@ from agent.reconstruction import (
     reconstruct,
 )
 from agent.records import HalvesKind, Score
-from agent.scoring.both_kinds import combined
+from agent.scoring.both_kinds import combined, overlap_of
 from agent.scoring.comparison import Compared, Reconstruct, Rules, ScoreFunction, compare, score_halves, score_of
 from agent.scoring.drift import specimen_shift, without_drift
 from agent.scoring.registration import Shift
@@ -87,8 +87,8 @@ def judge(
         ValueError: a square reaches beyond the reconstruction.
     """
     check_data(data, settings.slices)
-    # halves have half the counts, but the picture's pixels
-    settings = replace(settings, padding=choose_padding(data, settings), seed=seed)
+    # Halves have half the counts, but the picture's pixels. What would enter a grid at the wrong side agrees in both.
+    settings = replace(settings, padding=choose_padding(data, settings, roomy=reconstruct_with is None), seed=seed)
     # A factor common to both halves changes no correlation, but a prior would weigh a ring's reflections above the noise
     # between them.
     plain = replace(settings, quantitative=False, regularise=False)
@@ -147,7 +147,7 @@ def _judge_passes(
     if rules.choice.split == "counts" and rules.score_with is None:
         on_progress(0.55)
         _, thinned = _split(data, picture, rules, settings.seed)
-        score = combined(score, thinned)
+        score = combined(score, thinned, min(overlap_of(half) for half in compared.pair))
     on_progress(1.0)
     return Judged(picture, compared.on_grid(picture), score, drift)
 

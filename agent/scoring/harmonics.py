@@ -11,6 +11,8 @@ from agent.reconstruction import window_of
 from agent.scoring.ring_correlation import tapered
 from instrument.models import Rectangle
 
+NOISY = 7.0
+"""Largest power of a ring over its mean that noise has; a ring with more has reflections of a crystal."""
 HARMONIC, LEAKAGE = 0.6, 0.2
 """Structure factor of the positions at a Fourier pixel next to a harmonic, and at its neighbours that still see it."""
 
@@ -67,7 +69,8 @@ def excess_at_harmonics(
 ) -> float:
     """Power of a picture at the scan's harmonics relative to the rest of their rings: about 1 where there is no grid.
 
-    The median over the harmonics, so that a reflection of the specimen that lies on one of them does not count as a grid.
+    Relative to the mean of noise, and to the largest of a ring with a crystal's reflections, since one of those may lie on a
+    harmonic. The median over the harmonics.
 
     Args:
         tiles: (y, x) phase images of the scored squares, rad.
@@ -84,6 +87,9 @@ def excess_at_harmonics(
     others = (rings >= 0) & ~harmonics
     counted = np.bincount(rings[others], minlength=rings.max() + 1)
     mean = np.bincount(rings[others], weights=power[others], minlength=rings.max() + 1) / np.maximum(counted, 1)
+    largest = np.zeros(len(mean))
+    np.maximum.at(largest, rings[others], power[others])
+    usual = np.where(largest > NOISY * mean, largest, mean)
     at = harmonics & (rings >= 0)
     at[at] = counted[rings[at]] > 0
-    return float(np.median(power[at] / np.maximum(mean[rings[at]], 1e-300))) if at.any() else 0.0
+    return float(np.median(power[at] / np.maximum(usual[rings[at]], 1e-300))) if at.any() else 0.0

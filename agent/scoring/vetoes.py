@@ -41,11 +41,13 @@ class Evidence:
     Attributes:
         misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
         heldout_gain: log-likelihood of the second half's counts over that of an empty specimen, nat per electron.
+        fourier_error: Σ(√n − √I)²/Σn of its own counts n and their model I.
         grid: power of the picture at the scan's harmonics over that of the rest of their rings, about 1 where there is no grid.
     """
 
     misfit: float
     heldout_gain: float
+    fourier_error: float
     grid: float = 0.0
 
 
@@ -75,8 +77,9 @@ def reconstruct_examined(
         predictor.take_over(solver)
     gained = empty - predictor.deviance_of(second.patterns)
     per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
-    misfit = relative_deviance(*solver.compared(_spread(len(first.patterns)))) / max(first.counts_per_electron, 1.0)
-    return found, Evidence(misfit, 0.5 * gained * per_electron)
+    seen = solver.compared(_spread(len(first.patterns)))
+    misfit = relative_deviance(*seen) / max(first.counts_per_electron, 1.0)
+    return found, Evidence(misfit, 0.5 * gained * per_electron, fourier_error(*seen))
 
 
 def apply_vetoes(score: Score, evidence: Evidence) -> Score:
@@ -94,7 +97,12 @@ def apply_vetoes(score: Score, evidence: Evidence) -> Score:
             f"({evidence.heldout_gain:.2g} nat per electron)"
         )
     return score.model_copy(
-        update={"heldout_gain": evidence.heldout_gain, "deviance": evidence.misfit, "veto": score.veto or veto}
+        update={
+            "heldout_gain": evidence.heldout_gain,
+            "deviance": evidence.misfit,
+            "fourier_error": evidence.fourier_error,
+            "veto": score.veto or veto,
+        }
     )
 
 
@@ -131,6 +139,21 @@ def relative_deviance(
     observed = 2 * (n * np.log(np.maximum(n, 1e-300) / mean) - (n - mean))
     observed = np.where(n > 0, observed, 2 * mean)
     return float(observed.sum() / expected_deviance(mean).sum())
+
+
+def fourier_error(
+    counts: NDArray[np.unsignedinteger[Any]], model: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> float:
+    """Σ(√n − √I)²/Σn, the error in Fourier space of iterative ptychography.
+
+    Args:
+        counts: (b, ky, kx).
+        model: (b, ky, kx), expected counts.
+        mask: (ky, kx), False where a pixel is not used.
+    """
+    seen = np.broadcast_to(mask > 0, counts.shape)
+    n, mean = counts[seen].astype(np.float64), np.maximum(model[seen].astype(np.float64), 0.0)
+    return float(((np.sqrt(n) - np.sqrt(mean)) ** 2).sum() / max(n.sum(), 1.0))
 
 
 def _spread(n: int) -> NDArray[np.int64]:

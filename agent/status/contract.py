@@ -142,6 +142,14 @@ class SuggestionMessage(SettingsMessage):
     source: str
     constraint: str | None
     needs_approval: bool = False
+    nearest_trial: int | None = Field(default=None, description="the scored trial with the nearest settings")
+    improvement: Number = Field(default=None, description="expected of the final picture")
+    data_share: Number = Field(default=None, description="part of what was uncertain that trials have settled, 0 to 1")
+    explore_share: Number = Field(
+        default=None, description="part of the improvement that comes from not knowing, 0 to 1"
+    )
+    predicted_by: str | None = Field(default=None, description="the prior of an ensemble, or trials alone")
+    rejected: str = Field(default="", description="the best candidates that were not chosen, with the reasons")
 
 
 class TrialMessage(SettingsMessage):

@@ -18,6 +18,7 @@ from agent.events import (
     TrialChanged,
 )
 from agent.records import Settings, TrialState
+from instrument.text import OneLine
 
 LOG = "log.txt"
 logger = logging.getLogger("agent.campaign")
@@ -27,7 +28,7 @@ logger = logging.getLogger("agent.campaign")
 def log_file(folder: Path) -> Iterator[None]:
     """Append everything that this program logs to `log.txt` in `folder` while the context is open."""
     handler = logging.FileHandler(folder / LOG, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("agent", "instrument")]
     before = [each.level for each in loggers]
     for each in loggers:

@@ -190,6 +190,12 @@ class Translator:
                 "reason": suggestion.reason,
                 "source": suggestion.source,
                 "constraint": suggestion.constraint,
+                "nearest_trial": suggestion.nearest_trial,
+                "improvement": suggestion.improvement,
+                "data_share": suggestion.data_share,
+                "explore_share": suggestion.explore_share,
+                "predicted_by": suggestion.model,
+                "rejected": "; ".join(suggestion.rejected_texts()),
             }
             letters.append(self._letter("suggestion", SuggestionMessage, fields))
         elif trial.state in ("failed", "vetoed"):

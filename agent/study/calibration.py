@@ -39,10 +39,7 @@ def calibration_records(exposed: Iterable[Exposed]) -> Iterator[CalibrationRecor
         exposed: first acquisitions of their columns.
     """
     for each in exposed:
-        base = CalibrationRecord(name=each.column.name, seed=each.column.seed, error=each.error)
-        if each.planned is not None:
-            plan = each.planned.plan
-            base = base.model_copy(update={"nominal_defocus": plan.defocus, "step": plan.step, "dose": plan.dose})
+        base = CalibrationRecord.asked(each.column, each.planned).model_copy(update={"error": each.error})
         if each.acquisition is None or each.truth is None:
             yield base
             continue

@@ -35,7 +35,9 @@ def score_records(exposed: Iterable[Exposed]) -> Iterator[ScoreRecord]:
     with tempfile.TemporaryDirectory(prefix="ptychopilot-study-") as folder:
         state = Path(folder) / "column.json"
         for each in exposed:
-            record = _blank(each)
+            record = ScoreRecord.asked(each.column, each.planned)
+            if each.error is not None:
+                record = record.failed(each.error)
             try:
                 if each.planned is not None and each.planned.scored is None:
                     state.unlink(missing_ok=True)
@@ -49,24 +51,7 @@ def score_records(exposed: Iterable[Exposed]) -> Iterator[ScoreRecord]:
                 why = " ".join(str(error).split()) or type(error).__name__
                 # Where a first acquisition fails, the others calibrate by themselves, as a campaign's next trial would.
                 if each.planned is None or each.planned.scored is not None:
-                    yield record.model_copy(update={"error": why})
-
-
-def _blank(each: Exposed) -> ScoreRecord:
-    """What was asked for."""
-    record = ScoreRecord(name=each.column.name, seed=each.column.seed, error=each.error)
-    if each.planned is None:
-        return record
-    plan = each.planned.plan
-    return record.model_copy(
-        update={
-            "step": plan.step,
-            "defocus": plan.defocus,
-            "dose": plan.dose,
-            "halves": "passes" if plan.passes == 2 else "thinned",
-            "cell": each.planned.cell,
-        }
-    )
+                    yield record.failed(why)
 
 
 def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:
@@ -100,11 +85,13 @@ def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:
             **record.model_dump(),
             "score": result.score.value,
             "sd": result.score.sd,
+            "halves": result.score.halves or record.halves,
             "veto": result.score.veto,
             "thinned": result.score.thinned,
             "truth": truth,
             "seconds": seconds,
             "data_error": result.deviance,
+            "fourier_error": result.score.fourier_error,
             "contrast": float(image.std()),
             "entropy": entropy(image),
         }

@@ -155,7 +155,7 @@ def summarise_score(records: Sequence[ScoreRecord], kind: Kind) -> ScoreSummary:
         regret=_median_regret(told),
         vetoes=len(told) - len(trusted),
         false_vetoes=sum(r.veto is not None and _agrees([r]) for r in told),
-        rivals={name: _rival(told, name) for name in ("data_error", "contrast", "entropy")},
+        rivals={name: _rival(told, name) for name in ("data_error", "fourier_error", "contrast", "entropy")},
     )
 
 

@@ -6,7 +6,7 @@ from examples import description
 
 from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
 from agent.policy import Observation, Problem, make_policy
-from agent.policy.space import as_settings
+from agent.policy.coordinates import as_settings
 
 
 @pytest.mark.parametrize("trials", [10, 50, 200])

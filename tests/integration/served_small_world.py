@@ -46,7 +46,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*SERVE, self.adapter, "--control", self.endpoint, "--state-dir", str(self.state)],
+            [*SERVE, self.adapter, "--control", self.endpoint, "--state-dir", str(self.state), "--hold", "0.1"],
             stdout=subprocess.PIPE,
             env={**os.environ, "SMALL_WORLD_INTERVAL": str(self.interval)},
         )

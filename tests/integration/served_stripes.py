@@ -70,11 +70,11 @@ class UnderWay(NamedTuple):
 
 
 @asynccontextmanager
-async def under_way(folder: Path, sink: Frames | None = None) -> AsyncIterator[UnderWay]:
+async def under_way(folder: Path, sink: Frames | None = None, **options: Any) -> AsyncIterator[UnderWay]:
     """An acquisition that stays at its sixth frame, beam on, until something blanks it."""
     microscope = StripedMicroscope()
     microscope.held_at = 5
-    async with serving(folder, microscope, stall_timeout=60.0) as (server, client), client.lease():
+    async with serving(folder, microscope, stall_timeout=60.0, **options) as (server, client), client.lease():
         await client.prepare(make_plan())
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(client.acquire("a1", sink or Frames()))

@@ -2,8 +2,8 @@
 
 The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
 deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
-names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N` (N: number of the acquisition). Every exposure is written into
-`exposures.jsonl` there, by the microscope itself; every job into `jobs.jsonl`.
+names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N` (N: number of the acquisition), `leak` (no vacuum).
+Every exposure is written into `exposures.jsonl` there, by the microscope itself; every job into `jobs.jsonl`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from agent.storage.reconstruction_file import write_reconstruction
 from instrument import (
     AcquisitionPlan,
     BlankedError,
+    Condition,
     Description,
     Frame,
     Health,
@@ -112,7 +113,10 @@ class SmallMicroscope:
         self._blanked.set()
 
     async def health(self) -> Health:
-        return Health(blanked=self._blanked.is_set())
+        vacuum = Condition(name="vacuum", ok=not (world() / "leak").exists())
+        if not vacuum.ok:
+            (world() / "leak-told").touch()
+        return Health(blanked=self._blanked.is_set(), conditions=(vacuum,))
 
 
 def make() -> SmallMicroscope:

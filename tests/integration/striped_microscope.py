@@ -17,6 +17,7 @@ from examples import between, check, description, detector, square
 from instrument import (
     AcquisitionPlan,
     BlankedError,
+    Condition,
     Description,
     Frame,
     Health,
@@ -59,6 +60,8 @@ class StripedMicroscope:
         self.beam_on = False
         self.exposed: dict[str, int] = {}
         self.held_at: int | None = None
+        self.counts_per_electron = 1e5
+        self.conditions: tuple[Condition, ...] = ()
         self.blanks = 0
         self._blanked = threading.Event()
         self._frame = pattern_of(0, shape)
@@ -71,7 +74,9 @@ class StripedMicroscope:
         return description(
             name=self.name,
             beam_current=CURRENT,
-            detector=detector(shape=self.shape, angular_pixel=1.0, dead_pixels=((1, 2),)),
+            detector=detector(
+                shape=self.shape, angular_pixel=1.0, dead_pixels=((1, 2),), counts_per_electron=self.counts_per_electron
+            ),
             step=between(0.1, 10.0),
             dose=between(1.0, 1e6, "e/Å²"),
             electrons_per_pattern=(1.0, 1e7),
@@ -116,7 +121,7 @@ class StripedMicroscope:
         self.blanks += 1
 
     async def health(self) -> Health:
-        return Health(blanked=not self.beam_on, message=f"pid {os.getpid()}")
+        return Health(blanked=not self.beam_on, message=f"pid {os.getpid()}", conditions=self.conditions)
 
 
 class WatchedMicroscope(StripedMicroscope):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from served_small_world import (
@@ -21,7 +23,7 @@ from agent import load_campaign, resume_campaign, run_campaign
 from agent.campaign.stop import Control
 from agent.cli.errors import EXIT_CODES
 from agent.errors import InstrumentUnavailableError, StoppedError
-from agent.events import Event, FramesReceived, TrialChanged
+from agent.events import Event, FramesReceived, PhaseChanged, TrialChanged
 from agent.storage.journal import load_history
 from instrument import InstrumentClient
 
@@ -195,3 +197,27 @@ async def test_ctrl_c_ends_in_order(tmp_path: Path, world: Path) -> None:
     assert (status.phase, status.blanked, status.holder) == ("idle", True, ""), (
         "beam off, lease given back, not in SAFE"
     )
+
+
+async def test_a_leak_holds_the_campaign_and_it_goes_on_by_itself(server: Server, tmp_path: Path, world: Path) -> None:
+    leak = world / "leak"
+
+    class Plumber:
+        """Breaks the vacuum before the second trial, and mends it when the campaign waits for that."""
+
+        waited: ClassVar[list[str]] = []
+
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, PhaseChanged) and event.phase == "preparing" and event.trial == 2 and not self.waited:
+                leak.touch()
+                while not (world / "leak-told").exists():  # the server asks once a second
+                    time.sleep(0.01)
+            if isinstance(event, PhaseChanged) and event.phase == "waiting" and "vacuum" in event.message:
+                self.waited.append(event.message)
+                leak.unlink(missing_ok=True)
+
+    record = await run_campaign(
+        config(expert=None), server.endpoint, tmp_path / "c", observers=[Plumber()], processing=PROCESSING
+    )
+    assert record.state == "done"
+    assert Plumber.waited

@@ -243,19 +243,19 @@ def test_a_small_campaign_on_the_simulated_microscope(tmp_path: Path, capsys: py
         tmp_path,
         electrons=2.4e6,
         area={"height": 18, "width": 18},
-        exploration={"trials": 2, "height": 16, "width": 16, "initial": 2},
+        exploration={"trials": 1, "height": 16, "width": 16, "initial": 1},
         search={"step": [1.4, 2.5], "defocus": [150, 400], "dose": [2000, 2400]},
         expert=[1.2, 300],
         score={"k_max": 1.0, "ring_width": 0.1},
         reconstruction={"passes": 3},
     )
-    with instrument_process(simulator_command(tmp_path / "state"), tmp_path / "sim.log") as endpoint:
+    small = ("--pixels", "64", "--angular-pixel", "2.192")
+    with instrument_process(simulator_command(tmp_path / "state", *small), tmp_path / "sim.log") as endpoint:
         code, out, err = _call(capsys, "run", path, "-i", endpoint, "--out", "campaign", "--json", "result.json")
     assert code == 0, err
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
     assert json.loads((tmp_path / "campaign" / "result.json").read_text(encoding="utf-8")) == result
     assert [(t["role"], t["state"]) for t in result["trials"]] == [
-        ("exploration", "done"),
         ("exploration", "done"),
         ("final", "done"),
         ("expert", "done"),

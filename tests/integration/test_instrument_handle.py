@@ -196,7 +196,8 @@ async def test_a_receiver_that_is_gone_does_not_hold_the_beam(tmp_path: Path):
                 await until(lambda: microscope.exposed.get("a1", 0) > 10)
                 outcome = await client.outcome("a1", wait=20)
         assert outcome.state == "aborted"
-        assert "no frame was taken or delivered" in outcome.reason
+        # On a machine with much else to do the connection is given up first.
+        assert "no frame was taken or delivered" in outcome.reason or "has gone away" in outcome.reason
         assert not microscope.beam_on
 
 

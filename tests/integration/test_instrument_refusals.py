@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,23 @@ async def test_a_command_after_its_deadline_is_not_carried_out(tmp_path: Path):
         with pytest.raises(BudgetError, match="no budget"):
             async with client.lease(ttl=60):
                 await client.prepare(make_plan(campaign="late"))
+
+
+async def test_commands_go_on_after_the_clocks_have_parted(tmp_path: Path):
+    ahead = 0.0
+    async with serving(tmp_path, StripedMicroscope(), clock=lambda: time.monotonic() + ahead) as (_, client):
+        ahead = 1000.0  # this machine was suspended, or runs slow for months
+        assert (await client.describe()).name == "striped"
+        async with client.lease(ttl=60):
+            assert (await client.prepare(make_plan())).id == "a1"
+
+
+async def test_the_clock_is_learnt_anew_with_every_renewal(tmp_path: Path):
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        token = client._lease
+        before = time.monotonic()
+        told = await client._control.request("lease.renew", limit=5, lease=token)
+        assert before <= told["clock"] <= time.monotonic()
 
 
 async def test_rubbish_on_the_control_and_safe_sockets_changes_nothing(tmp_path: Path):
@@ -183,7 +201,7 @@ FOREIGN = stream.encode_image(9, "of another series", 3, np.ones((16, 16), np.ui
 async def test_a_faulty_stream_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mangle: Callable[[bytes], list[bytes]], complaint: str | None
 ):
-    monkeypatch.setattr("instrument.client.IDLE_TIMEOUT", 1.0)
+    monkeypatch.setattr("instrument.following.IDLE_TIMEOUT", 1.0)
     async with (
         Mangled(StripedMicroscope(), state_dir=tmp_path, mangle=mangle) as server,
         InstrumentClient(server.control, timeout=5.0) as client,

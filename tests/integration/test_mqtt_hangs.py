@@ -83,7 +83,7 @@ async def test_a_broker_that_hangs_does_not_keep_the_agent_from_ending(answers: 
 
 
 async def test_a_broker_that_hangs_is_given_up_and_tried_again(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("agent.status.mqtt.BROKER_TIMEOUT", 0.2)
+    monkeypatch.setattr("agent.status.broker.BROKER_TIMEOUT", 0.2)
     async with silent() as (broker, where), publishing(where) as publisher:
         publisher.on_event(started())
         async with asyncio.timeout(20):
@@ -104,7 +104,7 @@ def test_the_report_is_written_before_the_broker_is_waited_for(
     monkeypatch.setattr(campaigns, "_conclude", conclude)
     monkeypatch.setattr(campaigns, "_has_ended", lambda folder: True)
 
-    async def start(observers: list[Any]) -> Any:
+    async def start(observers: list[Any], **_: Any) -> Any:
         async with asyncio.timeout(20):
             for observer in observers:
                 observer.on_event(started(str(tmp_path)))
@@ -120,7 +120,7 @@ def test_the_report_is_written_before_the_broker_is_waited_for(
             brokers.append(broker)
             config = CONFIG.model_copy(update={"mqtt": where})
             try:
-                await campaigns._watched(start, config, tmp_path, None)
+                await campaigns._watched(start, config, tmp_path, None, campaigns.Watched())
             except StoppedError:
                 assert stopped
 

@@ -16,6 +16,8 @@ PADDING = 1.5
 """By what factor the detector is extended for several slices with enough counts. Waves that leave a grid at one side enter it at
 the other: with 1.125 those of bilayer MoS₂, from known slices, differ from the truth by three times as much, and a common factor
 of its phases is found in 400 passes instead of 60."""
+FARTHEST = 2.0
+"""Largest factor by which the detector is extended for one slice."""
 THIN = 0.95
 """Part of the signal at the detector's edge that a slab must keep, in spite of its thickness, to count as thin."""
 TELLING = 300.0
@@ -38,23 +40,34 @@ def electrons_per_pixel(data: DiffractionData, total: float) -> float:
     return float(total / data.counts_per_electron * pixel.prod() / (np.ptp(data.positions, axis=0) + pixel).prod())
 
 
-def choose_padding(data: DiffractionData, settings: ReconstructionSettings) -> float:
+def choose_padding(data: DiffractionData, settings: ReconstructionSettings, *, roomy: bool = False) -> float:
     """By what factor the detector is extended.
 
     Args:
         data: patterns and optics.
-        settings: `padding` None: chosen here; the counts are read for it where there are several slices.
+        settings: `padding` None: chosen here; the counts are read for it where there are several slices, or room for all.
+        roomy: whether one slice, too, gets room for all frequencies that reach the detector, in about twice the time.
 
     Returns:
         1 … 4.
     """
     if settings.padding is not None:
         return float(settings.padding)
-    if settings.slices == 1:
+    if settings.slices == 1 and not roomy:
         return 1.0
     if electrons_per_pixel(data, data.counted()) < TELLING:
         return 1.0
-    return PADDING
+    return PADDING if settings.slices > 1 else _reach(data)
+
+
+def _reach(data: DiffractionData) -> float:
+    """Largest frequency of the specimen that reaches the detector, over that of its edge.
+
+    A wave that comes in under the angle α is scattered to the edge from α/λ beyond it. On a grid that ends at the edge such
+    frequencies enter at the other side.
+    """
+    edge = data.angular_pixel * min(data.patterns.shape[1:]) / 2
+    return float(min(1 + data.semiangle / edge, FARTHEST))
 
 
 def slices_are_thin(data: DiffractionData, settings: ReconstructionSettings) -> bool:

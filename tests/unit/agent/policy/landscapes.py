@@ -17,6 +17,7 @@ def problem(policy="botorch", *, trials=10, initial=4, share=0.5, instrument=Non
         "exploration": Exploration(height=30, width=30, trials=trials, initial=initial, share=share),
         "search": Search(step=(0.4, 3.0), defocus=(0.0, 700.0)),
         "policy": policy,
+        "prior": "none",
         "expert": (0.85, 500.0),
     }
     config = CampaignConfig(**(values | changes))

@@ -47,7 +47,10 @@ def test_a_users_own_policy_is_found_by_module_and_attribute(tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("botorhc", "unknown; legal: botorch, sobol, random, expert, or module:attribute"),
+        (
+            "botorhc",
+            "unknown; legal: botorch, sobol, random, expert, grid, ncem, phaser, seed, seed-4, or module:attribute",
+        ),
         ("no_such_module:x", "module 'no_such_module' cannot be imported"),
         ("own_policy_for_test:absent", "has no 'absent'"),
         ("own_policy_for_test:number", "not callable"),

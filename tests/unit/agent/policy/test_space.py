@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
 from agent.errors import BadInputError
 from agent.policy import SearchSpace
-from agent.policy.space import as_settings
+from agent.policy.coordinates import as_settings
 from agent.records import Settings
 from instrument import OutOfLimitsError, optics
 from instrument.models import AcquisitionPlan, Parameter, Rectangle

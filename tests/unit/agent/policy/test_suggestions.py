@@ -9,7 +9,7 @@ from examples import description
 from agent.config import Goal, Search
 from agent.errors import BadInputError
 from agent.policy import Observation, Problem, SearchSpace, make_policy
-from agent.policy.space import as_points
+from agent.policy.coordinates import as_points
 from agent.records import Settings
 from instrument.models import Parameter
 

@@ -10,7 +10,7 @@ import pytest
 
 from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.policy import SearchSpace
-from agent.policy.space import as_settings
+from agent.policy.coordinates import as_settings
 from instrument import AcquisitionPlan, Description, OutOfLimitsError, Rectangle
 from instrument.limits import with_legal_dose
 from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions

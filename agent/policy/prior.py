@@ -1,0 +1,309 @@
+"""What is known of the score before the first electron: its mean and covariance over an ensemble of simulated columns.
+
+The score is growth(D) · a · g(x), g over the settings x having the ensemble's mean and covariance, and a small stationary kernel
+by which the data can overrule both. README.md, "The prior", has the equations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from agent.policy.base import Observation, Problem
+from agent.policy.coordinates import as_points
+from agent.policy.ensemble import DOSES, SHIPPED, Member, is_usable, lattice, read_members
+from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.score_model import SMALLEST_VARIANCE, DoseCurve, NoiseCurve, log_leave_one_out
+from instrument import optics
+from instrument.models import Description
+
+FORGOTTEN = 0.3
+"""Part of the ensemble's covariance that an earlier campaign does not settle: another specimen, another day."""
+EARLIER_SD = 0.4
+"""Of ln a and ln D₀ after an earlier campaign: specimens differ."""
+FEWEST_MEMBERS = 6
+"""Columns below which there is no covariance to speak of."""
+LENGTHS = np.array([0.7, 0.4, 3.0])
+"""Over which a member's values are smooth, and the data's own deviations alike: ln step, part of the window, ln dose."""
+NUGGET = 0.02
+"""Variance, relative to the kernel's, that a member's noise has at a point of the lattice."""
+OWN_SD = (0.06, 0.15, 0.35, 0.7)
+"""Standard deviations of the stationary kernel that are tried, relative to the mean."""
+OWN_PRIOR = np.array([-0.5, 0.0, -0.5, -1.5])
+"""ln of their prior probabilities, up to a constant."""
+TYPICAL_VARIANCE = 0.1
+"""Variance of a score relative to its square, before any has been seen."""
+SMALLEST_KNEE_SD = 0.3
+"""Of ln D₀, where trials' own spectra say it."""
+GRID, WIDEST = 9, 2.5
+"""Values of a and D₀ each that are tried first, and within how many sd of their priors."""
+MANY = 60
+"""Trials from which fewer values are tried."""
+SCALE_SD = 0.1
+"""Of a beside the value found, relative."""
+
+
+class Prior:
+    """An ensemble seen from one instrument.
+
+    Args:
+        members: simulated columns.
+        description: of the instrument, whose window scales the defocus.
+
+    Attributes:
+        ln_scale: mean and standard deviation of ln a over the members.
+        ln_knee: likewise of ln D₀, D₀ in e/Å².
+        earlier: number of an earlier campaign's trials that taught it.
+    """
+
+    earlier = 0
+
+    def __init__(self, members: Sequence[Member], description: Description) -> None:
+        usable = [v for v in (np.array(m.values) for m in members) if is_usable(v)]
+        self.members = len(usable)
+        if self.members < FEWEST_MEMBERS:
+            return
+        self._part = 1 / optics.largest_defocus(
+            description.semiangle, description.detector.angular_pixel, description.voltage
+        )
+        knees = np.array([_knee(v) for v in usable])
+        growth = np.log2(1 + np.array(DOSES) / knees[:, None])
+        gains = np.stack(usable) / growth[:, None, None, :]
+        scales = gains.mean(axis=(1, 2, 3))
+        shapes = (gains / scales[:, None, None, None]).reshape(self.members, -1)
+        self.mean = shapes.mean(axis=0)
+        self.root = (shapes - self.mean) / math.sqrt(self.members - 1)
+        self.ln_scale = float(np.log(scales).mean()), float(max(np.log(scales).std(), 0.3))
+        self.ln_knee = float(np.log(knees).mean()), float(max(np.log(knees).std(), 0.3))
+        points = lattice()
+        self._low, self._high = points.min(axis=0), points.max(axis=0)
+        self._lattice = points
+        within = _kernel(points, points) + NUGGET * np.eye(len(points))
+        self._inverse = np.linalg.inv(within)
+        self._constant = self._inverse.sum(axis=0) / self._inverse.sum()
+
+    def coordinates(self, points: Array, defocus_offset: float = 0.0) -> Array:
+        """Settings in the ensemble's coordinates.
+
+        Args:
+            points: (n, 3) step Å, defocus Å, dose e/Å².
+            defocus_offset: true less nominal defocus, Å, as measured.
+
+        Returns:
+            (n, 3) ln step, part of the window, ln dose.
+        """
+        part = (points[:, DEFOCUS] + defocus_offset) * self._part
+        return np.stack([np.log(points[:, STEP]), part, np.log(points[:, DOSE])], axis=1)
+
+    def weights(self, u: Array) -> Array:
+        """(n, m) by which the values at the m points of the lattice make those at points u (n, 3), held within it: kriging."""
+        cross = _kernel(np.clip(u, self._low, self._high), self._lattice)
+        smooth = cross @ self._inverse
+        weights: Array = smooth + (1 - smooth.sum(axis=1, keepdims=True)) * self._constant
+        return weights
+
+    def settings_of_lattice(self, defocus_offset: float) -> Array:
+        """(m, 3) the points of the lattice as step Å, defocus Å, dose e/Å².
+
+        Args:
+            defocus_offset: true less nominal defocus, Å.
+        """
+        u = self._lattice
+        return np.stack([np.exp(u[:, STEP]), u[:, DEFOCUS] / self._part - defocus_offset, np.exp(u[:, DOSE])], axis=1)
+
+    def taught(self, trials: Sequence[Observation]) -> Prior:
+        """What is left to know of the same column after an earlier campaign.
+
+        Args:
+            trials: of that campaign, scored ones.
+        """
+        points = as_points(o.settings for o in trials)
+        scores, variances = np.array([o.score for o in trials]), np.array([o.variance for o in trials])
+        knees = np.array([o.knee for o in trials if o.knee is not None], dtype=np.float64)
+        measured = [o.defocus_measured - o.settings.defocus for o in trials if o.defocus_measured is not None]
+        offset = float(np.median(measured)) if measured else 0.0
+        model = EnsembleModel.fit(self, points, scores, variances, knees, offset)
+        lattice_points = self.settings_of_lattice(offset)
+        scale = model.curve.gain * model.curve.growth(lattice_points[:, DOSE])
+        mean, _ = model.predict(lattice_points)
+        covariance = model.covariance(lattice_points) / scale[:, None] / scale
+        kept = (1 - FORGOTTEN) * covariance + FORGOTTEN * self.root.T @ self.root
+        values, vectors = np.linalg.eigh(kept)
+        other = copy(self)
+        other.mean, other.earlier = mean / scale, len(trials)
+        other.root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+        other.ln_scale = math.log(model.curve.gain), EARLIER_SD
+        other.ln_knee = math.log(model.curve.knee), EARLIER_SD
+        return other
+
+
+def load_prior(problem: Problem) -> Prior | None:
+    """The prior that the campaign names; None where it wants none, or where there are too few columns for one.
+
+    Args:
+        problem: the campaign's.
+
+    Raises:
+        BadInputError: the file cannot be read.
+    """
+    named = problem.config.prior
+    if named == "none" or (named == "zoo" and not SHIPPED.exists()):
+        return None
+    prior = Prior(read_members(SHIPPED if named == "zoo" else Path(named)), problem.description)
+    return prior if prior.members >= FEWEST_MEMBERS else None
+
+
+def _knee(values: Array) -> float:
+    """D₀ that a member's mean growth from the lower to the higher dose shows."""
+    low, high = (max(float(values[..., i].mean()), 1e-3) for i in (0, 1))
+    knees = np.geomspace(1.0, 1e6, 400)
+    ratio = np.log2(1 + DOSES[1] / knees) / np.log2(1 + DOSES[0] / knees)
+    return float(knees[np.argmin(np.abs(ratio - high / low))])
+
+
+def _kernel(a: Array, b: Array) -> Array:
+    square = (((a[:, None] - b[None]) / LENGTHS) ** 2).sum(axis=-1)
+    kernel: Array = np.exp(-0.5 * square)
+    return kernel
+
+
+@dataclass(frozen=True)
+class EnsembleModel:
+    """A PictureModel: the prior and what the trials say.
+
+    Attributes:
+        prior: of the campaign.
+        curve: score against dose; its gain is a.
+        own_sd: of the stationary kernel, relative to the mean.
+        noise: variance of a score against dose.
+        points: (n, 3) trials; n may be 0.
+        score: (n,) bit/Å².
+        variance: (n,) of the scores.
+        defocus_offset: true less nominal, Å.
+    """
+
+    prior: Prior
+    curve: DoseCurve
+    own_sd: float
+    noise: NoiseCurve
+    points: Array
+    score: Array
+    variance: Array
+    defocus_offset: float
+
+    @classmethod
+    def fit(
+        cls, prior: Prior, points: Array, score: Array, variance: Array, knees: Array, defocus_offset: float = 0.0
+    ) -> EnsembleModel:
+        """The most probable a, D₀ and own_sd on a grid: never fails, also without trials.
+
+        Args:
+            prior: with at least FEWEST_MEMBERS members.
+            points: (n, 3) step Å, defocus Å, dose e/Å².
+            score: (n,) bit/Å².
+            variance: (n,) of the scores.
+            knees: (m,) e/Å², what the spectra of single trials say; may be empty.
+            defocus_offset: true less nominal defocus, Å, as measured.
+        """
+        knee = prior.ln_knee if not len(knees) else (float(np.log(knees).mean()), SMALLEST_KNEE_SD)
+        start = DoseCurve(math.exp(knee[0]), math.exp(prior.ln_scale[0]), 0.0)
+        if not len(points):
+            typical = TYPICAL_VARIANCE * (start.gain * float(start.growth(np.array([DOSES[0]]))[0])) ** 2
+            return cls(prior, start, OWN_SD[1], NoiseCurve(math.log(typical), 0.0), points, score, variance, 0.0)
+        variance = np.maximum(variance, SMALLEST_VARIANCE * max(float(np.max(score**2)), 1e-12))
+        noise = NoiseCurve.fit(points[:, DOSE], variance)
+        chosen = cls(prior, start, OWN_SD[0], noise, points, score, variance, defocus_offset)
+
+        def at(own: int, p: float, q: float) -> tuple[float, EnsembleModel]:
+            curve = DoseCurve(math.exp(knee[0] + q * knee[1]), math.exp(prior.ln_scale[0] + p * prior.ln_scale[1]), 0.0)
+            model = replace(chosen, curve=curve, own_sd=OWN_SD[own])
+            return model._log_likelihood() - 0.5 * (p**2 + q**2) + OWN_PRIOR[own], model
+
+        many = len(points) > MANY
+        places = np.linspace(-WIDEST, WIDEST, 5 if many else GRID)
+        near = np.linspace(-1, 1, 3 if many else 5) * (places[1] - places[0]) * 0.6
+        coarse = max((at(own, p, q)[0], own, p, q) for own in range(len(OWN_SD)) for p in places for q in places)
+        _, own, p, q = coarse
+        fine = [at(own, p + dp, q + dq) for dp in near for dq in near]
+        return max(fine, key=lambda each: each[0])[1]
+
+    def predict(self, points: Array) -> tuple[Array, Array]:
+        """See PictureModel."""
+        mean, variance = self._prior_alone(points)
+        if len(self.points):
+            cross, solved, residual = self._conditioned(points)
+            mean = mean + cross @ residual
+            variance = variance - (cross * solved).sum(axis=1)
+        return mean, np.sqrt(np.maximum(variance, 1e-12))
+
+    def covariance(self, points: Array) -> Array:
+        """See PictureModel."""
+        _, covariance = self._prior_at(points)
+        if not len(self.points):
+            return covariance
+        cross, solved, _ = self._conditioned(points)
+        left: Array = covariance - cross @ solved.T
+        return left
+
+    def condition_on_pending(self, points: Array) -> EnsembleModel:
+        """See PictureModel."""
+        mean, _ = self.predict(points)
+        return replace(
+            self,
+            points=np.concatenate([self.points, points]),
+            score=np.concatenate([self.score, mean]),
+            variance=np.concatenate([self.variance, self.noise.variance(points[:, DOSE])]),
+        )
+
+    def data_share(self, points: Array) -> Array:
+        """See PictureModel."""
+        _, before = self._prior_alone(points)
+        _, sd = self.predict(points)
+        share: Array = np.clip(1 - sd**2 / before, 0, 1)
+        return share
+
+    def leave_one_out(self) -> float:
+        """Σ ln p(scoreᵢ | the others), with the hyperparameters of all."""
+        mean, covariance = self._prior_at(self.points)
+        return log_leave_one_out(self.score - mean, covariance + np.diag(self.variance))
+
+    def _log_likelihood(self) -> float:
+        mean, covariance = self._prior_at(self.points)
+        factor = np.linalg.cholesky(covariance + np.diag(self.variance))
+        whitened = np.linalg.solve(factor, self.score - mean)
+        return float(-0.5 * whitened @ whitened - np.log(np.diag(factor)).sum())
+
+    def _prior_alone(self, points: Array) -> tuple[Array, Array]:
+        """Mean and variance, each (n,), of the score before the first trial."""
+        scale = self.curve.gain * self.curve.growth(points[:, DOSE])
+        weights = self.prior.weights(self.prior.coordinates(points, self.defocus_offset))
+        mean = np.maximum(weights @ self.prior.mean, 0.0)
+        spread = ((weights @ self.prior.root.T) ** 2).sum(axis=1) + self.own_sd**2 + (SCALE_SD * mean) ** 2
+        return scale * mean, scale**2 * spread
+
+    def _prior_at(self, points: Array, others: Array | None = None) -> tuple[Array, Array]:
+        """Mean (n,) of the score, and covariance (n, k) with other points, or (n, n) with themselves."""
+        u = self.prior.coordinates(points, self.defocus_offset)
+        v = u if others is None else self.prior.coordinates(others, self.defocus_offset)
+        scale = self.curve.gain * self.curve.growth(points[:, DOSE])
+        other_scale = scale if others is None else self.curve.gain * self.curve.growth(others[:, DOSE])
+        weights = self.prior.weights(u)
+        other_weights = weights if others is None else self.prior.weights(v)
+        shape = (weights @ self.prior.root.T) @ (other_weights @ self.prior.root.T).T
+        mean, other_mean = (np.maximum(w @ self.prior.mean, 0.0) for w in (weights, other_weights))
+        shape = shape + self.own_sd**2 * _kernel(u, v) + SCALE_SD**2 * np.outer(mean, other_mean)
+        return scale * mean, scale[:, None] * shape * other_scale
+
+    def _conditioned(self, points: Array) -> tuple[Array, Array, Array]:
+        """Covariance (m, n) of points with the trials, the same times the inverse (m, n), and the inverse times the residual."""
+        mean, covariance = self._prior_at(self.points)
+        total = covariance + np.diag(self.variance)
+        _, cross = self._prior_at(points, self.points)
+        solved = np.asarray(np.linalg.solve(total, cross.T).T, dtype=np.float64)
+        weighted = np.asarray(np.linalg.solve(total, self.score - mean), dtype=np.float64)
+        return cross, solved, weighted

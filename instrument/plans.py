@@ -1,0 +1,162 @@
+"""What may be asked of an instrument, and what becomes of it: a plan, its cost, its reservation, its outcome.
+
+Lengths in Å, times in s, doses in e/Å². Defocus is signed and positive for underfocus.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from instrument.records import Identifier, Record, Rectangle
+
+Interlacing = Literal["offset", "checkerboard"]
+"""How two passes share a field: two rasters offset by half a step along both axes, each at half the dwell time; or every other
+cell of one raster in turn, at the full dwell time."""
+
+
+class AcquisitionPlan(Record):
+    """One scan, or two passes over one field: where, how fine, how far from focus, with how many electrons.
+
+    The scanned cells tile the field: there are floor(height/step) × floor(width/step) of them, of step × step, scanned row by
+    row. One pass has a position at the centre of each. Two passes follow each other without a pause and share the dose: with
+    `offset` interlacing each visits every cell, a quarter of a step before and behind its centre along both axes; with
+    `checkerboard` interlacing the first visits the centres of the cells with an even row + column, the second the others.
+    Explicit `positions` (specimen frame, (y, x), Å) replace the raster; `step` then only relates dose to electrons per pattern.
+    """
+
+    id: Identifier
+    campaign: Identifier
+    region: Identifier
+    field: Rectangle
+    step: Annotated[float, Field(gt=0, le=1e9, description="scan step size, Å")]
+    defocus: Annotated[float, Field(ge=-1e12, le=1e12, description="nominal defocus, Å, positive for underfocus")]
+    dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
+    positions: tuple[tuple[float, float], ...] | None = None
+    passes: Literal[1, 2] = Field(default=1, description="scans that share the dose; the second lies between the first")
+    interlacing: Interlacing = Field(default="offset", description="how two passes share the field")
+
+    @model_serializer(mode="wrap")
+    def _as_one_pass_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what one pass does not need, so that instruments and files from before there were two understand it."""
+        told: dict[str, Any] = handler(self)
+        if self.passes == 1:
+            told.pop("passes", None)
+            told.pop("interlacing", None)
+        return told
+
+    @model_validator(mode="after")
+    def _has_positions(self) -> AcquisitionPlan:
+        if self.positions is None and min(self.shape) < 1:
+            msg = f"a field of {self.field.height:g} × {self.field.width:g} Å holds no position at a step of {self.step:g} Å"
+            raise ValueError(msg)
+        if self.positions is not None and not self.positions:
+            raise ValueError("positions is an empty list; leave it out for a raster")
+        if self.passes == 2 and (self.positions is not None or self.n_cells < 2):
+            what = "explicit positions are" if self.positions is not None else "a single cell is"
+            msg = f"{what} scanned once; set passes to 1"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(scan_y, scan_x) cells of the raster; (1, n) for explicit positions."""
+        if self.positions is not None:
+            return 1, len(self.positions)
+        return math.floor(self.field.height / self.step + 1e-6), math.floor(self.field.width / self.step + 1e-6)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells of step × step that are scanned."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def patterns_per_cell(self) -> int:
+        """How many patterns share the dose of a cell."""
+        return self.passes if self.interlacing == "offset" else 1
+
+    @property
+    def n_positions(self) -> int:
+        """Number of patterns, of all passes."""
+        return self.n_cells * self.patterns_per_cell
+
+    @property
+    def electrons_per_pattern(self) -> float:
+        """dose · step² over the patterns of a cell."""
+        return self.dose * self.step**2 / self.patterns_per_cell
+
+    @property
+    def electrons(self) -> float:
+        """Total electrons of the scan, without settle and flyback."""
+        return self.electrons_per_pattern * self.n_positions
+
+    def scan_positions(self) -> NDArray[np.float64]:
+        """Set-points of the probe in scan order, (n, 2), (y, x), Å, specimen frame; the first pass comes first."""
+        if self.positions is not None:
+            return np.asarray(self.positions, dtype=np.float64)
+        n_y, n_x = self.shape
+        y = self.field.y + (np.arange(n_y) + 0.5) * self.step
+        x = self.field.x + (np.arange(n_x) + 0.5) * self.step
+        centres = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+        if self.passes == 1:
+            return centres
+        if self.interlacing == "offset":
+            return np.concatenate([centres - self.step / 4, centres + self.step / 4])
+        return centres[self._checkerboard_order()]
+
+    def pass_index(self) -> NDArray[np.int64]:
+        """(n,) in which pass each position is scanned, 0 or 1, in scan order."""
+        first = self.n_cells if self.patterns_per_cell == self.passes else -(-self.n_cells // 2)
+        return (np.arange(self.n_positions) >= first).astype(np.int64)
+
+    def rasters(self) -> tuple[NDArray[np.int64], ...]:
+        """Scan indices as (scan_y, scan_x): one array of all positions, or one for each of two offset passes.
+
+        Explicit positions have no raster.
+        """
+        if self.positions is not None:
+            return ()
+        if self.passes == 2 and self.interlacing == "checkerboard":
+            return (np.argsort(self._checkerboard_order()).reshape(self.shape),)
+        return tuple(np.arange(self.n_positions).reshape(-1, *self.shape))
+
+    def _checkerboard_order(self) -> NDArray[np.int64]:
+        """(n_cells,) numbers of the cells, those with an even row + column first."""
+        rows, columns = (np.arange(n) for n in self.shape)
+        return np.argsort(np.add.outer(rows, columns).ravel() % 2, kind="stable")
+
+
+class PlanCheck(Record):
+    """What an accepted plan will cost."""
+
+    n_positions: int
+    shape: tuple[int, int]
+    dwell_time: float
+    electrons: float = Field(
+        description="all electrons that reach the specimen, with settle and flyback if unblanked then"
+    )
+    duration: float
+    bytes: int
+    illuminated: Rectangle
+
+
+class Reservation(Record):
+    """Electrons set aside for one acquisition id; `start` uses it up."""
+
+    id: Identifier
+    check: PlanCheck
+    electrons_left: float = Field(description="of the campaign's budget, after this reservation")
+
+
+class Outcome(Record):
+    """How an acquisition ended (or that it still runs), as journalled by the instrument."""
+
+    id: Identifier
+    state: Literal["reserved", "running", "done", "aborted", "failed"]
+    frames: int = 0
+    electrons: float = 0.0
+    reason: str = ""
