@@ -46,17 +46,11 @@ def study(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
     ] = False,
-    pool: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="policies, dose: acquisitions that studies share.")
-    ] = None,
+    pool: Annotated[Path | None, typer.Option(metavar="FOLDER", help="policies …: shared acquisitions.")] = None,
     policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose: only these.")] = None,
-    campaign: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="counterfactual: folder of a finished campaign.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: in place of the campaign's.")] = None,
-    electrons: Annotated[
-        float | None, typer.Option(min=0, help="counterfactual: the budget in place of the campaign's.")
-    ] = None,
+    campaign: Annotated[Path | None, typer.Option(metavar="DIR", help="counterfactual: a finished campaign.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: another seed.")] = None,
+    electrons: Annotated[float | None, typer.Option(min=0, help="counterfactual: another budget.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback).")] = False,
 ) -> None:
     """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
