@@ -10,12 +10,12 @@ import inspect
 from dataclasses import fields
 from itertools import pairwise
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model, model_validator
 
 from agent.encoding import WholePath
-from agent.reconstruction import Bounds, ReconstructionSettings, members
+from agent.reconstruction import PARTS, Bounds, ReconstructionSettings, members
 from instrument.errors import BadInputError
 from instrument.models import Record
 
@@ -25,7 +25,18 @@ _OTHER_DEFAULTS = {"stop_early": False}
 """The same number of passes for every trial: scores are compared."""
 
 
+Part = Literal["amplitude", "slices", "background", "intensity", "positions", "spread", "modes", "variations"]
+"""The keys of `agent.reconstruction.PARTS`."""
+
+
 class _Surroundings(Record):
+    model: Literal["auto", "given"] | tuple[Part, ...] = Field(
+        default="auto",
+        description="auto: held-out counts choose amplitude, slices, background, intensity, positions, spread (of the "
+        "detector), modes and variations (of the probe), each where none of its keys is written here; given: all as written or "
+        "by default; or a list of what to choose",
+        validate_default=True,
+    )
     passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
     calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
     probe: WholePath | None = Field(
@@ -46,6 +57,22 @@ class _Surroundings(Record):
         """
         given = {name: getattr(self, name) for name in _generated()}
         return ReconstructionSettings(max_passes=self.passes, **given)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Parts of the model that held-out counts choose."""
+        return () if isinstance(self.model, str) else self.model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_free(cls, raw: Any) -> Any:
+        """The parts by name, so that they are known where a record is written with all its fields and read again."""
+        raw = {} if raw == "auto" else raw
+        if not isinstance(raw, dict) or raw.get("model", "auto") != "auto":
+            return raw
+        free = tuple(part for part, names in PARTS.items() if not raw.keys() & set(names))
+        # where everything that can be written is written, as in a campaign of before, nothing is left to choose
+        return {**raw, "model": tuple(part for part in free if any(PARTS[part] for part in free))}
 
     @model_validator(mode="before")
     @classmethod
@@ -101,8 +128,16 @@ def _meanings() -> dict[str, str]:
 def _definitions() -> dict[str, Any]:
     hints, meanings = get_type_hints(ReconstructionSettings, include_extras=True), _meanings()
     defaults = {field.name: field.default for field in fields(ReconstructionSettings)} | _OTHER_DEFAULTS
+    free = {name for names in PARTS.values() for name in names}
     return {
-        name: (_for_pydantic(hints[name]), Field(default=defaults[name], description=meanings.get(name)))
+        name: (
+            _for_pydantic(hints[name]),
+            Field(
+                default=defaults[name],
+                description=meanings.get(name),
+                json_schema_extra={"chosen": True} if name in free else None,
+            ),
+        )
         for name in _generated()
     }
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsText
+from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
@@ -254,6 +255,7 @@ class Trial(Record):
         default=None, description="as measured; None: not reconstructed yet, or by another program"
     )
     cleaning: Cleaning | None = Field(default=None, description="what was left out, masked and found in its patterns")
+    model: ChosenModel | None = Field(default=None, description="as held-out counts chose it; None: as configured")
     reason: str = Field(default="", description="why it failed or was vetoed")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None
@@ -342,6 +344,7 @@ class Recommendation(Record):
     predicted: float | None = None
     predicted_sd: float | None = None
     reason: str = ""
+    front: tuple[Alternative, ...] = Field(default=(), description="what less dose would give at its best settings")
 
 
 class CampaignLayout(Record):

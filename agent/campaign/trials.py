@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
+from agent.model_record import ChosenModel
 from agent.policy.base import Observation
 from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
@@ -28,6 +29,7 @@ class TrialChanges(TypedDict, total=False):
     defocus_measured: float
     optics: Optics | None
     cleaning: Cleaning | None
+    model: ChosenModel | None
     reason: str
     acquisition_file: str
     reconstruction_file: str
@@ -169,10 +171,16 @@ class TrialBook:
             number: of the trial that is suggested next.
         """
         told = [t for t in self if t.number < number and t.role in ("reference", "exploration")]
-        return [_observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
+        return [observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 
-def _observe(trial: Trial, *, pending: bool) -> Observation:
+def observe(trial: Trial, *, pending: bool) -> Observation:
+    """A trial as a policy sees it.
+
+    Args:
+        trial: of a campaign.
+        pending: whether its score is not to be known yet.
+    """
     common: dict[str, Any] = {
         "trial": trial.number,
         "settings": trial.settings,

@@ -165,6 +165,14 @@ class EngineOptions:
     regularise: Annotated[
         bool, typer.Option("--regularise", help="Expect no specimen where only noise is seen (picture, not score).")
     ] = False
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|given",
+            help="auto: held-out counts choose slices, background, positions and more, as far as they are not given.",
+            show_default="given",
+        ),
+    ] = None
     device: Annotated[str | None, typer.Option(metavar="auto|cpu|gpu", help="Where to compute.")] = None
 
     def choice(self) -> ReconstructionChoice:
@@ -174,6 +182,7 @@ class EngineOptions:
         raw: dict[str, Any] = {}
         if self.settings is not None:
             raw = load_settings(self.settings).model_dump(exclude_unset=True)
+        raw["model"] = self.model or "given"
         given = {name: getattr(self, name) for name in ("passes", "probe_modes", "slices", "device", "probe")}
         spacing = _numbers(self.slice_spacing, "--slice-spacing", "Å, one number or one for each gap, such as 1,5.15,1")
         given["slice_spacing"] = spacing[0] if spacing and len(spacing) == 1 else spacing

@@ -90,7 +90,15 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
         "trials": [_trial(trial) for trial in record.trials],
         "recommended": None
         if recommended is None
-        else {**_settings(recommended.settings), "predicted": recommended.predicted, "reason": recommended.reason},
+        else {
+            **_settings(recommended.settings),
+            "predicted": recommended.predicted,
+            "reason": recommended.reason,
+            "front": [
+                {**_settings(each.settings), "predicted": each.predicted, "predicted_sd": each.predicted_sd}
+                for each in recommended.front
+            ],
+        },
         "score": _score(final),
         "score_sd": _score_sd(final),
         "halves": final.score.halves if final is not None and final.score is not None else None,
@@ -234,6 +242,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "resolution": trial.score.resolution if trial.score is not None else None,
         "defocus_measured": trial.defocus_measured,
         "optics": None if trial.optics is None else trial.optics.model_dump(mode="json"),
+        "model": None if trial.model is None else trial.model.model_dump(mode="json"),
         "reason": trial.reason,
         "acquisition_file": trial.acquisition_file,
         "reconstruction_file": trial.reconstruction_file,

@@ -40,7 +40,9 @@ def _key(key: str, field: dict[str, Any], schema: dict[str, Any], required: bool
     absent = field.get("default", ...) is None
     lines = ["", *_comment(section.get("description", ""), ""), f"{key}:{' null' if absent else ''}"]
     for name, sub in section["properties"].items():
-        lines += _line(name, sub, name in section.get("required", ()), "#   " if absent else "  ")
+        # what is chosen unless it is written is shown commented out as well
+        indent = "#   " if absent or sub.get("chosen") else "  "
+        lines += _line(name, sub, name in section.get("required", ()), indent)
     return [*lines, ""]
 
 

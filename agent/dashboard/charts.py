@@ -108,7 +108,8 @@ def model_chart(view: View) -> str:
 def dose_map(view: View) -> str:
     """Where on the specimen electrons went, to scale; darker for more."""
     session = view.session
-    fields = [t for t in view.trials.values() if t.field_y_a is not None and t.state not in ("suggested", "vetoed")]
+    exposed = (t for t in view.trials.values() if t.electrons or t.state in ("reserved", "acquiring"))
+    fields = [t for t in exposed if t.field_y_a is not None]
     if session is None or not fields:
         return _empty("nothing is exposed yet")
     top = min(t.field_y_a or 0.0 for t in fields)

@@ -86,7 +86,8 @@ class Page:
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         ui.keyboard(self._on_key, repeating=False)
         self._build_keys()
-        with ui.element("header").classes("top"):
+        self._top = ui.element("header").classes("top")
+        with self._top:
             self._build_top()
         self._boxes["banner"] = ui.html("", sanitize=False).classes("banner-slot")
         with ui.element("main").classes("grid"):
@@ -180,6 +181,7 @@ class Page:
         state = view.state
         if state is None:
             return
+        self._top.classes(add="over" if view.finished else "", remove="" if view.finished else "over")
         self._autonomy.set_value(state.autonomy)
         self._pause.set_text("GO ON" if state.paused else "PAUSE")
         self._pause.classes(add="active" if state.paused else "", remove="" if state.paused else "active")

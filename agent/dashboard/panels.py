@@ -72,7 +72,9 @@ def now_html(view: View) -> str:
         return '<p class="nothing">nothing was heard of this campaign yet</p>'
     doing = _PHASES.get(state.phase, state.phase)
     where = (
-        f"trial {state.trial} of {state.n_trials}" if state.trial is not None else f"{state.n_trials} trials planned"
+        f"trial {state.trial} of {state.n_trials}"
+        if state.trial is not None
+        else (f"{len(view.trials)} trials" if view.finished else f"{state.n_trials} trials planned")
     )
     role = f" · {escape(state.role)}" if state.role else ""
     parts = [f'<p class="big">{escape(doing)}</p><p class="muted">{where}{role}</p>']
@@ -127,7 +129,8 @@ def electrons_html(view: View) -> str:
         return f'<p class="nothing">electrons: {DASH}</p>'
     unit = "e⁻" if dose.unit == "e" else "counts"
     named = (("spent", dose.spent), ("reserved", dose.reserved), ("left", dose.remaining), ("budget", dose.budget))
-    return _facts([(name, f"{electrons(value)} {unit}") for name, value in named]) + charts.dose_map(view)
+    figures = [(name, f"{electrons(value) if value >= 1 else 0} {unit}") for name, value in named]
+    return _facts(figures) + charts.dose_map(view)
 
 
 def calibration_html(view: View) -> str:

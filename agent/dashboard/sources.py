@@ -21,7 +21,7 @@ from agent.dashboard.view import View
 from agent.errors import BadInputError
 from agent.events import BudgetChanged, CampaignEnded, CampaignStarted, Event, ModelChanged, Recommended, TrialChanged
 from agent.records import CampaignRecord
-from agent.status.broker import make_client, read_password
+from agent.status.broker import connected, read_password
 from agent.status.commands import new_command
 from agent.status.contract import MAJOR_VERSION, Reply
 from agent.status.local import send
@@ -233,13 +233,23 @@ class BrokerSource:
 
     Args:
         broker: where and as whom.
+        patience: s to wait for the answer to a command.
+        retry: s between attempts to connect.
         clock: seconds, monotonic.
 
     Attributes:
         connected: whether the broker is there now.
     """
 
-    def __init__(self, broker: Mqtt, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        broker: Mqtt,
+        *,
+        patience: float = REPLY_TIMEOUT,
+        retry: float = RETRY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._patience, self._retry = patience, retry
         self.views: dict[str, View] = {}
         self.connected = False
         self._broker = broker
@@ -249,18 +259,21 @@ class BrokerSource:
 
     async def run(self) -> None:
         """Until cancelled: listen, and connect again where the broker was away."""
-        while True:
+        task = asyncio.current_task()
+        assert task is not None
+        while not task.cancelling():
             try:
-                async with make_client(self._broker, self._password) as client:
+                async with connected(self._broker, self._password) as client:
                     await client.subscribe(f"emagent/{MAJOR_VERSION}/+/+/+/#", qos=1)
                     self.connected, self._client = True, client
                     async for message in client.messages:
                         self._take(message.topic.value, bytes(message.payload or b""), retained=message.retain)
-            except aiomqtt.MqttError as error:
+            except (aiomqtt.MqttError, TimeoutError) as error:
                 logger.info("broker %s:%d: %s", self._broker.host, self._broker.port, error)
             finally:
                 self.connected, self._client = False, None
-            await asyncio.sleep(RETRY_S)
+            if not task.cancelling():
+                await asyncio.sleep(self._retry)
 
     async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
         """See Source. Published once, never retained."""
@@ -271,10 +284,10 @@ class BrokerSource:
             await self._client.publish(f"{view.key}/command/{verb}", command.model_dump_json(), qos=1, retain=False)
         except aiomqtt.MqttError as error:
             raise BadInputError(f"the broker did not take the command: {error}") from error
-        give_up = self._clock() + REPLY_TIMEOUT
+        give_up = self._clock() + self._patience
         while command.id not in view.replies:
             if self._clock() > give_up:
-                msg = f"no answer from the agent for {REPLY_TIMEOUT:g} s; the broker may not let this user command"
+                msg = f"no answer from the agent for {self._patience:g} s; the broker may not let this user command"
                 raise BadInputError(msg)
             await asyncio.sleep(0.05)
         return view.replies.pop(command.id)

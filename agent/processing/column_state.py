@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import BadInputError
+from agent.model_record import ChosenModel
 from agent.records import Optics
 from agent.storage.atomic import atomic_write
 from instrument import optics
@@ -32,6 +33,7 @@ class ColumnState:
         source_size: FWHM of the source's image on the specimen, Å.
         focal_spread: standard deviation of the defocus, Å.
         widths: standard deviation of each parameter of `reconstruction.parameters` that was measured.
+        model: how much reconstructions may explain, as held-out counts have told; None: they were not asked.
     """
 
     centre: tuple[float, float]
@@ -44,6 +46,7 @@ class ColumnState:
     source_size: float = 0.0
     focal_spread: float = 0.0
     widths: dict[str, float] = field(default_factory=dict)
+    model: ChosenModel | None = None
 
     def optics_at(self, defocus: float) -> Optics:
         """The optics of an acquisition.
@@ -77,6 +80,7 @@ class ColumnState:
             "source_size_A": self.source_size,
             "focal_spread_A": self.focal_spread,
             "widths": self.widths,
+            "model": None if self.model is None else self.model.model_dump(mode="json"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, json.dumps(content, indent=1))
@@ -101,6 +105,7 @@ class ColumnState:
                 source_size=float(content.get("source_size_A", 0.0)),
                 focal_spread=float(content.get("focal_spread_A", 0.0)),
                 widths={str(k): float(v) for k, v in content.get("widths", {}).items()},
+                model=None if content.get("model") is None else ChosenModel.model_validate(content["model"]),
             )
         except (OSError, ValueError, KeyError, IndexError) as error:
             msg = f"{path}: not a column state file ({error})"

@@ -12,10 +12,12 @@ from pydantic import Field
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
 from agent.known_geometry import KnownGeometry
+from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
 from agent.processing.cleaning import Cleaned, clean
 from agent.processing.column import Measured, measure_column, refined
 from agent.processing.column_state import ColumnState
+from agent.processing.how_much_model import Modelled, with_model
 from agent.processing.initial_probe import initial_probe
 from agent.reconstruction import DiffractionData, check_data
 from agent.reconstruction_choice import ReconstructionChoice
@@ -64,6 +66,10 @@ class ProcessingResult(Record):
     cleaning: Cleaning | None = Field(
         default=None, description="what was left out, masked and found; None: the processing does not tell"
     )
+    model: ChosenModel | None = Field(
+        default=None,
+        description="how much the reconstruction may explain, as held-out counts chose; None: as configured",
+    )
 
 
 def process(job: ProcessingJob, on_progress: Progress = lambda phase, fraction: None) -> ProcessingResult:
@@ -96,27 +102,34 @@ def process_acquisition(
     check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
     with _timed(seconds, "calibrate"):
         measured = _measure(cleaned, acquisition, job, on_progress)
+    with _timed(seconds, "model"):
+        modelled = _modelled(measured, acquisition, job, on_progress)
+    told = () if modelled.chosen in (None, measured.state.model) else (modelled.chosen.sentence(),)
+    measured = replace(measured, state=replace(measured.state, model=modelled.chosen or measured.state.model))
     with _timed(seconds, "reconstruct"):
         excess = cleaned.record.counts_per_electron
-        judged = _reconstruct_and_score(measured.data, job, excess, on_progress)
+        judged = _reconstruct_and_score(modelled, job, excess, on_progress)
     with _timed(seconds, "write"):
         notes = (
             *cleaned.record.sentences(),
             *measured.notes,
+            *told,
             *_notes_on_halves(judged, excess),
         )
-        _write(acquisition, job, judged, measured, cleaned, notes)
+        _write(acquisition, job, judged, measured, cleaned, modelled, notes)
     picture = judged.reconstruction
+    defocus = picture.defocus - modelled.depth
     return ProcessingResult(
         score=judged.score,
-        defocus_measured=picture.defocus,
+        defocus_measured=defocus,
         deviance=picture.deviance[-1] if picture.deviance else None,
         passes=picture.passes,
         device=picture.device,
         seconds=seconds,
         notes=(*notes, *picture.notes),
-        optics=measured.state.optics_at(picture.defocus),
+        optics=measured.state.optics_at(defocus),
         cleaning=cleaned.record,
+        model=modelled.chosen,
     )
 
 
@@ -165,18 +178,25 @@ def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_
     return replace(measured, data=replace(measured.data, probe=initial_probe(start, measured.data)))
 
 
+def _modelled(measured: Measured, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Modelled:
+    """The acquisition with the model that it is reconstructed with."""
+    plan = acquisition.plan
+    return with_model(
+        measured, job.reconstruction, plan.dose, plan.defocus, lambda fraction: on_progress("model", fraction)
+    )
+
+
 def _reconstruct_and_score(
-    data: DiffractionData, job: ProcessingJob, excess: float | None, on_progress: Progress
+    modelled: Modelled, job: ProcessingJob, excess: float | None, on_progress: Progress
 ) -> Judged:
     """Picture, halves and score, with the user's own functions where the campaign names some."""
-    choice = job.reconstruction
-    settings = replace(choice.settings(), refine_optics=())  # `_measure` has done that, for picture and halves alike
+    choice, settings = job.reconstruction, modelled.settings
     scoring = job.score
     if (excess or 0.0) > SEVERAL_COUNTS:  # counts of one electron must not be in both halves
         scoring = scoring.model_copy(update={"split": "positions"})
     edge = job.score.field or min(job.scored.height, job.scored.width)
     return judge(
-        data,
+        modelled.data,
         settings,
         tiles(job.scored, edge),
         scoring,
@@ -194,10 +214,11 @@ def _write(
     judged: Judged,
     measured: Measured,
     cleaned: Cleaned,
+    modelled: Modelled,
     notes: tuple[str, ...],
 ) -> None:
     picture = judged.reconstruction
-    known = measured.state.optics_at(picture.defocus)
+    known = measured.state.optics_at(picture.defocus - modelled.depth)
     write_reconstruction(
         job.output,
         picture,
@@ -209,6 +230,7 @@ def _write(
         optics=known,
         cleaning=cleaned.record,
         mask=cleaned.data.mask,
+        model=modelled.chosen,
     )
     measured.state.save(job.column_output)
 

@@ -15,7 +15,7 @@ from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.counting import expected_deviance
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.geometry import paste
-from agent.reconstruction.model.settings import Bounds, ReconstructionSettings
+from agent.reconstruction.model.settings import PARTS, Bounds, ReconstructionSettings
 from agent.reconstruction.model.start import choose_padding
 from agent.reconstruction.model.windows import tukey, window_of
 from agent.reconstruction.run import carried_probe, reconstruct
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.expectation import deviance_of_part
     from agent.reconstruction.calibration.finding import find
     from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
+    from agent.reconstruction.calibration.model_choice import ModelChoice, choose_model
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
         deviations,
@@ -41,8 +42,10 @@ _CALIBRATION = {
     "Calibration": "calibrate",
     "DEFOCUS_REPEATS": "likelihood",
     "DEFOCUS_WIDTH": "parameters",
+    "ModelChoice": "model_choice",
     "Tuned": "likelihood",
     "calibrate": "calibrate",
+    "choose_model": "model_choice",
     "deviance_of_part": "expectation",
     "deviations": "parameters",
     "find": "finding",
@@ -55,11 +58,13 @@ _CALIBRATION = {
 __all__ = [
     "DEFOCUS_REPEATS",
     "DEFOCUS_WIDTH",
+    "PARTS",
     "SMALLEST_DETECTOR",
     "Bounds",
     "BrightFieldDisc",
     "Calibration",
     "DiffractionData",
+    "ModelChoice",
     "Reconstruction",
     "ReconstructionSettings",
     "Reconstructor",
@@ -68,6 +73,7 @@ __all__ = [
     "calibrate",
     "carried_probe",
     "check_data",
+    "choose_model",
     "choose_padding",
     "deviance_of_part",
     "deviations",

@@ -19,6 +19,7 @@ from agent.report.headline import (
     sentences,
     settings_text,
 )
+from agent.report.model import model_section
 from agent.report.optics import optics_section
 from agent.report.pictures import Picture, phase_image, probe_images, spectrum_image
 from agent.report.resolution import comes_back
@@ -66,6 +67,7 @@ def page(record: CampaignRecord, folder: Path) -> str:
             _evidence(record, pictures),
             trials_table(record),
             optics_section(record, PICTURE_NAME),
+            model_section(record),
             cleaning_section(record),
             _facts(record),
             _notes(record),
@@ -227,9 +229,22 @@ def _model_figure(record: CampaignRecord) -> str:
     return _figure(
         maps,
         "The model's view",
-        f"What the model believes{held}, where instrument and campaign allow it.",
+        f"What the model believes{held}, where instrument and campaign allow it.{_front(record)}",
         wide=True,
     )
+
+
+def _front(record: CampaignRecord) -> str:
+    """What less dose would have given, in words."""
+    if record.recommended is None or not record.recommended.front:
+        return ""
+    unit = record.description.dose_unit
+    told = "; ".join(
+        f"{each.predicted:.3g} ± {each.predicted_sd:.2g} {SCORE_UNIT} with {each.settings.dose:.3g} {unit} "
+        f"({each.settings.step:.3g} Å, {each.settings.defocus:+.4g} Å)"
+        for each in record.recommended.front
+    )
+    return f" Less dose, each at its own best settings, is predicted to give {told}."
 
 
 def _facts(record: CampaignRecord) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +18,7 @@ from agent.errors import BadInputError
 BROKER_TIMEOUT = 5.0
 """s that a broker may take to answer; after that it counts as away."""
 KEEPALIVE = 15
+_CLOSING_TIME = 0.05
 _SCHEMES = {
     "mqtt": (1883, False, False),
     "mqtts": (8883, True, False),
@@ -71,6 +75,37 @@ def parse_broker(
         key_file=key_file,
         websocket=websocket,
     )
+
+
+@asynccontextmanager
+async def connected(
+    broker: Mqtt, password: str | None, will: aiomqtt.Will | None = None
+) -> AsyncIterator[aiomqtt.Client]:
+    """A client that is connected as long as the block lasts.
+
+    A broker that does not even answer the goodbye turns a cancellation into a MqttError: a loop of attempts has to ask its task
+    whether it is `cancelling`.
+
+    Args:
+        broker, password, will: see make_client.
+
+    Raises:
+        aiomqtt.MqttError, TimeoutError: the broker is away, or refuses.
+        BadInputError: a certificate cannot be read.
+    """
+    client = make_client(broker, password, will)
+    try:
+        await client.__aenter__()
+    except BaseException:
+        # aiomqtt keeps socket and task of an attempt that got no answer. This closes them in the loop's next turns,
+        # without its callback, which stumbles over the future that was cancelled.
+        client._client.on_disconnect = None
+        client._client.disconnect()
+        await asyncio.sleep(_CLOSING_TIME)
+        raise
+    async with AsyncExitStack() as stack:
+        stack.push_async_exit(client)
+        yield client
 
 
 def make_client(broker: Mqtt, password: str | None, will: aiomqtt.Will | None = None) -> aiomqtt.Client:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -19,7 +19,7 @@ import aiomqtt
 
 from agent.config import Mqtt
 from agent.events import CampaignStarted, Event, FramesReceived, ReconstructionProgress
-from agent.status.broker import make_client, read_password
+from agent.status.broker import connected, read_password
 from agent.status.commands import CommandDesk
 from agent.status.contract import HEARTBEAT_S, topic_root
 from agent.status.outbox import Letter, Outbox
@@ -36,7 +36,6 @@ LAST_MESSAGES_TIMEOUT = 3.0
 """s that the last messages may take when the campaign has ended."""
 OFFLINE_TIMEOUT = 1.0
 """s that saying `offline` may take, and as many that the goodbye may take."""
-_CLOSING_TIME = 0.05
 
 
 def utc_now() -> str:
@@ -165,12 +164,16 @@ class MqttPublisher:
                 await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
 
     async def _empty_outbox(self, client: aiomqtt.Client) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         while (letter := await self._outbox.take()) is not None:
             try:
                 await self._send(client, letter)
             except BaseException:
                 self._outbox.put_back(letter)
                 raise
+            if task.cancelling():  # asyncio.wait_for of Python 3.11 loses a cancellation that comes with its result
+                raise asyncio.CancelledError
 
     async def _listen(self, client: aiomqtt.Client) -> None:
         """To commands, and to what others say in our name."""
@@ -195,25 +198,9 @@ class MqttPublisher:
     async def _send(self, client: aiomqtt.Client, letter: Letter) -> None:
         await client.publish(f"{self.root}/{letter.topic}", letter.payload, qos=letter.qos, retain=letter.retain)
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
-        client = self._client()
-        try:
-            await client.__aenter__()
-        except BaseException:
-            # aiomqtt keeps socket and task of an attempt that got no answer. This closes them in the loop's next turns,
-            # without its callback, which stumbles over the future that was cancelled.
-            client._client.on_disconnect = None
-            client._client.disconnect()
-            await asyncio.sleep(_CLOSING_TIME)
-            raise
-        async with AsyncExitStack() as stack:
-            stack.push_async_exit(client)
-            yield client
-
-    def _client(self) -> aiomqtt.Client:
+    def _connected(self) -> AbstractAsyncContextManager[aiomqtt.Client]:
         will = aiomqtt.Will(f"{self.root}/{AVAILABILITY}", "offline", qos=1, retain=True)
-        return make_client(self._broker, self._password, will)
+        return connected(self._broker, self._password, will)
 
     def _due(self, event: FramesReceived | ReconstructionProgress) -> bool:
         now = self._clock()

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.config import Metadata
+from agent.model_record import ChosenModel
 from agent.reconstruction import Reconstruction
 from agent.records import Cleaning, Optics, Score
 from agent.storage.acquisition_file import Acquisition
@@ -39,6 +40,7 @@ class StoredReconstruction:
         optics: as measured; None: not known.
         cleaning: what was left out, masked and found in the patterns; None: not known.
         mask: (ky, kx), True where the detector counted; None: not known.
+        model: how much it may explain, as held-out counts chose; None: as configured.
     """
 
     reconstruction: Reconstruction
@@ -52,6 +54,7 @@ class StoredReconstruction:
     optics: Optics | None = None
     cleaning: Cleaning | None = None
     mask: NDArray[np.bool_] | None = None
+    model: ChosenModel | None = None
 
 
 def write_reconstruction(
@@ -66,6 +69,7 @@ def write_reconstruction(
     optics: Optics | None = None,
     cleaning: Cleaning | None = None,
     mask: NDArray[np.bool_] | None = None,
+    model: ChosenModel | None = None,
 ) -> None:
     """Write a reconstruction file.
 
@@ -80,6 +84,7 @@ def write_reconstruction(
         optics: as measured; None: not known.
         cleaning: what was left out, masked and found in the patterns.
         mask: (ky, kx), True where the detector counted.
+        model: how much it may explain, as held-out counts chose.
 
     Raises:
         StoppedError: the disk is full; nothing half-written stays behind.
@@ -105,8 +110,9 @@ def write_reconstruction(
             process.create_dataset("notes", data=list(notes), dtype=h5py.string_dtype())
         if optics is not None:
             _write_optics(process, optics)
-        if cleaning is not None:
-            process["cleaning"] = cleaning.model_dump_json()
+        for name, found in (("cleaning", cleaning), ("model", model)):
+            if found is not None:
+                process[name] = found.model_dump_json()
         if mask is not None:
             put(process, "mask", mask.astype(np.uint8), "", "1 where the detector counted (row, column)")
         write_tree(file, "phase", "Array", process["phase"], (("y", y, "Å"), ("x", x, "Å")))
@@ -223,6 +229,7 @@ def read_reconstruction(path: Path) -> StoredReconstruction:
             optics=_read_optics(group["optics"]) if "optics" in group else None,
             cleaning=Cleaning.model_validate_json(read_text(group["cleaning"])) if "cleaning" in group else None,
             mask=group["mask"][:].astype(bool) if "mask" in group else None,
+            model=ChosenModel.model_validate_json(read_text(group["model"])) if "model" in group else None,
         )
 
 

@@ -105,6 +105,11 @@ class DiffractionData:
         return optics.largest_defocus(self.semiangle, self.angular_pixel, self.voltage)
 
     @property
+    def depth_of_focus(self) -> float:
+        """λ/α², Å: over so much of defocus the phase at the aperture's rim turns by π."""
+        return optics.wavelength(self.voltage) / (1e-3 * self.semiangle) ** 2
+
+    @property
     def pixel_size(self) -> tuple[float, float]:
         """(y, x) sampling of the object, Å: 1/(N Δk)."""
         n_y, n_x = self.patterns.shape[-2:]

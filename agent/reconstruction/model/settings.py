@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Integral, Real
@@ -16,6 +17,18 @@ from instrument.errors import BadInputError
 
 LARGEST_SPACING = 1e4
 """Å from slice to slice."""
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "background": ("background",),
+    "amplitude": ("object_type",),
+    "slices": ("slices", "slice_spacing"),
+    "intensity": ("refine_intensity",),
+    "positions": ("refine_positions",),
+    "spread": (),
+    "modes": ("probe_modes",),
+    "variations": ("variable_modes",),
+}
+"""Part of the model that counts can be asked for, the likeliest first -> the settings that it stands in; `spread`, of the
+detector, stands in the data."""
 
 
 class Bounds(NamedTuple):

@@ -120,3 +120,32 @@ def test_a_campaign_file_serves_as_settings_file_and_mistakes_have_their_line(tm
 def test_an_option_that_is_not_possible_is_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         EngineOptions(**options).choice()
+
+
+def test_what_is_written_is_not_chosen_by_the_counts_and_the_rest_is() -> None:
+    free = parse_config(campaign(slices=1, background=True), "a.yaml").reconstruction.chosen
+    assert "slices" not in free
+    assert "background" not in free
+    assert {"amplitude", "positions", "spread"} <= set(free)
+    assert parse_config(campaign(model="given"), "a.yaml").reconstruction.chosen == ()
+    assert parse_config(campaign(model=["slices"]), "a.yaml").reconstruction.chosen == ("slices",)
+
+
+def test_a_journal_keeps_what_is_left_to_the_counts_and_one_of_before_leaves_nothing() -> None:
+    choice = ReconstructionChoice.model_validate({"slices": 2})
+    again = ReconstructionChoice.model_validate_json(choice.model_dump_json())
+    assert again.chosen == choice.chosen
+    old = {name: value for name, value in choice.model_dump(mode="json").items() if name != "model"}
+    assert ReconstructionChoice.model_validate(old).chosen == ()
+
+
+def test_the_campaign_file_that_init_writes_leaves_the_model_to_the_counts(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(campaign_template(), encoding="utf-8")
+    assert load_settings(file).chosen == ReconstructionChoice().chosen
+
+
+def test_reconstruct_asks_the_counts_only_where_it_is_told_to() -> None:
+    assert EngineOptions().choice().chosen == ()
+    assert "slices" not in EngineOptions(model="auto", slices=2).choice().chosen
+    assert "background" in EngineOptions(model="auto").choice().chosen
