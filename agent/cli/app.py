@@ -171,6 +171,27 @@ def run(
 
 
 @app.command()
+def plan(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="Campaign file, see `ptychopilot init`.")],
+    instrument: Annotated[
+        str, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Control address of the instrument.")
+    ],
+    json_file: Json = None,
+    keys: Keys = None,
+    patience: Patience = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Grade a campaign before the first electron: budget, area, time, window, overlap, frame rate, damage, disk, expected score.
+
+    Nothing is reserved or exposed. Exit code 2 where something is bad.
+    """
+    from agent.cli import campaigns
+
+    if not campaigns.plan(campaign, instrument, json_file, keys, patience):
+        raise typer.Exit(2)
+
+
+@app.command()
 def resume(
     folder: CampaignFolder,
     instrument: Annotated[
