@@ -200,6 +200,10 @@ class CampaignConfig(Record):
         description="what botorch knows before the first trial: zoo (simulated columns that come with it), none, or a file of "
         "`ptychopilot twin build`; trials overrule it",
     )
+    earlier: OsPath | None = Field(
+        default=None,
+        description="folder of an earlier campaign on this column, aligned as it was: its calibration and model are the start",
+    )
     expert: tuple[Positive, float] | None = Field(
         default=None,
         description="(step, defocus) of the expert to compare with: same final electrons, fresh region; None: no comparison",

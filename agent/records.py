@@ -344,6 +344,7 @@ class Recommendation(Record):
     predicted: float | None = None
     predicted_sd: float | None = None
     reason: str = ""
+    front: tuple[Alternative, ...] = Field(default=(), description="what less dose would give at its best settings")
 
 
 class CampaignLayout(Record):

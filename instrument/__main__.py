@@ -11,7 +11,7 @@ from pathlib import Path
 
 from instrument import conformance
 from instrument.access import ROLES
-from instrument.errors import InstrumentError, MalformedRequestError
+from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _build_parser().parse_args(argv)
     try:
         return int(arguments.act(arguments))
-    except InstrumentError as error:
+    except (BadInputError, InstrumentError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
@@ -65,9 +65,15 @@ def _build_parser() -> argparse.ArgumentParser:
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
-    test = commands.add_parser("conformance", help="test an adapter: EXPOSES small scans in the middle of its area")
+    test = commands.add_parser(
+        "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
+    )
     test.set_defaults(act=_test)
     test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
+    amount = test.add_mutually_exclusive_group()
+    amount.add_argument("--dose", type=float, help="e/Å² of each scan (default: four times the least that is legal)")
+    amount.add_argument("--no-beam", action="store_true", help="only what can be tried with the beam off")
+    test.add_argument("--only", default="", metavar="PHRASE", help="only what has this phrase in its line")
     watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
     watch.set_defaults(act=_watch)
     watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
@@ -105,7 +111,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _test(arguments: argparse.Namespace) -> int:
-    return conformance.main(load_adapter(arguments.adapter))
+    return conformance.main(
+        load_adapter(arguments.adapter), arguments.dose, beam=not arguments.no_beam, only=arguments.only
+    )
 
 
 def _watch(arguments: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from instrument.background import Background
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
 from instrument.dose_map import peak_dose
+from instrument.ends import Ends
 from instrument.errors import (
     ConflictError,
     ExpiredError,
@@ -90,6 +92,7 @@ class Commands:
         self._frames = 0
         self._departures = 0
         self._stopping_since: float | None = None
+        self._ends = Ends(ledger, guard.go_safe)
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
             "hello": (Nothing, self._hello),
             "describe": (Nothing, self._describe),
@@ -139,7 +142,11 @@ class Commands:
             self._guard.require_no_other(request.lease, request.op)
         if isinstance(parsed, ResumeRequest) and sender.name:
             parsed = parsed.model_copy(update={"operator": f"{parsed.operator} (key {sender.name})"})
-        return _to_json(await verb(parsed, request))
+        try:
+            return _to_json(await verb(parsed, request))
+        except sqlite3.Error as error:
+            msg = f"the ledger cannot be written or read ({error}), and nothing was done; is its disk full?"
+            raise InstrumentError(msg) from error
 
     @asynccontextmanager
     async def _one_at_a_time(self, request: wire.Request) -> AsyncIterator[None]:
@@ -268,9 +275,7 @@ class Commands:
             on_frame=note_frame,
             alarm=self._guard.go_safe,
         )
-        self._ledger.finish(
-            entry.id, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason
-        )
+        self._ends.book(entry.id, result)
         if result.state != "done":
             log.warning("acquisition %s %s: %s", entry.id, result.state, result.reason)
         self._running = None
@@ -283,6 +288,7 @@ class Commands:
         """End an acquisition whose receiver is gone, and cut off one that does not heed a stop. Called regularly."""
         receivers = self._data.receivers()
         if self._running is None:
+            self._ends.try_again()
             return
         entry, task = self._running
         now = self._clock()
@@ -316,7 +322,7 @@ class Commands:
         return outcome
 
     def _outcome_now(self, acquisition: str) -> Outcome | None:
-        outcome = self._ledger.outcome(acquisition)
+        outcome = self._ends.outcome(acquisition)
         if outcome is not None and outcome.state == "running":
             outcome = outcome.model_copy(update={"frames": self._frames})
         return outcome

@@ -93,6 +93,7 @@ def open_ledger(database: sqlite3.Connection, path: Path) -> DoseMap:
         for statement in filter(None, map(str.strip, ";".join((_SCHEMA, _SCHEMA_2)[version:]).split(";"))):
             database.execute(statement)
         database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        _require_sound(database, path)
         dose_map = DoseMap(database)
         database.execute("COMMIT")
     except sqlite3.OperationalError as error:
@@ -104,3 +105,35 @@ def open_ledger(database: sqlite3.Connection, path: Path) -> DoseMap:
         msg = f"{path} is not a ledger ({error}); move it away or give another state directory"
         raise InstrumentError(msg) from error
     return dose_map
+
+
+_STRAY = (
+    "SELECT 1 FROM acquisitions WHERE campaign NOT IN (SELECT id FROM campaigns) OR y1 < y0 OR x1 < x0 "
+    "OR (electrons > 0 AND dose <= 0) LIMIT 1"
+)
+
+
+def _require_sound(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse books that contradict themselves: they would open with fewer electrons than have been spent.
+
+    Every campaign has the sum of its lines beside them, so that damage to either is seen; SQLite looks at structure, types and
+    the conditions of the columns.
+    """
+    found = [str(row[0]) for row in database.execute("PRAGMA integrity_check(1)")]
+    wrong = "" if found == ["ok"] else found[0]
+    if not wrong:
+        row = database.execute(
+            "SELECT id, spent, told FROM (SELECT id, spent, (SELECT COALESCE(SUM(electrons), 0.0) FROM acquisitions "
+            "WHERE campaign = campaigns.id AND state NOT IN ('reserved', 'running')) AS told FROM campaigns) "
+            "WHERE ABS(spent - told) > 1 + 1e-6 * told LIMIT 1"
+        ).fetchone()
+        if row is not None:
+            wrong = f"campaign {row[0]} has {row[1]:g} electrons booked, its exposures have {row[2]:g}"
+    if not wrong and database.execute(_STRAY).fetchone() is not None:
+        wrong = "an exposure belongs to no campaign, or has no area or no dose"
+    if wrong:
+        msg = (
+            f"{path} is damaged ({wrong}); nothing is exposed with books that may be too low: restore a copy, or move it "
+            "away and count the specimen as used"
+        )
+        raise InstrumentError(msg)

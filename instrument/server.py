@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -210,9 +211,15 @@ def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], floa
     def journal(reason: str) -> None:
         log.warning("SAFE: %s", reason)
         if threading.get_ident() == loop_thread:
-            ledger.record_event("safe", reason)
+            note(reason)
         else:
-            loop.call_soon_threadsafe(ledger.record_event, "safe", reason)
+            loop.call_soon_threadsafe(note, reason)
+
+    def note(reason: str) -> None:
+        try:
+            ledger.record_event("safe", reason)
+        except sqlite3.Error:
+            log.exception("the ledger takes no note of SAFE; it holds until the server ends")
 
     guard = BeamGuard(
         microscope.blank,

@@ -29,3 +29,6 @@ def fill(ledger: Ledger, count: int) -> None:
         """,
         (count, SPREAD),
     )
+    ledger._db.execute(
+        "UPDATE campaigns SET spent = (SELECT SUM(electrons) FROM acquisitions WHERE campaign = campaigns.id)"
+    )

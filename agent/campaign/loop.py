@@ -108,8 +108,7 @@ class Loop:
                 number = self._book.next_number
                 await self._pipeline.finished(t.number for t in self._book if t.number <= number - 2)
                 self._check_failures()
-                explored = [t for t in self._book.of_role("exploration") if t.state is not TrialState.VETOED]
-                if len(explored) >= self.config.exploration.trials:
+                if self._book.explored() >= self.config.exploration.trials:
                     return
                 open_trial = await self._suggest(number)
                 if open_trial is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.campaign.layout import scored_edge, scored_rectangle
+from agent.campaign.memory import earlier_column
 from agent.campaign.session import Session
 from agent.events import PhaseChanged, ReconstructionProgress
 from agent.processing.child import ProcessingError, ReconstructionProcess
@@ -113,7 +114,7 @@ class Pipeline:
         return ProcessingJob(
             acquisition=self._folder / trial.acquisition_file,
             output=self._output(trial),
-            column=known[-1] if known else None,
+            column=known[-1] if known else earlier_column(config),
             column_output=self._column(trial),
             scored=scored_rectangle(trial.plan.field, config),
             geometry=config.geometry,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from agent.campaign.layout import plan_layout, scored_edge
+from agent.campaign.memory import earlier_observations
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
@@ -42,6 +43,7 @@ def make_problem(
         final_area=layout.final.area,
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
+        earlier=earlier_observations(config),
     )
 
 

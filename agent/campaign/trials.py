@@ -127,6 +127,15 @@ class TrialBook:
         self._audience.tell(TrialChanged(trial=trial))
         return trial
 
+    def explored(self) -> int:
+        """Exploratory trials that count: neither vetoed by a person, nor lost on their way (a kill, a trip of the vacuum).
+
+        What is lost is made up for, but not more often than there are trials: something else is wrong then.
+        """
+        trials = [t for t in self.of_role("exploration") if t.state is not TrialState.VETOED]
+        lost = sum(t.state is TrialState.FAILED and t.electrons > 0 and t.acquisition_file is None for t in trials)
+        return len(trials) - min(lost, self._journal.facts.config.exploration.trials)
+
     def failures_in_a_row(self, after: int) -> list[Trial]:
         """The failed trials since the last success.
 
@@ -162,10 +171,16 @@ class TrialBook:
             number: of the trial that is suggested next.
         """
         told = [t for t in self if t.number < number and t.role in ("reference", "exploration")]
-        return [_observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
+        return [observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 
-def _observe(trial: Trial, *, pending: bool) -> Observation:
+def observe(trial: Trial, *, pending: bool) -> Observation:
+    """A trial as a policy sees it.
+
+    Args:
+        trial: of a campaign.
+        pending: whether its score is not to be known yet.
+    """
     common: dict[str, Any] = {
         "trial": trial.number,
         "settings": trial.settings,

@@ -32,6 +32,7 @@ class Subject(StrEnum):
     score = "score"
     policies = "policies"
     dose = "dose"
+    stop = "stop"
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -397,7 +398,7 @@ def study(
     calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
     score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
     campaign would, beside the information that the picture really carries.
-    policies, dose: what each policy recommends after some trials, or at several doses, beside the best that was possible.
+    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped, beside the best.
     """
     from agent.cli.comparison import run_comparison
     from agent.cli.study import numbers, run_study
@@ -409,7 +410,7 @@ def study(
         numbers(defoci, "--defoci", positive=False),
         quick,
     )
-    if subject in (Subject.policies, Subject.dose):
+    if subject in (Subject.policies, Subject.dose, Subject.stop):
         run_comparison(subject.value, columns, json_file, wanted, count, figures, pool, policies)
         return
     run_study(subject.value, columns, json_file, wanted, count, figures, resume)

@@ -1,4 +1,4 @@
-"""`ptychopilot study policies` and `study dose`: policies against each other by the truth of the picture they end with."""
+"""`ptychopilot study policies`, `dose` and `stop`: policies against each other by the truth of the picture they end with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
-from agent.study.comparison import DESIGNS, POLICIES, ComparisonRecord, Design, compare
+from agent.study.comparison import DESIGNS, POLICIES, VARIANTS, ComparisonRecord, Design, compare
 from agent.study.comparison_summary import summarise
 from agent.study.exposures import ExposureError, Simulator
 from agent.study.plans import Wanted
@@ -45,7 +45,7 @@ def run_comparison(
     """Conduct a study; print its table and write its records after each campaign.
 
     Args:
-        subject: `policies` or `dose`.
+        subject: `policies`, `dose` or `stop`.
         columns: file that lists them; None: drawn from the zoo by seed.
         json_file: where the records go.
         wanted: doses, where not the study's own, and whether it is quick.
@@ -98,7 +98,7 @@ def _design(subject: str, wanted: Wanted, policies: str | None) -> Design:
     design = DESIGNS[subject, wanted.quick]
     named = design.policies if policies is None else tuple(policies.split(","))
     for name in named:
-        if name not in POLICIES and ":" not in name:
+        if name not in (*POLICIES, *VARIANTS) and ":" not in name:
             msg = f"--policies {name} is unknown; legal: {', '.join(POLICIES)}, or module:attribute"
             raise BadInputError(msg)
     return replace(design, doses=wanted.doses or design.doses, policies=named)

@@ -106,7 +106,15 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
         "trials": [_trial(trial) for trial in record.trials],
         "recommended": None
         if recommended is None
-        else {**_settings(recommended.settings), "predicted": recommended.predicted, "reason": recommended.reason},
+        else {
+            **_settings(recommended.settings),
+            "predicted": recommended.predicted,
+            "reason": recommended.reason,
+            "front": [
+                {**_settings(each.settings), "predicted": each.predicted, "predicted_sd": each.predicted_sd}
+                for each in recommended.front
+            ],
+        },
         "score": _score(final),
         "score_sd": _score_sd(final),
         "halves": final.score.halves if final is not None and final.score is not None else None,

@@ -42,6 +42,7 @@ class Problem:
         config: of the campaign.
         final_area: scanned area of the final acquisition, Å².
         trial_area: scanned area of a trial, Å².
+        earlier: trials of an earlier campaign on the same column; their numbers say nothing here.
         target: score to reach, bit/Å², where the goal is `cheapest`; None before it is known.
     """
 
@@ -50,6 +51,7 @@ class Problem:
     final_area: float
     trial_area: float
     target: float | None = None
+    earlier: tuple[Observation, ...] = ()
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ from agent.policy.proposal import (
 )
 from agent.policy.score_model import ScoreModel
 from agent.policy.space import SearchSpace
-from agent.records import ModelView, Recommendation
+from agent.records import Alternative, ModelView, Recommendation
 
 CANDIDATES = 512
 REFINEMENTS = (0.04, 0.01)
@@ -42,6 +42,8 @@ REFINED_CENTRES = 3
 NEIGHBOURS = 48
 LOWER_DOSES = np.geomspace(1.0, 1 / 16, 7)
 """Doses, relative to what the electrons buy, at which the final acquisition may be better than there (damage)."""
+FRONT = (1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""Doses relative to the recommended one, of the front of score and dose."""
 FEWEST_BEFORE_STOP = 2
 """Scored trials before exploration may end by its price."""
 LARGEST_SHARE = 2.0
@@ -123,7 +125,8 @@ class BestPicture:
             saturated = np.isclose(best[DOSE], final_dose(self.space, best[:1], affordable)[0])
             why = "more would exceed what a pattern may hold" if saturated else "more is predicted to damage"
             reason += f"; the electrons left would buy {affordable:.4g}, but {why}"
-        return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason)
+        front = self._front(model, float(best[DOSE]))
+        return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason, front=front)
 
     def view(self, model: PictureModel, electrons_left: float) -> ModelView:
         """See ModelGoal. Step × defocus at the final dose; step × dose where defocus is fixed."""
@@ -131,6 +134,20 @@ class BestPicture:
         if "defocus" in self.space.variables:
             return step_defocus_view(model, self.space, dose)
         return step_dose_view(model, self.space, self.space.axes[DEFOCUS].low, dose)
+
+    def _front(self, model: PictureModel, dose: float) -> tuple[Alternative, ...]:
+        """Less dose, each at its best settings and worse than more: the Pareto front of score and dose."""
+        points: list[Alternative] = []
+        for part in FRONT:
+            try:
+                best = self._best_final(model, part * dose * self.problem.final_area)
+            except BadInputError:  # no legal acquisition has so little dose
+                break
+            mean, sd = (float(v[0]) for v in model.predict(best[None]))
+            if not points or best[DOSE] < points[-1].settings.dose:
+                settings, reason = as_settings(best), f"{100 * best[DOSE] / dose:.3g} % of the dose"
+                points.append(Alternative(settings=settings, predicted=mean, predicted_sd=sd, reason=reason))
+        return tuple(points)
 
     # -- where ---------------------------------------------------------------------------------------------------
 

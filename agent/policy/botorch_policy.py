@@ -15,7 +15,7 @@ from agent.policy.cheapest import Cheapest
 from agent.policy.coordinates import as_points, as_settings
 from agent.policy.final import recommend_best_observed
 from agent.policy.limits import DOSE, Array
-from agent.policy.prior import EnsembleModel, load_prior
+from agent.policy.prior import EnsembleModel, Prior, load_prior
 from agent.policy.proposal import ModelGoal, PictureModel, Proposal, Stop
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
 from agent.policy.space import SearchSpace
@@ -58,6 +58,7 @@ class BotorchPolicy:
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
         self.prior = load_prior(problem)
+        self.memory = _taught(self.prior, problem)
         self.stop_reason: str | None = None
         self.goal: ModelGoal = goals[problem.config.goal.kind](problem, self.space, self.budget)
 
@@ -136,10 +137,7 @@ class BotorchPolicy:
         scores = np.array([o.score for o in scored], dtype=np.float64)
         variances = np.array([o.variance for o in scored], dtype=np.float64)
         knees = np.array([o.knee for o in scored if o.knee is not None], dtype=np.float64)
-        with_prior: EnsembleModel | None = None
-        if self.prior is not None:
-            with suppress(*FIT_FAILURES):
-                with_prior = EnsembleModel.fit(self.prior, points, scores, variances, knees, book.defocus_offset)
+        with_prior = self._with_prior(points, scores, variances, knees, book.defocus_offset)
         if with_prior is not None and len(scored) < JUDGING_SCORES:
             return with_prior
         if len(scored) < MINIMUM_SCORES:
@@ -153,6 +151,19 @@ class BotorchPolicy:
                 return f"the model could not be fitted ({type(error).__name__})"
         return with_prior
 
+    def _with_prior(
+        self, points: Array, scores: Array, variances: Array, knees: Array, offset: float
+    ) -> EnsembleModel | None:
+        """With what an earlier campaign taught, unless the columns alone foretell the trials better; None: without prior."""
+        fitted: list[EnsembleModel] = []
+        for prior in (self.memory, self.prior):
+            if prior is not None:
+                with suppress(*FIT_FAILURES):
+                    fitted.append(EnsembleModel.fit(prior, points, scores, variances, knees, offset))
+        if len(fitted) < 2 or len(points) < JUDGING_SCORES:
+            return fitted[0] if fitted else None
+        return max(fitted, key=lambda model: model.leave_one_out())
+
     def _told(self, model: PictureModel | None) -> str | None:
         """What a model is made of, for the reader."""
         if model is None:
@@ -160,6 +171,8 @@ class BotorchPolicy:
         if self.prior is None:
             return "trials alone"
         if isinstance(model, EnsembleModel):
+            if model.prior.earlier:
+                return f"{model.prior.earlier} trials of an earlier campaign on this column"
             return f"the prior of {self.prior.members} simulated columns"
         return f"trials alone: the prior of {self.prior.members} simulated columns does not fit them and was dropped"
 
@@ -199,3 +212,15 @@ class BotorchPolicy:
                 if m is not None and d is not None
             ),
         )
+
+
+def _taught(prior: Prior | None, problem: Problem) -> Prior | None:
+    """The prior after an earlier campaign; None where there was none, or too little came of it."""
+    book = ObservationBook()
+    book.ingest(problem.earlier)
+    scored = book.scored_trials
+    if prior is None or len(scored) < JUDGING_SCORES:
+        return None
+    with suppress(*FIT_FAILURES):
+        return prior.taught(scored)
+    return None

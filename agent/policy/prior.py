@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from agent.policy.base import Problem
+from agent.policy.base import Observation, Problem
+from agent.policy.coordinates import as_points
 from agent.policy.ensemble import DOSES, SHIPPED, Member, is_usable, lattice, read_members
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.score_model import SMALLEST_VARIANCE, DoseCurve, NoiseCurve, log_leave_one_out
 from instrument import optics
 from instrument.models import Description
 
+FORGOTTEN = 0.3
+"""Part of the ensemble's covariance that an earlier campaign does not settle: another specimen, another day."""
+EARLIER_SD = 0.4
+"""Of ln a and ln D₀ after an earlier campaign: specimens differ."""
 FEWEST_MEMBERS = 6
 """Columns below which there is no covariance to speak of."""
 LENGTHS = np.array([0.7, 0.4, 3.0])
@@ -52,7 +58,10 @@ class Prior:
     Attributes:
         ln_scale: mean and standard deviation of ln a over the members.
         ln_knee: likewise of ln D₀, D₀ in e/Å².
+        earlier: number of an earlier campaign's trials that taught it.
     """
+
+    earlier = 0
 
     def __init__(self, members: Sequence[Member], description: Description) -> None:
         usable = [v for v in (np.array(m.values) for m in members) if is_usable(v)]
@@ -97,6 +106,40 @@ class Prior:
         smooth = cross @ self._inverse
         weights: Array = smooth + (1 - smooth.sum(axis=1, keepdims=True)) * self._constant
         return weights
+
+    def settings_of_lattice(self, defocus_offset: float) -> Array:
+        """(m, 3) the points of the lattice as step Å, defocus Å, dose e/Å².
+
+        Args:
+            defocus_offset: true less nominal defocus, Å.
+        """
+        u = self._lattice
+        return np.stack([np.exp(u[:, STEP]), u[:, DEFOCUS] / self._part - defocus_offset, np.exp(u[:, DOSE])], axis=1)
+
+    def taught(self, trials: Sequence[Observation]) -> Prior:
+        """What is left to know of the same column after an earlier campaign.
+
+        Args:
+            trials: of that campaign, scored ones.
+        """
+        points = as_points(o.settings for o in trials)
+        scores, variances = np.array([o.score for o in trials]), np.array([o.variance for o in trials])
+        knees = np.array([o.knee for o in trials if o.knee is not None], dtype=np.float64)
+        measured = [o.defocus_measured - o.settings.defocus for o in trials if o.defocus_measured is not None]
+        offset = float(np.median(measured)) if measured else 0.0
+        model = EnsembleModel.fit(self, points, scores, variances, knees, offset)
+        lattice_points = self.settings_of_lattice(offset)
+        scale = model.curve.gain * model.curve.growth(lattice_points[:, DOSE])
+        mean, _ = model.predict(lattice_points)
+        covariance = model.covariance(lattice_points) / scale[:, None] / scale
+        kept = (1 - FORGOTTEN) * covariance + FORGOTTEN * self.root.T @ self.root
+        values, vectors = np.linalg.eigh(kept)
+        other = copy(self)
+        other.mean, other.earlier = mean / scale, len(trials)
+        other.root = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
+        other.ln_scale = math.log(model.curve.gain), EARLIER_SD
+        other.ln_knee = math.log(model.curve.knee), EARLIER_SD
+        return other
 
 
 def load_prior(problem: Problem) -> Prior | None:

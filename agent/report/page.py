@@ -229,9 +229,22 @@ def _model_figure(record: CampaignRecord) -> str:
     return _figure(
         maps,
         "The model's view",
-        f"What the model believes{held}, where instrument and campaign allow it.",
+        f"What the model believes{held}, where instrument and campaign allow it.{_front(record)}",
         wide=True,
     )
+
+
+def _front(record: CampaignRecord) -> str:
+    """What less dose would have given, in words."""
+    if record.recommended is None or not record.recommended.front:
+        return ""
+    unit = record.description.dose_unit
+    told = "; ".join(
+        f"{each.predicted:.3g} ± {each.predicted_sd:.2g} {SCORE_UNIT} with {each.settings.dose:.3g} {unit} "
+        f"({each.settings.step:.3g} Å, {each.settings.defocus:+.4g} Å)"
+        for each in record.recommended.front
+    )
+    return f" Less dose, each at its own best settings, is predicted to give {told}."
 
 
 def _facts(record: CampaignRecord) -> str:

@@ -11,14 +11,18 @@ from numpy.typing import NDArray
 from agent.config import ScoreChoice
 from agent.reconstruction import DiffractionData, Reconstruction, ReconstructionSettings, paste, reconstruct
 from agent.records import HalvesKind, Score
+from agent.scoring.both_kinds import overlap_of
 from agent.scoring.harmonics import scan_harmonics
 from agent.scoring.information import score_spectrum, without_chance
 from agent.scoring.regions import crop
 from agent.scoring.registration import Shift, chance, find_shift, moved
 from agent.scoring.ring_correlation import ring_correlation
+from agent.scoring.shared_error import reconstruct_seen, shared_error, without_shared
 from agent.scoring.vetoes import Evidence, reconstruct_examined
 from instrument.models import Rectangle
 
+UNKNOWN = 0.5
+"""Part of what is taken off for errors that both halves share that adds to the standard deviation."""
 Reconstruct = Callable[[DiffractionData, ReconstructionSettings], Reconstruction]
 Tiles = Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]
 """(first, second) phase image, (y, x), rad, of every scored square."""
@@ -55,6 +59,7 @@ class Compared:
         shift: of the second picture as it was reconstructed; None where halves of one scan cannot have any.
         evidence: what the first half's model says; None of a reconstruction of the user's own.
         harmonics: (y, x) Fourier pixels of a scored square at which the scan repeats itself.
+        shared: power of what both get wrong alike over that of the noise of one, as the counts of one scan tell it.
     """
 
     pair: tuple[Reconstruction, Reconstruction]
@@ -62,6 +67,7 @@ class Compared:
     shift: Shift | None
     evidence: Evidence | None
     harmonics: NDArray[np.bool_]
+    shared: float = 0.0
 
     def tiles(self, squares: Sequence[Rectangle]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
         """(first, second) phase image of each square."""
@@ -92,21 +98,34 @@ def compare(parts: tuple[DiffractionData, DiffractionData], rules: Rules, seed: 
         kind: of the halves; those of two passes are registered.
     """
     first, second = parts
-    settings, evidence = rules.settings, None
-    if rules.reconstruct_with is None:
-        one, evidence = reconstruct_examined(first, second, settings, seed + 1, same_positions=kind == "thinned")
-    else:
-        one = rules.reconstruct_with(first, replace(settings, seed=seed + 1))
-    other = (rules.reconstruct_with or reconstruct)(second, replace(settings, seed=seed + 2))
+    one, other, evidence, shared = _reconstructed(first, second, rules, seed, kind)
     shape = crop(one.phase, one.origin, one.pixel_size, rules.squares[0]).shape
     rasters = [first.positions] if kind == "thinned" else [first.positions, second.positions]
     harmonics = scan_harmonics(rasters, rules.squares[0], shape, one.pixel_size, rules.choice.taper)
     phases = np.asarray(one.phase, np.float64), np.asarray(other.phase, np.float64)
-    compared = Compared((one, other), phases, None, evidence, harmonics)
+    compared = Compared((one, other), phases, None, evidence, harmonics, shared)
     if kind != "passes":
         return compared
     shift = find_shift(compared.tiles(rules.squares), one.pixel_size, rules.choice, harmonics)
     return replace(compared, shift=shift, phases=(phases[0], moved(phases[1], shift, other.pixel_size)))
+
+
+def _reconstructed(
+    first: DiffractionData, second: DiffractionData, rules: Rules, seed: int, kind: HalvesKind
+) -> tuple[Reconstruction, Reconstruction, Evidence | None, float]:
+    """Both halves, what the first one's model says, and what both models get wrong alike."""
+    settings, theirs = rules.settings, rules.reconstruct_with
+    seeds = (seed + 1, seed + 2)
+    if theirs is not None:
+        one, other = (theirs(half, replace(settings, seed=n)) for half, n in zip((first, second), seeds, strict=True))
+        return one, other, None, 0.0
+    examined = reconstruct_examined(first, second, settings, seeds[0], same_positions=kind == "thinned")
+    if examined.seen is None:
+        other = reconstruct(second, replace(settings, seed=seeds[1]))
+        return examined.reconstruction, other, examined.evidence, 0.0
+    other, seen = reconstruct_seen(second, replace(settings, seed=seeds[1]))
+    shared = shared_error(examined.seen, seen, overlap_of(other))
+    return examined.reconstruction, other, examined.evidence, shared
 
 
 def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
@@ -133,6 +152,7 @@ def score_of(compared: Compared, rules: Rules, seed: int) -> Score:
         return rules.score_with(tiles, pixel_size, rules.choice)
     spectrum = ring_correlation(tiles, pixel_size, rules.choice, compared.harmonics)
     if compared.shift is None:
-        return score_spectrum(spectrum)
+        plain, honest = score_spectrum(spectrum), score_spectrum(without_shared(spectrum, compared.shared))
+        return honest.model_copy(update={"sd": float(np.hypot(plain.sd, UNKNOWN * (plain.value - honest.value)))})
     added, draws = chance(tiles, pixel_size, rules.choice, spectrum, seed, compared.harmonics)
     return without_chance(spectrum, added, draws)

@@ -24,6 +24,7 @@ from agent.records import Score
 from agent.scoring.harmonics import excess_at_harmonics
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import rings_of
+from agent.scoring.shared_error import Seen
 from instrument.models import Rectangle
 
 MISFIT = 5.0
@@ -32,6 +33,21 @@ GRID = 10.0
 """Power at the scan's harmonics over that of the rest of their rings above which a score is vetoed."""
 _EXAMINED = 64
 """Patterns, spread over the scan, from which the misfit is taken."""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A half that was reconstructed, and what its model made of counts.
+
+    Attributes:
+        reconstruction: of the half.
+        evidence: from the counts of both.
+        seen: some patterns of the half and what the model expects of them; None where the other half has other positions.
+    """
+
+    reconstruction: Reconstruction
+    evidence: Evidence
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +74,7 @@ def reconstruct_examined(
     seed: int,
     *,
     same_positions: bool,
-) -> tuple[Reconstruction, Evidence]:
+) -> Examined:
     """Reconstruct the first half and ask it for both halves' counts.
 
     Args:
@@ -79,7 +95,8 @@ def reconstruct_examined(
     per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
     seen = solver.compared(_spread(len(first.patterns)))
     misfit = relative_deviance(*seen) / max(first.counts_per_electron, 1.0)
-    return found, Evidence(misfit, 0.5 * gained * per_electron, fourier_error(*seen))
+    evidence = Evidence(misfit, 0.5 * gained * per_electron, fourier_error(*seen))
+    return Examined(found, evidence, Seen.of(solver, len(first.patterns)) if same_positions else None)
 
 
 def apply_vetoes(score: Score, evidence: Evidence) -> Score:

@@ -180,7 +180,8 @@ class Journal:
 
     def trials(self) -> list[Trial]:
         """All trials in order."""
-        return _read_trials(self._connection)
+        with _damage(self.folder):
+            return _read_trials(self._connection)
 
     def record(self) -> CampaignRecord:
         """The campaign as it stands."""
@@ -223,7 +224,7 @@ def load_link(folder: Path | str) -> InstrumentLink:
 
 def load_history(folder: Path | str) -> list[Entry]:
     """Everything that was journalled, in order. Raises BadInputError."""
-    with _reading(Path(folder)) as connection:
+    with _reading(Path(folder)) as connection, _damage(Path(folder)):
         rows = connection.execute("SELECT number, time, kind, trial, value FROM entries ORDER BY number")
         return [Entry(number=n, time=t, kind=k, trial=trial, value=json.loads(v)) for n, t, k, trial, v in rows]
 
@@ -279,7 +280,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
     except sqlite3.DatabaseError as error:
         connection.close()
-        if error.sqlite_errorcode in _DISK_FULL:
+        if _errorcode(error) in _DISK_FULL:
             raise StoppedError(_NO_ROOM) from error
         msg = f"{folder / JOURNAL}: damaged ({error})"
         raise BadInputError(msg) from error
@@ -297,10 +298,13 @@ def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Ite
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode not in _DISK_FULL:
+    except sqlite3.DatabaseError as error:
+        if _errorcode(error) in _DISK_FULL:
+            raise StoppedError(_NO_ROOM) from error
+        if isinstance(error, sqlite3.OperationalError):
             raise
-        raise StoppedError(_NO_ROOM) from error
+        msg = f"{JOURNAL}: damaged ({error}); what has been acquired lies in the folder's other files"
+        raise BadInputError(msg) from error
 
 
 @contextmanager
@@ -329,13 +333,18 @@ def _check_version(folder: Path, connection: sqlite3.Connection) -> None:
         raise BadInputError(msg)
 
 
+def _errorcode(error: sqlite3.Error) -> int | None:
+    """What SQLite calls it; None where Python itself has found it, such as text that is none."""
+    return getattr(error, "sqlite_errorcode", None)
+
+
 @contextmanager
 def _damage(folder: Path) -> Iterator[None]:
     """What SQLite or the records refuse becomes a BadInputError."""
     try:
         yield
-    except (sqlite3.DatabaseError, ValidationError, json.JSONDecodeError) as error:
-        msg = f"{folder / JOURNAL}: damaged ({str(error).splitlines()[0]})"
+    except (sqlite3.Error, ValidationError, ValueError, TypeError, KeyError, AttributeError, LookupError) as error:
+        msg = f"{folder / JOURNAL}: damaged ({(str(error) or type(error).__name__).splitlines()[0][:200]})"
         raise BadInputError(msg) from error
 
 

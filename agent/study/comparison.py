@@ -23,11 +23,12 @@ from instrument import optics
 from instrument.models import Description, Parameter, Record
 
 POLICIES = ("botorch", "botorch-alone", "expert", "ncem", "phaser", "random", "sobol", "grid", "seed-4", "seed")
-"""`botorch-alone` has no prior."""
+VARIANTS = ("botorch-alone", "botorch-stop")
+"""`botorch-alone` has no prior; `botorch-stop` ends exploration once a trial costs more than it promises."""
 EXPERT_STEP, EXPERT_DEFOCUS = 0.85, 500.0
 EXPERT_SEMIANGLE = 21.4
 """mrad; at other angles the expert keeps the width of the probe disc."""
-STEPS = (0.6, 3.0)
+STEPS = (0.8, 3.0)
 """Å, smallest and largest of the grid."""
 TRIAL_PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Doses of trials, relative to the final one."""
@@ -84,6 +85,8 @@ class Design:
 DESIGNS = {
     ("policies", True): Design("policies", POLICIES, (1e3,), (0, 1, 2, 4, 8), (0, 1), (3, 4)),
     ("policies", False): Design("policies", POLICIES, (1e3,), (0, 1, 2, 3, 4, 6, 8, 10), (0, 1, 2, 3, 4), (5, 8)),
+    ("stop", True): Design("stop", ("botorch", "botorch-stop"), (1e3,), (2, 4, 8), (0, 1), (3, 4)),
+    ("stop", False): Design("stop", ("botorch", "botorch-stop"), (1e3, 1e4), (2, 4, 6, 8, 10), (0, 1, 2, 3, 4), (5, 8)),
     ("dose", True): Design("dose", POLICIES, (1e2, 1e3), (8,), (0,), (3, 4)),
     ("dose", False): Design("dose", POLICIES, (1e2, 3e2, 1e3, 1e4, 1e5), (10,), (0, 1, 2), (5, 8)),
 }
@@ -143,9 +146,15 @@ def _config(description: Description, dose: float, trials: int, name: str, seed:
         name="study",
         electrons=dose * FINAL_AREA / (1 - SHARE),
         area=AreaOfInterest(height=edge, width=edge),
-        exploration=Exploration(trials=max(trials, 1), height=FIELD, width=FIELD, share=SHARE),
+        exploration=Exploration(
+            trials=max(trials, 1),
+            height=FIELD,
+            width=FIELD,
+            share=SHARE,
+            stop="cost" if name == "botorch-stop" else "trials",
+        ),
         search=Search(dose=(TRIAL_PARTS[0] * dose, TRIAL_PARTS[-1] * dose), overlap=0.0, window=1.0),
-        policy="botorch" if name == "botorch-alone" else name,
+        policy="botorch" if name in VARIANTS else name,
         prior="none" if name == "botorch-alone" else "zoo",
         expert=expert,
         seed=seed,

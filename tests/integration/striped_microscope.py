@@ -25,6 +25,7 @@ from instrument import (
     PlanCheck,
 )
 from instrument.beam import Hold
+from instrument.models import ELEMENTARY_CHARGE
 
 CURRENT = 8e-4
 """pA: 100 electrons in 20 ms."""
@@ -160,8 +161,31 @@ def make_watched() -> WatchedMicroscope:
 
 
 def make_quick() -> StripedMicroscope:
-    """Factory for `python -m instrument conformance`, which scans its plan several times."""
+    """Factory whose dwell times and current do not agree."""
     return StripedMicroscope(frame_interval=0.0005)
+
+
+class HonestMicroscope(StripedMicroscope):
+    """Its dwell times make the electrons that were asked for, and its counts show them. One frame every 0.5 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(frame_interval=0.0005)
+        self.counts_per_electron = 1e3
+
+    async def check(self, plan: AcquisitionPlan) -> PlanCheck:
+        dwell = plan.electrons_per_pattern * ELEMENTARY_CHARGE / (CURRENT * 1e-12)
+        times = {"dwell_time": dwell, "duration": dwell * plan.n_positions}
+        return (await super().check(plan)).model_copy(update=times)
+
+    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        async with contextlib.aclosing(super().acquire(plan)) as frames:
+            async for frame in frames:
+                yield Frame(frame.index, (frame.pattern * (plan.electrons_per_pattern / 32)).astype(np.uint16))
+
+
+def make_honest() -> HonestMicroscope:
+    """Factory for `python -m instrument check`."""
+    return HonestMicroscope()
 
 
 def make() -> StripedMicroscope:

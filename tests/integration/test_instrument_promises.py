@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +18,11 @@ from instrument import (
     AcquisitionPlan,
     BudgetError,
     ConflictError,
+    Description,
+    Detector,
     NotReservedError,
     Rectangle,
+    SafeStateError,
 )
 from instrument.ledger import Ledger
 
@@ -195,3 +201,51 @@ async def test_a_microscope_that_fails_is_charged_for_what_it_exposed(tmp_path: 
         assert 0 < outcome.electrons < 5 * ELECTRONS_PER_SECOND
         assert (await client.status()).electrons_spent == outcome.electrons
         assert (await client.acquire("a1", Frames())) == outcome
+
+
+async def test_a_ledger_that_cannot_be_written_holds_exposures_and_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    finish, full = Ledger.finish, True
+
+    def unwritable(self: Ledger, *args: Any, **changes: Any) -> Any:
+        if full:
+            raise sqlite3.OperationalError("database or disk is full")
+        return finish(self, *args, **changes)
+
+    monkeypatch.setattr(Ledger, "finish", unwritable)
+    async with serving(tmp_path, StripedMicroscope()) as (_, client), client.lease():
+        await client.prepare(make_plan())
+        assert (await client.acquire("a1", Frames())).state == "done", "the frames are here, and are kept"
+        with pytest.raises(SafeStateError, match=r"the ledger cannot be written .*disk is full"):
+            await client.prepare(make_plan("a2"))
+        assert (await client.exposures())[0].state == "running", "as a crash would have to find it"
+        full = False
+        async with asyncio.timeout(5):
+            while (await client.exposures())[0].state != "done":
+                await asyncio.sleep(0.01)
+        await client.resume("Ada", "made room")
+        assert (await client.prepare(make_plan("a2"))).id == "a2"
+
+
+class FromTheFuture(StripedMicroscope):
+    """Its server says more than this client knows, at every level."""
+
+    async def describe(self) -> Any:
+        class Later(Description):
+            colour: str = "red"
+
+        class LaterDetector(Detector):
+            cooled: bool = True
+
+        described = (await super().describe()).model_dump()
+        described["detector"] = LaterDetector(**described["detector"])
+        return Later(**described)
+
+
+async def test_a_client_goes_on_with_a_server_that_says_more(tmp_path: Path):
+    async with serving(tmp_path, FromTheFuture()) as (_, client), client.lease():
+        assert (await client._request("describe"))["colour"] == "red"
+        assert (await client.describe()).name == "striped"
+        await client.prepare(make_plan())
+        assert (await client.acquire("a1", Frames())).state == "done"

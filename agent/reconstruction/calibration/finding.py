@@ -28,6 +28,10 @@ FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
 FARTHEST, SURELY = 3.5, 5.0
 """Standard deviations of what was known before within which a defocus is believed, with so many of its own to either side."""
 
+BAD, VAGUE = 0.15, 2.0
+"""Deviance that counting does not explain, over the one that it does, from which on it is told (0.02 to 0.06 of thin crystals);
+natural units that the defocus is uncertain by for each of it."""
+
 
 def find(
     data: DiffractionData,
@@ -63,10 +67,10 @@ def find(
     end = fine.refine(ends[0].values)
     tell(on_progress, 1.0)
     assert end.sd is not None
-    sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names)).tolist(), strict=True))
+    sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names, end.misfit)).tolist(), strict=True))
     found = dict(zip(surface.names, end.values.tolist(), strict=True))
     deviance, evaluations = end.loss / fine.counts.size, surface.function.evaluations + fine.function.evaluations
-    if doubt := _doubt(data, widths, found, sd) or _two_defoci(surface.names, ends[0], rival):
+    if doubt := _doubt(data, widths, found, sd, end.misfit) or _two_defoci(surface.names, ends[0], rival):
         return Tuned(data, dict(widths), deviance, evaluations, improved=False, doubt=doubt)
     offset = {"row": row, "column": column}
     found = {name: value + offset.get(name, 0) for name, value in found.items()}
@@ -105,7 +109,11 @@ def _measured(data: DiffractionData, widths: Mapping[str, float], settings: Reco
 
 
 def _doubt(
-    data: DiffractionData, widths: Mapping[str, float], found: Mapping[str, float], sd: Mapping[str, float]
+    data: DiffractionData,
+    widths: Mapping[str, float],
+    found: Mapping[str, float],
+    sd: Mapping[str, float],
+    misfit: float,
 ) -> str:
     """Why what was found is not believed; empty: it is."""
     if not all(bool(np.isfinite(width)) for width in sd.values()):
@@ -115,7 +123,10 @@ def _doubt(
     value, error = found["defocus"], sd["defocus"]
     if abs(value - data.defocus) + SURELY * error < FARTHEST * widths["defocus"]:
         return ""
-    return f"{value:.4g} ± {error:.2g} Å would explain them, too far from what was expected or too vague to be believed"
+    best = f"{value:.4g} ± {error:.2g} Å is best, too far from what was expected or too vague to be believed"
+    if misfit < BAD:
+        return best
+    return f"{best}: the deviance is {1 + misfit:.1f} times what counting explains, as where the specimen is thick"
 
 
 def _two_defoci(names: tuple[str, ...], best: Minimum, rival: Minimum | None) -> str:
@@ -126,9 +137,12 @@ def _two_defoci(names: tuple[str, ...], best: Minimum, rival: Minimum | None) ->
     return f"{one:.4g} and {other:.4g} Å explain the counts alike"
 
 
-def _floors(data: DiffractionData, names: tuple[str, ...]) -> list[float]:
+def _floors(data: DiffractionData, names: tuple[str, ...], misfit: float) -> list[float]:
     """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
-    return [FLOOR * parameters.unit(data, name) if name in FLOORED else 0.0 for name in names]
+    units = [FLOOR if name in FLOORED else 0.0 for name in names]
+    if "defocus" in names:
+        units[names.index("defocus")] = float(np.hypot(FLOOR, VAGUE * misfit))
+    return [each * parameters.unit(data, name) for each, name in zip(units, names, strict=True)]
 
 
 def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:

@@ -66,11 +66,13 @@ class Minimum:
         values: (p,) parameters, in their units.
         loss: deviance with what was known before.
         sd: (p,) in the parameters' units; None: not asked for.
+        misfit: deviance that counting does not explain, over the one that it does.
     """
 
     values: NDArray[np.float64]
     loss: float
     sd: NDArray[np.float64] | None = None
+    misfit: float = 0.0
 
 
 class Surface:
@@ -126,22 +128,23 @@ class Surface:
         counted, model = counts + offset, expected + offset
         return float(2 * (counted * np.log(counted / model) - counted + model).sum(dtype=np.float64))
 
-    def misfit(self, expected: NDArray[np.float32]) -> float:
-        """By how much a deviance like that of `loss` is not what counting explains.
+    def misfit(self, expected: NDArray[np.float32]) -> tuple[float, float]:
+        """By how much a deviance like that of `loss` is not what counting explains, and what counting explains.
 
         Args:
             expected: (m,) counts.
         """
         drawn = np.random.default_rng(self.function.experiment.settings.seed).poisson(np.maximum(expected, 0))
         own, other = self._deviance(self.function.counts, expected), self._deviance(self.held_out, expected)
-        return abs((own + other) / 2 - self._deviance(drawn.astype(np.float32), expected))
+        counting = self._deviance(drawn.astype(np.float32), expected)
+        return abs((own + other) / 2 - counting), counting
 
     def rival(self, ends: Sequence[Minimum]) -> Minimum | None:
         """Of minima, the deepest first, the next one that explains the counts as well, but with another defocus."""
         if len(ends) < 2 or "defocus" not in self.names:
             return None
         best, where = ends[0], self.names.index("defocus")
-        alike = ALIKE**2 * (MISFIT**2 * self.misfit(self.expected(best.values)) + 1)
+        alike = ALIKE**2 * (MISFIT**2 * self.misfit(self.expected(best.values))[0] + 1)
         for end in ends[1:]:
             apart = abs(end.values[where] - best.values[where]) / self.lengths[where]
             if apart > APART and end.loss - best.loss < alike:
@@ -271,9 +274,10 @@ class Surface:
         covariance = inverse @ (scatter + 4 * self.prior) @ inverse
         rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
         part = np.array([MISFIT if name in MISLED else MISFIT_ELSEWHERE for name in self.names])
-        model = part**2 * 2 * np.median(misfits[1:]) * np.diag(inverse)
+        excess, counting = np.median(misfits[1:], axis=0)
+        model = part**2 * 2 * excess * np.diag(inverse)
         sd = np.sqrt(SHARED**2 * (np.diag(covariance) + rough) + model) * self.lengths
-        return Minimum(mean, loss, np.asarray(sd))
+        return Minimum(mean, loss, np.asarray(sd), float(excess / max(counting, 1.0)))
 
 
 def length(data: DiffractionData, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,29 @@ def test_no_sequence_of_events_overdraws_or_forgets(tmp_path_factory: pytest.Tem
         assert account.spent + account.reserved <= account.budget
         assert account.spent + account.reserved >= sum(exposed.values()) * (1 - 1e-12)
     ledger.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE acquisitions SET electrons = electrons / 2",
+        "UPDATE campaigns SET spent = 0",
+        "UPDATE acquisitions SET state = 'reserved'",
+        "UPDATE acquisitions SET dose = 0",
+        "DELETE FROM acquisitions",
+        "PRAGMA foreign_keys=OFF; UPDATE acquisitions SET campaign = 'nobody'",
+    ],
+)
+def test_books_that_contradict_themselves_are_not_opened(tmp_path: Path, damage: str):
+    ledger = Ledger(tmp_path)
+    ledger.open_campaign("c", 1e6)
+    reserve(ledger, make_plan("a1"))
+    ledger.mark_running("a1")
+    ledger.finish("a1", "done", frames=100, electrons=1000.0)
+    ledger.close()
+    Ledger(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        database.executescript(damage)
+    database.close()
+    with pytest.raises(InstrumentError, match=r"is damaged .* restore a copy"):
+        Ledger(tmp_path)

@@ -109,3 +109,15 @@ def test_the_reference_comes_off_first_and_the_expert_pays_for_itself() -> None:
     assert (budget.spent, budget.left) == (450, 550)
     later = ElectronBudget.of_campaign(CONFIG, [*trials, trial(4, "final", 551), trial(5, "expert", 551)])
     assert (later.spent, later.left) == (1001, 0), "what was overspent is nobody's to spend"
+
+
+def test_trials_whose_frames_were_lost_are_made_up_for_but_not_for_ever(journal: Journal) -> None:
+    book = TrialBook(journal, Audience())
+    planned = CONFIG.exploration.trials
+    for number in range(2 * planned):
+        assert book.explored() == max(0, number - planned)
+        lost = book.add("exploration", SUGGESTION, 0.0)
+        for state in ("reserved", "acquiring"):
+            lost = book.update(lost, state=TrialState(state))
+        book.update(lost, state=TrialState.FAILED, electrons=1.0, reason="interrupted, the frames are lost")
+    assert book.explored() == planned

@@ -128,6 +128,24 @@ def test_exploration_ends_once_trials_cost_more_than_they_promise(files):
     assert "no trial is worth its electrons" in endings["cost"][1]
 
 
+def test_an_earlier_campaign_on_the_column_is_where_a_later_one_starts(files):
+    hill, found = Hill(60), {}
+    task = problem(prior=str(files[False]))
+    places = [(1.0, 300), (0.8, 450), (1.5, 200), (0.6, 350), (1.2, 600), (2.0, 400)]
+    made = [Settings(step=step, defocus=defocus, dose=1500.0) for step, defocus in places]
+    earlier = tuple(
+        Observation(trial=n, settings=s, state="done", score=hill.truth(s, task), variance=0.03**2)
+        for n, s in enumerate(made, 1)
+    )
+    for name, known in (("none", ()), ("earlier", earlier)):
+        policy = make_policy(replace(task, earlier=known), 0)
+        suggestion = policy.suggest()[0]
+        found[name] = abs(suggestion.predicted - hill.truth(suggestion.settings, task)) / suggestion.predicted
+    assert suggestion.model == "6 trials of an earlier campaign on this column"
+    assert suggestion.predicted_sd > 0
+    assert found["earlier"] < max(found["none"], 0.1)
+
+
 def test_identical_points_with_certain_scores_do_not_end_a_campaign(files):
     policy = make_policy(problem(prior=str(files[False])), 0)
     settings = policy.suggest()[0].settings

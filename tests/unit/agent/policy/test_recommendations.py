@@ -115,3 +115,13 @@ def test_a_policy_without_scores_recommends_nothing():
     for name in ("botorch", "sobol"):
         with pytest.raises(BadInputError, match="no scored trial"):
             make_policy(problem(name), 0).recommend(1e7)
+
+
+def test_a_recommendation_says_what_less_dose_would_give():
+    policy = scored_policy(problem(), count=6)
+    found = policy.recommend(1e7)
+    doses = [found.settings.dose, *(each.settings.dose for each in found.front)]
+    assert len(found.front) == 4
+    assert doses == sorted(doses, reverse=True)
+    assert found.front[0].predicted < found.predicted
+    assert all(policy.space.why_illegal(each.settings, final=True) is None for each in found.front)

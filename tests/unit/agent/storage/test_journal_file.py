@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,30 @@ def test_a_finished_campaign_on_a_read_only_medium_is_read(tmp_path: Path) -> No
         assert load_campaign(tmp_path / "c").state == "running"
     finally:
         (tmp_path / "c").chmod(0o700)
+
+
+@pytest.mark.parametrize("damage", ["{", "[1]", "null", "\\x01", b"\xff{", None])
+@pytest.mark.parametrize("table", ["facts", "trials", "entries"])
+def test_a_damaged_journal_is_named_and_nothing_else_happens(tmp_path: Path, table: str, damage: Any) -> None:
+    folder = tmp_path / "c"
+    with create(folder) as journal:
+        journal.write_trial(trial(1))
+    column = {"facts": "value", "trials": "record", "entries": "value"}[table]
+    with sqlite3.connect(folder / JOURNAL) as database:
+        if damage is None:
+            database.execute(f"DROP TABLE {table}")
+        else:
+            database.execute(f"UPDATE {table} SET {column} = CAST(? AS TEXT)", (damage,))
+    database.close()
+    readers = (load_campaign, load_link, load_history, lambda path: Journal.open(path).trials())
+    complaints = [said for read in readers if (said := _complaint(read, folder))]
+    assert all("damaged" in said or "incomplete" in said for said in complaints)
+    assert complaints or table == "entries", "a history may hold any JSON"
+
+
+def _complaint(read: Callable[[Path], object], folder: Path) -> str:
+    try:
+        read(folder)
+    except BadInputError as error:
+        return str(error)
+    return ""
