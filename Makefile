@@ -2,6 +2,7 @@
 # make demo   the main job against the simulated microscope: simulator, agent, ZeroMQ, report
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
+# make faults  24 faults and what must hold through each, with the test that shows it
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, each in an environment of its own (3 GB): every number is read back
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: contract env demo test lint bench bench-peers test-interop limit clean
+.PHONY: contract env demo faults test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -42,6 +43,9 @@ lint: env
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+faults: env
+	$(BIN)/python tests/faults.py
 
 bench: env
 	$(BIN)/python -m pytest tests/benchmarks -s

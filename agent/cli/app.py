@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.studies import study
 from agent.cli.twin import twin
 from agent.cli.watching import AutonomyLevel, ctl, dashboard
 
@@ -24,16 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(twin, name="twin")
-
-
-class Subject(StrEnum):
-    """What `study` examines."""
-
-    calibration = "calibration"
-    score = "score"
-    policies = "policies"
-    dose = "dose"
-    stop = "stop"
+app.command()(study)
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -264,62 +255,6 @@ def doctor(
     from agent.cli.checks import show_checks
 
     raise typer.Exit(show_checks(instrument, mqtt, patience, keys))
-
-
-@app.command()
-def study(
-    subject: Annotated[Subject, typer.Argument(help="What to examine.")],
-    columns: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.yaml",
-            help="A list of {name, seed, specimen: {…}, column: {…}}: fields of the simulator's specimen and column. "
-            "Without it: columns drawn from the zoo by seeds from 1000 on.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Also write a record of each acquisition to this file.")
-    ] = None,
-    doses: Annotated[str | None, typer.Option(metavar="E[,E…]", help="e/Å², instead of the study's own.")] = None,
-    steps: Annotated[str | None, typer.Option(metavar="Å[,Å…]", help="Scan steps, instead of the study's own.")] = None,
-    defoci: Annotated[
-        str | None, typer.Option(metavar="Å[,Å…]", help="Nominal, positive for underfocus; write --defoci=-50,50.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many columns are drawn from the zoo.")] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw what was measured over what is true (PNG).")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
-    ] = False,
-    pool: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="policies, dose: acquisitions that studies share.")
-    ] = None,
-    policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose: only these.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
-
-    calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
-    score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
-    campaign would, beside the information that the picture really carries.
-    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped, beside the best.
-    """
-    from agent.cli.comparison import run_comparison
-    from agent.cli.study import numbers, run_study
-    from agent.study.plans import Wanted
-
-    wanted = Wanted(
-        numbers(doses, "--doses", positive=True),
-        numbers(steps, "--steps", positive=True),
-        numbers(defoci, "--defoci", positive=False),
-        quick,
-    )
-    if subject in (Subject.policies, Subject.dose, Subject.stop):
-        run_comparison(subject.value, columns, json_file, wanted, count, figures, pool, policies)
-        return
-    run_study(subject.value, columns, json_file, wanted, count, figures, resume)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:
