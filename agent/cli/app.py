@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agent.cli.options import EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.studies import study
 from agent.cli.twin import twin
+from agent.cli.watching import AutonomyLevel, ctl, dashboard
 
 app = typer.Typer(
     name="ptychopilot",
@@ -23,21 +24,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(twin, name="twin")
-
-
-class Subject(StrEnum):
-    """What `study` examines."""
-
-    calibration = "calibration"
-    score = "score"
-    policies = "policies"
-    dose = "dose"
-    stop = "stop"
+app.command()(study)
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
 
 
 def _show_no_progress(chosen: bool) -> None:
@@ -69,27 +59,6 @@ Keys = Annotated[
         "instrument on another machine ~/.config/ptychopilot/keys, where it exists.",
     ),
 ]
-
-
-class Order(StrEnum):
-    """What `ctl` gives to a campaign."""
-
-    pause = "pause"
-    resume = "resume"
-    stop = "stop"
-    approve = "approve"
-    veto = "veto"
-    autonomy = "autonomy"
-    blank = "blank"
-
-
-class AutonomyLevel(StrEnum):
-    """How much a campaign does by itself."""
-
-    observe = "observe"
-    advise = "advise"
-    confirm = "confirm"
-    auto = "auto"
 
 
 Autonomous = Annotated[
@@ -172,6 +141,27 @@ def run(
 
 
 @app.command()
+def plan(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="Campaign file, see `ptychopilot init`.")],
+    instrument: Annotated[
+        str, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Control address of the instrument.")
+    ],
+    json_file: Json = None,
+    keys: Keys = None,
+    patience: Patience = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Grade a campaign before the first electron: budget, area, time, window, overlap, frame rate, damage, disk, expected score.
+
+    Nothing is reserved or exposed. Exit code 2 where something is bad.
+    """
+    from agent.cli import campaigns
+
+    if not campaigns.plan(campaign, instrument, json_file, keys, patience):
+        raise typer.Exit(2)
+
+
+@app.command()
 def resume(
     folder: CampaignFolder,
     instrument: Annotated[
@@ -245,80 +235,8 @@ def demo(
     campaigns.demo(seed=seed, out=out, json_file=json_file, browser=not no_browser, debug=debug)
 
 
-Broker = Annotated[
-    str | None,
-    typer.Option(
-        "--mqtt", metavar="mqtts://[USER@]HOST[:PORT]", help="The broker that agents publish to; ws:// and wss:// too."
-    ),
-]
-Folder = Annotated[
-    Path | None, typer.Option("--campaign", metavar="DIR", help="A campaign's folder, or one that holds some.")
-]
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option("--password-file", metavar="FILE", help="Password of the broker's user, and nothing else."),
-]
-Authority = Annotated[
-    Path | None,
-    typer.Option("--ca", metavar="FILE", help="Certificate of the broker's authority. Without it: the system's."),
-]
-
-
-@app.command()
-def dashboard(
-    mqtt: Broker = None,
-    campaign: Folder = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; 0: a free one.")] = 8080,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond this machine passwords are needed.")
-    ] = "127.0.0.1",
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only say the address.")] = False,
-    viewer_password: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Password of those who may look, and nothing else.")
-    ] = None,
-    operator_password: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Password of those who may command, and nothing else.")
-    ] = None,
-    password_file: PasswordFile = None,
-    ca: Authority = None,
-    debug: Debug = False,
-) -> None:
-    """Watch campaigns in a browser, and steer them: from their folder, or from a broker. Reading disturbs nobody."""
-    from agent.cli.dashboard import show
-
-    show(
-        mqtt,
-        campaign,
-        host,
-        port,
-        browser=not no_browser,
-        passwords=(viewer_password, operator_password),
-        broker={"password_file": password_file, "ca_file": ca},
-        debug=debug,
-    )
-
-
-@app.command()
-def ctl(
-    verb: Annotated[Order, typer.Argument(help="What the campaign is to do.")],
-    campaign: Folder = None,
-    mqtt: Broker = None,
-    trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
-    level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
-    reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
-    password_file: PasswordFile = None,
-    ca: Authority = None,
-    debug: Debug = False,
-) -> None:
-    """Steer a running campaign from a shell: what the dashboard's buttons do.
-
-    `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy can only be lowered.
-    """
-    from agent.cli.dashboard import control
-
-    files = {"password_file": password_file, "ca_file": ca}
-    fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
-    control(verb.value, mqtt, campaign, files, **fields)
+app.command()(dashboard)
+app.command()(ctl)
 
 
 @app.command()
@@ -337,62 +255,6 @@ def doctor(
     from agent.cli.checks import show_checks
 
     raise typer.Exit(show_checks(instrument, mqtt, patience, keys))
-
-
-@app.command()
-def study(
-    subject: Annotated[Subject, typer.Argument(help="What to examine.")],
-    columns: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.yaml",
-            help="A list of {name, seed, specimen: {…}, column: {…}}: fields of the simulator's specimen and column. "
-            "Without it: columns drawn from the zoo by seeds from 1000 on.",
-        ),
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Also write a record of each acquisition to this file.")
-    ] = None,
-    doses: Annotated[str | None, typer.Option(metavar="E[,E…]", help="e/Å², instead of the study's own.")] = None,
-    steps: Annotated[str | None, typer.Option(metavar="Å[,Å…]", help="Scan steps, instead of the study's own.")] = None,
-    defoci: Annotated[
-        str | None, typer.Option(metavar="Å[,Å…]", help="Nominal, positive for underfocus; write --defoci=-50,50.")
-    ] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="How many columns are drawn from the zoo.")] = None,
-    figures: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also draw what was measured over what is true (PNG).")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer columns and settings: minutes, not hours.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
-    ] = False,
-    pool: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="policies, dose: acquisitions that studies share.")
-    ] = None,
-    policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose: only these.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
-
-    calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
-    score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
-    campaign would, beside the information that the picture really carries.
-    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped, beside the best.
-    """
-    from agent.cli.comparison import run_comparison
-    from agent.cli.study import numbers, run_study
-    from agent.study.plans import Wanted
-
-    wanted = Wanted(
-        numbers(doses, "--doses", positive=True),
-        numbers(steps, "--steps", positive=True),
-        numbers(defoci, "--defoci", positive=False),
-        quick,
-    )
-    if subject in (Subject.policies, Subject.dose, Subject.stop):
-        run_comparison(subject.value, columns, json_file, wanted, count, figures, pool, policies)
-        return
-    run_study(subject.value, columns, json_file, wanted, count, figures, resume)
 
 
 def _hand_over(verb: str, arguments: list[str]) -> None:

@@ -356,8 +356,9 @@ def _read_facts(folder: Path, connection: sqlite3.Connection, required: Set[str]
         msg = f"{folder}: the journal is incomplete; run the campaign again in another folder"
         raise BadInputError(msg)
     config = known.get("config")
-    if isinstance(config, dict):  # what began before there were two passes goes on in one
+    if isinstance(config, dict):  # what began before there were two passes, or a prior, goes on without
         config.setdefault("passes", 1)
+        config.setdefault("prior", "none")
     return known
 
 
