@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field
 from agent.campaign.connection import PATIENCE_S, connected, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
+    first_policy,
     needs_reference,
     planned_budget,
     reference_settings,
@@ -18,8 +20,9 @@ from agent.campaign.planning import (
 from agent.campaign.rehearsal import made_up_plan, preflight
 from agent.campaign.stop import Control
 from agent.config import CampaignConfig, interlacing
+from agent.errors import BadInputError, NoResultError
 from agent.events import Audience, Observer
-from agent.records import CampaignLayout, Settings, Suggestion
+from agent.records import CampaignLayout, Recommendation, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
 from instrument import Description, InstrumentClient, Rectangle
 from instrument.models import Record
@@ -43,6 +46,9 @@ class DryRun(Record):
     first: Suggestion = Field(description="the first settings that would be tried")
     layout: CampaignLayout
     description: Description
+    expected: Recommendation | None = Field(
+        default=None, description="of the final picture before the first trial; None: the policy has no prior"
+    )
 
 
 async def dry_run(
@@ -78,7 +84,9 @@ async def dry_run(
         if needs_reference(config):
             settings = reference_settings(description, config).settings
             duration += await scan(layout.exploration[0], settings)
+    expected = await asyncio.to_thread(_expected, config, description, layout, budget.final_share)
     return DryRun(
+        expected=expected,
         trials=config.exploration.trials,
         acquisitions=acquisitions_planned(config),
         passes=1 if interlacing(config, description) is None else 2,
@@ -91,6 +99,17 @@ async def dry_run(
         layout=layout,
         description=description,
     )
+
+
+def _expected(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, electrons: float
+) -> Recommendation | None:
+    """What the policy would recommend before it knows any score."""
+    try:
+        found = first_policy(config, description, layout).recommend(electrons)
+    except (BadInputError, NoResultError):
+        return None
+    return found if found.predicted is not None else None
 
 
 async def _duration(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agent.cli.options import EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
+from agent.cli.watching import AutonomyLevel, ctl, dashboard
 
 app = typer.Typer(
     name="ptychopilot",
@@ -28,8 +28,6 @@ app.command()(study)
 
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
 
 
 def _show_no_progress(chosen: bool) -> None:
@@ -61,27 +59,6 @@ Keys = Annotated[
         "instrument on another machine ~/.config/ptychopilot/keys, where it exists.",
     ),
 ]
-
-
-class Order(StrEnum):
-    """What `ctl` gives to a campaign."""
-
-    pause = "pause"
-    resume = "resume"
-    stop = "stop"
-    approve = "approve"
-    veto = "veto"
-    autonomy = "autonomy"
-    blank = "blank"
-
-
-class AutonomyLevel(StrEnum):
-    """How much a campaign does by itself."""
-
-    observe = "observe"
-    advise = "advise"
-    confirm = "confirm"
-    auto = "auto"
 
 
 Autonomous = Annotated[
@@ -164,6 +141,27 @@ def run(
 
 
 @app.command()
+def plan(
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="Campaign file, see `ptychopilot init`.")],
+    instrument: Annotated[
+        str, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Control address of the instrument.")
+    ],
+    json_file: Json = None,
+    keys: Keys = None,
+    patience: Patience = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Grade a campaign before the first electron: budget, area, time, window, overlap, frame rate, damage, disk, expected score.
+
+    Nothing is reserved or exposed. Exit code 2 where something is bad.
+    """
+    from agent.cli import campaigns
+
+    if not campaigns.plan(campaign, instrument, json_file, keys, patience):
+        raise typer.Exit(2)
+
+
+@app.command()
 def resume(
     folder: CampaignFolder,
     instrument: Annotated[
@@ -237,80 +235,8 @@ def demo(
     campaigns.demo(seed=seed, out=out, json_file=json_file, browser=not no_browser, debug=debug)
 
 
-Broker = Annotated[
-    str | None,
-    typer.Option(
-        "--mqtt", metavar="mqtts://[USER@]HOST[:PORT]", help="The broker that agents publish to; ws:// and wss:// too."
-    ),
-]
-Folder = Annotated[
-    Path | None, typer.Option("--campaign", metavar="DIR", help="A campaign's folder, or one that holds some.")
-]
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option("--password-file", metavar="FILE", help="Password of the broker's user, and nothing else."),
-]
-Authority = Annotated[
-    Path | None,
-    typer.Option("--ca", metavar="FILE", help="Certificate of the broker's authority. Without it: the system's."),
-]
-
-
-@app.command()
-def dashboard(
-    mqtt: Broker = None,
-    campaign: Folder = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; 0: a free one.")] = 8080,
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; beyond this machine passwords are needed.")
-    ] = "127.0.0.1",
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only say the address.")] = False,
-    viewer_password: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Password of those who may look, and nothing else.")
-    ] = None,
-    operator_password: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Password of those who may command, and nothing else.")
-    ] = None,
-    password_file: PasswordFile = None,
-    ca: Authority = None,
-    debug: Debug = False,
-) -> None:
-    """Watch campaigns in a browser, and steer them: from their folder, or from a broker. Reading disturbs nobody."""
-    from agent.cli.dashboard import show
-
-    show(
-        mqtt,
-        campaign,
-        host,
-        port,
-        browser=not no_browser,
-        passwords=(viewer_password, operator_password),
-        broker={"password_file": password_file, "ca_file": ca},
-        debug=debug,
-    )
-
-
-@app.command()
-def ctl(
-    verb: Annotated[Order, typer.Argument(help="What the campaign is to do.")],
-    campaign: Folder = None,
-    mqtt: Broker = None,
-    trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
-    level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
-    reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
-    password_file: PasswordFile = None,
-    ca: Authority = None,
-    debug: Debug = False,
-) -> None:
-    """Steer a running campaign from a shell: what the dashboard's buttons do.
-
-    `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy can only be lowered.
-    """
-    from agent.cli.dashboard import control
-
-    files = {"password_file": password_file, "ca_file": ca}
-    fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
-    control(verb.value, mqtt, campaign, files, **fields)
+app.command()(dashboard)
+app.command()(ctl)
 
 
 @app.command()

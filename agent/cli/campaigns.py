@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import webbrowser
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack
@@ -18,12 +19,13 @@ from typing import Protocol
 from rich.console import Console
 
 from agent.campaign.dry_run import dry_run as plan_only
+from agent.campaign.grades import grade
 from agent.campaign.pictures import drawing
 from agent.campaign.run import resume_campaign, run_campaign
 from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
 from agent.cli.dashboard import dashboard_process
-from agent.cli.results import RESULT, results, say, show_plan, show_results, write_json
+from agent.cli.results import RESULT, results, say, show_grades, show_plan, show_results, write_json
 from agent.cli.simulator import again, instrument_process, simulator_command
 from agent.cli.terminal import Terminal, has_display
 from agent.config import CampaignConfig, load_config
@@ -109,6 +111,38 @@ def run(
 
     start = partial(run_campaign, config, endpoint, folder, keys=keys, patience=patience)
     _conduct(start, config, folder, json_file, watched)
+
+
+def plan(path: Path, endpoint: str, json_file: Path | None, keys: Path | None, patience: float) -> bool:
+    """Grade what a campaign would do, and print it; nothing is reserved or exposed.
+
+    Args:
+        path: campaign file.
+        endpoint: control endpoint of the instrument.
+        json_file: where plan and grades go as JSON besides.
+        keys: folder of CURVE keys; None: that of the file, or the default.
+        patience: s to wait for an instrument that does not answer.
+
+    Returns:
+        Whether nothing is bad.
+
+    Raises:
+        BadInputError: the file is wrong, or the campaign not feasible.
+        InstrumentUnavailableError: the instrument cannot be reached or refuses.
+    """
+    _log_to_terminal(False)
+    config = load_config(path)
+    _check_json(json_file)
+    console = Terminal()
+    with ConsoleProgress(console) as progress:
+        found = asyncio.run(plan_only(config, endpoint, observers=[progress], keys=keys, patience=patience))
+    grades = grade(found, config, shutil.disk_usage(Path.cwd()).free)
+    show_plan(console, found)
+    show_grades(console, grades)
+    if json_file is not None:
+        told = found.model_dump(mode="json") | {"grades": [each.model_dump(mode="json") for each in grades]}
+        write_json(json_file, told)
+    return all(each.verdict != "bad" for each in grades)
 
 
 def resume(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from agent.reconstruction_choice import ReconstructionChoice
     from instrument.recordings import RecordingOptions
 
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
+
 REFINED: dict[str, dict[str, Any]] = {
     "positions": {"refine_positions": "free"},
     "lines": {"refine_positions": "lines"},

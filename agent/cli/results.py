@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.campaign.dry_run import DryRun
+from agent.campaign.grades import Grade
 from agent.errors import BadInputError
 from agent.formatting import duration, electrons, power_of, signed_length, times_power, uncertain
 from agent.records import CampaignRecord, Settings, Trial
@@ -71,6 +72,21 @@ def show_plan(console: Console, plan: DryRun) -> None:
         ("first settings", f"{settings_text(first, unit)}: {plan.first.reason}"),
     ):
         table.add_row(name, Text(value))
+    console.print(table)
+
+
+_VERDICTS = {"good": "green", "careful": "yellow", "bad": "bold red"}
+
+
+def show_grades(console: Console, grades: tuple[Grade, ...]) -> None:
+    """Print what a careful operator would look at, with a verdict for each."""
+    table = Table(box=None)
+    for heading in ("", "", "", "advice"):
+        table.add_column(heading)
+    for each in grades:
+        table.add_row(
+            each.subject, Text(each.verdict, style=_VERDICTS[each.verdict]), Text(each.value), Text(each.advice)
+        )
     console.print(table)
 
 

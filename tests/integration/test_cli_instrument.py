@@ -115,6 +115,17 @@ def test_a_dry_run_tells_the_cost_and_exposes_nothing(
     assert not (tmp_path / "campaigns").exists()
 
 
+def test_a_plan_is_graded_and_exposes_nothing(
+    endpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = _call(capsys, "plan", _campaign(tmp_path), "-i", endpoint, "--json", "plan.json")
+    grades = {each["subject"]: each for each in json.loads((tmp_path / "plan.json").read_text())["grades"]}
+    assert grades.keys() >= {"budget", "area", "time", "window", "overlap", "frame rate", "damage", "disk"}
+    assert all(subject in out for subject in grades)
+    assert code == (2 if any(each["verdict"] == "bad" for each in grades.values()) else 0)
+    assert _spent(endpoint) == 0
+
+
 def test_doctor_reaches_an_instrument(endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _call(capsys, "doctor", "-i", endpoint)
     assert code == 0

@@ -1,0 +1,106 @@
+"""What `dashboard` and `ctl` are called with, and what their `--help` says. The work is in `agent.cli.dashboard`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent.cli.options import Debug
+
+
+class Order(StrEnum):
+    """What `ctl` gives to a campaign."""
+
+    pause = "pause"
+    resume = "resume"
+    stop = "stop"
+    approve = "approve"
+    veto = "veto"
+    autonomy = "autonomy"
+    blank = "blank"
+
+
+class AutonomyLevel(StrEnum):
+    """How much a campaign does by itself."""
+
+    observe = "observe"
+    advise = "advise"
+    confirm = "confirm"
+    auto = "auto"
+
+
+Broker = Annotated[
+    str | None,
+    typer.Option(
+        "--mqtt", metavar="mqtts://[USER@]HOST[:PORT]", help="The broker that agents publish to; ws:// and wss:// too."
+    ),
+]
+Folder = Annotated[
+    Path | None, typer.Option("--campaign", metavar="DIR", help="A campaign's folder, or one that holds some.")
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option("--password-file", metavar="FILE", help="Password of the broker's user, and nothing else."),
+]
+Authority = Annotated[
+    Path | None,
+    typer.Option("--ca", metavar="FILE", help="Certificate of the broker's authority. Without it: the system's."),
+]
+
+
+def dashboard(
+    mqtt: Broker = None,
+    campaign: Folder = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port of the page; 0: a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; beyond this machine passwords are needed.")
+    ] = "127.0.0.1",
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only say the address.")] = False,
+    viewer_password: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Password of those who may look, and nothing else.")
+    ] = None,
+    operator_password: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Password of those who may command, and nothing else.")
+    ] = None,
+    password_file: PasswordFile = None,
+    ca: Authority = None,
+    debug: Debug = False,
+) -> None:
+    """Watch campaigns in a browser, and steer them: from their folder, or from a broker. Reading disturbs nobody."""
+    from agent.cli.dashboard import show
+
+    show(
+        mqtt,
+        campaign,
+        host,
+        port,
+        browser=not no_browser,
+        passwords=(viewer_password, operator_password),
+        broker={"password_file": password_file, "ca_file": ca},
+        debug=debug,
+    )
+
+
+def ctl(
+    verb: Annotated[Order, typer.Argument(help="What the campaign is to do.")],
+    campaign: Folder = None,
+    mqtt: Broker = None,
+    trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
+    level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
+    reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
+    password_file: PasswordFile = None,
+    ca: Authority = None,
+    debug: Debug = False,
+) -> None:
+    """Steer a running campaign from a shell: what the dashboard's buttons do.
+
+    `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy can only be lowered.
+    """
+    from agent.cli.dashboard import control
+
+    files = {"password_file": password_file, "ca_file": ca}
+    fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
+    control(verb.value, mqtt, campaign, files, **fields)
