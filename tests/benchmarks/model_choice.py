@@ -2,6 +2,7 @@
 
 For each case: what was chosen with the difference that decided, the seconds that it took, and the information that a picture of
 ten passes has of the true phase (bit/Å²) with the default model and with the one chosen. The engine is told the true optics.
+
     python tests/benchmarks/model_choice.py [NAME …] [--dose 1e4]
 """
 
