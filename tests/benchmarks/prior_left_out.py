@@ -2,8 +2,8 @@
 
 The cells of the lattice at the higher dose are the pictures, those at the lower dose the trials, with noise of 10 % of the best.
 Printed is the truth that the recommended cell loses, median (mean) over columns, after so many trials: with the prior, with
-members whose cells were shuffled, and with random search; beside the best cell of hindsight. Cells are single pictures of the twin,
-so a part of every loss is their noise; nothing here is the simulator's. No prior is rejected here.
+members whose cells were shuffled, and with random search; beside the best cell of hindsight. Cells are single pictures of the
+twin, so a part of every loss is their noise; nothing here is the simulator's. No prior is rejected here.
 
     python tests/benchmarks/prior_left_out.py [--file zoo.jsonl] [--seed 0] [--noise 0.1] [--no-shuffled]
 """
