@@ -55,7 +55,9 @@ class Exploration(Record):
         default="trials",
         description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
     )
-    initial: Annotated[int, Field(ge=1)] = Field(default=4, description="Sobol trials before the model chooses")
+    initial: Annotated[int, Field(ge=1)] = Field(
+        default=4, description="without a prior: Sobol trials before the model"
+    )
 
 
 class Search(Record):

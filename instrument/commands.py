@@ -41,6 +41,7 @@ from instrument.requests import (
     ResumeRequest,
     parse,
 )
+from instrument.settings import Settings
 from instrument.status import Lease, LedgerEntry
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class Commands:
         self._departures = 0
         self._stopping_since: float | None = None
         self._ends = Ends(ledger, guard.go_safe)
+        self._settings = Settings(microscope, guard.go_safe)
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
             "hello": (Nothing, self._hello),
             "describe": (Nothing, self._describe),
@@ -233,6 +235,7 @@ class Commands:
                 self._guard.require(request.lease)
                 await self._wait_for_receiver()
                 description = await self._microscope.describe()
+                await self._settings.confirm(entry.plan, description)
                 self._refuse_expired(request)
                 limit = _frame_limit(entry.check, description) + self._stall_timeout
                 beam_time = self._guard.begin(entry.id, request.lease, description.settle_time + limit)
@@ -289,6 +292,8 @@ class Commands:
         receivers = self._data.receivers()
         if self._running is None:
             self._ends.try_again()
+            if self._settings.changed and not self._guard.status().holder and not self._changing.locked():
+                self._tasks.create_task(self._settings.restore())
             return
         entry, task = self._running
         now = self._clock()

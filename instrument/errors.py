@@ -93,6 +93,12 @@ class SuspendedError(InstrumentError):
     retryable = True
 
 
+class SettingsError(InstrumentError):
+    """The column did not become what it was set to; it was read back, twice."""
+
+    code = "SETTINGS"
+
+
 class AccessError(InstrumentError):
     """The key of the sender has a role that may not do this."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -98,4 +98,25 @@ class NeedsHeartbeat(Protocol):
 
     def heartbeat(self) -> None:
         """Give one pulse. Called ten times a second from the thread that guards the beam; returns within 10 ms."""
+        ...
+
+
+@runtime_checkable
+class ReadsBack(Protocol):
+    """What a microscope has besides, where it can be set and asked what it is set to.
+
+    The server sets `defocus` before an exposure, waits for `Description.settle_time`, and compares what it reads back with
+    `Description.tolerances`. When nobody has the lease any more it puts back everything that has a tolerance.
+    """
+
+    async def set(self, settings: Mapping[str, float]) -> None:
+        """Set the column; the beam is blanked meanwhile.
+
+        Args:
+            settings: name -> value, in the units of the description.
+        """
+        ...
+
+    async def read_back(self) -> Mapping[str, float]:
+        """What the column is set to, as it says itself: name -> value, in the units of the description."""
         ...

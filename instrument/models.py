@@ -167,6 +167,9 @@ class Description(Record):
     exposure_limit: float | None = Field(
         default=None, gt=0, description="most electrons of a single acquisition; None: no limit"
     )
+    tolerances: dict[str, float] = Field(
+        default={}, description="setting -> by how much it may differ from what was set when it is read back"
+    )
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

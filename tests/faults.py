@@ -30,6 +30,7 @@ BOOKS = "books_that_contradict_themselves_are_not_opened"
 BROKER = "a_broker_that_hangs_does_not_keep_the_agent_from_ending"
 CLOCKS = "commands_go_on_after_the_clocks_have_parted"
 LOST_JOB = "a_lost_job_is_a_typed_error_and_the_next_one_works"
+LENS = "a_lens_that_does_not_become_what_it_is_set_to_exposes_nothing"
 SIGNAL = "the_beam_is_off_after_any_signal_that_can_be_caught"
 STUCK = "the_beam_goes_off_while_the_event_loop_is_stuck"
 
@@ -104,7 +105,7 @@ FAULTS = (
     ),
     Fault("clocks jump, drift, machine suspended", LEASE, CLOCKS, "", "", CLOCKS),
     Fault("more counts than were paid for", COUNTS, "", COUNTS, "", COUNTS),
-    Fault("settings that are not what was set", OPEN, OPEN, "", "", OPEN),
+    Fault("settings that are not what was set", LENS, LENS, LENS, "", LENS),
     Fault(
         "vacuum, valves, high tension, emission, cooling",
         TRIP,

@@ -25,8 +25,11 @@ DEEP, MOST_STARTS = 0.6, 2
 """Part of the range of losses that a minimum has to be deep, and how many are followed."""
 FLOOR, FLOORED = 0.1, ("defocus", "C12a", "C12b")
 """Smallest standard deviation in natural units, and of which parameters."""
-FARTHEST, SURELY = 3.5, 5.0
-"""Standard deviations of what was known before within which a defocus is believed, with so many of its own to either side."""
+UNKNOWN_C30 = 0.25
+"""Natural units of defocus that a spherical aberration nobody has told leaves open (README, "From far away")."""
+FARTHEST, SURELY, TOLD = 3.5, 3.0, 0.7
+"""Standard deviations of what was known before within which a defocus is believed, with so many of its own to either side, and
+part of them that its own has to be below."""
 
 BAD, VAGUE = 0.15, 2.0
 """Deviance that counting does not explain, over the one that it does, from which on it is told (0.02 to 0.06 of thin crystals);
@@ -121,7 +124,8 @@ def _doubt(
     if "defocus" not in widths:
         return ""
     value, error = found["defocus"], sd["defocus"]
-    if abs(value - data.defocus) + SURELY * error < FARTHEST * widths["defocus"]:
+    reach = widths["defocus"]
+    if abs(value - data.defocus) + SURELY * error < FARTHEST * reach and error < TOLD * reach:
         return ""
     best = f"{value:.4g} ± {error:.2g} Å is best, too far from what was expected or too vague to be believed"
     if misfit < BAD:
@@ -141,7 +145,8 @@ def _floors(data: DiffractionData, names: tuple[str, ...], misfit: float) -> lis
     """What a specimen that is not thin and a detector that is not perfect leave open, in the parameters' units."""
     units = [FLOOR if name in FLOORED else 0.0 for name in names]
     if "defocus" in names:
-        units[names.index("defocus")] = float(np.hypot(FLOOR, VAGUE * misfit))
+        lens = FLOOR if "C30" in names or data.aberrations.get("C30") else UNKNOWN_C30
+        units[names.index("defocus")] = float(np.hypot(lens, VAGUE * misfit))
     return [each * parameters.unit(data, name) for each, name in zip(units, names, strict=True)]
 
 
