@@ -51,12 +51,10 @@ async def expose(
     on_frame: Callable[[int], None],
     alarm: Callable[[str], None],
 ) -> ExposureResult:
-    """Run one acquisition to its end, whatever happens, and say what it cost.
-
-    The microscope's iterator is closed, and its beam blanked, before this returns.
+    """Run one acquisition to its end, whatever happens, and say what it cost; the beam is blanked before this returns.
 
     Args:
-        microscope: to expose with.
+        microscope: to expose with; its iterator is closed before this returns.
         entry: the reservation.
         description: of the instrument at the time.
         data: where the frames go.
