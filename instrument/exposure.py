@@ -16,7 +16,7 @@ from instrument import stream
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
 from instrument.frame_watch import FrameWatch
-from instrument.microscope import CountsBeamTime, Frame, Microscope
+from instrument.microscope import CountsBeamTime, Frame, LosesFrames, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
 from instrument.status import LedgerEntry
 
@@ -51,12 +51,10 @@ async def expose(
     on_frame: Callable[[int], None],
     alarm: Callable[[str], None],
 ) -> ExposureResult:
-    """Run one acquisition to its end, whatever happens, and say what it cost.
-
-    The microscope's iterator is closed, and its beam blanked, before this returns.
+    """Run one acquisition to its end, whatever happens, and say what it cost; the beam is blanked before this returns.
 
     Args:
-        microscope: to expose with.
+        microscope: to expose with; its iterator is closed before this returns.
         entry: the reservation.
         description: of the instrument at the time.
         data: where the frames go.
@@ -84,7 +82,8 @@ async def expose(
                     break
                 on_frame(count)
         if not stop_reason() and count < plan.n_positions:
-            state, reason = "failed", f"the microscope delivered {count} of {plan.n_positions} frames"
+            reason = f"the microscope delivered {count} of {plan.n_positions} frames"
+            state = "done" if _accounted_for(microscope, count, plan) else "failed"
     except asyncio.CancelledError:
         if not stop_reason():
             raise
@@ -98,6 +97,11 @@ async def expose(
     seconds = beam_time.seconds if own is None else own.beam_time() - before
     charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
     return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason)
+
+
+def _accounted_for(microscope: Microscope, delivered: int, plan: AcquisitionPlan) -> bool:
+    lost = microscope.lost_frames() if isinstance(microscope, LosesFrames) else 0
+    return delivered > 0 and delivered + lost == plan.n_positions
 
 
 def _image(entry: LedgerEntry, index: int, pattern: NDArray[Any], elapsed: float) -> bytes:

@@ -93,6 +93,19 @@ class CountsBeamTime(Protocol):
 
 
 @runtime_checkable
+class LosesFrames(Protocol):
+    """What a microscope has besides, where a camera may lose frames that a trial can do without.
+
+    An acquisition whose frames and lost ones are as many as its positions is done; what is lost is masked. Where more is
+    lost than is good, `acquire` raises.
+    """
+
+    def lost_frames(self) -> int:
+        """How many frames of the acquisition that has just ended are known to be lost."""
+        ...
+
+
+@runtime_checkable
 class NeedsHeartbeat(Protocol):
     """What a microscope has besides, where a hardware line keeps its beam on only as long as it is pulsed."""
 

@@ -160,7 +160,7 @@ def _scored(trial: TrialMessage, x: float, y: Axis, width: float) -> str:
     sd, at = trial.score_sd or 0.0, y(trial.score)
     parts.append(f'<path class="bar" d="M{x:.1f} {y(trial.score + sd):.1f} V{y(max(trial.score - sd, y.low)):.1f}"/>')
     hollow = " hollow" if trial.halves in ("positions", "thinned") else ""
-    parts.append(_mark(MARKS.get(trial.role, "circle"), x, at, f"mark {trial.role}{hollow}"))
+    parts.append(_mark(trial.role, x, at, f"mark{hollow}"))
     if trial.veto is not None:
         parts.append(_cross(x, at, "bad"))
     return f"<g><title>{_about(trial)}</title>{''.join(parts)}</g>"
@@ -175,7 +175,7 @@ def _point(trial: TrialMessage, x: float, y: float, kind: str) -> str:
     elif kind == "pending":
         drawn = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" class="ring pending"/>'
     else:
-        drawn = _mark(MARKS.get(trial.role, "circle"), x, y, f"mark outlined {trial.role}")
+        drawn = _mark(trial.role, x, y, "mark outlined")
     return f"<g><title>{_about(trial)}</title>{drawn}</g>"
 
 
@@ -243,7 +243,9 @@ def _frame(x: Axis, y: Axis, x_ticks: Sequence[float], x_label: str, y_label: st
     return "".join(parts)
 
 
-def _mark(shape: str, x: float, y: float, kind: str) -> str:
+def _mark(role: str, x: float, y: float, kind: str) -> str:
+    shape = MARKS.get(role, "circle")
+    kind += f" {role if role in MARKS else 'exploration'}"  # a broker may send anything
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" class="{kind}"/>'
     if shape == "square":

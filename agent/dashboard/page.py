@@ -122,7 +122,8 @@ class Page:
         ui.label(self._commander.role).classes("role").tooltip("what you may do here")
 
     def _build_suggestion(self) -> None:
-        with ui.element("section").classes("panel suggestion"):
+        self._suggestion = ui.element("section").classes("panel suggestion")
+        with self._suggestion:
             ui.html("<h2>Suggestion and its reason</h2>", sanitize=False)
             self._boxes["suggestion"] = ui.html("", sanitize=False)
             self._decision = ui.element("div").classes("decision")
@@ -185,7 +186,9 @@ class Page:
         self._autonomy.set_value(state.autonomy)
         self._pause.set_text("GO ON" if state.paused else "PAUSE")
         self._pause.classes(add="active" if state.paused else "", remove="" if state.paused else "active")
-        self._decision.set_visibility(state.needs_approval is not None)
+        asks = state.needs_approval is not None
+        self._decision.set_visibility(asks)
+        self._suggestion.classes(add="asks" if asks else "", remove="" if asks else "asks")
 
     async def _show_picture(self) -> None:
         trials = self._gallery.trials(self._view)

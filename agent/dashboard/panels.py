@@ -32,7 +32,7 @@ def life(view: View, now: float) -> tuple[str, str]:
     """
     if view.finished:
         outcome = view.state.outcome if view.state is not None else None
-        return "ended", outcome or "finished"
+        return "ended", escape(outcome or "finished")
     if view.state is None:
         return "stale", "no data yet"
     silent = view.silent_for(now)

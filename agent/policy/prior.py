@@ -16,12 +16,14 @@ import numpy as np
 
 from agent.policy.base import Observation, Problem
 from agent.policy.coordinates import as_points
-from agent.policy.ensemble import DOSES, SHIPPED, Member, is_usable, lattice, read_members
+from agent.policy.ensemble import DOSES, SHIPPED, STEPS, Member, is_usable, lattice, read_members
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.score_model import SMALLEST_VARIANCE, DoseCurve, NoiseCurve, log_leave_one_out
 from instrument import optics
 from instrument.models import Description
 
+COARSEST = 2.0
+"""Finest step of an instrument over the ensemble's coarsest beyond which the ensemble says nothing: X-rays, light, cells."""
 FORGOTTEN = 0.3
 """Part of the ensemble's covariance that an earlier campaign does not settle: another specimen, another day."""
 EARLIER_SD = 0.4
@@ -143,7 +145,7 @@ class Prior:
 
 
 def load_prior(problem: Problem) -> Prior | None:
-    """The prior that the campaign names; None where it wants none, or where there are too few columns for one.
+    """The prior that the campaign names; None: it wants none, there are too few columns, or steps are far coarser than theirs.
 
     Args:
         problem: the campaign's.
@@ -153,6 +155,8 @@ def load_prior(problem: Problem) -> Prior | None:
     """
     named = problem.config.prior
     if named == "none" or (named == "zoo" and not SHIPPED.exists()):
+        return None
+    if problem.description.step.bounds[0] > COARSEST * STEPS[-1]:
         return None
     prior = Prior(read_members(SHIPPED if named == "zoo" else Path(named)), problem.description)
     return prior if prior.members >= FEWEST_MEMBERS else None

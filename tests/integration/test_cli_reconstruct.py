@@ -25,7 +25,9 @@ from agent.storage.reconstruction_file import read_reconstruction
 from instrument import optics
 from instrument.recordings import RecordingOptions, read_recording
 
-QUICK = ReconstructionChoice(model="given", passes=2)
+STILL: dict[str, Any] = {"model": "given", "passes": 2, "padding": 1.0}
+"""On the pixels on which `scan_of_atoms` is made."""
+QUICK = ReconstructionChoice.model_validate(STILL)
 QUICKLY = ("--passes", "6", "--no-calibrate")
 RECORDING = Path(__file__).parents[3] / "shared" / "data" / "rotavirus_cryo_4dstem.h5"
 
@@ -193,7 +195,7 @@ def test_a_known_orientation_settles_the_sign_of_the_defocus(tmp_path: Path) -> 
 def test_a_line_scan_is_reconstructed_where_the_geometry_is_known(tmp_path: Path) -> None:
     path, out, options = calibrated(tmp_path / "scan.npy", scan_of_atoms()[4:7])
     known = KnownGeometry(rotation=0, centre=(16, 16), bad_pixels=("3,:",))
-    still = ReconstructionChoice(model="given", passes=2, calibrate=False)
+    still = ReconstructionChoice.model_validate(STILL | {"calibrate": False})
     reconstruct_file(path, out, options, still, geometry=known)
     picture = read_reconstruction(out / "scan-reconstruction.h5")
     assert picture.optics is not None
@@ -220,7 +222,7 @@ def test_a_probe_from_a_file_makes_up_for_a_wrong_defocus(tmp_path: Path) -> Non
     scores = {}
     for probe in (None, tmp_path / "probe.npy"):
         choice = ReconstructionChoice.model_validate(
-            {"model": "given", "passes": 3, "calibrate": False, "refine_probe": False, "probe": probe}
+            STILL | {"passes": 3, "calibrate": False, "refine_probe": False, "probe": probe}
         )
         result = tmp_path / "result.json"
         with suppress(NoResultError):
@@ -228,9 +230,7 @@ def test_a_probe_from_a_file_makes_up_for_a_wrong_defocus(tmp_path: Path) -> Non
         scores[probe] = json.loads(result.read_text(encoding="utf-8"))["score"]["heldout_gain"]
     assert scores[tmp_path / "probe.npy"] > 2 * scores[None]
 
-    earlier = ReconstructionChoice.model_validate(
-        {"model": "given", "passes": 2, "calibrate": False, "probe": out / "scan-reconstruction.h5"}
-    )
+    earlier = ReconstructionChoice.model_validate(STILL | {"calibrate": False, "probe": out / "scan-reconstruction.h5"})
     reconstruct_file(path, tmp_path / "again", options, earlier, geometry=KnownGeometry(rotation=0))
 
 
@@ -248,9 +248,7 @@ def test_a_probe_from_a_file_makes_up_for_a_wrong_defocus(tmp_path: Path) -> Non
 def test_what_is_no_probe_is_refused(tmp_path: Path, content: NDArray[Any], message: str) -> None:
     call = calibrated(tmp_path / "scan.npy", scan_of_atoms())
     np.save(tmp_path / "probe.npy", content)
-    choice = ReconstructionChoice.model_validate(
-        {"model": "given", "passes": 2, "calibrate": False, "probe": tmp_path / "probe.npy"}
-    )
+    choice = ReconstructionChoice.model_validate(STILL | {"calibrate": False, "probe": tmp_path / "probe.npy"})
     with pytest.raises(BadInputError, match=message):
         reconstruct_file(*call, choice)
     missing = choice.model_copy(update={"probe": tmp_path / "absent.h5"})
@@ -261,7 +259,7 @@ def test_what_is_no_probe_is_refused(tmp_path: Path, content: NDArray[Any], mess
 def test_xrays_and_light_are_reconstructed_as_electrons_of_the_same_wavelength(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, still = {}, ReconstructionChoice(model="given", passes=2, calibrate=False)
+    told, still = {}, ReconstructionChoice.model_validate(STILL | {"calibrate": False})
     for wavelength in (None, 6328.0, 1.409):  # 80 kV, copper's neighbour at 8.8 keV, a red laser; a tenth of the angles
         longer = 1.0 if wavelength is None else 10 * wavelength / optics.wavelength(80e3)
         options = RecordingOptions(

@@ -48,6 +48,11 @@ def test_a_scan_that_jitters_has_its_positions_refined() -> None:
     assert taken(phantom.experiment(true_positions=jittered), "positions") == {"positions"}
 
 
+def test_a_beam_that_flickers_has_an_intensity_for_each_pattern() -> None:
+    brightness = 1 + 0.15 * np.random.default_rng(4).normal(size=256)
+    assert taken(phantom.experiment(intensity=brightness), "intensity") == {"intensity"}
+
+
 def test_what_is_not_free_stays_as_it_was_set() -> None:
     choice = choose_model(phantom.experiment(), replace(SETTINGS, slices=2), ("background",), n_positions=36)
     assert dict(choice.settings) == {"background": False}

@@ -38,6 +38,11 @@ class Prediction:
     blocks: NDArray[np.float64]
     pixels: float
 
+    @property
+    def deviance(self) -> float:
+        """Per pixel."""
+        return float(self.blocks.sum()) / self.pixels
+
     def gain_over(self, other: Prediction) -> tuple[float, float]:
         """By how much less this deviance is than another of the same counts, per pixel, and its standard deviation.
 

@@ -27,10 +27,12 @@ SIMPLEST: Mapping[str, Any] = {
 """What a setting is where its part is not taken."""
 SURE = 4.0
 """Standard deviations by which a richer model has to predict better; ten of them are asked."""
+WORTH = 1e-3
+"""Part of the held-out deviance that it has to explain: less is not worth the time of one more wave."""
 PASSES = 7
 """Passes of each reconstruction at most."""
-POSITIONS = 121
-"""Positions of each reconstruction at most."""
+POSITIONS, FEWEST, SHARE = 121, 64, 0.25
+"""Positions of each reconstruction at most, and of small scans; part of the scan, so that all together cost about one of it."""
 MOST_SLICES, MOST_MODES = 6, 3
 THIN = 6.5
 """Å between two layers of a thin crystal."""
@@ -153,9 +155,10 @@ def choose_model(
         BadInputError: the data cannot be reconstructed.
     """
     started = time.perf_counter()
+    n_used = min(n_positions, max(FEWEST, int(SHARE * len(data.patterns))))
     simplest = {name: SIMPLEST[name] for part in free for name in PARTS[part] if name in SIMPLEST}
     short = replace(settings, **simplest, **_short(settings))
-    here = _Selection(HeldOut(data, n_positions, settings.seed), data, short, "amplitude" in free)
+    here = _Selection(HeldOut(data, n_used, settings.seed), data, short, "amplitude" in free)
     best = here.predicted()
     assert best is not None
     tried: list[Tried] = []
@@ -184,11 +187,12 @@ def _climbed(here: _Selection, part: str, best: Prediction, tried: list[Tried]) 
             break
         candidate, prediction = max(found, key=lambda pair: pair[1].gain_over(best)[0])
         gain, sd = prediction.gain_over(best)
-        sure = gain > SURE * sd
+        least = WORTH * best.deviance
+        sure = gain > max(SURE * sd, least)
         if sure and part == "positions":
             # where positions are refined the probe is so later: what that alone brings is not theirs
             gain, sd = min((gain, sd), prediction.gain_over(here.with_waiting_probe()))
-            sure = gain > SURE * sd
+            sure = gain > max(SURE * sd, least)
         if not sure and taken is None:
             tried.append(Tried(part, candidate.label, gain, sd, taken=False))
         if not sure:

@@ -5,15 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from examples import description
 
-from agent.config import Search
+from agent.config import Goal, Search
 from agent.errors import BadInputError
 from agent.policy import Observation, make_policy
 from agent.policy.ensemble import DOSES, PARTS, STEPS
+from agent.policy.prior import load_prior
 from agent.records import Settings
 from instrument import optics
+from instrument.models import Parameter
 
-from .landscapes import TRIAL_AREA, problem
+from .landscapes import FINAL_AREA, TRIAL_AREA, problem
 
 
 class Hill:
@@ -144,6 +147,26 @@ def test_an_earlier_campaign_on_the_column_is_where_a_later_one_starts(files):
     assert suggestion.model == "6 trials of an earlier campaign on this column"
     assert suggestion.predicted_sd > 0
     assert found["earlier"] < max(found["none"], 0.1)
+
+
+def test_the_cheapest_sufficient_dose_is_found_from_a_prior(files):
+    task = replace(problem(prior=str(files[False]), goal=Goal(kind="cheapest", score=1.5)), target=1.5)
+    policy, hill = make_policy(task, 0), Hill(53)
+    assert policy.suggest()[0].source == "botorch"
+    for number, (step, defocus) in enumerate([(1.0, 400), (0.8, 300)], 1):
+        settings = Settings(step=step, defocus=defocus, dose=1500.0)
+        told = {"score": hill.truth(settings, task), "variance": 0.03**2}
+        policy.ingest([Observation(trial=number, settings=settings, state="done", **told)])
+    found = policy.recommend(1e7)
+    assert hill.truth(found.settings, task) > 1.4
+    assert found.settings.dose < 1e7 / FINAL_AREA
+
+
+def test_where_steps_are_far_coarser_than_an_ensembles_there_is_no_prior(files):
+    coarse = description(step=Parameter(kind="continuous", unit="Å", minimum=50.0, maximum=5000.0))
+    task = problem(prior=str(files[False]))
+    assert load_prior(task) is not None
+    assert load_prior(replace(task, description=coarse)) is None
 
 
 def test_identical_points_with_certain_scores_do_not_end_a_campaign(files):

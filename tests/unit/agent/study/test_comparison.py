@@ -8,6 +8,7 @@ from agent.study.comparison_summary import summarise
 from agent.study.exposures import StudyColumn
 from agent.study.pool import Pool
 from agent.study.records import ScoreRecord
+from instrument.models import AcquisitionPlan
 
 COLUMN = StudyColumn(0, "a-column", 3)
 
@@ -82,3 +83,21 @@ def test_what_the_pool_holds_is_not_simulated_again(tmp_path):
     path.write_text(kept.model_dump_json())
     assert pool.record(COLUMN, settings, 4) == kept
     assert pool.made == 0
+
+
+def test_the_pool_asks_for_two_passes_at_a_place_that_belongs_to_the_replica(tmp_path):
+    class Describes:
+        def describe(self, column):
+            return description()
+
+    pool = Pool(tmp_path, simulator=Describes(), identity="x")
+    settings = Settings(step=0.8, defocus=-123.4, dose=62.5)
+    planned = {replica: pool._planned(COLUMN, settings, replica) for replica in (0, 1, 41)}
+    assert len({p.plan.id for p in planned.values()}) == 3
+    for each in planned.values():
+        assert (each.plan.step, each.plan.defocus, each.plan.dose, each.plan.passes) == (0.8, -123.4, 62.5, 2)
+        AcquisitionPlan.model_validate(each.plan.model_dump())  # model_copy has checked nothing
+        field, scored, area = each.plan.field, each.scored, description().area
+        assert area.y <= field.y <= scored.y
+        assert scored.x + scored.width <= field.x + field.width <= area.x + area.width
+    assert planned[0].plan.field != planned[1].plan.field

@@ -1,0 +1,1 @@
+"""Other people's instruments as a `Microscope`, one module a vendor, imported only when asked for: `instrument.adapters.NAME`."""

@@ -1,0 +1,103 @@
+"""A DECTRIS detector's REST interface and stream, as far as a camera adapter uses them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import zmq
+
+from instrument import stream
+
+SHAPE = (16, 24)
+
+
+def image_of(number: int) -> np.ndarray:
+    """Image `number` of a series."""
+    return np.random.default_rng(number).poisson(5, SHAPE).astype(np.uint16)
+
+
+class FakeSimplon:
+    """A context manager.
+
+    Attributes:
+        asked: every request, in order.
+        refuses: what is answered with 400.
+        stray: messages that are sent before a series, as if left over.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.refuses: set[str] = set()
+        self.stray: list[bytes] = []
+        self.config: dict[str, Any] = {
+            "bit_depth_image": 16,
+            "y_pixels_in_detector": SHAPE[0],
+            "x_pixels_in_detector": SHAPE[1],
+            "frame_time": 1e-4,
+        }
+        self.series = 6
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._push = self._context.socket(zmq.PUSH)
+        self.frames = f"tcp://127.0.0.1:{self._push.bind_to_random_port('tcp://127.0.0.1')}"
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.answer(None)
+
+            def do_PUT(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.answer(json.loads(body)["value"] if body else None)
+
+            def answer(self, value: Any) -> None:
+                what = self.path.split("/api/1.8.0/")[1]
+                fake.asked.append(what if value is None else f"{what}={value}")
+                content = json.dumps(fake.act(what, value)).encode()
+                self.send_response(400 if what in fake.refuses else 200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.rest = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> FakeSimplon:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+        self._context.destroy(linger=0)
+
+    def act(self, what: str, value: Any) -> dict[str, Any]:
+        kind, _, name = what.partition("/")
+        if kind == "config" and value is not None:
+            self.config[name] = value
+        elif kind == "config":
+            return {"value": self.config[name], "min": self.config[name]}
+        elif name == "arm":
+            self.series += 1
+            for message in self.stray:
+                self._push.send(message)
+            count = self.config["nimages"] * self.config["ntrigger"]
+            start = stream.SeriesStart(self.series, "u", "uint16", *SHAPE, number_of_images=count)
+            self._push.send(stream.encode_start(start))
+            return {"sequence id": self.series}
+        elif name == "disarm":
+            with contextlib.suppress(zmq.Again):  # nobody listens, as with the real one
+                self._push.send(stream.encode_end(self.series, "u"), zmq.NOBLOCK)
+        return {}
+
+    def send_image(self, number: int, series: int | None = None) -> None:
+        """An image, of this series unless told otherwise."""
+        self._push.send(stream.encode_image(series or self.series, "u", number, image_of(number), 0.0, 1e-3))
