@@ -64,6 +64,9 @@ class HeldOut:
         data: whole counts.
         n_positions: positions used, the dense square in the middle of the scan.
         seed: of the counts held out.
+
+    Attributes:
+        counts: held out, per detector pixel.
     """
 
     def __init__(self, data: DiffractionData, n_positions: int, seed: int = 0) -> None:
@@ -80,6 +83,7 @@ class HeldOut:
             self.held = thin(patterns, HELD_OUT, seed + 1)
             patterns, self.share = patterns - self.held, HELD_OUT / (1 - HELD_OUT)
         self.data = replace(small, patterns=patterns, survey=None)
+        self.counts = float(self.held[judged].mean())
         self.blocks = [judged[block] for block in _blocks(small.positions[judged])]
 
     def predicted(self, settings: ReconstructionSettings, *, probe_waits: bool = False, **changes: Any) -> Prediction:

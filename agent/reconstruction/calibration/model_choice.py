@@ -29,6 +29,8 @@ SURE = 4.0
 """Standard deviations by which a richer model has to predict better; ten of them are asked."""
 WORTH = 1e-3
 """Part of the held-out deviance that it has to explain: less is not worth the time of one more wave."""
+WORTH_WAITING = 2e-3
+"""Deviance per held-out count that positions have to explain, since they hold the probe back for half of the passes."""
 PASSES = 7
 """Passes of each reconstruction at most."""
 POSITIONS, FEWEST, SHARE = 121, 64, 0.25
@@ -122,10 +124,14 @@ class _Selection:
                 raise
             return None
 
-    def with_waiting_probe(self) -> Prediction:
-        """The held-out counts under the model so far, with a probe that is refined as late as with positions."""
-        self.runs += 1
-        return self.held_out.predicted(self.settings, probe_waits=True, **self.data)
+    def like_positions(self) -> tuple[Prediction, ...]:
+        """The model so far with what refined positions bring that is no jitter: a probe refined later, a scan that is sheared."""
+        self.runs += 2
+        sheared = replace(self.settings, refine_positions="linear")
+        return (
+            self.held_out.predicted(self.settings, probe_waits=True, **self.data),
+            self.held_out.predicted(sheared, **self.data),
+        )
 
     def with_part(self, candidate: Candidate | None) -> tuple[ReconstructionSettings, dict[str, Any]]:
         """Settings, and what differs in the data."""
@@ -187,11 +193,10 @@ def _climbed(here: _Selection, part: str, best: Prediction, tried: list[Tried]) 
             break
         candidate, prediction = max(found, key=lambda pair: pair[1].gain_over(best)[0])
         gain, sd = prediction.gain_over(best)
-        least = WORTH * best.deviance
+        least = WORTH_WAITING * here.held_out.counts if part == "positions" else WORTH * best.deviance
         sure = gain > max(SURE * sd, least)
         if sure and part == "positions":
-            # where positions are refined the probe is so later: what that alone brings is not theirs
-            gain, sd = min((gain, sd), prediction.gain_over(here.with_waiting_probe()))
+            gain, sd = min((gain, sd), *(prediction.gain_over(other) for other in here.like_positions()))
             sure = gain > max(SURE * sd, least)
         if not sure and taken is None:
             tried.append(Tried(part, candidate.label, gain, sd, taken=False))
