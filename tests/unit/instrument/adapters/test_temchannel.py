@@ -57,8 +57,9 @@ async def test_the_beam_is_off_from_the_start_and_after_blank_whatever_happens_b
 
 
 async def test_a_beam_that_cannot_be_unblanked_is_said_to_be(channel: FakeTemChannel):
-    channel.refuses.add("setBeamBlank")
     with column(channel) as driven:
+        assert (await driven.health()).blanked
+        channel.refuses.add("setBeamBlank")
         with pytest.raises(TemChannelError, match="setBeamBlank blank 0 was refused"):
             await driven.unblank()
         channel.refuses.clear()
