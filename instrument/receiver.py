@@ -181,6 +181,9 @@ class FrameReceiver:
             if message.number_of_images != self._n_positions:
                 msg = f"series {self._series} announces {message.number_of_images} frames, expected {self._n_positions}"
                 raise StreamError(msg)
+            if not message.image_dtype:
+                msg = f"series {self._series}: the start message does not say the type of the pixels"
+                raise StreamError(msg)
             if not self._started:
                 self._header, self._started = message, True
                 self._sink.start(message)

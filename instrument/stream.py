@@ -64,7 +64,7 @@ class SeriesStart:
     Attributes:
         series_id: number of the series on this detector.
         series_unique_id: its name; here the acquisition's id.
-        image_dtype: numpy name of the pixel type.
+        image_dtype: numpy name of the pixel type; "" where it is not said (detectors of 2023), and the images tell.
         image_size_y, image_size_x: pixels.
         number_of_images: frames to expect.
         count_time, frame_time: dwell time and frame period, s.
@@ -246,8 +246,8 @@ def _decode_start(root: Mapping[str, Any], series_id: int, unique_id: str, chann
         mask = mask.get(channel or CHANNEL, next(iter(mask.values()), None) if channel is None else None)
     user_data = _plain(root.get("user_data"), MAX_NESTING)
     arm_date = _untagged(root.get("arm_date", ""))
-    image_dtype = root["image_dtype"]
-    if image_dtype not in _PIXEL_TYPES:
+    image_dtype = root.get("image_dtype", "")
+    if image_dtype and image_dtype not in _PIXEL_TYPES:
         msg = f"image_dtype {str(image_dtype)[:40]!r}; known are {', '.join(sorted(_PIXEL_TYPES))}"
         raise ValueError(msg)
     channels = root.get("channels") or (CHANNEL,)

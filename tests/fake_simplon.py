@@ -28,12 +28,14 @@ class FakeSimplon:
         asked: every request, in order.
         refuses: what is answered with 400.
         stray: messages that are sent before a series, as if left over.
+        honest: whether `arm` answers with the id of the series, as detectors do and tickit's does not.
     """
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.refuses: set[str] = set()
         self.stray: list[bytes] = []
+        self.honest = True
         self.config: dict[str, Any] = {
             "bit_depth_image": 16,
             "y_pixels_in_detector": SHAPE[0],
@@ -92,7 +94,7 @@ class FakeSimplon:
             count = self.config["nimages"] * self.config["ntrigger"]
             start = stream.SeriesStart(self.series, "u", "uint16", *SHAPE, number_of_images=count)
             self._push.send(stream.encode_start(start))
-            return {"sequence id": self.series}
+            return {"sequence id": self.series if self.honest else 2}
         elif name == "disarm":
             with contextlib.suppress(zmq.Again):  # nobody listens, as with the real one
                 self._push.send(stream.encode_end(self.series, "u"), zmq.NOBLOCK)

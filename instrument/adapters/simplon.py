@@ -115,8 +115,26 @@ class SimplonCamera:
         self._reader = _Reader(self._endpoint, self._channel)
         await self._reader.start()
         answer = await self._put("detector", "command/arm")
-        self._series = int(answer["sequence id"])
+        self._series = await self._begun(int(answer["sequence id"]), frames)
         return self._series, 0
+
+    async def _begun(self, told: int, frames: int) -> int:
+        """The id of the series that begins, from its start message; a simulator answers `arm` with another one."""
+        assert self._reader is not None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while True:
+                    message = await self._reader.messages.get()
+                    if isinstance(message, Exception):
+                        raise message
+                    if not isinstance(message, stream.SeriesStart):
+                        continue
+                    fresh = message.number_of_images == frames and message.series_id != self._series
+                    if message.series_id == told or fresh:
+                        return message.series_id
+        except TimeoutError as error:
+            msg = f"{self._endpoint}: no start of series {told} of {frames} images within {TIMEOUT:g} s of arming"
+            raise SimplonError(msg) from error
 
     async def trigger(self) -> None:
         """Start a series of `ints`; returns when it has been taken, which may be after its frames have come."""

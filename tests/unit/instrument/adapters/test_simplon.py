@@ -9,7 +9,7 @@ from examples import plan
 from fake_parts import FakeColumn, FakeScan
 from fake_simplon import SHAPE, FakeSimplon, image_of
 
-from instrument import AcquisitionPlan
+from instrument import AcquisitionPlan, stream
 from instrument.adapters.composed import ComposedMicroscope
 from instrument.adapters.simplon import SimplonCamera, SimplonError
 from instrument.errors import BadInputError, StreamError
@@ -61,6 +61,14 @@ async def test_a_series_that_ends_early_is_aborted_and_then_disarmed(detector: F
     assert detector.asked[-2:] == ["command/abort", "command/disarm"]
 
 
+async def test_the_start_message_tells_the_series_where_arm_does_not(detector: FakeSimplon):
+    detector.honest = False
+    old = stream.SeriesStart(3, "u", "uint16", *SHAPE, number_of_images=9)
+    detector.stray = [stream.encode_start(old), stream.encode_end(3, "u")]
+    async with camera(detector) as dectris:
+        assert [await dectris.arm(5, 1e-3) for _ in range(2)] == [(7, 0), (8, 0)]
+
+
 async def test_what_the_detector_refuses_is_said_with_address_and_value(detector: FakeSimplon):
     detector.refuses.add("config/count_time")
     async with camera(detector) as dectris:
@@ -85,6 +93,5 @@ async def test_a_detector_that_is_off_is_named():
 async def test_what_is_no_stream_message_ends_the_acquisition(detector: FakeSimplon):
     detector.stray = [b"not CBOR at all"]
     async with camera(detector) as dectris:
-        await dectris.arm(1, 1e-3)
         with pytest.raises(StreamError):
-            await dectris.frame(5.0)
+            await dectris.arm(1, 1e-3)
