@@ -4,7 +4,7 @@
 # make bench  the benchmarks; prints a table
 # make faults  24 faults and what must hold through each, with the test that shows it
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
-# make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (4 GB)
+# make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
@@ -75,7 +75,7 @@ test-interop-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/write_files.py .interop/files-$*
 	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
 
-INSTRUMENTS := tickit
+INSTRUMENTS := tickit deapi
 
 # test-drive-NAME drives one of INSTRUMENTS, a foreign program, with our adapter
 test-drive-%: env .interop/%/.installed

@@ -1,17 +1,20 @@
 """Cameras of Direct Electron with DE-Server's scan control, through the vendor's client `deapi` (MIT), imported here only.
 
 DE-Server moves the probe and takes a frame at each point, so scan engine and camera are one connection. Its movie buffers number
-their frames. The scan's field is a range of coil voltages: a step is span / n, and points lie at the centres of cells.
+their frames. The scan's field is a range of coil voltages: a step is span / n, and points lie at the centres of cells. What
+an integrating camera delivers are units of its converter, corrected, and below zero too: 16 bits in two's complement.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instrument.adapters.parts import CameraFrame
 from instrument.errors import BadInputError, OutOfLimitsError
@@ -25,6 +28,8 @@ BUFFER_TIME = 0.1
 """s after which a buffer is wanted."""
 WAIT_MS = 200
 LATENCY = 30.0
+LONGEST = 1.0
+"""s at a point."""
 POINTS = (2, 4096)
 """Along either side of a scan."""
 
@@ -40,8 +45,11 @@ class DirectElectron:
         host, port: of DE-Server.
         field: Å, edge of the square that the coils scan at ±1 V, at the magnification in use.
         angular_pixel: mrad per pixel of the camera, binned.
+        frame_rate: largest, per s.
+        adu_per_electron: as calibrated; counts are converted to electrons by it.
+        threshold: electrons; what is below is noise, and no count.
+        region: edge of the central square of the sensor that is read, pixels; None: all.
         binning: hardware binning.
-        counts_per_electron: as calibrated; None: not known.
         steps: smallest and largest, Å.
 
     Attributes:
@@ -57,13 +65,18 @@ class DirectElectron:
         *,
         field: float,
         angular_pixel: float,
+        frame_rate: float,
+        adu_per_electron: float = 1.0,
+        threshold: float = 0.5,
+        region: int | None = None,
         binning: int = 1,
-        counts_per_electron: float | None = None,
         steps: tuple[float, float] = (0.1, 10.0),
     ) -> None:
         self._address = host, port
-        self._field, self._angular_pixel, self._binning = field, angular_pixel, binning
-        self._counts_per_electron = counts_per_electron
+        self._field, self._angular_pixel, self._binning, self._region = field, angular_pixel, binning, region
+        self._adu, self._threshold = adu_per_electron, threshold
+        self.fastest = 1.0 / frame_rate
+        self.dwell_times = (self.fastest, LONGEST)
         self.step = Parameter(kind="continuous", unit="Å", minimum=steps[0], maximum=steps[1])
         self.area = Rectangle(y=0, x=0, height=field, width=field)
         self.latency = LATENCY
@@ -85,19 +98,20 @@ class DirectElectron:
         except OSError as error:
             msg = f"DE-Server at {self._address[0]}:{self._address[1]} does not answer ({error}); does it run?"
             raise DEServerError(msg) from error
-        self._set("Hardware Binning X", self._binning)
-        self._set("Hardware Binning Y", self._binning)
+        for axis in "XY":
+            whole = int(float(self._get(f"Sensor Size {axis} (pixels)")))
+            part = whole if self._region is None else self._region
+            self._set(f"Hardware ROI Offset {axis}", (whole - part) // 2)
+            self._set(f"Hardware ROI Size {axis}", part)
+            self._set(f"Hardware Binning {axis}", self._binning)
         self._set("Exposure Mode", "Normal")
         rows, columns = (int(float(self._get(f"Image Size {axis} (pixels)"))) for axis in "YX")
         self.detector = Detector(
             shape=(rows, columns),
             angular_pixel=self._angular_pixel,
             dtype="uint16",
-            saturation=int(np.iinfo(np.uint16).max),
-            counts_per_electron=self._counts_per_electron,
+            saturation=int(np.iinfo(np.int16).max / self._adu),
         )
-        self.fastest = 1.0 / float(self._get("Frames Per Second (Max)"))
-        self.dwell_times = (self.fastest, 1.0)
         return self
 
     def __exit__(
@@ -182,12 +196,17 @@ class DirectElectron:
             raise DEServerError(msg)
         numbers = np.frombuffer(buffer, np.int64, count, info.frameIndexStartPos)
         shape = count, info.imageH, info.imageW
-        patterns = np.frombuffer(buffer, np.uint16, count * info.imageH * info.imageW, info.headerBytes).reshape(shape)
+        units = np.frombuffer(buffer, np.int16, math.prod(shape), info.headerBytes).reshape(shape)
         self._ready += [
-            CameraFrame(self._series, int(number), pattern.copy())
-            for number, pattern in zip(numbers, patterns, strict=True)
+            CameraFrame(self._series, int(number), self._electrons(pattern))
+            for number, pattern in zip(numbers, units, strict=True)
         ]
         return True
+
+    def _electrons(self, units: NDArray[np.int16]) -> NDArray[np.uint16]:
+        electrons = units / self._adu
+        electrons[electrons < self._threshold] = 0.0
+        return np.rint(electrons).astype(np.uint16)
 
     def _get(self, name: str) -> Any:
         with self._lock:

@@ -1,6 +1,7 @@
 """A column behind Direct Electron's DE-TEM-Channel: SOAP over HTTP, the standard library is enough.
 
-Facts: the service's operations as de-twin answers them. Defocus is in m, and positive for overfocus; a beam blanker of 1 is off.
+Facts: the service's operations as de-twin answers them. Defocus is in µm, whatever the name of its argument says (a read-back
+in the same unit does not tell; the twin's truth did), and positive for overfocus; a beam blanker of 1 is off.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from instrument.adapters.parts import confirm
 from instrument.models import Condition, Health, Parameter
 
 NAMESPACE = "http://tempuri.org/ns.xsd"
+MICROMETRE = 1e4
+"""Å."""
 TIMEOUT = 5.0
 QUICK = 0.008
 """s for which `blank` waits for its answer; the blanker's thread goes on."""
@@ -54,7 +57,7 @@ class TemChannelColumn:
         self._closing = False
         self._wake, self._off = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._keep_blanking, name="beam blanker")
+        self._thread = threading.Thread(target=self._keep_blanking, name="beam blanker", daemon=True)
 
     def __enter__(self) -> Self:
         self.voltage = self._number("getAccelVoltage")
@@ -74,10 +77,10 @@ class TemChannelColumn:
         """See `Column`."""
 
         async def write(value: float) -> None:
-            await asyncio.to_thread(self._set, "setDefocus", **{"defocus-m": -1e-10 * (value + self._focus)})
+            await asyncio.to_thread(self._set, "setDefocus", **{"defocus-m": -(value + self._focus) / MICROMETRE})
 
         async def read() -> float:
-            return -1e10 * await asyncio.to_thread(self._number, "getDeFocusValue") - self._focus
+            return -MICROMETRE * await asyncio.to_thread(self._number, "getDeFocusValue") - self._focus
 
         await confirm(write, read, defocus, what="defocus, Å", tolerance=TOLERANCE, limit=TIMEOUT)
 

@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 from striped_microscope import HonestMicroscope
-from test_instrument_readme import adapter
 
 from instrument import AcquisitionPlan, BlankedError, Condition, Description, Frame, Health, Microscope, PlanCheck
 from instrument.__main__ import main
@@ -54,9 +53,8 @@ def test_there_is_a_promise_for_everything_an_owner_would_ask():
     assert len(set(names)) == len(names) >= 40
 
 
-async def test_the_adapters_of_the_tests_and_of_the_readme_keep_the_promises():
+async def test_an_honest_microscope_keeps_the_promises():
     assert await broken(HonestMicroscope()) == {}
-    assert await broken(adapter()) == {}
 
 
 async def test_a_recording_keeps_the_promises(tmp_path: Path):

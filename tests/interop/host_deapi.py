@@ -38,7 +38,7 @@ def main() -> None:
             for key, value in truth.items()
             if isinstance(value, int | float | np.ndarray | tuple)
         }
-        np.savez(line.strip(), electrons=cube.sum(axis=(2, 3)), **kept)
+        np.savez(line.strip(), patterns=np.asarray(cube, np.float32), **kept)
         print(json.dumps({"dwell": request.scan.dwell_s, "C1_nm": float(truth["C1_nm"])}), flush=True)
     server.stop()
     soap.stop()

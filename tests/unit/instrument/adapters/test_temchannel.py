@@ -25,11 +25,11 @@ def column(fake: FakeTemChannel, **options: float) -> TemChannelColumn:
     return TemChannelColumn(fake.url, semiangle=20.0, beam_current=20.0, defocus=between(-1000, 1000), **options)
 
 
-async def test_underfocus_in_angstrom_is_written_as_metres_of_overfocus(channel: FakeTemChannel):
+async def test_underfocus_in_angstrom_is_written_as_micrometres_of_overfocus(channel: FakeTemChannel):
     with column(channel, focus=20.0) as driven:
         assert driven.voltage == 8e4
         await driven.set_defocus(150.0)
-        assert channel.values["DeFocusValue"] == pytest.approx(-170e-10)
+        assert channel.values["DeFocusValue"] == pytest.approx(-0.017)
 
 
 async def test_a_lens_that_is_stuck_is_said_to_be(channel: FakeTemChannel, monkeypatch: pytest.MonkeyPatch):
