@@ -128,7 +128,7 @@ def _table(title: str, *headings: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in headings:
         left = heading in ("column", "figure", "halves", "veto", "found")
-        table.add_column(heading, justify="left" if left else "right")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
     return table
 
 
