@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from agent.formatting import electrons, length, power_of, signed_length, uncertain
 from agent.records import CampaignRecord, Settings, Trial
 from agent.report.resolution import resolution_text
+from agent.scoring.information import scale_score
 
 SCORE_UNIT = "bit/Å²"
+SAME_DOSE = 0.05
+"""Relative difference of two doses below which they are said to be the same."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def cards(record: CampaignRecord) -> list[Card]:
     if expert is not None and expert.score is not None:
         own = expert.settings
         detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_trusted(expert, record)}"
-        found.append(Card("Expert's settings, same electrons", score_text(expert, power), detail, "expert"))
+        share = expert.settings.dose / final.settings.dose if final is not None else 1.0
+        got = "same electrons" if abs(share - 1) < SAME_DOSE else f"{share:.0%} of the dose"
+        found.append(Card(f"Expert's settings, {got}", score_text(expert, power), detail, "expert"))
     if reference is not None and reference.score is not None:
         detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"
         found.append(Card("Reference", score_text(reference, power), detail, "expert"))
@@ -121,16 +126,25 @@ def cheapest(record: CampaignRecord) -> Trial | None:
 def _comparison(final: Trial, expert: Trial) -> str:
     assert final.score is not None
     assert expert.score is not None
-    difference = final.score.value - expert.score.value
-    sd = math.hypot(final.score.sd, expert.score.sd)
-    text = uncertain(abs(difference), sd)
     if final.veto is not None or expert.veto is not None:
         return "The two pictures cannot be compared by their scores: one that is not to be trusted tells nothing."
+    theirs, said = expert.score, ""
+    ratio = final.settings.dose / expert.settings.dose
+    if abs(ratio - 1) >= SAME_DOSE:  # legal dwell times are few, and of those below, the nearest was taken
+        theirs = scale_score(theirs, ratio)
+        said = (
+            f"The instrument's dwell times gave the expert's scan {1 / ratio:.0%} of the dose; at the same dose "
+            f"{uncertain(theirs.value, theirs.sd)} {SCORE_UNIT} would be expected of it. "
+        )
+    difference = final.score.value - theirs.value
+    sd = math.hypot(final.score.sd, theirs.sd)
+    text = uncertain(abs(difference), sd)
     if abs(difference) < 2 * sd:
-        return f"The two pictures carry the same information within the uncertainty (difference {text} {SCORE_UNIT})."
+        return f"{said}The two pictures carry the same information within the uncertainty (difference {text} {SCORE_UNIT})."
     more = "more" if difference > 0 else "less"
-    share = f"{abs(difference / expert.score.value):.0%} " if expert.score.value > 0 else ""
-    return f"The recommended settings carry {share}{more} information per area than the expert's: {text} {SCORE_UNIT} {more}."
+    share = f"{abs(difference / theirs.value):.0%} " if theirs.value > 0 else ""
+    than = "per area than the expert's"
+    return f"{said}The recommended settings carry {share}{more} information {than}: {text} {SCORE_UNIT} {more}."
 
 
 def _saving(record: CampaignRecord) -> str:

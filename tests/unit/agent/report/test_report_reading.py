@@ -172,6 +172,20 @@ def test_a_score_that_is_not_to_be_trusted_is_marked_wherever_it_stands(finished
     assert "more information per area" not in text
 
 
+def test_an_expert_who_got_less_dose_is_compared_at_the_same(finished_campaign: Path) -> None:
+    record = load_campaign(finished_campaign)
+    final, expert = record.trial("final"), record.trial("expert")
+    assert final is not None
+    assert expert is not None
+    half = expert.settings.model_copy(update={"dose": final.settings.dose / 2})
+    text = text_of(
+        changed(record, "expert", suggestion=expert.suggestion.model_copy(update={"settings": half})), finished_campaign
+    )
+    assert "Expert's settings, 50% of the dose" in text
+    assert "gave the expert's scan 50% of the dose; at the same dose" in text
+    assert "% of the dose" not in text_of(record, finished_campaign)
+
+
 def test_a_vetoed_score_is_not_the_best_so_far(finished_campaign: Path) -> None:
     record = load_campaign(finished_campaign)
     trials = tuple(
