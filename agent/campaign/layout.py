@@ -64,9 +64,20 @@ def illumination_margin(description: Description, config: CampaignConfig) -> flo
 
     Returns:
         Its width, Å.
+
+    Raises:
+        BadInputError: the expert's probe is wider than one pattern's window, so that nothing could be made of the scan.
     """
     candidates = [*defocus_range(description, config)]
     if config.expert is not None:
+        detector = description.detector
+        widest = optics.largest_defocus(description.semiangle, detector.angular_pixel, description.voltage)
+        if abs(config.expert[1]) > widest:
+            msg = (
+                f"expert: at a defocus of {config.expert[1]:g} Å the probe is wider than the window of a pattern; "
+                f"legal with this detector: up to ±{widest:.4g} Å"
+            )
+            raise BadInputError(msg)
         candidates.append(config.expert[1])
     diameter = optics.probe_diameter(description.semiangle, max(map(abs, candidates)), description.voltage)
     return 0.5 * (diameter + optics.probe_diameter(description.semiangle, 0.0, description.voltage))

@@ -234,10 +234,12 @@ async def _with_possible_expert(config: CampaignConfig, endpoint: str) -> Campai
         return config
     step, defocus = config.expert
     async with InstrumentClient(endpoint) as client:
-        _, largest = (await client.describe()).defocus.bounds
+        description = await client.describe()
+    largest = min(description.defocus.bounds[1], config.search.largest_defocus(description))
     if defocus <= largest:
         return config
-    print(f"the expert's defocus is {largest:g} Å: this column does not reach {defocus:g} Å", flush=True)
+    why = f"this column does not reach {defocus:g} Å, or its detector would not hold the probe"
+    print(f"the expert's defocus is {largest:.4g} Å: {why}", flush=True)
     return config.model_copy(update={"expert": (step, largest)})
 
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
-    from agent.reconstruction.calibration.finding import find
-    from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, tune
+    from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, Tuned, find
     from agent.reconstruction.calibration.model_choice import ModelChoice, choose_model
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
 _CALIBRATION = {
     "BrightFieldDisc": "bright_field",
     "Calibration": "calibrate",
-    "DEFOCUS_REPEATS": "likelihood",
+    "DEFOCUS_REPEATS": "finding",
     "DEFOCUS_WIDTH": "parameters",
     "ModelChoice": "model_choice",
-    "Tuned": "likelihood",
+    "Tuned": "finding",
     "calibrate": "calibrate",
     "choose_model": "model_choice",
     "deviance_of_part": "expectation",
@@ -51,7 +50,6 @@ _CALIBRATION = {
     "find": "finding",
     "fit_disc": "bright_field",
     "members": "parameters",
-    "tune": "likelihood",
     "widths": "parameters",
     "with_usual_coherence": "parameters",
 }
@@ -88,7 +86,6 @@ __all__ = [
     "selected",
     "survey",
     "tukey",
-    "tune",
     "widths",
     "window_of",
     "with_usual_coherence",

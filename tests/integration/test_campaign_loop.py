@@ -248,7 +248,7 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
             {"expert": (9.0, 100.0)},
             "expert: the instrument would refuse .* step of 9 Å is not possible here; legal: 0.5",
         ),
-        ({"expert": (2.0, 500.0)}, "expert: the instrument would refuse .* defocus of 500 Å"),
+        ({"expert": (2.0, 250.0)}, "expert: the instrument would refuse .* defocus of 250 Å"),
     ):
         with pytest.raises(BadInputError, match=match):
             await run_campaign(config(**wrong), server.endpoint, folder, processing=PROCESSING)

@@ -256,7 +256,6 @@ def test_a_small_campaign_on_the_simulated_microscope(tmp_path: Path, capsys: py
         area={"height": 18, "width": 18},
         exploration={"trials": 1, "height": 16, "width": 16, "initial": 1},
         search={"step": [1.4, 2.5], "defocus": [150, 400], "dose": [2000, 2400]},
-        expert=[1.2, 300],
         score={"k_max": 1.0, "ring_width": 0.1},
         reconstruction={"passes": 3},
     )
@@ -269,7 +268,6 @@ def test_a_small_campaign_on_the_simulated_microscope(tmp_path: Path, capsys: py
     assert [(t["role"], t["state"]) for t in result["trials"]] == [
         ("exploration", "done"),
         ("final", "done"),
-        ("expert", "done"),
     ]
     assert result["recommended"].keys() >= {"step_size", "defocus", "dose"}
     assert result["score"] > 3 * result["score_sd"] > 0

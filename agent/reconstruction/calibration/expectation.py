@@ -112,17 +112,6 @@ class Expectation:
         expected = self._flat(experiment.backend.expected_counts(experiment.problem(), state.unknowns, everything))
         return np.ascontiguousarray(expected[:, self.pixels]).ravel(), (experiment, state)
 
-    def signal(self, theta: NDArray[np.float64], expected: NDArray[np.float32]) -> float:
-        """What the object explains of the deviance, per pixel of the scanned area: about 1 if it is nothing but noise.
-
-        Args:
-            theta: (p,) parameters.
-            expected: (m,) counts expected under them.
-        """
-        pixel = self.experiment.geometry.pixel_size
-        n_pixels = float(np.ptp(self.experiment.data.positions, axis=0).prod()) / (pixel[0] * pixel[1])
-        return (self.deviance(self(theta, 0)[0]) - self.deviance(expected)) / max(n_pixels, 1.0)
-
     def halved(self) -> Expectation:
         """The same of a random half of the counts."""
         half = thinned(self.experiment, 0.5, self.experiment.settings.seed + 1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.reconstruction.calibration import parameters
-from agent.reconstruction.calibration.expectation import short_settings
+from agent.reconstruction.calibration.expectation import central_part, short_settings
 from agent.reconstruction.calibration.incoherence import measure_incoherence
-from agent.reconstruction.calibration.likelihood import DEFOCUS_REPEATS, Tuned, middle_of_patterns, part_of_scan, tell
 from agent.reconstruction.calibration.surface import APART, Minimum, Surface
 from agent.reconstruction.kernels import cuda
 from agent.reconstruction.kernels.cuda import GpuFailedError
 from agent.reconstruction.model.data import DiffractionData
+from agent.reconstruction.model.geometry import legal_length
 from agent.reconstruction.model.settings import ReconstructionSettings
 
 COARSE_POSITIONS, FINE_POSITIONS = 121, 256
@@ -34,6 +34,31 @@ part of them that its own has to be below."""
 BAD, VAGUE = 0.15, 2.0
 """Deviance that counting does not explain, over the one that it does, from which on it is told (0.02 to 0.06 of thin crystals);
 natural units that the defocus is uncertain by for each of it."""
+DEFOCUS_REPEATS = 20.0
+"""Standard deviation, Å, of what a lens makes of the same set-point from one acquisition to the next."""
+SURROUNDINGS = 1.2
+"""Radius, in radii of the disc, that nothing is folded into where patterns are cut to their middle."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The data with the optics found, and what is known of them.
+
+    Attributes:
+        data: as given, with the parameters replaced.
+        uncertainty: parameter -> standard deviation in its unit, what was known before included.
+        deviance: per detector pixel used, of a short reconstruction; NaN where nothing but noise was seen.
+        evaluations: reconstructions made.
+        improved: whether anything better than the start was found; False: `data` is the start.
+        doubt: why what was found is not believed; empty where nothing was found, or nothing speaks against it.
+    """
+
+    data: DiffractionData
+    uncertainty: Mapping[str, float]
+    deviance: float
+    evaluations: int
+    improved: bool = True
+    doubt: str = ""
 
 
 def find(
@@ -169,3 +194,39 @@ def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.floa
         start[where] += offsets[i]
         starts.append(start)
     return starts
+
+
+def part_of_scan(data: DiffractionData, n_positions: int) -> DiffractionData:
+    """The dense square in the middle of the scan."""
+    part = central_part(data, n_positions)
+    return data.at(part)
+
+
+def middle_of_patterns(data: DiffractionData) -> tuple[DiffractionData, tuple[int, int]]:
+    """The middle of the patterns, and its first (row, column).
+
+    A wave scattered by an object of N pixels reaches N/2 beyond the disc's rim and is folded back to N/2 less the disc's radius
+    at most: within SURROUNDINGS the smaller patterns are those of a band-limited object. Counts beyond are kept all the same:
+    without them the noise in the object goes unpunished, and the defocus is biased by 2 sd at 1e3 e/Å².
+    """
+    radius = data.semiangle / data.angular_pixel
+    shape = data.patterns.shape[1:]
+    size = [min(n, legal_length(int(np.ceil(2 * (1 + SURROUNDINGS) * radius)))) for n in shape]
+    if tuple(size) == shape:
+        return data, (0, 0)
+    centre = np.array([n // 2 for n in shape] if data.centre is None else data.centre, float)
+    first = [int(np.clip(round(c) - s // 2, 0, n - s)) for c, s, n in zip(centre, size, shape, strict=True)]
+    part = tuple(slice(f, f + s) for f, s in zip(first, size, strict=True))
+    return replace(
+        data,
+        patterns=data.patterns[:, part[0], part[1]],
+        centre=(float(centre[0] - first[0]), float(centre[1] - first[1])),
+        mask=None if data.mask is None else data.mask[part],
+        aperture=None if data.aperture is None else data.aperture[part],
+    ), (first[0], first[1])
+
+
+def tell(on_progress: Callable[[float], None] | None, done: float) -> None:
+    """Pass on which fraction is done."""
+    if on_progress is not None:
+        on_progress(done)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from agent.reconstruction.calibration.finding import tell
 from agent.reconstruction.calibration.held_out import HeldOut, Prediction
-from agent.reconstruction.calibration.likelihood import tell
 from agent.reconstruction.model.data import DiffractionData
 from agent.reconstruction.model.settings import PARTS, ReconstructionSettings
 from instrument.errors import BadInputError

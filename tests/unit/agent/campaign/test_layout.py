@@ -85,6 +85,11 @@ def test_defocus_that_the_lens_cannot_reach_is_refused() -> None:
         defocus_range(description(), config(search={"defocus": (3000, 4000)}))
 
 
+def test_an_expert_whose_probe_is_wider_than_a_pattern_s_window_is_refused() -> None:
+    with pytest.raises(BadInputError, match=r"expert: at a defocus of 5000 Å the probe is wider .* up to ±\d+"):
+        plan_layout(description(), config(expert=(0.85, 5000.0)))
+
+
 def test_a_recording_is_used_again_and_again() -> None:
     recording = description(repeatable=True)
     layout = plan_layout(recording, config(expert=(0.85, 500.0)), exposed=[Rectangle(y=0, x=0, height=300, width=300)])
