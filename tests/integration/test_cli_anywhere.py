@@ -184,7 +184,10 @@ def test_simulator_and_recordings_are_served_on_an_ascii_terminal(stranger: Stra
         assert "replay of m\\xe4rz.h5, 80 kV" in stranger.call("doctor", "-i", endpoint)
 
 
-@pytest.mark.parametrize("verb", ["init", "run", "resume", "reconstruct", "report", "demo", "doctor"])
+VERBS = ("init", "plan", "run", "resume", "ctl", "reconstruct", "report", "dashboard", "demo", "study", "doctor")
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_each_verb_on_an_ascii_terminal(stranger: Stranger, verb: str) -> None:
     assert "Usage: ptychopilot" in stranger.call(verb, "--help")
 
