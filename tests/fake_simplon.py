@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
 import zmq
+from local_http import Handler, LocalHttp
 
 from instrument import stream
 
@@ -21,7 +20,7 @@ def image_of(number: int) -> np.ndarray:
     return np.random.default_rng(number).poisson(5, SHAPE).astype(np.uint16)
 
 
-class FakeSimplon:
+class FakeSimplon(LocalHttp):
     """A context manager.
 
     Attributes:
@@ -48,7 +47,7 @@ class FakeSimplon:
         self.frames = f"tcp://127.0.0.1:{self._push.bind_to_random_port('tcp://127.0.0.1')}"
         fake = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Rest(Handler):
             def do_GET(self) -> None:
                 self.answer(None)
 
@@ -60,25 +59,13 @@ class FakeSimplon:
                 what = self.path.split("/api/1.8.0/")[1]
                 fake.asked.append(what if value is None else f"{what}={value}")
                 content = json.dumps(fake.act(what, value)).encode()
-                self.send_response(400 if what in fake.refuses else 200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.reply(400 if what in fake.refuses else 200, content)
 
-            def log_message(self, *_: Any) -> None: ...
+        super().__init__(Rest)
+        self.rest = self.address
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.rest = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> FakeSimplon:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._context.destroy(linger=0)
 
     def act(self, what: str, value: Any) -> dict[str, Any]:

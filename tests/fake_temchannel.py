@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+
+from local_http import Handler, LocalHttp
 
 
-class FakeTemChannel:
+class FakeTemChannel(LocalHttp):
     """A context manager.
 
     Attributes:
@@ -25,29 +25,14 @@ class FakeTemChannel:
         self.stuck = 1.0
         fake = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Channel(Handler):
             def do_POST(self) -> None:
                 asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 content = fake.answer(asked).encode()
-                self.send_response(500 if fake.deaf.is_set() else 200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.reply(500 if fake.deaf.is_set() else 200, content)
 
-            def log_message(self, *_: Any) -> None: ...
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-
-    def __enter__(self) -> FakeTemChannel:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Channel)
+        self.url = f"{self.address}/"
 
     def answer(self, asked: str) -> str:
         """The answer to a request."""
