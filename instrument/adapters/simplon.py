@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import urllib.error
-import urllib.request
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -18,6 +16,7 @@ import numpy as np
 import zmq
 
 from instrument import stream
+from instrument.adapters.http import ask
 from instrument.adapters.parts import CameraFrame
 from instrument.chunks import decode_chunk
 from instrument.errors import BadInputError, StreamError
@@ -189,17 +188,16 @@ class SimplonCamera:
 
 
 def _request(method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, method=method, headers={"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            content = answer.read(1 << 20)
-    except urllib.error.HTTPError as error:
-        msg = f"{method} {url} {'' if body is None else body['value']}: refused with {error.code} {error.reason}"
-        raise SimplonError(msg) from error
-    except OSError as error:
-        msg = f"{method} {url}: no answer ({error}); is the detector on, and the address right?"
-        raise SimplonError(msg) from error
+    content = ask(
+        method,
+        url,
+        None if body is None else json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+        timeout=TIMEOUT,
+        what=f"{method} {url} {'' if body is None else body['value']}".rstrip(),
+        hint="is the detector on, and the address right?",
+        error=SimplonError,
+    )
     try:
         found = json.loads(content or b"{}")
     except ValueError as error:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import threading
-import time
-import urllib.error
-import urllib.request
 from types import TracebackType
 from typing import Self
 from xml.sax.saxutils import escape
 
+from instrument.adapters.blanker import Blanker
+from instrument.adapters.http import ask
 from instrument.adapters.parts import confirm
 from instrument.models import Condition, Health, Parameter
 
@@ -23,9 +21,6 @@ NAMESPACE = "http://tempuri.org/ns.xsd"
 MICROMETRE = 1e4
 """Å."""
 TIMEOUT = 5.0
-QUICK = 0.008
-"""s for which `blank` waits for its answer; the blanker's thread goes on."""
-RETRY = 0.05
 TOLERANCE = 1.0
 """Å by which the read-back of a defocus may differ."""
 
@@ -54,24 +49,23 @@ class TemChannelColumn:
         self._url = url
         self.semiangle, self.beam_current, self.defocus = semiangle, beam_current, defocus
         self._focus = focus
-        self._closing = False
-        self._wake, self._off = threading.Event(), threading.Event()
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._keep_blanking, name="beam blanker", daemon=True)
+        self._blanker = Blanker(
+            lambda blanked: self._set("setBeamBlank", blank=int(blanked)),
+            lambda: self._number("getBeamBlankState") != 0,
+            where=url,
+            limit=TIMEOUT,
+            error=TemChannelError,
+        )
 
     def __enter__(self) -> Self:
         self.voltage = self._number("getAccelVoltage")
-        self._thread.start()
-        self.blank()
+        self._blanker.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.blank()
-        self._closing = True
-        self._wake.set()
-        self._thread.join()
+        self._blanker.end()
 
     async def set_defocus(self, defocus: float) -> None:
         """See `Column`."""
@@ -86,45 +80,18 @@ class TemChannelColumn:
 
     async def unblank(self) -> None:
         """See `Column`. Raises TemChannelError where the blanker stays closed."""
-        await asyncio.to_thread(self._unblank)
+        await asyncio.to_thread(self._blanker.unblank)
 
     def blank(self) -> None:
         """See `Column`: a thread tries until the channel has said that it is done."""
-        self._off.clear()
-        self._wake.set()
-        self._off.wait(QUICK)
+        self._blanker.blank()
 
     async def health(self) -> Health:
         """Blanker, valves and high tension, as they are read."""
         return await asyncio.to_thread(self._health)
 
-    def _unblank(self) -> None:
-        if not self._off.wait(TIMEOUT):
-            msg = f"{self._url}: the beam could not be blanked yet, so it is not unblanked"
-            raise TemChannelError(msg)
-        with self._lock:
-            if self._wake.is_set():  # `blank` came meanwhile, and wins
-                return
-            self._set("setBeamBlank", blank=0)
-        if self._number("getBeamBlankState") != 0 and not self._wake.is_set():
-            msg = f"{self._url}: the beam was unblanked, but the blanker is read back as closed"
-            raise TemChannelError(msg)
-
-    def _keep_blanking(self) -> None:
-        while not self._closing:
-            self._wake.wait()
-            try:
-                with self._lock:
-                    self._set("setBeamBlank", blank=1)
-                    self._wake.clear()
-            except TemChannelError:
-                time.sleep(RETRY)
-                continue
-            self._off.set()
-
     def _health(self) -> Health:
-        if self._wake.is_set():
-            self._off.wait(TIMEOUT)
+        self._blanker.settle()
         try:
             valves, tension = self._number("getColumnValveStatus"), self._number("getAccelVoltage")
             blanked = self._number("getBeamBlankState") != 0
@@ -162,16 +129,15 @@ class TemChannelColumn:
             f'<SOAP-ENV:Envelope xmlns:SOAP-ENV="http://schemas.xmlsoap.org/soap/envelope/" xmlns:ns="{NAMESPACE}">'
             f"<SOAP-ENV:Body><ns:{operation}>{inside}</ns:{operation}></SOAP-ENV:Body></SOAP-ENV:Envelope>"
         )
-        request = urllib.request.Request(
-            self._url, body.encode(), {"Content-Type": "text/xml; charset=utf-8", "SOAPAction": ""}
+        content = ask(
+            "POST",
+            self._url,
+            body.encode(),
+            headers={"Content-Type": "text/xml; charset=utf-8", "SOAPAction": ""},
+            timeout=TIMEOUT,
+            what=f"{self._url}: {operation}",
+            hint="does the channel run?",
+            error=TemChannelError,
         )
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-                text = answer.read(1 << 20).decode(errors="replace")
-        except urllib.error.HTTPError as error:
-            msg = f"{self._url}: {operation} failed with {error.code}: {error.read(300)!r}"
-            raise TemChannelError(msg) from error
-        except OSError as error:
-            msg = f"{self._url}: no answer to {operation} ({error}); does the channel run?"
-            raise TemChannelError(msg) from error
+        text = content.decode(errors="replace")
         return re.findall(r"<(?:\w+:)?\w+(?: [^>]*)?>([^<>]+)</", text)

@@ -74,5 +74,5 @@ async def test_closed_valves_and_a_channel_that_is_gone_are_not_well(channel: Fa
         channel.deaf.set()
         gone = await driven.health()
         assert not gone.ok
-        assert "getColumnValveStatus failed with 500" in gone.message
+        assert "getColumnValveStatus: refused with 500" in gone.message
         channel.deaf.clear()
