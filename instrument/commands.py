@@ -11,6 +11,7 @@ from typing import Any
 
 from instrument import wire
 from instrument.access import Sender
+from instrument.audit import ACTING
 from instrument.background import Background
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
@@ -144,6 +145,7 @@ class Commands:
             self._guard.require_no_other(request.lease, request.op)
         if isinstance(parsed, ResumeRequest) and sender.name:
             parsed = parsed.model_copy(update={"operator": f"{parsed.operator} (key {sender.name})"})
+        ACTING.set(sender.called(request.lease.holder if request.lease is not None else ""))
         try:
             return _to_json(await verb(parsed, request))
         except sqlite3.Error as error:
