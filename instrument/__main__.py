@@ -1,4 +1,4 @@
-"""`python -m instrument`: serve a microscope adapter, test it, watch over its beam, make keys."""
+"""`python -m instrument`: serve a microscope adapter, test it, watch over its beam, check its ledger, make keys."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from instrument import conformance
 from instrument.access import ROLES
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
+from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.show_audit import show_audit
 from instrument.suspenders import HOLD
 from instrument.text import write_anything
 from instrument.watchdog import guard_inherited, guard_listening, load_blanker
@@ -64,6 +66,7 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
+    run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     test = commands.add_parser(
         "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
@@ -83,6 +86,7 @@ def _build_parser() -> argparse.ArgumentParser:
     blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
     blank.set_defaults(act=_blank)
     blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    _add_audit(commands)
     make = commands.add_parser("keys", help="make a CURVE key pair")
     make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
@@ -96,6 +100,16 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trail = commands.add_parser(
+        "audit", help="print who did what to a ledger, and check that nothing is missing or changed"
+    )
+    trail.set_defaults(act=_audit)
+    trail.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="of a server that does not run")
+    trail.add_argument("--last", type=int, metavar="N", help="print only the last N entries; all are checked")
+    trail.add_argument("--json", action="store_true", help="an object a line, with sums and hashes")
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     return serve(
         load_adapter(arguments.adapter),
@@ -107,6 +121,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
         watchdog=arguments.watchdog,
         hold=arguments.hold,
+        metrics=arguments.metrics,
     )
 
 
@@ -130,6 +145,11 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _blank(arguments: argparse.Namespace) -> int:
     load_blanker(arguments.blanker)()
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    show_audit(arguments.state_dir, arguments.last, as_json=arguments.json)
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Literal, overload
 import yaml
 
 from agent.campaign.connection import PATIENCE_S, connected, release, waiting
+from agent.campaign.instrument_watch import InstrumentWatch
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
 from agent.campaign.planning import acquisitions_planned
@@ -211,7 +212,7 @@ async def _live(
 async def _until_done(session: Session, patience: float, *, release_safe: bool) -> None:
     """Connect and work, again after every lost connection, until everything is done."""
     journal, control = session.journal, session.control
-    link = journal.facts.link
+    link, watch = journal.facts.link, InstrumentWatch(session.audience)
     async with ReconstructionProcess(journal.facts.processing) as child:
         while True:
             session.audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))
@@ -223,14 +224,22 @@ async def _until_done(session: Session, patience: float, *, release_safe: bool) 
                         await release(client, journal)
                         release_safe = False
                     async with client.lease(), Background() as tasks:
+                        tasks.create_task(watch.run(client))
                         with session.steering.able_to_blank(client.blank):
-                            await Loop(session, child, client, tasks).run()
+                            try:
+                                await Loop(session, child, client, tasks).run()
+                            except StoppedError:
+                                await watch.look_once_more(client)
+                                raise
                 return
             except SafeStateError as error:
+                watch.tell("safe", str(error.detail.get("reason", error)))
                 msg = f"{error}; `ptychopilot resume {journal.folder}` does that"
                 raise StoppedError(msg) from error
             except (UnreachableError, StaleLeaseError) as error:
                 journal.note("connection lost", reason=str(error))
+                if isinstance(error, UnreachableError):
+                    watch.tell("unreachable", str(error))
                 control.check()
             except InstrumentError as error:
                 msg = f"the instrument refuses: {error}"

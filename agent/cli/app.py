@@ -70,9 +70,11 @@ Autonomous = Annotated[
     ),
 ]
 Metrics = Annotated[
-    int | None,
+    str | None,
     typer.Option(
-        "--metrics", metavar="PORT", min=1, max=65535, help="Serve http://127.0.0.1:PORT/metrics for Prometheus."
+        "--metrics",
+        metavar="PORT|ADDRESS:PORT",
+        help="Serve http://127.0.0.1:PORT/metrics for Prometheus; ADDRESS:PORT listens elsewhere, where everybody can read it.",
     ),
 ]
 CampaignFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A campaign folder.")]

@@ -58,11 +58,11 @@ class Watched:
 
     Attributes:
         autonomy: to begin with.
-        metrics: TCP port on this machine for Prometheus; None: no metrics.
+        metrics: PORT of this machine or ADDRESS:PORT for Prometheus; None: no metrics.
     """
 
     autonomy: Autonomy = "auto"
-    metrics: int | None = None
+    metrics: str | None = None
 
 
 def run(
