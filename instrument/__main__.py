@@ -14,7 +14,7 @@ from instrument.access import ROLES
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.suspenders import HOLD
 from instrument.text import write_anything
 from instrument.watchdog import guard_inherited, guard_listening, load_blanker
@@ -65,6 +65,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
+    run.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
     test = commands.add_parser(
         "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
     )
@@ -106,6 +107,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
         watchdog=arguments.watchdog,
+        legacy=arguments.legacy_stream,
         hold=arguments.hold,
     )
 

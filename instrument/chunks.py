@@ -118,13 +118,19 @@ def decode_lz4(blob: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | str) 
         if length == 0 or len(packed) != size:
             msg = f"an lz4 frame of {len(blob)} bytes is truncated, {left} of its bytes are missing"
             raise StreamError(msg)
-        parts.append(packed if size == length else _lz4_block(packed, length))
+        parts.append(packed if size == length else decode_lz4_block(packed, length))
         position, left = position + 4 + size, left - length
     return np.frombuffer(b"".join(parts), dtype=dtype).reshape(shape)
 
 
-def _lz4_block(packed: bytes, length: int) -> bytes:
-    """One block of LZ4. bitshuffle's decoder has the fast way; it wants whole groups of eight bytes and turns their bits."""
+def decode_lz4_block(packed: bytes, length: int) -> bytes:
+    """The bytes of one block of LZ4 without any framing. Raises StreamError where it is corrupt.
+
+    Args:
+        packed: the block.
+        length: of what is in it, bytes.
+    """
+    # bitshuffle's decoder has the fast way; it wants whole groups of eight bytes and turns their bits.
     if length % 8 == 0 and length < 1 << 31:
         framed = np.frombuffer(len(packed).to_bytes(4, "big") + packed, dtype=np.uint8)
         try:

@@ -26,6 +26,7 @@ from instrument.text import OneLine
 log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+LEGACY_HELP = "tcp://127.0.0.1:PORT of a copy of the frames for programs that read DECTRIS Stream V1 (LiberTEM-live)"
 WATCHDOG_HELP = (
     "a second process that turns the beam off when this one dies or hangs: the MODULE:ATTRIBUTE that it calls, or the "
     "path of the UNIX socket of a watchdog that runs as a service"
@@ -62,6 +63,7 @@ def serve(
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
     hold: float = HOLD,
+    legacy: str | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -79,6 +81,7 @@ def serve(
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
@@ -104,6 +107,7 @@ def serve(
                 keys=keys,
                 heartbeats=heartbeats,
                 hold=hold,
+                legacy=legacy,
             )
             asyncio.run(_serve(server, systemd))
     except (InstrumentError, OSError) as error:

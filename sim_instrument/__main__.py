@@ -13,7 +13,7 @@ from instrument import InstrumentError
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.text import write_anything
 
 EXIT_STOPPED = 4
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=arguments.name,
             keys=keys,
             watchdog=arguments.watchdog,
+            legacy=arguments.legacy_stream,
         )
     finally:
         microscope.close()
@@ -139,6 +140,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
+    group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
     )
