@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from instrument import conformance
 from instrument.access import ROLES
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
-from instrument.keys import ServerKeys, generate_keys
+from instrument.keys import ClientKeys, ServerKeys, generate_keys
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.suspenders import HOLD
@@ -84,6 +87,7 @@ def _build_parser() -> argparse.ArgumentParser:
     blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
     blank.set_defaults(act=_blank)
     blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    _add_epics(commands)
     make = commands.add_parser("keys", help="make a CURVE key pair")
     make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
@@ -95,6 +99,22 @@ def _build_parser() -> argparse.ArgumentParser:
         help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
     )
     return parser
+
+
+def _add_epics(commands: Any) -> None:
+    epics = commands.add_parser(
+        "epics", help="EPICS process variables (PVAccess) for a campaign at an instrument; needs p4p"
+    )
+    epics.set_defaults(act=_epics)
+    epics.add_argument("control", help="control endpoint of the instrument")
+    epics.add_argument("--campaign", required=True, help="whose electrons are spent")
+    epics.add_argument(
+        "--electrons", type=float, required=True, help="of the campaign: most that can be spent over EPICS"
+    )
+    epics.add_argument("--prefix", default="PTYCHO:", help="of all names (default: %(default)s)")
+    epics.add_argument("--interface", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    epics.add_argument("--port", type=int, default=5075, help="TCP port, 0: any (default: %(default)s)")
+    epics.add_argument("--keys", type=Path, metavar="FOLDER", help="of the client, where the instrument is elsewhere")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -132,6 +152,25 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _blank(arguments: argparse.Namespace) -> int:
     load_blanker(arguments.blanker)()
+    return 0
+
+
+def _epics(arguments: argparse.Namespace) -> int:
+    from instrument.facility.epics import provide
+
+    keys = None if arguments.keys is None else ClientKeys.in_folder(arguments.keys)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(
+            provide(
+                arguments.control,
+                arguments.campaign,
+                arguments.electrons,
+                arguments.prefix,
+                interface=arguments.interface,
+                port=arguments.port,
+                keys=keys,
+            )
+        )
     return 0
 
 

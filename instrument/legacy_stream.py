@@ -20,7 +20,7 @@ import numpy as np
 import zmq
 
 from instrument import stream
-from instrument.chunks import check_chunk, compress, decode_lz4_block
+from instrument.chunks import BLOCK_BYTES, FRAMING, check_chunk, compress, decode_lz4_block
 from instrument.endpoints import check_endpoint, is_loopback
 from instrument.errors import MalformedRequestError, StreamError
 
@@ -213,6 +213,8 @@ def _image(series: int, head: dict[str, Any], parts: Sequence[bytes]) -> stream.
     if encoding[1] is not None:
         if int(encoding[1]) != 8 * dtype.itemsize:
             raise ValueError(f"{dtype} as {array['encoding']!r}")
+        if blob[: FRAMING.size] == bytes(FRAMING.size):  # as simulators leave it
+            blob = FRAMING.pack(rows * columns * dtype.itemsize, BLOCK_BYTES) + blob[FRAMING.size :]
         check_chunk(blob, (rows, columns), dtype)
     else:
         raw = decode_lz4_block(blob, rows * columns * dtype.itemsize) if "lz4" in array["encoding"] else blob

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -35,6 +36,7 @@ LONGEST = 1 << 26
 """Bytes of a message."""
 EARLIER = -1
 """Series of frames that came before the acquisition header."""
+_PREFIX = re.compile(rb"MPX,[0-9]{10},")
 _CODES = {"1": "it is busy", "2": "it knows no such command", "3": "the value is out of range"}
 _DEPTHS: dict[int, Literal["uint8", "uint16"]] = {1: "uint8", 6: "uint8", 12: "uint16"}
 Trigger = Literal["rising", "falling", "soft"]
@@ -247,21 +249,33 @@ class _Line:
         found[:filled], self._ahead = self._ahead[:filled], self._ahead[filled:]
         view = memoryview(found)
         while filled < count:
+            filled += self._some(view[filled:])
+        return found
+
+    def _some(self, view: memoryview) -> int:
+        while True:
             try:
-                fresh = self._socket.recv_into(view[filled:])
+                fresh = self._socket.recv_into(view)
             except TimeoutError:
                 if self._stopping is None or self._stopping():
                     raise
                 continue
             if not fresh:
                 raise EOFError("the connection was closed")
-            filled += fresh
-        return found
+            return fresh
+
+    def search(self) -> None:
+        """Skip what is before the next message: what an abort has left may begin in the middle."""
+        room = memoryview(bytearray(1 << 16))
+        while (found := _PREFIX.search(self._ahead)) is None:
+            count = self._some(room)
+            self._ahead = self._ahead[1 - PREFIX :] + bytes(room[:count])
+        self._ahead = self._ahead[found.start() :]
 
     def prefix(self) -> int:
         """The length that the next message states."""
         told = bytes(self.exactly(PREFIX))
-        if told[:4] != b"MPX," or not told[4:14].isdigit() or told[14:] != b",":
+        if not _PREFIX.fullmatch(told):
             msg = f"a message of the Merlin that begins with {told!r} instead of b'MPX,' and a length"
             raise StreamError(msg)
         length = int(told[4:14])
@@ -273,7 +287,7 @@ class _Line:
     def skip_to_next(self) -> None:
         """Find the next message behind a body whose length may not have counted its comma."""
         ahead = bytes(self.exactly(4))
-        self._ahead = ahead if ahead == b"MPX," else ahead[1:]
+        self._ahead = (ahead if ahead == b"MPX," else ahead[1:]) + self._ahead
 
 
 class _Reader:
@@ -319,6 +333,8 @@ class _Reader:
             try:
                 headers = 0
                 while not self._stopping.is_set():
+                    if not headers:
+                        line.search()
                     length = line.prefix()
                     kind = bytes(line.exactly(4))
                     if kind == b"MQ1,":
@@ -347,8 +363,10 @@ class _Reader:
             raise StreamError(msg)
         line.exactly(header.length - len(start))
         counts = np.frombuffer(line.exactly(header.frame_bytes), "u1" if header.kind == "U08" else ">u2")
-        dtype = np.uint8 if header.kind == "U08" else np.uint16
-        return CameraFrame(series, header.number, counts.reshape(header.shape).astype(dtype))
+        pattern = counts.reshape(header.shape)
+        if header.kind == "U08":
+            return CameraFrame(series, header.number, pattern.astype(np.uint8))
+        return CameraFrame(series, header.number, pattern.astype(np.uint16))
 
     def _pass_on(self, found: CameraFrame | Exception | None) -> None:
         while not self._stopping.is_set():

@@ -64,6 +64,7 @@ def test_a_series_begins_in_one_message_or_in_two():
     ("encoding", "blob"),
     [
         ("bs16-lz4<", compress(PATTERN)),
+        ("bs16-lz4<", bytes(12) + compress(PATTERN)[12:]),
         ("<", PATTERN.tobytes()),
         ("lz4<", b"\xf0" + bytes([96 - 15]) + PATTERN.tobytes()),  # one run of literals
     ],

@@ -73,7 +73,7 @@ async def test_an_abort_stops_the_camera_and_what_is_left_of_it_belongs_to_no_la
         assert (frame.series, frame.number) == (1, 1)
         await driven.disarm()
         assert detector.asked[-1] == "CMD,STOPACQUISITION"
-        detector.stale = [detector.frame(3)]
+        detector.stale = [detector.frame(2)[500:], b"MPX,00", detector.frame(3)]
         microscope = ComposedMicroscope("merlin", FakeColumn(), Scan(detector), driven)
         assert len([each async for each in microscope.acquire(plan(size=4.0, dose=2e5))]) == 16
         assert microscope.gaps is not None
