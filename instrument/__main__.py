@@ -1,4 +1,4 @@
-"""`python -m instrument`: serve a microscope adapter, test it, watch over its beam, make keys."""
+"""`python -m instrument`: serve a microscope adapter, test it, watch over its beam, check its ledger, make keys."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from instrument import conformance
 from instrument.access import ROLES
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ClientKeys, ServerKeys, generate_keys
+from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
+from instrument.show_audit import show_audit
 from instrument.suspenders import HOLD
 from instrument.text import write_anything
 from instrument.watchdog import guard_inherited, guard_listening, load_blanker
@@ -44,6 +45,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m instrument", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_serve(commands)
+    test = commands.add_parser(
+        "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
+    )
+    test.set_defaults(act=_test)
+    test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
+    amount = test.add_mutually_exclusive_group()
+    amount.add_argument("--dose", type=float, help="e/Å² of each scan (default: four times the least that is legal)")
+    amount.add_argument("--no-beam", action="store_true", help="only what can be tried with the beam off")
+    test.add_argument("--only", default="", metavar="PHRASE", help="only what has this phrase in its line")
+    watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
+    watch.set_defaults(act=_watch)
+    watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    way = watch.add_mutually_exclusive_group(required=True)
+    way.add_argument("--socket", type=Path, help="UNIX socket at which servers connect")
+    way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
+    blank.set_defaults(act=_blank)
+    blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    _add_epics(commands)
+    _add_audit(commands)
+    make = commands.add_parser("keys", help="make a CURVE key pair")
+    make.set_defaults(act=_make_keys)
+    make.add_argument("directory", type=Path)
+    make.add_argument("name")
+    make.add_argument(
+        "--role",
+        choices=ROLES,
+        default="operator",
+        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("serve", help="put a microscope on the network")
     run.set_defaults(act=_serve)
     run.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
@@ -67,41 +103,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
+    run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     run.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
-    test = commands.add_parser(
-        "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
-    )
-    test.set_defaults(act=_test)
-    test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
-    amount = test.add_mutually_exclusive_group()
-    amount.add_argument("--dose", type=float, help="e/Å² of each scan (default: four times the least that is legal)")
-    amount.add_argument("--no-beam", action="store_true", help="only what can be tried with the beam off")
-    test.add_argument("--only", default="", metavar="PHRASE", help="only what has this phrase in its line")
-    watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
-    watch.set_defaults(act=_watch)
-    watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
-    way = watch.add_mutually_exclusive_group(required=True)
-    way.add_argument("--socket", type=Path, help="UNIX socket at which servers connect")
-    way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
-    blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
-    blank.set_defaults(act=_blank)
-    blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
-    _add_epics(commands)
-    make = commands.add_parser("keys", help="make a CURVE key pair")
-    make.set_defaults(act=_make_keys)
-    make.add_argument("directory", type=Path)
-    make.add_argument("name")
-    make.add_argument(
-        "--role",
-        choices=ROLES,
-        default="operator",
-        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
-    )
-    return parser
 
 
-def _add_epics(commands: Any) -> None:
+def _add_epics(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     epics = commands.add_parser(
         "epics", help="EPICS process variables (PVAccess) for a campaign at an instrument; needs p4p"
     )
@@ -117,6 +124,16 @@ def _add_epics(commands: Any) -> None:
     epics.add_argument("--keys", type=Path, metavar="FOLDER", help="of the client, where the instrument is elsewhere")
 
 
+def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trail = commands.add_parser(
+        "audit", help="print who did what to a ledger, and check that nothing is missing or changed"
+    )
+    trail.set_defaults(act=_audit)
+    trail.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="of a server that does not run")
+    trail.add_argument("--last", type=int, metavar="N", help="print only the last N entries; all are checked")
+    trail.add_argument("--json", action="store_true", help="an object a line, with sums and hashes")
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     return serve(
         load_adapter(arguments.adapter),
@@ -129,6 +146,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         watchdog=arguments.watchdog,
         legacy=arguments.legacy_stream,
         hold=arguments.hold,
+        metrics=arguments.metrics,
     )
 
 
@@ -171,6 +189,11 @@ def _epics(arguments: argparse.Namespace) -> int:
                 keys=keys,
             )
         )
+    return 0
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    show_audit(arguments.state_dir, arguments.last, as_json=arguments.json)
     return 0
 
 

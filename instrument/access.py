@@ -45,6 +45,15 @@ class Sender:
     name: str = ""
     role: Role = "operator"
 
+    def called(self, holder: str) -> str:
+        """What the audit trail calls it.
+
+        Args:
+            holder: name under which it has the lease; "" where the message came without one.
+        """
+        key = f"key {self.name}" if self.name else ""
+        return f"{holder} ({key})" if holder and key else holder or key or "somebody without a key"
+
     def require(self, op: str) -> None:
         """Refuse a verb that the role may not use.
 

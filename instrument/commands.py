@@ -11,6 +11,7 @@ from typing import Any
 
 from instrument import wire
 from instrument.access import Sender
+from instrument.audit import ACTING
 from instrument.background import Background
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
@@ -94,6 +95,7 @@ class Commands:
         self._departures = 0
         self._stopping_since: float | None = None
         self._ends = Ends(ledger, guard.go_safe)
+        self.tally = self._ends.tally
         self._settings = Settings(microscope, guard.go_safe)
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
             "hello": (Nothing, self._hello),
@@ -144,6 +146,7 @@ class Commands:
             self._guard.require_no_other(request.lease, request.op)
         if isinstance(parsed, ResumeRequest) and sender.name:
             parsed = parsed.model_copy(update={"operator": f"{parsed.operator} (key {sender.name})"})
+        ACTING.set(sender.called(request.lease.holder if request.lease is not None else ""))
         try:
             return _to_json(await verb(parsed, request))
         except sqlite3.Error as error:
@@ -264,6 +267,7 @@ class Commands:
     ) -> None:
         def note_frame(count: int) -> None:
             self._frames = count
+            self.tally.frames += 1
             self._guard.progress(frame_limit)
 
         result = await expose(

@@ -54,7 +54,7 @@ class Ledger:
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.5)
         self._db.row_factory = sqlite3.Row
         try:
-            self._map = open_ledger(self._db, self.path)
+            self._map, self._trail = open_ledger(self._db, self.path, self._stamp())
             self.interrupted = self._reconcile()
         except BaseException:
             self._db.close()
@@ -62,6 +62,7 @@ class Ledger:
 
     def close(self) -> None:
         """Release the file."""
+        self._trail.close()
         self._db.close()
 
     @contextmanager
@@ -73,6 +74,7 @@ class Ledger:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        self._trail.seal()
 
     def _stamp(self) -> str:
         return self._now().isoformat(timespec="milliseconds")
@@ -89,6 +91,7 @@ class Ledger:
                     (self._stamp(), reason, row["id"]),
                 )
                 self._spend(row["campaign"], row["electrons"])
+                self._note("failed", row["id"], electrons=row["electrons"], reason=reason)
         return tuple(row["id"] for row in rows)
 
     def open_campaign(self, campaign: str, budget: float) -> CampaignAccount:
@@ -98,10 +101,12 @@ class Ledger:
             ConflictError: it was opened with another budget.
         """
         with self._transaction():
-            self._db.execute(
+            added = self._db.execute(
                 "INSERT INTO campaigns (id, budget, opened_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                 (campaign, budget, self._stamp()),
-            )
+            ).rowcount
+            if added:
+                self._trail.add(self._stamp(), "campaign", "campaigns", campaign, electrons=budget)
             account = self.account(campaign)
             if account.budget != budget:
                 msg = (
@@ -197,6 +202,10 @@ class Ledger:
         ).lastrowid
         assert series is not None
         self._map.add(series, lit)
+        self._note("reserved", plan.id, campaign=plan.campaign, region=plan.region, electrons=electrons, dose=dose)
+
+    def _note(self, what: str, acquisition: str, **told: Any) -> None:
+        self._trail.add(self._stamp(), what, "acquisitions", acquisition, **told)
 
     def overlapping(self, area: Rectangle, after: int = 0, limit: int = -1) -> NDArray[np.float64]:
         """What has been given a dose, or has been promised one, and overlaps an area; see `DoseMap.overlapping`.
@@ -226,6 +235,8 @@ class Ledger:
                 "UPDATE acquisitions SET state = 'running', started_at = ? WHERE id = ? AND state = 'reserved'",
                 (self._stamp(), acquisition),
             ).rowcount
+            if changed == 1:
+                self._note("started", acquisition)
         if changed != 1:
             msg = f"acquisition {acquisition} has no reservation; prepare it first"
             raise NotReservedError(msg, id=acquisition)
@@ -262,6 +273,7 @@ class Ledger:
                 self._spend(row["campaign"], electrons)
                 if not electrons:
                     self._map.remove(row["series"])
+                self._note(state, acquisition, electrons=electrons, frames=frames, reason=reason)
         outcome = self.outcome(acquisition)
         assert outcome is not None
         return outcome
@@ -327,10 +339,12 @@ class Ledger:
     def record_event(self, kind: Literal["safe", "resume"], reason: str, operator: str = "") -> None:
         """Write an event that an operator wants to find; `operator` is "" for the server itself."""
         with self._transaction():
-            self._db.execute(
+            number = self._db.execute(
                 "INSERT INTO events (at, kind, operator, reason) VALUES (?, ?, ?, ?)",
                 (self._stamp(), kind, operator, reason),
-            )
+            ).lastrowid
+            assert number is not None
+            self._trail.add(self._stamp(), kind, "events", number, who=operator, reason=reason)
 
     def events(self) -> list[OperatorEvent]:
         """All events, oldest first."""

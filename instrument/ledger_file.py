@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+from instrument.audit import AuditTrail, check_end, head_of
 from instrument.dose_map import DoseMap
 from instrument.errors import ConflictError, InstrumentError
 
 FILE_NAME = "ledger.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE campaigns (
@@ -63,17 +65,60 @@ UPDATE campaigns SET spent = (
 CREATE INDEX acquisitions_open ON acquisitions (campaign, electrons) WHERE state IN ('reserved', 'running');
 CREATE INDEX acquisitions_by_place ON acquisitions (y0, y1, x0, x1) WHERE dose > 0;
 """
+# Version 3: who did what, as a chain of hashes, with the sums of the books after every change.
+_SCHEMA_3 = """
+CREATE TABLE audit (
+    number INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    who TEXT NOT NULL,
+    what TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    hash TEXT NOT NULL
+) STRICT;
+CREATE TABLE sums (
+    campaigns INTEGER NOT NULL,
+    budget REAL NOT NULL,
+    spent REAL NOT NULL,
+    acquisitions INTEGER NOT NULL,
+    electrons REAL NOT NULL,
+    dose REAL NOT NULL,
+    corners REAL NOT NULL,
+    frames INTEGER NOT NULL,
+    events INTEGER NOT NULL
+) STRICT;
+INSERT INTO sums SELECT (SELECT COUNT(*) FROM campaigns), (SELECT TOTAL(budget) FROM campaigns),
+    (SELECT TOTAL(spent) FROM campaigns), COUNT(*), TOTAL(electrons), TOTAL(dose),
+    TOTAL(y0 + 3 * x0 + 7 * y1 + 11 * x1), TOTAL(frames), (SELECT COUNT(*) FROM events) FROM acquisitions;
+CREATE TRIGGER sums_of_a_campaign AFTER INSERT ON campaigns BEGIN
+    UPDATE sums SET campaigns = campaigns + 1, budget = budget + NEW.budget, spent = spent + NEW.spent;
+END;
+CREATE TRIGGER sums_of_spending AFTER UPDATE OF spent ON campaigns BEGIN
+    UPDATE sums SET spent = spent + NEW.spent - OLD.spent;
+END;
+CREATE TRIGGER sums_of_an_acquisition AFTER INSERT ON acquisitions BEGIN
+    UPDATE sums SET acquisitions = acquisitions + 1, electrons = electrons + NEW.electrons, dose = dose + NEW.dose,
+        corners = corners + NEW.y0 + 3 * NEW.x0 + 7 * NEW.y1 + 11 * NEW.x1, frames = frames + NEW.frames;
+END;
+CREATE TRIGGER sums_of_an_end AFTER UPDATE OF electrons, dose, frames ON acquisitions BEGIN
+    UPDATE sums SET electrons = electrons + NEW.electrons - OLD.electrons, dose = dose + NEW.dose - OLD.dose,
+        frames = frames + NEW.frames - OLD.frames;
+END;
+CREATE TRIGGER sums_of_events AFTER INSERT ON events BEGIN
+    UPDATE sums SET events = events + 1;
+END;
+"""
 
 
-def open_ledger(database: sqlite3.Connection, path: Path) -> DoseMap:
+def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[DoseMap, AuditTrail]:
     """Take possession of the file; a new one gets its tables, one of an earlier version is brought up to date.
 
     Args:
         database: just connected to `path`.
         path: named in messages.
+        now: ISO 8601 with zone.
 
     Returns:
-        The map of its acquisitions.
+        The map of its acquisitions, and its audit trail.
 
     Raises:
         ConflictError: another server has it open.
@@ -90,21 +135,35 @@ def open_ledger(database: sqlite3.Connection, path: Path) -> DoseMap:
         if version > SCHEMA_VERSION:
             msg = f"{path} was written by a later version (schema {version}); update this one"
             raise InstrumentError(msg)
-        for statement in filter(None, map(str.strip, ";".join((_SCHEMA, _SCHEMA_2)[version:]).split(";"))):
+        for statement in _statements("".join((_SCHEMA, _SCHEMA_2, _SCHEMA_3)[version:])):
             database.execute(statement)
         database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        trail = AuditTrail(database, path)
+        if version < SCHEMA_VERSION:
+            trail.begin(now, SCHEMA_VERSION, version)
         _require_sound(database, path)
         dose_map = DoseMap(database)
         database.execute("COMMIT")
+        trail.seal()
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
-            raise
+            msg = f"{path} cannot be opened ({error}); look at its disk and its rights, or restore a copy"
+            raise InstrumentError(msg) from error
         msg = f"{path} is in use by another server; stop it or give this one another state directory"
         raise ConflictError(msg) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, ValueError) as error:  # sqlite3 cannot decode what it wants to complain of
         msg = f"{path} is not a ledger ({error}); move it away or give another state directory"
         raise InstrumentError(msg) from error
-    return dose_map
+    return dose_map, trail
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for part in script.split(";")[:-1]:
+        statement += part + ";"
+        if sqlite3.complete_statement(statement):  # a trigger has semicolons inside
+            yield statement
+            statement = ""
 
 
 _STRAY = (
@@ -131,9 +190,10 @@ def _require_sound(database: sqlite3.Connection, path: Path) -> None:
             wrong = f"campaign {row[0]} has {row[1]:g} electrons booked, its exposures have {row[2]:g}"
     if not wrong and database.execute(_STRAY).fetchone() is not None:
         wrong = "an exposure belongs to no campaign, or has no area or no dose"
+    wrong = wrong or check_end(database, path)
     if wrong:
         msg = (
-            f"{path} is damaged ({wrong}); nothing is exposed with books that may be too low: restore a copy, or move it "
-            "away and count the specimen as used"
+            f"{path} is damaged ({wrong}); nothing is exposed with books that may be too low: restore a copy of it and of "
+            f"{head_of(path).name}, or move both away and count the specimen as used"
         )
         raise InstrumentError(msg)

@@ -12,6 +12,7 @@ from pathlib import Path
 from instrument import InstrumentError
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
+from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.text import write_anything
@@ -78,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             keys=keys,
             watchdog=arguments.watchdog,
             legacy=arguments.legacy_stream,
+            metrics=arguments.metrics,
         )
     finally:
         microscope.close()
@@ -139,6 +141,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
     group.add_argument(

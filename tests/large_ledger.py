@@ -10,8 +10,11 @@ SPREAD = 2e4
 """Å; edge of the square over which the exposures lie."""
 
 
-def fill(ledger: Ledger, count: int) -> None:
-    """Book `count` exposures of 30 × 30 Å, of campaign `c`, all over the specimen. The map follows when it is opened again."""
+def fill(ledger: Ledger, count: int, *, whole_trail: bool = False) -> None:
+    """Book `count` exposures of 30 × 30 Å, of campaign `c`, all over the specimen. The map follows when it is opened again.
+
+    Their audit trail is one entry, unless it is to have the three of each of them.
+    """
     scan = plan("first", 30.0, 0.0, 0.0)
     ledger.open_campaign("c", 1e12)
     ledger.reserve(scan, check(scan), None)
@@ -32,3 +35,12 @@ def fill(ledger: Ledger, count: int) -> None:
     ledger._db.execute(
         "UPDATE campaigns SET spent = (SELECT SUM(electrons) FROM acquisitions WHERE campaign = campaigns.id)"
     )
+    if whole_trail:
+        ledger._db.execute("BEGIN")
+        for number in range(1, count + 1):
+            for what in ("reserved", "started", "done"):
+                ledger._note(what, f"old-{number}", electrons=scan.electrons)
+        ledger._db.execute("COMMIT")
+    else:
+        ledger._trail.add(ledger._stamp(), "filled")
+    ledger._trail.seal()

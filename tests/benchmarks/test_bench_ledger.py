@@ -33,7 +33,7 @@ async def median(ask: Callable[[], Awaitable[Any]]) -> float:
 @pytest.mark.timeout(900)
 async def test_a_million_exposures_are_no_burden(tmp_path: Path):
     ledger = Ledger(tmp_path)
-    fill(ledger, EXPOSURES)
+    fill(ledger, EXPOSURES, whole_trail=True)
     ledger.close()
     Ledger(tmp_path).close()  # makes the map
     began = time.perf_counter()

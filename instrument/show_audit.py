@@ -1,0 +1,83 @@
+"""Prints the audit trail of a ledger, and checks all of it: `python -m instrument audit`."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from contextlib import closing
+from pathlib import Path
+
+from instrument.audit import AuditEntry, check_all
+from instrument.errors import BadInputError, InstrumentError
+from instrument.ledger_file import FILE_NAME
+from instrument.text import visible, visible_all
+
+_OURS = ("sums", "fence", "schema", "line", "carried", "until", "table", "key")
+"""Of the details: what only the check needs."""
+
+
+def show_audit(state_dir: Path, last: int | None = None, *, as_json: bool = False) -> None:
+    """Print the trail, oldest first, and a line that says whether it is whole.
+
+    Args:
+        state_dir: of a server that does not run.
+        last: print only so many entries; all are checked.
+        as_json: an object a line.
+
+    Raises:
+        BadInputError: there is no ledger with a trail, or a number that is none.
+        InstrumentError: it is damaged, or in use.
+    """
+    if last is not None and last < 1:
+        msg = f"--last {last}; legal: a number from 1 on"
+        raise BadInputError(msg)
+    path = state_dir / FILE_NAME
+    if not path.is_file():
+        msg = f"there is no ledger in {state_dir}; give the state directory of a server"
+        raise BadInputError(msg)
+    show = _as_json if as_json else _as_text
+    kept: deque[str] = deque(maxlen=last)
+    count, damage, digest = 0, "", ""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=0.5)) as database:
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'audit'").fetchone():
+                msg = f"{path} is of an earlier version and has no audit trail; it gets one when a server opens it"
+                raise BadInputError(msg)
+            for entry, wrong in check_all(database, path):
+                damage = wrong
+                if entry is not None and not wrong:
+                    count, digest = count + 1, entry.hash
+                    if last is None:
+                        print(show(entry))
+                    else:
+                        kept.append(show(entry))
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            msg = f"{path} is in use by a server; stop it first"
+            raise InstrumentError(msg) from error
+        damage = damage or str(error)
+    except sqlite3.DatabaseError as error:
+        damage = damage or str(error)
+    for line in kept:
+        print(line)
+    if damage:
+        msg = f"{path} is damaged ({damage}); {count} entries before that are as they were written"
+        raise InstrumentError(msg)
+    if not as_json:
+        print(f"{count} entries, none missing or changed; hash of the last: {digest}")
+
+
+def _as_json(entry: AuditEntry) -> str:
+    return json.dumps(entry._asdict() | {"detail": entry.told}, ensure_ascii=False)
+
+
+def _as_text(entry: AuditEntry) -> str:
+    told = visible_all(entry.told)
+    more = "  ".join(f"{name}={_short(value)}" for name, value in told.items() if name not in _OURS and value != "")
+    line = f"{told['table']} {told['key']}" if "table" in told else ""
+    return f"{entry.number:6}  {visible(entry.at)}  {visible(entry.who):24}  {visible(entry.what):12}  {line:28}  {more}".rstrip()
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
