@@ -79,7 +79,7 @@ test-interop-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/write_files.py .interop/files-$*
 	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
 
-INSTRUMENTS := tickit temscript deapi
+INSTRUMENTS := tickit temscript epics libertemlive deapi
 
 # test-drive-NAME drives one of INSTRUMENTS, a foreign program, with our adapter
 test-drive-%: env .interop/%/.installed
