@@ -213,6 +213,9 @@ class CampaignConfig(Record):
     geometry: KnownGeometry = KnownGeometry()
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
+    processing: str = Field(
+        default="agent.processing:process", description="module:function that turns an acquisition into a score"
+    )
     mqtt: Mqtt | None = None
     keys: OsPath | None = Field(
         default=None,

@@ -103,6 +103,16 @@ class SteeringChanged(Record):
     text: str = Field(default="", description="what was done, and by whom")
 
 
+InstrumentState = Literal["well", "suspended", "safe", "unreachable"]
+
+
+class InstrumentChanged(Record):
+    """Whether the instrument can expose now; `reason` says why it cannot."""
+
+    state: InstrumentState
+    reason: str = ""
+
+
 class PicturesDrawn(Record):
     """Phase and Fourier transform of a trial, ready to be looked at elsewhere."""
 
@@ -141,6 +151,7 @@ Event = (
     | ModelChanged
     | TargetSet
     | SteeringChanged
+    | InstrumentChanged
     | PicturesDrawn
     | Recommended
     | CampaignEnded

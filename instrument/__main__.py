@@ -13,6 +13,7 @@ from instrument import conformance
 from instrument.access import ROLES
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ServerKeys, generate_keys
+from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
 from instrument.show_audit import show_audit
@@ -65,6 +66,7 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
+    run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     test = commands.add_parser(
         "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
@@ -119,6 +121,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
         watchdog=arguments.watchdog,
         hold=arguments.hold,
+        metrics=arguments.metrics,
     )
 
 

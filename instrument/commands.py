@@ -95,6 +95,7 @@ class Commands:
         self._departures = 0
         self._stopping_since: float | None = None
         self._ends = Ends(ledger, guard.go_safe)
+        self.tally = self._ends.tally
         self._settings = Settings(microscope, guard.go_safe)
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
             "hello": (Nothing, self._hello),
@@ -266,6 +267,7 @@ class Commands:
     ) -> None:
         def note_frame(count: int) -> None:
             self._frames = count
+            self.tally.frames += 1
             self._guard.progress(frame_limit)
 
         result = await expose(

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from instrument.exposure import ExposureResult
 from instrument.ledger import Ledger
 from instrument.models import Outcome
+
+
+@dataclass
+class Tally:
+    """What has happened since the server started.
+
+    Attributes:
+        frames: that the microscope has delivered.
+        lost: that it owed to exposures which nobody had stopped.
+        ended: exposures, by how.
+    """
+
+    frames: int = 0
+    lost: int = 0
+    ended: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("done", "aborted", "failed"), 0))
 
 
 class Ends:
@@ -18,20 +34,29 @@ class Ends:
     Args:
         ledger: the books.
         go_safe: told why, where they cannot be written.
+
+    Attributes:
+        tally: what has happened since the server started.
     """
 
     def __init__(self, ledger: Ledger, go_safe: Callable[[str], None]) -> None:
         self._ledger = ledger
         self._go_safe = go_safe
         self._unbooked: dict[str, ExposureResult] = {}
+        self.tally = Tally()
 
     def book(self, acquisition: str, result: ExposureResult) -> None:
-        """Book an end.
+        """Count an end, and book it.
 
         Args:
             acquisition: its id.
             result: how it ended.
         """
+        self.tally.lost += result.lost
+        self.tally.ended[result.state] += 1
+        self._book(acquisition, result)
+
+    def _book(self, acquisition: str, result: ExposureResult) -> None:
         try:
             self._ledger.finish(
                 acquisition, result.state, frames=result.frames, electrons=result.electrons, reason=result.reason
@@ -46,7 +71,7 @@ class Ends:
     def try_again(self) -> None:
         """Book what is not booked yet. Called regularly."""
         for acquisition, result in tuple(self._unbooked.items()):
-            self.book(acquisition, result)
+            self._book(acquisition, result)
 
     def outcome(self, acquisition: str) -> Outcome | None:
         """How an acquisition ended, booked or not; None where its id is not known."""

@@ -26,12 +26,13 @@ END_TIMEOUT = 1.0
 
 @dataclass(frozen=True)
 class ExposureResult:
-    """How an exposure ended: its state, the frames the microscope delivered and the electrons they cost."""
+    """How an exposure ended: its state, the frames the microscope delivered, the electrons they cost, and the frames it owes."""
 
     state: Literal["done", "aborted", "failed"]
     frames: int
     electrons: float
     reason: str = ""
+    lost: int = 0
 
 
 class FrameError(Exception):
@@ -96,7 +97,8 @@ async def expose(
     await _send_end(data, entry, clock)
     seconds = beam_time.seconds if own is None else own.beam_time() - before
     charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
-    return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason)
+    lost = 0 if state == "aborted" else plan.n_positions - count
+    return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason, lost)
 
 
 def _accounted_for(microscope: Microscope, delivered: int, plan: AcquisitionPlan) -> bool:

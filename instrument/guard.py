@@ -41,6 +41,9 @@ class BeamGuard:
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
+
+    Attributes:
+        leases_lapsed: since the server started.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class BeamGuard:
         self._electrons = (0.0, 0.0)
         self._beam_time = BeamTime(clock)
         self._limit, self._due = 0.0, 0.0
+        self.leases_lapsed = 0
 
     @property
     def exposing(self) -> bool:
@@ -346,6 +350,7 @@ class BeamGuard:
         lease = self._lease
         if lease is not None and self._clock() >= lease.expires:
             self._lease = None
+            self.leases_lapsed += 1
             self.go_safe(f"the lease of {lease.holder} lapsed: not renewed for {lease.ttl:g} s")
 
     def tick(self) -> None:

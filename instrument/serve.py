@@ -11,13 +11,14 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from instrument.errors import InstrumentError
+from instrument.errors import BadInputError, InstrumentError
 from instrument.heartbeat import Heartbeat, SystemdNotifier, WatchdogLink
 from instrument.keys import ServerKeys
+from instrument.metrics import MetricsAddress, ServerCollector, exposing_metrics
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
 from instrument.suspenders import HOLD
@@ -62,6 +63,7 @@ def serve(
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
     hold: float = HOLD,
+    metrics: str | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -79,13 +81,12 @@ def serve(
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
     """
-    lines = logging.StreamHandler()
-    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[lines])
+    _log_to_stderr()
     try:
         with ExitStack() as stack:
             systemd = SystemdNotifier()
@@ -105,14 +106,21 @@ def serve(
                 heartbeats=heartbeats,
                 hold=hold,
             )
-            asyncio.run(_serve(server, systemd))
-    except (InstrumentError, OSError) as error:
+            where = None if metrics is None else MetricsAddress.parse(metrics)
+            asyncio.run(_serve(server, systemd, where))
+    except (BadInputError, InstrumentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
 
 
-async def _serve(server: InstrumentServer, systemd: SystemdNotifier) -> None:
+def _log_to_stderr() -> None:
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
+
+
+async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: MetricsAddress | None) -> None:
     stop, ready = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -124,8 +132,11 @@ async def _serve(server: InstrumentServer, systemd: SystemdNotifier) -> None:
             loop.call_soon_threadsafe(stop.set)
 
     with _on_ending_signals(shut_down):
-        async with server:
+        async with server, AsyncExitStack() as stack:
             ready.set()
+            if metrics is not None:
+                collector = ServerCollector(server.figures)
+                await stack.enter_async_context(exposing_metrics(metrics, lambda known: known.register(collector)))
             greeting = {
                 "ready": True,
                 "control": server.control,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import sqlite3
 import threading
 import time
@@ -37,6 +38,7 @@ from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 from instrument.reception import Reception
 from instrument.safe_socket import SafeSocket
+from instrument.status import Figures
 from instrument.suspenders import HOLD, Suspenders
 
 log = logging.getLogger(__name__)
@@ -156,6 +158,23 @@ class InstrumentServer:
             reason: becomes the reason of the acquisition's outcome.
         """
         self._guard.stop(reason)
+
+    def figures(self) -> Figures:
+        """What there is to be measured now; may be called from any thread."""
+        tally, status = self._commands.tally, self._guard.status()
+        try:
+            free = float(shutil.disk_usage(self._state_dir).free)
+        except OSError:
+            free = -1.0
+        return Figures(
+            name=self.name,
+            status=status,
+            frames=tally.frames,
+            frames_lost=tally.lost,
+            exposures=dict(tally.ended),
+            leases_lapsed=self._guard.leases_lapsed,
+            disk_free=free,
+        )
 
     def _open_sockets(self, description: Description, stack: AsyncExitStack) -> DataSocket:
         context = zmq.Context()

@@ -42,6 +42,28 @@ class InstrumentStatus(Record):
     suspended: str = ""
 
 
+class Figures(Record):
+    """What a server can be asked for from any thread, for `/metrics`.
+
+    Attributes:
+        name: of the instrument.
+        status: now.
+        frames: that the microscope has delivered since the server started.
+        frames_lost: that it owed to exposures which nobody had stopped.
+        exposures: that have ended, by how.
+        leases_lapsed: that were not renewed in time.
+        disk_free: bytes of the ledger's disk; -1 where it does not say.
+    """
+
+    name: str
+    status: InstrumentStatus
+    frames: int
+    frames_lost: int
+    exposures: dict[str, int]
+    leases_lapsed: int
+    disk_free: float
+
+
 class Lease(Record):
     """The right to command the beam while it is being renewed."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from instrument import InstrumentError
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
+from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
 from instrument.text import write_anything
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=arguments.name,
             keys=keys,
             watchdog=arguments.watchdog,
+            metrics=arguments.metrics,
         )
     finally:
         microscope.close()
@@ -138,6 +140,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"

@@ -28,7 +28,7 @@ from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Observation, Policy
-from agent.processing.child import ReconstructionProcess
+from agent.processing.child import JobRunner
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
@@ -56,9 +56,7 @@ class Loop:
         tasks: where what runs beside the loop lives.
     """
 
-    def __init__(
-        self, session: Session, child: ReconstructionProcess, client: InstrumentClient, tasks: Background
-    ) -> None:
+    def __init__(self, session: Session, child: JobRunner, client: InstrumentClient, tasks: Background) -> None:
         self.config = session.config
         self.layout = session.layout
         self._journal = session.journal

@@ -89,6 +89,9 @@ def ctl(
     campaign: Folder = None,
     mqtt: Broker = None,
     trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
+    job: Annotated[
+        int | None, typer.Option(help="Where --campaign names a facility's folder: which job of its queue.")
+    ] = None,
     level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
     password_file: PasswordFile = None,
@@ -103,4 +106,4 @@ def ctl(
 
     files = {"password_file": password_file, "ca_file": ca}
     fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
-    control(verb.value, mqtt, campaign, files, **fields)
+    control(verb.value, mqtt, campaign, files, job, **fields)

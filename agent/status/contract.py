@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAJOR_VERSION = 1
 AGENT = "ptychopilot"
+FACILITY_AGENT = "serve"
+"""The agent that publishes a facility's queue; its `instrument` is the facility's own name."""
 LARGEST_IMAGE = 150_000
 """Bytes of a picture."""
 LARGEST_COMMAND = 4096
@@ -260,6 +262,42 @@ class PictureMessage(Message):
     resolution_a: Number
 
 
+class QueueMessage(Message):
+    """A facility's queue of campaigns, and the reconstruction processes that they share; repeated every 2 s."""
+
+    queued: int = Field(description="campaigns whose turn has not come")
+    running: int
+    interrupted: int = Field(description="that will be resumed")
+    held: int = Field(description="that need a person")
+    done: int
+    failed: int
+    cancelled: int
+    instruments: int
+    workers: int | None = Field(description="reconstruction processes; null: not known")
+    workers_busy: int | None
+    reconstructions_waiting: int | None = Field(description="for a process")
+
+
+class JobMessage(Message):
+    """One campaign of the queue; cleared when it has ended long ago."""
+
+    number: int
+    state: str = Field(description="queued, running, cancelling, interrupted, held, done, failed, cancelled")
+    turn: int | None = Field(description="1 for the next one of its instrument; null: not queued")
+    campaign: str = Field(description="its name")
+    instrument: str
+    priority: int = Field(description="higher comes first")
+    proposal: str
+    user: str
+    title: str
+    folder: str = Field(description="the campaign's, below the facility's; empty before it has begun")
+    reason: str = Field(description="why it is in this state, where that needs saying")
+    restarts: int
+    added: str
+    started: str
+    finished: str
+
+
 class Command(BaseModel):
     """What a person asks of the agent. Never retained; one that is too old or comes twice does nothing."""
 
@@ -330,6 +368,8 @@ LEAVES: tuple[Leaf, ...] = (
     Leaf("reconstruction", ReconstructionMessage, 0, False, "twice a second at most"),
     Leaf("event", EventMessage, 1, False, "as they happen"),
     Leaf("alarm/{code}", AlarmMessage, 1, True, "while it lasts"),
+    Leaf("queue", QueueMessage, 1, True, "by `ptychopilot serve`, on change and every 2 s"),
+    Leaf("job/{number}", JobMessage, 1, True, "by `ptychopilot serve`, on change"),
     Leaf("picture", PictureMessage, 1, True, "with each new pair of pictures"),
     Leaf("image/{name}", None, 0, True, "`phase` and `spectrum`, at most 150 kB each", "image/png"),
     Leaf("command/{verb}", Command, 1, False, "to the agent: pause, resume, stop, approve, veto, autonomy, blank"),

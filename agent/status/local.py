@@ -22,6 +22,7 @@ from agent.errors import BadInputError
 from agent.events import CampaignStarted, Event
 from agent.status.commands import CommandDesk
 from agent.status.contract import LARGEST_COMMAND, Command, Reply
+from agent.storage.atomic import write_private
 
 CONTROL = "control.json"
 ANSWER_TIMEOUT = 10.0
@@ -79,7 +80,7 @@ class Door:
     def on_event(self, event: Event) -> None:
         """The folder is there, and ours, when the campaign starts."""
         if isinstance(event, CampaignStarted) and self._content is not None:
-            _write_private(self._path, self._content)
+            write_private(self._path, json.dumps(self._content))
             self._content = None
 
     def close(self) -> None:
@@ -127,9 +128,3 @@ async def _answer(line: bytes, secret: str, desk: CommandDesk) -> Reply | None:
         return None
     payload = json.dumps(told.get("command")).encode()
     return await desk.handle(str(told.get("verb")), payload, local=True)
-
-
-def _write_private(path: Path, content: dict[str, object]) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(content, file)

@@ -12,6 +12,7 @@ from agent.events import (
     CampaignEnded,
     CampaignStarted,
     Event,
+    InstrumentChanged,
     PhaseChanged,
     Recommended,
     TargetSet,
@@ -71,6 +72,8 @@ def _line(event: Event) -> str | None:
         case PhaseChanged():
             trial = f"trial {event.trial}: " if event.trial is not None else ""
             return f"{trial}{event.phase}{f', {event.message}' if event.message else ''}"
+        case InstrumentChanged():
+            return f"the instrument is {event.state}{f': {event.reason}' if event.reason else ''}"
         case TargetSet():
             return f"score to reach: {event.target:.5g} bit/Å², {event.reason}"
         case Recommended():

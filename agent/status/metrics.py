@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from agent.errors import BadInputError
 from agent.events import (
     BudgetChanged,
     CampaignEnded,
     CampaignStarted,
     Event,
     FramesReceived,
+    InstrumentChanged,
     PhaseChanged,
     SteeringChanged,
     TimeLeft,
     TrialChanged,
 )
 from agent.records import Trial, TrialState
-
-LAG_INTERVAL = 1.0
-"""s between two looks at how late the event loop is."""
+from instrument.metrics import MetricsAddress, exposing_metrics
 
 
 @asynccontextmanager
-async def measuring(port: int, address: str = "127.0.0.1") -> AsyncIterator[Metrics]:
+async def measuring(where: str) -> AsyncIterator[Metrics]:
     """Serve `/metrics` as long as the block lasts.
 
     Args:
-        port: TCP port.
-        address: to listen at.
+        where: PORT, of this machine alone, or ADDRESS:PORT.
 
     Raises:
-        BadInputError: prometheus-client is not installed, or the port is taken.
+        BadInputError: prometheus-client is not installed, or the address cannot be listened at.
     """
-    try:
-        from prometheus_client import CollectorRegistry, start_http_server
-    except ImportError as error:
-        msg = "--metrics needs prometheus-client: pip install 'ptychopilot[dashboard]'"
-        raise BadInputError(msg) from error
-    registry = CollectorRegistry()
-    metrics = Metrics(registry)
-    try:
-        server, thread = start_http_server(port, address, registry)
-    except OSError as error:
-        msg = f"--metrics {port}: cannot be listened at ({error.strerror}); choose another port"
-        raise BadInputError(msg) from error
-    lag = asyncio.create_task(metrics.watch_loop(), name="metrics")
-    try:
+    metrics = Metrics()
+    async with exposing_metrics(MetricsAddress.parse(where), metrics.register):
         yield metrics
-    finally:
-        lag.cancel()
-        await asyncio.wait([lag])
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Metrics:
-    """An observer that keeps the figures of one campaign.
+    """An observer that keeps the figures of one campaign, once they have been registered."""
 
-    Args:
-        registry: of prometheus-client, which the figures are found in.
-    """
+    def __init__(self) -> None:
+        self._held: dict[int, float] = {}
+        self._frames: FramesReceived | None = None
+        self._figures = (0.0, 0.0)
+        self._told: set[int] = set()
+        self._folder: Path | None = None
 
-    def __init__(self, registry: Any) -> None:
+    def register(self, registry: Any) -> None:
+        """Make the figures known.
+
+        Args:
+            registry: of prometheus-client.
+        """
         from prometheus_client import Counter, Gauge, Histogram
 
         def gauge(name: str, about: str, *labels: str) -> Any:
@@ -85,7 +72,13 @@ class Metrics:
         self._exposing = gauge("exposing", "1 while the agent has the beam on")
         self._paused = gauge("paused", "1 while a person has paused it")
         self._running = gauge("running", "1 while the campaign runs")
-        self._lag = gauge("event_loop_lag_seconds", "by which the event loop was late, largest of the last second")
+        self._safe = gauge("safe", "1 while the instrument is in SAFE: the beam stays off until a person releases it")
+        self._suspended = gauge("suspended", "1 while the column is not well and nothing is exposed")
+        self._reachable = gauge("instrument_reachable", "0 while the instrument does not answer")
+        self._reachable.set(1)
+        gauge("disk_free_bytes", "of the disk that holds the campaign; -1 before it begins").set_function(
+            self._disk_free
+        )
         self._ended = Counter("ptychopilot_trials", "ended trials", ["state"], registry=registry)
         self._vetoes = Counter("ptychopilot_score_vetoes", "scores that are not to be trusted", registry=registry)
         self._lost = Counter("ptychopilot_frames_lost", "frames that an acquisition ended without", registry=registry)
@@ -97,10 +90,6 @@ class Metrics:
             registry=registry,
             buckets=buckets,
         )
-        self._held: dict[int, float] = {}
-        self._frames: FramesReceived | None = None
-        self._figures = (0.0, 0.0)
-        self._told: set[int] = set()
 
     def on_event(self, event: Event) -> None:
         """Take the figures of `event`."""
@@ -108,6 +97,7 @@ class Metrics:
             case CampaignStarted():
                 self._planned.set(event.trials_planned)
                 self._running.set(1)
+                self._folder = Path(event.folder)
                 self._set_electrons(0.0, event.config.electrons)
             case BudgetChanged():
                 self._set_electrons(event.spent, event.budget)
@@ -119,6 +109,10 @@ class Metrics:
                 self._frames = event
             case SteeringChanged():
                 self._paused.set(event.paused)
+            case InstrumentChanged():
+                self._safe.set(event.state == "safe")
+                self._suspended.set(event.state == "suspended")
+                self._reachable.set(event.state != "unreachable")
             case TimeLeft():
                 self._time_left.set(event.seconds)
             case TrialChanged():
@@ -129,12 +123,11 @@ class Metrics:
             case _:
                 pass
 
-    async def watch_loop(self) -> None:
-        """See again and again how late the event loop wakes up."""
-        while True:
-            due = time.monotonic() + LAG_INTERVAL
-            await asyncio.sleep(LAG_INTERVAL)
-            self._lag.set(max(time.monotonic() - due, 0.0))
+    def _disk_free(self) -> float:
+        try:
+            return -1.0 if self._folder is None else float(shutil.disk_usage(self._folder).free)
+        except OSError:
+            return -1.0
 
     def _note(self, trial: Trial) -> None:
         open_ = trial.state in (TrialState.RESERVED, TrialState.ACQUIRING) and trial.electrons == 0

@@ -14,6 +14,7 @@ from agent.events import (
     CampaignStarted,
     Event,
     FramesReceived,
+    InstrumentChanged,
     ModelChanged,
     PhaseChanged,
     PicturesDrawn,
@@ -25,8 +26,10 @@ from agent.events import (
     TrialChanged,
 )
 from agent.records import ModelView, Trial, TrialState
+from agent.status.alarms import Alarm, Alarms
 from agent.status.contract import (
     AcquisitionMessage,
+    AlarmMessage,
     BeamMessage,
     BestMessage,
     DoseMessage,
@@ -71,9 +74,14 @@ class Translator:
         self._best: Trial | None = None
         self._scored = 0
         self._exposing: bool | None = None
+        self._alarms = Alarms()
 
     def letters(self, event: Event) -> list[Letter]:
         """What `event` changes on the broker."""
+        alarms = self._alarms.changes(event)
+        return [*self._letters(event), *(self._alarm(code, alarm) for code, alarm in alarms)]
+
+    def _letters(self, event: Event) -> list[Letter]:
         match event:
             case CampaignStarted():
                 return self._started(event)
@@ -98,6 +106,10 @@ class Translator:
                 return [self._event("info", "TARGET", f"score to reach: {event.target:.5g} bit/Å² ({event.reason})")]
             case Recommended():
                 return [self._event("info", "RECOMMENDED", event.recommendation.reason)]
+            case InstrumentChanged():
+                severity: Severity = "info" if event.state == "well" else "warning"
+                text = f"the instrument is {event.state}{f': {event.reason}' if event.reason else ''}"
+                return [self._event(severity, event.state.upper(), text)]
             case CampaignEnded():
                 return self._ended(event)
 
@@ -281,6 +293,12 @@ class Translator:
             "dose": settings.dose,
             "dose_unit": self._dose_unit,
         }
+
+    def _alarm(self, code: str, alarm: Alarm | None) -> Letter:
+        if alarm is None:
+            return Letter(f"alarm/{code}", "", qos=1, retain=True)
+        about = {"severity": alarm.severity, "text": alarm.text, "action": alarm.action}
+        return self._letter(f"alarm/{code}", AlarmMessage, about | {"code": code, "since": self._now()})
 
     def _event(self, severity: Severity, code: str, text: str, trial: int | None = None) -> Letter:
         return self._letter("event", EventMessage, {"severity": severity, "code": code, "text": text, "trial": trial})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from agent import load_campaign, resume_campaign, run_campaign
 from agent.campaign.stop import Control
 from agent.cli.errors import EXIT_CODES
 from agent.errors import InstrumentUnavailableError, StoppedError
-from agent.events import Event, FramesReceived, PhaseChanged, TrialChanged
+from agent.events import Event, FramesReceived, InstrumentChanged, PhaseChanged, TrialChanged
 from agent.storage.journal import load_history
 from instrument import InstrumentClient
 
@@ -39,6 +40,36 @@ class Stopper:
     def on_event(self, event: Event) -> None:
         if self._when(event):
             self._control.stop("enough", now=self._now)
+
+
+class States:
+    """Remembers what was told of the instrument."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, InstrumentChanged):
+            self.seen.append((event.state, event.reason))
+
+
+async def test_an_instrument_that_is_blanked_while_it_exposes_raises_an_alarm(tmp_path: Path) -> None:
+    states, blanked = States(), []
+
+    with serving(tmp_path, interval=0.005) as server:
+        async with InstrumentClient(server.endpoint, timeout=5) as operator:
+
+            class Blanker:
+                def on_event(self, event: Event) -> None:
+                    if isinstance(event, FramesReceived) and event.trial == 2 and not blanked:
+                        blanked.append(asyncio.ensure_future(operator.blank()))
+
+            with pytest.raises(StoppedError, match="SAFE"):
+                await run_campaign(
+                    config(), server.endpoint, tmp_path / "c", observers=[states, Blanker()], processing=PROCESSING
+                )
+            await blanked[0]
+    assert states.seen == [("safe", "blanked by hand")]
 
 
 async def test_stop_at_once_aborts_the_exposure_and_resume_finishes(tmp_path: Path, world: Path) -> None:
@@ -78,11 +109,15 @@ async def test_a_time_limit_lets_the_running_acquisition_finish(tmp_path: Path) 
 
 
 async def test_an_instrument_in_safe_stops_the_campaign_and_resume_releases_it(server: Server, tmp_path: Path) -> None:
-    folder = tmp_path / "campaign"
+    folder, states = tmp_path / "campaign", States()
     async with InstrumentClient(server.endpoint, timeout=5) as operator:
         await operator.blank()
         with pytest.raises(StoppedError, match="SAFE"):
-            await run_campaign(config(), server.endpoint, folder, processing=PROCESSING)
+            await run_campaign(config(), server.endpoint, folder, observers=[states], processing=PROCESSING)
+        assert states.seen[-1] == ("safe", "blanked by hand")
+        with pytest.raises(StoppedError, match="SAFE"):
+            await resume_campaign(folder, keep_safe=True)
+        assert (await operator.status()).phase == "safe", "without a person nobody takes it out of there"
         record = await resume_campaign(folder)
         events = await operator.events()
     assert record.state == "done"
@@ -216,8 +251,11 @@ async def test_a_leak_holds_the_campaign_and_it_goes_on_by_itself(server: Server
                 self.waited.append(event.message)
                 leak.unlink(missing_ok=True)
 
+    states = States()
     record = await run_campaign(
-        config(expert=None), server.endpoint, tmp_path / "c", observers=[Plumber()], processing=PROCESSING
+        config(expert=None), server.endpoint, tmp_path / "c", observers=[Plumber(), states], processing=PROCESSING
     )
     assert record.state == "done"
     assert Plumber.waited
+    if states.seen:  # it is asked once a second, and the leak may have been mended before
+        assert states.seen[0][0] == "suspended"
