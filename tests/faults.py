@@ -2,8 +2,8 @@
 
 Five invariants hold through every fault: I1 the beam is off in time, I2 nothing is exposed twice, I3 the books err on the side
 of the specimen, I4 what was journalled is not lost, I5 a person sees what has happened, by name. A field is empty where an
-invariant has no meaning for it, and "open" where no test shows it yet. All at once, in any order: `unit/instrument/test_safety_machine.py`; for longer:
-`make soak`.
+invariant has no meaning for it, and "open" where no test shows it yet.
+All at once, in any order: `unit/instrument/test_safety_machine.py`; for longer: `make soak`.
 """
 
 from __future__ import annotations
