@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 PROCESSING = "agent.processing:process"
 """The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_PING = b"alive?\n"
+"""A line that is no job: the child's reader answers it, whatever is being computed."""
+_LOOK_AGAIN_S = 0.2
 _MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
 
@@ -57,6 +60,7 @@ class ReconstructionProcess:
         self._transport: asyncio.ReadTransport | None = None
         self._chatter: IO[bytes] | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._answered = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -96,6 +100,25 @@ class ReconstructionProcess:
                 # Where the child was ended in the middle of writing, nothing half-written stays behind.
                 part_of(job.output).unlink(missing_ok=True)
 
+    async def acknowledge(self) -> None:
+        """Return once the child has answered, at work or not. Where there is none, nothing has to be waited for."""
+        process, replies = self._process, self._replies
+        if process is None or process.returncode is not None or process.stdin is None or replies is None:
+            return
+        self._answered.clear()
+        process.stdin.write(_PING)
+        await process.stdin.drain()
+        while not self._answered.is_set():
+            if self._one_at_a_time.locked():  # whoever talks with it hears the answer
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_AGAIN_S):
+                        await self._answered.wait()
+                continue
+            async with self._one_at_a_time:
+                if not await replies.readline():
+                    return
+                self._answered.set()
+
     async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
         assert self._process is not None
         assert self._process.stdin is not None
@@ -107,7 +130,9 @@ class ReconstructionProcess:
             raise await self._death() from error
         while line := await self._replies.readline():
             message = json.loads(line)
-            if "progress" in message:
+            if "alive" in message:
+                self._answered.set()
+            elif "progress" in message:
                 if on_progress is not None:
                     on_progress(*message["progress"])
             elif "stopped" in message:
@@ -192,10 +217,13 @@ def main(processing: str, reply_descriptor: int) -> None:
     """
     replies = os.fdopen(reply_descriptor, "w", encoding="utf-8", buffering=1)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    one_at_a_time = threading.Lock()
 
     def say(**message: Any) -> None:
-        replies.write(json.dumps(message) + "\n")
+        with one_at_a_time:
+            replies.write(json.dumps(message) + "\n")
+
+    threading.Thread(target=_read_jobs, args=(jobs, say), daemon=True).start()
 
     def on_progress(phase: str, fraction: float) -> None:
         say(progress=[phase, fraction])
@@ -226,9 +254,12 @@ def main(processing: str, reply_descriptor: int) -> None:
             say(result=result.model_dump(mode="json"))
 
 
-def _read_jobs(jobs: queue.SimpleQueue[str]) -> None:
+def _read_jobs(jobs: queue.SimpleQueue[str], say: Callable[..., None]) -> None:
     for line in sys.stdin:
-        jobs.put(line)
+        if line.encode() == _PING:
+            say(alive=True)
+        else:
+            jobs.put(line)
     os._exit(0)  # the parent is gone or done; whatever is being computed has no reader
 
 

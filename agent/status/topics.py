@@ -18,6 +18,7 @@ from agent.events import (
     ModelChanged,
     PhaseChanged,
     PicturesDrawn,
+    ProposalChanged,
     Recommended,
     ReconstructionProgress,
     SteeringChanged,
@@ -38,6 +39,7 @@ from agent.status.contract import (
     ModelMessage,
     OptimizerMessage,
     PictureMessage,
+    ProposalMessage,
     ReconstructionMessage,
     SessionMessage,
     Severity,
@@ -100,6 +102,8 @@ class Translator:
                 return [self._dose_letter()]
             case ModelChanged():
                 return [self._optimizer(event.view), self._letter("model", ModelMessage, _grid(event.view))]
+            case ProposalChanged():
+                return [self._proposal(event)]
             case PicturesDrawn():
                 return self._pictures(event)
             case TargetSet():
@@ -158,8 +162,10 @@ class Translator:
             self._state |= {"eta_s": round(event.seconds, 1)}
             return [self.heartbeat()]
         if isinstance(event, SteeringChanged):
-            names = ("autonomy", "paused", "needs_approval")
+            names = ("autonomy", "paused", "needs_approval", "held")
             self._state |= {name: getattr(event, name) for name in names}
+            self._state |= {f"autonomy_{name}": level for name, level in event.parameters.items()}
+            self._state |= {"unacknowledged": ", ".join(event.unacknowledged)}
             said = [self._event("info", event.code, event.text, event.needs_approval)] if event.text else []
             return [self.heartbeat(), *said]
         since = self._now() if event.phase != self._state["phase"] else self._state["since"]
@@ -210,7 +216,7 @@ class Translator:
                 "rejected": "; ".join(suggestion.rejected_texts()),
             }
             letters.append(self._letter("suggestion", SuggestionMessage, fields))
-        elif trial.state in ("failed", "vetoed"):
+        elif trial.state in ("failed", "vetoed", "abandoned"):
             text = f"trial {trial.number} {trial.state}: {trial.reason}"
             letters.append(self._event("warning", trial.state.upper(), text, trial.number))
         elif trial.state == "done" and trial.score is not None:
@@ -246,6 +252,14 @@ class Translator:
             letters.append(self._letter("best", BestMessage, self._settings(trial) | score))
         return letters
 
+    def _proposal(self, event: ProposalChanged) -> Letter:
+        if event.settings is None:
+            return Letter("proposal", "", qos=1, retain=True)
+        wanted = event.settings
+        fields = event.model_dump(include={"number", "by", "reason", "electrons", "expires"})
+        fields |= {"step_a": wanted.step, "defocus_a": wanted.defocus, "dose": wanted.dose}
+        return self._letter("proposal", ProposalMessage, fields)
+
     def _optimizer(self, view: ModelView) -> Letter:
         believed = [
             (mean, sd)
@@ -275,12 +289,19 @@ class Translator:
 
     def _ended(self, event: CampaignEnded) -> list[Letter]:
         self._state |= {"phase": "finished", "trial": None, "role": None, "text": event.reason, "eta_s": 0.0}
-        self._state |= {"needs_approval": None, "since": self._now(), "outcome": event.state}
+        self._state |= {
+            "needs_approval": None,
+            "held": None,
+            "unacknowledged": "",
+            "since": self._now(),
+            "outcome": event.state,
+        }
         severity: Severity = "info" if event.state == "done" else "warning" if event.state == "stopped" else "error"
         return [
             self.heartbeat(),
             *self._beam(exposing=False),
             Letter("suggestion", "", qos=1, retain=True),
+            Letter("proposal", "", qos=1, retain=True),
             self._event(severity, event.state.upper(), event.reason or f"campaign {event.state}"),
         ]
 
@@ -316,6 +337,7 @@ class Translator:
 def trial_fields(trial: Trial) -> Fields:
     """What a trial's message holds besides its settings, role and state."""
     found: Fields = {
+        "origin": trial.suggestion.origin,
         "electrons": trial.electrons,
         "predicted": trial.suggestion.predicted,
         "predicted_sd": trial.suggestion.predicted_sd,

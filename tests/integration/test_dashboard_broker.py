@@ -77,7 +77,7 @@ async def looking(broker: Broker, user: str) -> AsyncIterator[BrokerSource]:
 
 @asynccontextmanager
 async def agent(broker: Broker, campaign: str, verbs: list[str]) -> AsyncIterator[MqttPublisher]:
-    async def act(verb: str, command: Command, local: bool) -> str:
+    async def act(verb: str, command: Command, way: str) -> str:
         verbs.append(verb)
         return f"{verb} done"
 

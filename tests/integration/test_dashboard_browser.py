@@ -138,7 +138,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[StatusRecorder, list[str]
         trials_planned=10,
     )
 
-    async def act(verb: str, command: Command, local: bool) -> str:
+    async def act(verb: str, command: Command, way: str) -> str:
         verbs.append(verb)
         recorder.on_event(SteeringChanged(autonomy="auto", paused=verb == "pause", code="PAUSED", text="paused by us"))
         return f"{verb} done"

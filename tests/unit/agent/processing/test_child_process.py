@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -146,3 +148,20 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: ReconstructionProcess) -> None:
+    done = await child.run(job("idle"))
+    await child.acknowledge()
+    work = asyncio.ensure_future(child.run(job("hang")))
+    await asyncio.sleep(0)
+    await child.acknowledge()
+    os.kill(int(done.device), signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await child.acknowledge()
+    os.kill(int(done.device), signal.SIGCONT)
+    await child.acknowledge()
+    work.cancel()
+    await asyncio.wait([work])
+    assert (await child.run(job("idle", seed=2))).score.value == 2
