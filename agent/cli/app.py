@@ -12,7 +12,7 @@ import typer
 from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
-from agent.cli.watching import AutonomyLevel, ctl, dashboard
+from agent.cli.watching import AutonomyLevel, ctl, dashboard, mcp
 
 app = typer.Typer(
     name="ptychopilot",
@@ -239,6 +239,7 @@ def demo(
 
 app.command()(dashboard)
 app.command()(ctl)
+app.command()(mcp)
 
 
 @app.command()
