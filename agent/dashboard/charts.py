@@ -99,7 +99,7 @@ def model_chart(view: View) -> str:
     newest = trials[-1].trial if trials else 0
     for trial in trials:
         kind = "suggested" if trial.trial == newest and trial.state == "suggested" else "pending"
-        if trial.state in ("done", "failed", "vetoed"):
+        if trial.state in ("done", "failed", "vetoed", "abandoned"):
             kind = "done" if trial.state == "done" and trial.veto is None else "bad"
         parts.append(_point(trial, x(trial.step_a), y(trial.defocus_a), kind))
     return _svg(parts, "Model over scan step and defocus")
@@ -152,7 +152,7 @@ def _scored(trial: TrialMessage, x: float, y: Axis, width: float) -> str:
             'class="predicted"/>'
         )
     if trial.score is None:
-        if trial.state in ("failed", "vetoed"):
+        if trial.state in ("failed", "vetoed", "abandoned"):
             parts.append(_cross(x, y(0.0) - 7, "bad"))
         elif trial.predicted is None:
             parts.append(f'<circle cx="{x:.1f}" cy="{y(0.0) - 7:.1f}" r="3.5" class="mark pending"/>')
