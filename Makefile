@@ -5,6 +5,8 @@
 # make faults  24 faults and what must hold through each, with the test that shows it
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
+# make test-day  an operator's day at the page, in a browser
+# make test-mqttjs  the status contract seen from mqtt.js, where node is
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: contract env demo faults test lint bench bench-peers test-interop limit clean
+.PHONY: test-mqttjs test-day contract env demo faults test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -80,6 +82,17 @@ INSTRUMENTS := tickit temscript deapi
 # test-drive-NAME drives one of INSTRUMENTS, a foreign program, with our adapter
 test-drive-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/drive_$*.py .interop/$*
+
+# mqtt.js, a client that browsers have, against our agent on a real broker; needs node
+test-mqttjs: env
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm"; exit 1; }
+	mkdir -p .interop/mqttjs && cp tests/interop/mqttjs/package.json .interop/mqttjs
+	npm install --prefix .interop/mqttjs --no-audit --no-fund --silent
+	$(BIN)/python -m pytest -q -n 0 tests/interop/test_mqttjs.py
+
+# an operator's day at the page in a real browser; PTYCHOPILOT_SCREENSHOTS=FOLDER keeps pictures of it
+test-day: env
+	PTYCHOPILOT_DAY=1 $(BIN)/python -m pytest -q -n 0 tests/integration/test_operators_day.py
 
 test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%)
 

@@ -134,10 +134,10 @@ def dose_map(view: View) -> str:
             f'class="field" style="fill-opacity:{opacity:.2f}"/>'
             f'<text x="{x + width / 2:.1f}" y="{y + height / 2 + 4:.1f}" class="inside">{trial.trial}</text></g>'
         )
-    bar = _round_below(size / 3)
+    bar, beside = _round_below(size / 3), offset + size * scale + 8
     parts.append(
-        f'<path class="axis" d="M{offset + 10:.1f} {HEIGHT - 14} h{bar * scale:.1f}" style="stroke-width:3"/>'
-        f'<text x="{offset + 10:.1f}" y="{HEIGHT - 20}" class="tick">{length(bar)}</text>'
+        f'<path class="axis" d="M{beside:.1f} {HEIGHT - 14} h{bar * scale:.1f}" style="stroke-width:3"/>'
+        f'<text x="{beside:.1f}" y="{HEIGHT - 20}" class="tick">{length(bar)}</text>'
     )
     return _svg(parts, "Where electrons went on the specimen")
 

@@ -118,5 +118,6 @@ def _verdict(views: tuple[View, View], trials: tuple[TrialMessage | None, TrialM
     share = one.electrons / other.electrons if other.electrons else math.nan
     with_ = f", with {share:.3g} times its electrons" if math.isfinite(share) else ""
     means = "more than chance explains" if abs(difference) > 2 * sd else "within what chance explains"
-    text = f"{views[0].title} scores {uncertain(difference, sd)} bit/Å² against {views[1].title}{with_}: {means} (2 sd)"
+    word = "more" if difference >= 0 else "less"
+    text = f"{views[0].title} scores {uncertain(abs(difference), sd)} bit/Å² {word} than {views[1].title}{with_}: {means} (2 sd)"
     return escape(text) + "."
