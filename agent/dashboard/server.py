@@ -122,6 +122,14 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
         await page.refresh()
         return None
 
+    _add_sheets(source, gallery, doorkeeper)
+    ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
+    return app
+
+
+def _add_sheets(source: Source, gallery: Gallery, doorkeeper: Doorkeeper) -> None:
+    """The list of all campaigns, and two of them beside each other."""
+
     @ui.page("/campaigns", title="ptychopilot: campaigns", response_timeout=20)
     async def campaigns(request: Request) -> RedirectResponse | None:
         if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
@@ -149,9 +157,6 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
         both = overview.compare_html((chosen[0], chosen[1]), (pictures[0], pictures[1]))
         ui.html(both, sanitize=False).classes("sheet")
         return None
-
-    ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
-    return app
 
 
 def _frame(title: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from agent.config import CampaignConfig
 from agent.events import (
     BudgetChanged,
     CampaignEnded,
@@ -48,10 +47,9 @@ from agent.status.contract import (
     TrialMessage,
     leaf_of,
 )
+from agent.status.fields import Fields, grid_fields, session_fields, trial_fields
 from agent.status.outbox import Letter
-from instrument.models import Description
 
-Fields = dict[str, Any]
 _SESSION_BYTES = 8
 
 
@@ -101,7 +99,7 @@ class Translator:
                 self._dose = {"budget": event.budget, "spent": event.spent}
                 return [self._dose_letter()]
             case ModelChanged():
-                return [self._optimizer(event.view), self._letter("model", ModelMessage, _grid(event.view))]
+                return [self._optimizer(event.view), self._letter("model", ModelMessage, grid_fields(event.view))]
             case ProposalChanged():
                 return [self._proposal(event)]
             case PicturesDrawn():
@@ -137,7 +135,7 @@ class Translator:
             "eta_s": None,
             "since": self._now(),
         }
-        session = _session(config, description) | {
+        session = session_fields(config, description) | {
             "id": event.campaign,
             "session": self._session,
             "folder": event.folder,
@@ -334,67 +332,9 @@ class Translator:
         return Letter(topic, payload, qos=leaf.qos, retain=leaf.retain)
 
 
-def trial_fields(trial: Trial) -> Fields:
-    """What a trial's message holds besides its settings, role and state."""
-    found: Fields = {
-        "origin": trial.suggestion.origin,
-        "electrons": trial.electrons,
-        "predicted": trial.suggestion.predicted,
-        "predicted_sd": trial.suggestion.predicted_sd,
-        "reason": trial.reason or trial.suggestion.reason,
-        "defocus_measured_a": trial.defocus_measured,
-        "picture_file": trial.reconstruction_file,
-    }
-    if trial.plan is not None:
-        found |= {f"field_{name}_a": getattr(trial.plan.field, name) for name in ("y", "x", "height", "width")}
-    if (score := trial.score) is not None:
-        found |= {"score": score.value, "score_sd": score.sd, "halves": score.halves, "veto": score.veto}
-        found |= {"resolution_a": score.resolution, "deviance": score.deviance}
-    if (optics := trial.optics) is not None:
-        sd = optics.sd
-        found |= {"defocus_measured_sd_a": sd.get("defocus"), "source_size_a": optics.source_size or None}
-        if "rotation" in sd:
-            found |= {"rotation_rad": optics.rotation, "rotation_sd_rad": sd["rotation"]}
-        if "C12" in sd:
-            found |= {"astigmatism_a": optics.aberrations.get("C12"), "astigmatism_sd_a": sd["C12"]}
-    return found
-
-
 def _clean(value: object) -> object:
     """A file name in a text may be no text."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _session(config: CampaignConfig, description: Description) -> Fields:
-    return {
-        "campaign": config.name,
-        "instrument": description.name,
-        "goal": config.goal.kind,
-        "policy": config.policy,
-        "sample": config.metadata.sample,
-        "operator": config.metadata.operator,
-        "proposal": config.metadata.proposal,
-        "k_max_per_a": config.score.k_max,
-        "semiangle_mrad": description.semiangle,
-        **{f"area_{name}_a": getattr(description.area, name) for name in ("y", "x", "height", "width")},
-    }
-
-
-def _grid(view: ModelView) -> Fields:
-    legal = [each for row in view.legal for each in row]
-
-    def flat(rows: tuple[tuple[float, ...], ...]) -> list[float | None]:
-        values = (value for row in rows for value in row)
-        return [float(f"{value:.5g}") if allowed else None for value, allowed in zip(values, legal, strict=True)]
-
-    return {
-        "x_name": view.x_name,
-        "y_name": view.y_name,
-        "x": list(view.x),
-        "y": list(view.y),
-        "mean": flat(view.mean),
-        "sd": flat(view.sd),
-    }
 
 
 def _scored_text(trial: Trial) -> str:
