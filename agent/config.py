@@ -215,6 +215,9 @@ class CampaignConfig(Record):
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
     steering: SteeringChoice = SteeringChoice()
+    processing: str = Field(
+        default="agent.processing:process", description="module:function that turns an acquisition into a score"
+    )
     mqtt: Mqtt | None = None
     keys: OsPath | None = Field(
         default=None,

@@ -38,6 +38,7 @@ class DataSocket:
         clock: monotonic time, s.
 
     Attributes:
+        copy: is handed every message that has been sent, too.
         departures: how many receivers have gone away so far, as of the last look; one that is back at once counts.
     """
 
@@ -50,6 +51,7 @@ class DataSocket:
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._connections: dict[int, _Connection] = {}
         self.departures = 0
+        self.copy: Callable[[bytes], None] | None = None
 
     def close(self) -> None:
         """Close at once; what was not taken by the receiver is dropped."""
@@ -100,4 +102,6 @@ class DataSocket:
                     return False
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                if self.copy is not None:
+                    self.copy(message)
                 return True

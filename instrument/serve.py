@@ -27,6 +27,7 @@ from instrument.text import OneLine
 log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+LEGACY_HELP = "tcp://127.0.0.1:PORT of a copy of the frames for programs that read DECTRIS Stream V1 (LiberTEM-live)"
 WATCHDOG_HELP = (
     "a second process that turns the beam off when this one dies or hangs: the MODULE:ATTRIBUTE that it calls, or the "
     "path of the UNIX socket of a watchdog that runs as a service"
@@ -63,6 +64,7 @@ def serve(
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
     hold: float = HOLD,
+    legacy: str | None = None,
     metrics: str | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
@@ -81,6 +83,7 @@ def serve(
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
 
     Returns:
@@ -105,6 +108,7 @@ def serve(
                 keys=keys,
                 heartbeats=heartbeats,
                 hold=hold,
+                legacy=legacy,
             )
             where = None if metrics is None else MetricsAddress.parse(metrics)
             asyncio.run(_serve(server, systemd, where))
@@ -115,6 +119,42 @@ def serve(
 
 
 def _log_to_stderr() -> None:
+    _log_lines()
+    try:
+        with ExitStack() as stack:
+            systemd = SystemdNotifier()
+            heartbeats: list[Heartbeat] = [systemd]
+            if watchdog is not None:
+                heartbeats.append(WatchdogLink.open(watchdog))
+            for each in heartbeats:
+                stack.callback(each.close)
+            server = InstrumentServer(
+                microscope,
+                state_dir=state_dir,
+                control=control,
+                safe=safe,
+                data=data,
+                name=name,
+                keys=keys,
+                heartbeats=heartbeats,
+                hold=hold,
+                legacy=legacy,
+            )
+            where = None if metrics is None else MetricsAddress.parse(metrics)
+            asyncio.run(_serve(server, systemd, where))
+    except (BadInputError, InstrumentError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def _log_to_stderr() -> None:
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
+
+
+def _log_lines() -> None:
     lines = logging.StreamHandler()
     lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[lines])

@@ -34,6 +34,7 @@ from instrument.health_watch import HealthWatch
 from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
+from instrument.legacy_stream import LegacyCopy
 from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 from instrument.reception import Reception
@@ -62,6 +63,7 @@ class InstrumentServer:
         stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         heartbeats: who has to hear that this process is alive; closed by the caller.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        legacy: endpoint on this machine where programs that read Stream V1 get a copy of the frames; None: nowhere.
         clock: monotonic time, s.
 
     Raises:
@@ -82,6 +84,7 @@ class InstrumentServer:
         stall_timeout: float = STALL_TIMEOUT,
         heartbeats: Sequence[Heartbeat] = (),
         hold: float = HOLD,
+        legacy: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -102,6 +105,7 @@ class InstrumentServer:
         self._keys = keys
         self._stall_timeout = stall_timeout
         self._hold = hold
+        self._legacy = legacy
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -199,6 +203,10 @@ class InstrumentServer:
         self.control = self._bind(control, self.control)
         self.safe = self._bind(safe, self.safe)
         self.data = self._bind(push, self.data)
+        if self._legacy is not None:
+            copy = LegacyCopy.bound(context, self._legacy)
+            stack.callback(copy.close)
+            data.copy = copy.send
         return data
 
     def _bind(self, socket: zmq.Socket[Any], endpoint: str) -> str:

@@ -14,7 +14,7 @@ from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.text import write_anything
 
 EXIT_STOPPED = 4
@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=arguments.name,
             keys=keys,
             watchdog=arguments.watchdog,
+            legacy=arguments.legacy_stream,
             metrics=arguments.metrics,
         )
     finally:
@@ -142,6 +143,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
     group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
+    group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
     )

@@ -30,7 +30,7 @@ from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Observation, Policy
-from agent.processing.child import ReconstructionProcess
+from agent.processing.child import JobRunner, ReconstructionProcess
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
@@ -58,9 +58,7 @@ class Loop:
         tasks: where what runs beside the loop lives.
     """
 
-    def __init__(
-        self, session: Session, child: ReconstructionProcess, client: InstrumentClient, tasks: Background
-    ) -> None:
+    def __init__(self, session: Session, child: JobRunner, client: InstrumentClient, tasks: Background) -> None:
         self._session = session
         self.config = session.config
         self.layout = session.layout
@@ -82,10 +80,10 @@ class Loop:
         judge = SettingsJudge(
             self._session, self._client, self._acquirer, lambda now, final: self._rationed(now, final=final)
         )
-        parts = self._steering.parts.taking_part(
-            loop=self._acknowledge_pause, acquisition=self._acquirer.acknowledge_pause, worker=self._child.acknowledge
-        )
-        with self._steering.able_to_judge(judge), parts:
+        parts = {"loop": self._acknowledge_pause, "acquisition": self._acquirer.acknowledge_pause}
+        if isinstance(self._child, ReconstructionProcess):  # a pool's worker is others' as well
+            parts["worker"] = self._child.acknowledge
+        with self._steering.able_to_judge(judge), self._steering.parts.taking_part(**parts):
             await self._run()
 
     async def _acknowledge_pause(self) -> None:

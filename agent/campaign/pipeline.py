@@ -12,7 +12,7 @@ from agent.campaign.layout import scored_edge, scored_rectangle
 from agent.campaign.memory import earlier_column
 from agent.campaign.session import Session
 from agent.events import PhaseChanged, ReconstructionProgress
-from agent.processing.child import ProcessingError, ReconstructionProcess
+from agent.processing.child import JobRunner, ProcessingError
 from agent.processing.process import ProcessingJob, ProcessingResult
 from agent.records import Trial, TrialState
 from instrument.background import Background
@@ -36,7 +36,7 @@ class Pipeline:
         tasks: where the waiting for it lives.
     """
 
-    def __init__(self, session: Session, child: ReconstructionProcess, tasks: Background) -> None:
+    def __init__(self, session: Session, child: JobRunner, tasks: Background) -> None:
         self._child = child
         self._tasks = tasks
         self._folder = session.folder.resolve()

@@ -7,7 +7,8 @@ import importlib.metadata
 import platform
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, overload
@@ -36,7 +37,8 @@ from agent.events import (
     TrialChanged,
 )
 from agent.plugins import load_attribute
-from agent.processing.child import PROCESSING, ReconstructionProcess
+from agent.processing.child import JobRunner, ReconstructionProcess
+from agent.processing.pool import LeasedProcess
 from agent.records import CampaignRecord
 from agent.status.log import LogObserver, log_file
 from agent.storage.atomic import atomic_write
@@ -48,18 +50,28 @@ from instrument.background import Background
 _PACKAGES = ("ptychopilot", "numpy", "scipy", "torch", "botorch", "numba", "h5py", "pyzmq", "cupy")
 
 
+@dataclass(frozen=True)
+class _Ways:
+    """How a campaign goes to instrument and reconstruction; see resume_campaign."""
+
+    patience: float
+    pool: Path | None
+    release_safe: bool = False
+
+
 async def run_campaign(
     config: CampaignConfig,
     endpoint: str,
     folder: Path | str,
     *,
     observers: Iterable[Observer] = (),
-    processing: str = PROCESSING,
+    processing: str | None = None,
     command: Sequence[str] | None = None,
     keys: Path | None = None,
     patience: float = PATIENCE_S,
     control: Control | None = None,
     steering: Steering | None = None,
+    pool: Path | None = None,
 ) -> CampaignRecord:
     """Run a new campaign to its end.
 
@@ -68,12 +80,13 @@ async def run_campaign(
         endpoint: control endpoint of the instrument, tcp://…
         folder: of the campaign; made if missing.
         observers: told what happens as it happens.
-        processing: `module:function` that turns an acquisition into a score; see agent.processing.process.
+        processing: `module:function` that turns an acquisition into a score; None: that of config.
         command: starts the instrument again, where the caller has started it; kept for `resume`.
         keys: folder of CURVE keys (`instrument.ClientKeys.in_folder`), kept for `resume`; None: that of the configuration, or
             else, for an instrument on another machine, ~/.config/ptychopilot/keys where it exists.
         patience: s to wait for an instrument that does not answer.
         control, steering: to stop and to steer the campaign from outside; the second is made with the first.
+        pool: folder of a facility whose reconstruction processes are used; None: one of its own.
 
     Returns:
         The campaign as its journal tells it.
@@ -86,7 +99,7 @@ async def run_campaign(
     folder = _absolute(folder)
     control, observers = control or Control(), list(observers)
     require_new(folder)
-    load_attribute(processing)
+    load_attribute(processing := processing or config.processing)
     link = InstrumentLink(
         endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
     )
@@ -104,9 +117,8 @@ async def run_campaign(
         state="running",
     )
     with Journal.create(folder, facts) as journal:
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        atomic_write(folder / "campaign.yaml", text)
-        return await _live(journal, observers, patience, control, steering, resumed=False)
+        _write_campaign_file(folder, config)
+        return await _live(journal, observers, _Ways(patience, pool), control, steering, resumed=False)
 
 
 async def resume_campaign(
@@ -118,6 +130,8 @@ async def resume_campaign(
     patience: float = PATIENCE_S,
     control: Control | None = None,
     steering: Steering | None = None,
+    pool: Path | None = None,
+    keep_safe: bool = False,
 ) -> CampaignRecord:
     """Continue a campaign that was stopped or killed; one that is done is returned as it is.
 
@@ -129,8 +143,8 @@ async def resume_campaign(
         observers: see run_campaign.
         keys: folder of CURVE keys; None: the one that was given before.
         patience: see run_campaign.
-        control: see run_campaign.
-        steering: see run_campaign.
+        control, steering, pool: see run_campaign.
+        keep_safe: leave an instrument in SAFE that is there, and stop; for whoever resumes without a person.
 
     Returns:
         The campaign as its journal tells it.
@@ -150,7 +164,8 @@ async def resume_campaign(
         if now != link:
             journal.write(link=now)
         journal.write(state="running", reason="", finished="")
-        return await _live(journal, observers, patience, control or Control(), steering, resumed=True)
+        ways = _Ways(patience, pool, release_safe=not keep_safe)
+        return await _live(journal, observers, ways, control or Control(), steering, resumed=True)
 
 
 def installed_versions() -> dict[str, str]:
@@ -172,10 +187,15 @@ def _absolute(folder: Path | str | None) -> Path | None:
     return None if folder is None else Path(folder).absolute()
 
 
+def _write_campaign_file(folder: Path, config: CampaignConfig) -> None:
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    atomic_write(folder / "campaign.yaml", text)
+
+
 async def _live(
     journal: Journal,
     observers: Iterable[Observer],
-    patience: float,
+    ways: _Ways,
     control: Control,
     steering: Steering | None,
     *,
@@ -192,7 +212,7 @@ async def _live(
         steering.attach(journal, audience)
         try:
             with stop_on_signals(control), _time_limit(control, session.config):
-                await _until_done(session, patience, release_safe=resumed)
+                await _until_done(session, ways)
             steering.detach()
         except BaseException as raised:
             steering.detach()
@@ -211,16 +231,22 @@ async def _live(
     return journal.record()
 
 
-async def _until_done(session: Session, patience: float, *, release_safe: bool) -> None:
+async def _until_done(session: Session, ways: _Ways) -> None:
     """Connect and work, again after every lost connection, until everything is done."""
     journal, control = session.journal, session.control
-    link, watch = journal.facts.link, InstrumentWatch(session.audience)
-    async with ReconstructionProcess(journal.facts.processing) as child:
+    link, processing, release_safe = journal.facts.link, journal.facts.processing, ways.release_safe
+    watch = InstrumentWatch(session.audience)
+    async with AsyncExitStack() as stack:
+        child: JobRunner
+        if ways.pool is not None:
+            child = LeasedProcess(ways.pool, processing)
+        else:
+            child = await stack.enter_async_context(ReconstructionProcess(processing))
         while True:
             session.audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))
             try:
                 async with connected(
-                    link, journal.facts.campaign, patience, control, waiting(session.audience)
+                    link, journal.facts.campaign, ways.patience, control, waiting(session.audience)
                 ) as client:
                     if release_safe:
                         await release(client, journal)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from agent.cli.facility import queue, serve
 from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(twin, name="twin")
+app.add_typer(queue, name="queue")
 app.command()(study)
 
 
@@ -77,6 +79,14 @@ Metrics = Annotated[
         help="Serve http://127.0.0.1:PORT/metrics for Prometheus; ADDRESS:PORT listens elsewhere, where everybody can read it.",
     ),
 ]
+Pool = Annotated[
+    Path | None,
+    typer.Option(
+        "--pool",
+        metavar="DIR",
+        help="Reconstruct in the processes that `ptychopilot serve DIR` lends to its campaigns.",
+    ),
+]
 CampaignFolder = Annotated[Path, typer.Argument(metavar="DIR", help="A campaign folder.")]
 
 
@@ -119,6 +129,7 @@ def run(
     patience: Patience = 60.0,
     autonomy: Autonomous = AutonomyLevel.auto,
     metrics: Metrics = None,
+    pool: Pool = None,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
@@ -138,7 +149,7 @@ def run(
         keys=keys,
         patience=patience,
         debug=debug,
-        watched=campaigns.Watched(autonomy.value, metrics),
+        watched=campaigns.Watched(autonomy.value, metrics, pool),
     )
 
 
@@ -175,6 +186,11 @@ def resume(
     patience: Patience = 60.0,
     autonomy: Autonomous = AutonomyLevel.auto,
     metrics: Metrics = None,
+    pool: Pool = None,
+    keep_safe: Annotated[
+        bool,
+        typer.Option("--keep-safe", help="Without a person: an instrument in SAFE is left there, and nothing is done."),
+    ] = False,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
@@ -188,7 +204,7 @@ def resume(
         keys=keys,
         patience=patience,
         debug=debug,
-        watched=campaigns.Watched(autonomy.value, metrics),
+        watched=campaigns.Watched(autonomy.value, metrics, pool, keep_safe),
     )
 
 
@@ -240,6 +256,7 @@ def demo(
 app.command()(dashboard)
 app.command()(ctl)
 app.command()(mcp)
+app.command()(serve)
 
 
 @app.command()

@@ -54,15 +54,19 @@ class Start(Protocol):
 
 @dataclass(frozen=True)
 class Watched:
-    """How a campaign is watched and steered.
+    """How a campaign is watched and steered, and who computes for it.
 
     Attributes:
         autonomy: to begin with.
         metrics: PORT of this machine or ADDRESS:PORT for Prometheus; None: no metrics.
+        pool: folder of a facility whose reconstruction processes are used; None: one of its own.
+        keep_safe: resumed without a person, who alone may take an instrument out of SAFE.
     """
 
     autonomy: Autonomy = "auto"
     metrics: str | None = None
+    pool: Path | None = None
+    keep_safe: bool = False
 
 
 def run(
@@ -109,7 +113,7 @@ def run(
     folder = out or _new_folder(config)
     require_new(folder)
 
-    start = partial(run_campaign, config, endpoint, folder, keys=keys, patience=patience)
+    start = partial(run_campaign, config, endpoint, folder, keys=keys, patience=patience, pool=watched.pool)
     _conduct(start, config, folder, json_file, watched)
 
 
@@ -176,7 +180,15 @@ def resume(
     _check_json(json_file)
 
     def conduct(where: str | None) -> None:
-        start = partial(resume_campaign, folder, endpoint=where, keys=keys, patience=patience)
+        start = partial(
+            resume_campaign,
+            folder,
+            endpoint=where,
+            keys=keys,
+            patience=patience,
+            pool=watched.pool,
+            keep_safe=watched.keep_safe,
+        )
         _conduct(start, record.config, folder, json_file, watched)
 
     if record.state == "done" or endpoint is not None or link.command is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.cli.terminal import has_display
 from agent.errors import BadInputError
+from agent.facility.queue import QUEUE, running_campaign
 from agent.status.broker import parse_broker
 from agent.status.contract import Reply
 
@@ -68,19 +69,29 @@ def show(
     serve(source, keys, address, browser=browser and has_display())
 
 
-def control(verb: str, mqtt: str | None, campaign: Path | None, broker: dict[str, Path | None], **fields: Any) -> None:
+def control(
+    verb: str,
+    mqtt: str | None,
+    campaign: Path | None,
+    broker: dict[str, Path | None],
+    job: int | None = None,
+    **fields: Any,
+) -> None:
     """Give a command to a running campaign and print what became of it.
 
     Args:
         verb: see agent.status.contract.Verb.
         mqtt: address of a broker; None: a folder's agent is asked directly.
-        campaign: its folder; over MQTT a part of its topic, where there are several.
+        campaign: its folder, or that of the facility which runs it; over MQTT a part of its topic, where there are several.
         broker: files for `parse_broker`.
+        job: which of a facility's.
         fields: of agent.status.contract.Command.
 
     Raises:
         BadInputError: there is nobody to command, or it is refused.
     """
+    if mqtt is None and campaign is not None and (campaign / QUEUE).is_file():
+        campaign = running_campaign(campaign, job)
     from agent.status.local import NoAnswerError
 
     try:

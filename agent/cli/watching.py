@@ -113,6 +113,9 @@ def ctl(
     step: Annotated[float | None, typer.Option(help="edit, trial: Å.")] = None,
     defocus: Annotated[float | None, typer.Option(help="edit, trial: Å, positive for underfocus.")] = None,
     dose: Annotated[float | None, typer.Option(help="edit, trial: e/Å².")] = None,
+    job: Annotated[
+        int | None, typer.Option(help="Where --campaign names a facility's folder: which job of its queue.")
+    ] = None,
     level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
     parameter: Annotated[Parameter | None, typer.Option(help="autonomy: over this setting alone.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
@@ -137,4 +140,4 @@ def ctl(
         "reason": reason,
     }
     fields |= {"step_a": step, "defocus_a": defocus, "dose": dose}
-    control(verb.value, mqtt, campaign, files, **fields)
+    control(verb.value, mqtt, campaign, files, job, **fields)

@@ -110,6 +110,8 @@ class Page:
         ui.select(
             names, value=self._view.key, on_change=lambda e: ui.navigate.to(f"/?campaign={_quoted(e.value)}")
         ).props("dense borderless options-dense behavior=menu aria-label=campaign").classes("chooser")
+        if self._source.queue is not None:
+            ui.link("queue", "/queue").classes("slot")
         self._boxes["life"] = ui.html("", sanitize=False).classes("slot")
         self._boxes["beam"] = ui.html("", sanitize=False).classes("slot")
         self._boxes["dose"] = ui.html("", sanitize=False).classes("slot grow")

@@ -20,6 +20,7 @@ from agent.dashboard import overview
 from agent.dashboard.commanding import Commander
 from agent.dashboard.gallery import Gallery
 from agent.dashboard.page import STYLE, THEME, Page
+from agent.dashboard.queue_page import add_queue_page
 from agent.dashboard.roles import COOKIE, Doorkeeper, Passwords
 from agent.dashboard.sources import FolderSource, Source
 from agent.errors import BadInputError
@@ -114,6 +115,8 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
             ui.html(
                 '<p class="nothing wide">no campaign is seen yet; this page looks again every 2 s</p>', sanitize=False
             )
+            if source.queue is not None:
+                ui.link("queue", "/queue")
             ui.timer(2.0, lambda: ui.navigate.reload() if source.views else None)
             return None
         await asyncio.to_thread(source.want, views[key])
@@ -123,6 +126,8 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
         return None
 
     _add_sheets(source, gallery, doorkeeper)
+    if source.queue is not None:
+        add_queue_page(doorkeeper, source.queue)
     ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
     return app
 

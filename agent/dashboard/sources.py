@@ -17,14 +17,16 @@ import aiomqtt
 
 from agent.campaign.planning import acquisitions_planned
 from agent.config import Mqtt
+from agent.dashboard.queue_view import FolderQueue, QueueView, ToldQueue
 from agent.dashboard.rows import Row, row_of_record, row_of_view
 from agent.dashboard.view import View
 from agent.errors import BadInputError
 from agent.events import BudgetChanged, CampaignEnded, CampaignStarted, Event, ModelChanged, Recommended, TrialChanged
+from agent.facility.queue import CAMPAIGNS, QUEUE
 from agent.records import CampaignRecord
 from agent.status.broker import connected, read_password
 from agent.status.commands import new_command
-from agent.status.contract import MAJOR_VERSION, Reply
+from agent.status.contract import FACILITY_AGENT, MAJOR_VERSION, Reply
 from agent.status.local import send
 from agent.status.record_file import STATUS
 from agent.status.topics import Translator
@@ -44,6 +46,11 @@ class Source(Protocol):
     """Keeps views up to date as long as `run` runs."""
 
     views: dict[str, View]
+
+    @property
+    def queue(self) -> QueueView | None:
+        """Of the facility, where it has one."""
+        ...
 
     def want(self, view: View) -> None:
         """Somebody looks at a view: keep it up to date from now on."""
@@ -79,8 +86,9 @@ class FolderSource:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self.views: dict[str, View] = {}
+        self.queue: FolderQueue | None = FolderQueue(folder) if (folder / QUEUE).is_file() else None
         self._clock = clock
-        self._folder = folder.absolute()
+        self._folder = (folder if self.queue is None else folder / CAMPAIGNS).absolute()
         self._readers: dict[str, FolderReader] = {}
         self._rescanned = float("-inf")
         self._wanted: set[str] = set()
@@ -267,6 +275,7 @@ class BrokerSource:
     ) -> None:
         self._patience, self._retry = patience, retry
         self.views: dict[str, View] = {}
+        self.queue = ToldQueue()
         self.connected = False
         self._broker = broker
         self._password = read_password(broker)
@@ -322,6 +331,9 @@ class BrokerSource:
     def _take(self, topic: str, payload: bytes, *, retained: bool) -> None:
         parts = topic.split("/")
         root, leaf = "/".join(parts[:5]), "/".join(parts[5:])
+        if parts[4] == FACILITY_AGENT:
+            self.queue.take(leaf, payload)
+            return
         if root not in self.views:
             if len(self.views) >= AGENTS_KEPT:
                 return

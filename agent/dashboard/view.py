@@ -28,8 +28,8 @@ from agent.status.contract import (
     StateMessage,
     SuggestionMessage,
     TrialMessage,
-    leaf_of,
 )
+from agent.status.leaves import leaf_of
 
 EVENTS_KEPT = 400
 TRIALS_KEPT = 1000

@@ -17,8 +17,8 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from typing import IO, Any, Self
+from collections.abc import Callable, Mapping
+from typing import IO, Any, Protocol, Self
 
 from agent.errors import AgentError, BadInputError, StoppedError
 from agent.plugins import load_attribute
@@ -29,16 +29,27 @@ logger = logging.getLogger(__name__)
 
 PROCESSING = "agent.processing:process"
 """The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _PING = b"alive?\n"
 """A line that is no job: the child's reader answers it, whatever is being computed."""
+_ALIVE = b'{"alive"'
 _LOOK_AGAIN_S = 0.2
-_MAX_LINE = 16 * 2**20
+MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
 
 
 class ProcessingError(AgentError):
     """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
+
+
+class JobRunner(Protocol):
+    """Whoever processes the jobs of a campaign: a child process of its own, or a pool that others use as well."""
+
+    async def run(
+        self, job: ProcessingJob, on_progress: Progress | None = None, timeout_s: float | None = None
+    ) -> ProcessingResult:
+        """See ReconstructionProcess.run."""
+        ...
 
 
 class ReconstructionProcess:
@@ -51,10 +62,12 @@ class ReconstructionProcess:
 
     Args:
         processing: `module:function` that the child calls with a ProcessingJob and a Progress.
+        environment: variables for the child, above those of this process.
     """
 
-    def __init__(self, processing: str = PROCESSING) -> None:
+    def __init__(self, processing: str = PROCESSING, environment: Mapping[str, str] | None = None) -> None:
         self._processing = processing
+        self._environment = dict(environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._replies: asyncio.StreamReader | None = None
         self._transport: asyncio.ReadTransport | None = None
@@ -67,6 +80,10 @@ class ReconstructionProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the process; another `run` would start it again."""
         await self._stop()
 
     async def run(
@@ -129,18 +146,10 @@ class ReconstructionProcess:
         except ConnectionError as error:
             raise await self._death() from error
         while line := await self._replies.readline():
-            message = json.loads(line)
-            if "alive" in message:
+            if line.startswith(_ALIVE):
                 self._answered.set()
-            elif "progress" in message:
-                if on_progress is not None:
-                    on_progress(*message["progress"])
-            elif "stopped" in message:
-                raise StoppedError(message["stopped"])
-            elif "error" in message:
-                raise ProcessingError(message["error"])
-            else:
-                return ProcessingResult.model_validate(message["result"])
+            elif (result := take_message(line, on_progress)) is not None:
+                return result
         raise await self._death()
 
     async def _death(self) -> ProcessingError:
@@ -171,12 +180,12 @@ class ReconstructionProcess:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=self._chatter,
                 pass_fds=(write_end,),
-                env=_child_environment(),
+                env=_child_environment() | self._environment,
                 start_new_session=True,  # Ctrl-C in the terminal is the campaign's to handle
             )
         finally:
             os.close(write_end)
-        replies = asyncio.StreamReader(limit=_MAX_LINE)
+        replies = asyncio.StreamReader(limit=MAX_LINE)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(replies), os.fdopen(read_end, "rb")
         )
@@ -195,13 +204,36 @@ class ReconstructionProcess:
         self._process = self._replies = self._transport = self._chatter = None
 
 
+def take_message(line: bytes, on_progress: Progress | None) -> ProcessingResult | None:
+    """One line of what a child says: the result of its job, or None where it is progress.
+
+    Args:
+        line: of JSON.
+        on_progress: told of progress.
+
+    Raises:
+        ProcessingError: the job failed.
+        StoppedError: the disk is full.
+    """
+    message = json.loads(line)
+    if "progress" in message:
+        if on_progress is not None:
+            on_progress(*message["progress"])
+        return None
+    if "stopped" in message:
+        raise StoppedError(message["stopped"])
+    if "error" in message:
+        raise ProcessingError(message["error"])
+    return ProcessingResult.model_validate(message["result"])
+
+
 def _child_environment() -> dict[str, str]:
     """The environment, with as many threads as there are cores for this process unless the user has said otherwise.
 
     Threads wait passively: the next acquisition, perhaps a simulated one, runs meanwhile.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    defaults = {name: str(min(cores, 16)) for name in _THREAD_VARIABLES}
+    defaults = {name: str(min(cores, 16)) for name in THREAD_VARIABLES}
     # OpenBLAS cannot be told to wait passively; matrices are small, and one thread does
     defaults |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
     path = os.pathsep.join(p for p in sys.path if p)  # a policy or processing of one's own stays importable

@@ -12,15 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from agent.status.contract import LARGEST_COMMAND, LEAVES, MAJOR_VERSION, Leaf, models
+from agent.status.contract import LARGEST_COMMAND, MAJOR_VERSION
+from agent.status.leaves import LEAVES, Leaf, models
 
 SCHEMAS = Path(__file__).parent / "schemas"
-CONTRACT_VERSION = f"{MAJOR_VERSION}.1.0"
+CONTRACT_VERSION = f"{MAJOR_VERSION}.2.0"
 _PARAMETERS = {
     "site": "the facility",
     "instrument": "the instrument's own name",
     "agent": "name of the program",
-    "number": "of the trial, counting from 1",
+    "number": "of the trial, or of the job in the queue, counting from 1",
     "code": "of the alarm",
     "name": "of the picture",
     "verb": "pause, resume, stop, approve, veto, autonomy or blank",

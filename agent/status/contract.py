@@ -9,14 +9,14 @@ stock panel shows it; the grid of `model` alone holds lists. Units are suffixes:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 MAJOR_VERSION = 1
 AGENT = "ptychopilot"
+FACILITY_AGENT = "serve"
+"""The agent that publishes a facility's queue; its `instrument` is the facility's own name."""
 LARGEST_IMAGE = 150_000
 """Bytes of a picture."""
 LARGEST_COMMAND = 4096
@@ -289,6 +289,42 @@ class PictureMessage(Message):
     resolution_a: Number
 
 
+class QueueMessage(Message):
+    """A facility's queue of campaigns, and the reconstruction processes that they share; repeated every 2 s."""
+
+    queued: int = Field(description="campaigns whose turn has not come")
+    running: int
+    interrupted: int = Field(description="that will be resumed")
+    held: int = Field(description="that need a person")
+    done: int
+    failed: int
+    cancelled: int
+    instruments: int
+    workers: int | None = Field(description="reconstruction processes; null: not known")
+    workers_busy: int | None
+    reconstructions_waiting: int | None = Field(description="for a process")
+
+
+class JobMessage(Message):
+    """One campaign of the queue; cleared when it has ended long ago."""
+
+    number: int
+    state: str = Field(description="queued, running, cancelling, interrupted, held, done, failed, cancelled")
+    turn: int | None = Field(description="1 for the next one of its instrument; null: not queued")
+    campaign: str = Field(description="its name")
+    instrument: str
+    priority: int = Field(description="higher comes first")
+    proposal: str
+    user: str
+    title: str
+    folder: str = Field(description="the campaign's, below the facility's; empty before it has begun")
+    reason: str = Field(description="why it is in this state, where that needs saying")
+    restarts: int
+    added: str
+    started: str
+    finished: str
+
+
 class Command(BaseModel):
     """What a person asks of the agent. Never retained; one that is too old or comes twice does nothing."""
 
@@ -324,75 +360,3 @@ class Reply(Message):
     accepted: bool
     code: str = Field(description="OK, or why not: RETAINED, EXPIRED, MALFORMED, NOT_ALLOWED, REFUSED")
     text: str
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A topic below an agent's root.
-
-    Attributes:
-        address: with {parameters}.
-        model: of its payload; None: not JSON.
-        qos, retain: how it is published.
-        about: what it is for.
-        content_type: of the payload.
-    """
-
-    address: str
-    model: type[BaseModel] | None
-    qos: int
-    retain: bool
-    about: str
-    content_type: str = "application/json"
-
-
-LEAVES: tuple[Leaf, ...] = (
-    Leaf(
-        "availability",
-        None,
-        1,
-        True,
-        "`online` while the agent lives, `offline` otherwise (the last will)",
-        "text/plain",
-    ),
-    Leaf("session", SessionMessage, 1, True, "once per session"),
-    Leaf("state", StateMessage, 1, True, "on change, and every 2 s"),
-    Leaf("beam", BeamMessage, 1, True, "on change"),
-    Leaf("dose", DoseMessage, 1, True, "on change"),
-    Leaf("suggestion", SuggestionMessage, 1, True, "for each trial"),
-    Leaf("trial/{number}", TrialMessage, 1, True, "on change"),
-    Leaf("best", BestMessage, 1, True, "on change"),
-    Leaf("optimizer", OptimizerMessage, 1, True, "when the model has changed"),
-    Leaf("model", ModelMessage, 1, True, "when the model has changed"),
-    Leaf("proposal", ProposalMessage, 1, True, "while one waits"),
-    Leaf("acquisition", AcquisitionMessage, 0, False, "twice a second at most"),
-    Leaf("reconstruction", ReconstructionMessage, 0, False, "twice a second at most"),
-    Leaf("event", EventMessage, 1, False, "as they happen"),
-    Leaf("alarm/{code}", AlarmMessage, 1, True, "while it lasts"),
-    Leaf("picture", PictureMessage, 1, True, "with each new pair of pictures"),
-    Leaf("image/{name}", None, 0, True, "`phase` and `spectrum`, at most 150 kB each", "image/png"),
-    Leaf("command/{verb}", Command, 1, False, f"to the agent: {', '.join(get_args(Verb))}"),
-    Leaf("reply/{id}", Reply, 1, False, "once for each command"),
-)
-
-
-def leaf_of(path: str) -> Leaf | None:
-    """The leaf that a topic below the root belongs to; None: it is not of this contract.
-
-    Args:
-        path: topic without the root.
-
-    >>> leaf_of("trial/12").address, leaf_of("nonsense")
-    ('trial/{number}', None)
-    """
-    parts = path.split("/")
-    for leaf in LEAVES:
-        pattern = leaf.address.split("/")
-        if len(pattern) == len(parts) and all(p == q or p.startswith("{") for p, q in zip(pattern, parts, strict=True)):
-            return leaf
-    return None
-
-
-def models() -> Iterable[type[BaseModel]]:
-    """Every model of the contract, in the order of the topics."""
-    return [leaf.model for leaf in LEAVES if leaf.model is not None]

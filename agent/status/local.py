@@ -23,6 +23,7 @@ from agent.errors import BadInputError
 from agent.events import CampaignStarted, Event
 from agent.status.commands import CommandDesk, Way
 from agent.status.contract import LARGEST_COMMAND, Command, Reply
+from agent.storage.atomic import write_private
 
 CONTROL = "control.json"
 _KEYS: dict[Way, str] = {"local": "secret", "advisor": "advisor_secret"}
@@ -86,7 +87,7 @@ class Door:
     def on_event(self, event: Event) -> None:
         """The folder is there, and ours, when the campaign starts."""
         if isinstance(event, CampaignStarted) and self._content is not None:
-            _write_private(self._path, self._content)
+            write_private(self._path, json.dumps(self._content))
             self._content = None
 
     def close(self) -> None:
@@ -141,9 +142,3 @@ async def _answer(line: bytes, ways: dict[str, Way], desk: CommandDesk) -> Reply
         return None
     payload = json.dumps(told.get("command")).encode()
     return await desk.handle(str(told.get("verb")), payload, way=way)
-
-
-def _write_private(path: Path, content: dict[str, object]) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(content, file)

@@ -28,7 +28,7 @@ from agent.status.topics import Translator
 logger = logging.getLogger(__name__)
 
 AVAILABILITY = "availability"
-_LEFT_OVER = ("trial/+", "best", "suggestion", "optimizer", "model", "picture", "proposal", "alarm/+")
+_LEFT_OVER = ("trial/+", "best", "suggestion", "optimizer", "model", "picture", "proposal", "alarm/+", "job/+")
 """Retained topics in which an earlier campaign may have left something."""
 PROGRESS_INTERVAL = 0.5
 """s between two progress messages of one kind."""
@@ -105,6 +105,7 @@ class MqttPublisher:
         self._clock = clock
         self._outbox = Outbox()
         self._translator = Translator(version("ptychopilot"), utc_now)
+        self._beat = self._translator.heartbeat
         self._started = asyncio.Event()
         self._last_progress: dict[type[Event], float] = {}
 
@@ -113,10 +114,23 @@ class MqttPublisher:
         if isinstance(event, FramesReceived | ReconstructionProgress) and not self._due(event):
             return
         for letter in self._translator.letters(event):
-            self._outbox.post(letter)
+            self.post(letter)
         if isinstance(event, CampaignStarted):
-            self.root = topic_root(self._broker.site, event.description.name)
-            self._started.set()
+            self.begin(topic_root(self._broker.site, event.description.name), self._translator.heartbeat)
+
+    def begin(self, root: str, beat: Callable[[], Letter]) -> None:
+        """Publish from now on.
+
+        Args:
+            root: the topic below which everything is.
+            beat: makes the sign of life that is sent again and again.
+        """
+        self.root, self._beat = root, beat
+        self._started.set()
+
+    def post(self, letter: Letter) -> None:
+        """Put a letter into the outbox. Never blocks."""
+        self._outbox.post(letter)
 
     def close(self) -> None:
         """Nothing more will come; `deliver` returns once the outbox is empty."""
@@ -193,7 +207,7 @@ class MqttPublisher:
     async def _repeat_heartbeat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            self._outbox.post(self._translator.heartbeat())
+            self._outbox.post(self._beat())
 
     async def _send(self, client: aiomqtt.Client, letter: Letter) -> None:
         await client.publish(f"{self.root}/{letter.topic}", letter.payload, qos=letter.qos, retain=letter.retain)

@@ -45,9 +45,9 @@ from agent.status.contract import (
     StateMessage,
     SuggestionMessage,
     TrialMessage,
-    leaf_of,
 )
 from agent.status.fields import Fields, grid_fields, session_fields, trial_fields
+from agent.status.leaves import leaf_of
 from agent.status.outbox import Letter
 
 _SESSION_BYTES = 8

@@ -31,6 +31,18 @@ def atomic_write(path: Path, content: str | bytes) -> None:
         raise
 
 
+def write_private(path: Path, content: str) -> None:
+    """Write a file that nobody but this user can read, and that is gone with the process that it belongs to.
+
+    Args:
+        path: what stood there before is replaced.
+        content: stored as UTF-8.
+    """
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(content)
+
+
 def publish(path: Path) -> None:
     """Put the written `part_of(path)` on the disk and give it its name."""
     part = part_of(path)

@@ -115,6 +115,9 @@ async def test_an_instrument_in_safe_stops_the_campaign_and_resume_releases_it(s
         with pytest.raises(StoppedError, match="SAFE"):
             await run_campaign(config(), server.endpoint, folder, observers=[states], processing=PROCESSING)
         assert states.seen[-1] == ("safe", "blanked by hand")
+        with pytest.raises(StoppedError, match="SAFE"):
+            await resume_campaign(folder, keep_safe=True)
+        assert (await operator.status()).phase == "safe", "without a person nobody takes it out of there"
         record = await resume_campaign(folder)
         events = await operator.events()
     assert record.state == "done"

@@ -1,0 +1,1 @@
+"""Several instruments, one facility: a queue of campaigns, and who runs them."""
