@@ -3,6 +3,7 @@
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
 # make faults  24 faults and what must hold through each, with the test that shows it
+# make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test-mqttjs test-day contract env demo faults soak-serve test lint bench bench-peers test-interop limit clean
+.PHONY: test-mqttjs test-day contract env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -49,6 +50,9 @@ test: lint
 
 faults: env
 	$(BIN)/python tests/faults.py
+
+soak: env
+	$(BIN)/python -m pytest tests/soak -s -n 0
 
 soak-serve: env
 	$(BIN)/python tests/integration/facility_soak.py

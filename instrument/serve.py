@@ -92,12 +92,7 @@ def serve(
     _log_to_stderr()
     try:
         with ExitStack() as stack:
-            systemd = SystemdNotifier()
-            heartbeats: list[Heartbeat] = [systemd]
-            if watchdog is not None:
-                heartbeats.append(WatchdogLink.open(watchdog))
-            for each in heartbeats:
-                stack.callback(each.close)
+            systemd, heartbeats = _heartbeats(watchdog, stack)
             server = InstrumentServer(
                 microscope,
                 state_dir=state_dir,
@@ -118,43 +113,17 @@ def serve(
     return 0
 
 
-def _log_to_stderr() -> None:
-    _log_lines()
-    try:
-        with ExitStack() as stack:
-            systemd = SystemdNotifier()
-            heartbeats: list[Heartbeat] = [systemd]
-            if watchdog is not None:
-                heartbeats.append(WatchdogLink.open(watchdog))
-            for each in heartbeats:
-                stack.callback(each.close)
-            server = InstrumentServer(
-                microscope,
-                state_dir=state_dir,
-                control=control,
-                safe=safe,
-                data=data,
-                name=name,
-                keys=keys,
-                heartbeats=heartbeats,
-                hold=hold,
-                legacy=legacy,
-            )
-            where = None if metrics is None else MetricsAddress.parse(metrics)
-            asyncio.run(_serve(server, systemd, where))
-    except (BadInputError, InstrumentError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
-    return 0
+def _heartbeats(watchdog: str | None, stack: ExitStack) -> tuple[SystemdNotifier, list[Heartbeat]]:
+    systemd = SystemdNotifier()
+    heartbeats: list[Heartbeat] = [systemd]
+    if watchdog is not None:
+        heartbeats.append(WatchdogLink.open(watchdog))
+    for each in heartbeats:
+        stack.callback(each.close)
+    return systemd, heartbeats
 
 
 def _log_to_stderr() -> None:
-    lines = logging.StreamHandler()
-    lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[lines])
-
-
-def _log_lines() -> None:
     lines = logging.StreamHandler()
     lines.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[lines])

@@ -126,15 +126,15 @@ class ReconstructionProcess:
         process.stdin.write(_PING)
         await process.stdin.drain()
         while not self._answered.is_set():
-            if self._one_at_a_time.locked():  # whoever talks with it hears the answer
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_AGAIN_S):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    if self._one_at_a_time.locked():  # whoever talks with it hears the answer
                         await self._answered.wait()
-                continue
-            async with self._one_at_a_time:
-                if not await replies.readline():
-                    return
-                self._answered.set()
+                        return
+                    async with self._one_at_a_time:
+                        if not self._answered.is_set() and await replies.readline():
+                            self._answered.set()
+                        return
 
     async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
         assert self._process is not None

@@ -157,6 +157,9 @@ async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: R
     await asyncio.sleep(0)
     await child.acknowledge()
     os.kill(int(done.device), signal.SIGSTOP)
+    threads = Path(f"/proc/{done.device}/task")
+    while any(each.joinpath("stat").read_text().split(")")[1].split()[0] != "T" for each in threads.iterdir()):
+        await asyncio.sleep(0.01)  # a stop reaches one thread after the other
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await child.acknowledge()
