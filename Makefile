@@ -9,6 +9,8 @@
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
 # make test-day  an operator's day at the page, in a browser
 # make test-mqttjs  the status contract seen from mqtt.js, where node is
+# make test-deploy  server, agent, broker, Prometheus from the files in deploy/ on this machine: a campaign, every series, an alert
+# make grafana  Grafana's dashboard, from its code
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
@@ -18,7 +20,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: test-mqttjs test-day contract env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy test-mqttjs test-day env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -103,6 +105,12 @@ test-day: env
 	PTYCHOPILOT_DAY=1 $(BIN)/python -m pytest -q -n 0 tests/integration/test_operators_day.py
 
 test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%)
+
+test-deploy: env
+	$(BIN)/python -m pytest -q tests/deploy
+
+grafana: env
+	$(BIN)/python deploy/grafana/make_dashboard.py
 
 contract: env
 	$(BIN)/python -m agent.status.asyncapi

@@ -150,6 +150,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
+def stopped(process: int) -> bool:
+    """Whether all threads of a process are."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return all(each.joinpath("stat").read_text().split(")")[1].split()[0] == "T" for each in threads)
+
+
 async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: ReconstructionProcess) -> None:
     done = await child.run(job("idle"))
     await child.acknowledge()
@@ -157,8 +163,7 @@ async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: R
     await asyncio.sleep(0)
     await child.acknowledge()
     os.kill(int(done.device), signal.SIGSTOP)
-    threads = Path(f"/proc/{done.device}/task")
-    while any(each.joinpath("stat").read_text().split(")")[1].split()[0] != "T" for each in threads.iterdir()):
+    while not stopped(int(done.device)):
         await asyncio.sleep(0.01)  # a stop reaches one thread after the other
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
