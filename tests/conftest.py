@@ -103,5 +103,7 @@ def _children() -> dict[int, str]:
     found = {}
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            found[child.pid] = f"process {child.pid} {' '.join(child.cmdline()[:6]) or child.name()}"
+            command = " ".join(child.cmdline()[:6]) or child.name()
+            if "multiprocessing.resource_tracker" not in command:  # the library's own, which ends with this process
+                found[child.pid] = f"process {child.pid} {command}"
     return found
