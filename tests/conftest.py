@@ -18,8 +18,8 @@ import pytest
 import zmq
 from zmq.utils import garbage
 
-KEPT_THREADS = ("reconstruct", "asyncio_")
-"""Threads that live as long as the process or the event loop: the kernels' and the loop's pools. (pyzmq's collector too.)"""
+KEPT_THREADS = ("reconstruct", "asyncio_", "IO loop", "Profile", "Dask-", "TCP-Executor")
+"""Threads that live as long as the process or the event loop: the kernels', the loop's and Dask's. (pyzmq's collector too.)"""
 
 GRACE = 2.0
 """s in which what a test has told to end must have ended."""

@@ -21,7 +21,6 @@ from agent.tuning.records import Judged
 from agent.tuning.space import Value
 from agent.tuning.trial import Bench, Task
 
-CONNECT_TIMEOUT = "10s"
 STOP_FLAG = "ptychopilot-tune-stop"
 """Event of a Dask cluster that trials poll after each pass."""
 
@@ -195,12 +194,13 @@ class DaskWorkers:
     Args:
         task: that all work on.
         address: of the scheduler.
+        patience: s until no answer is none.
 
     Raises:
         BadInputError: Dask is not installed, there is no scheduler, or it has no workers.
     """
 
-    def __init__(self, task: Task, address: str) -> None:
+    def __init__(self, task: Task, address: str, patience: float = 10.0) -> None:
         try:
             from distributed import Client
             from distributed import Event as Flag
@@ -208,7 +208,7 @@ class DaskWorkers:
             msg = f"--dask {address} needs Dask's scheduler; install it by `pip install ptychopilot[cluster]`"
             raise BadInputError(msg) from error
         try:
-            self._client: Any = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
+            self._client: Any = Client(address, timeout=patience, set_as_default=False)
         except (OSError, ValueError) as error:
             msg = f"--dask {address}: no scheduler answers there; start one by `dask scheduler`"
             raise BadInputError(msg) from error

@@ -74,4 +74,4 @@ def test_a_dask_cluster_carries_trials_out(task: Task, cluster: str) -> None:
 
 def test_a_scheduler_that_is_not_there_is_told_in_one_sentence(task: Task) -> None:
     with pytest.raises(BadInputError, match="no scheduler answers there; start one by `dask scheduler`"):
-        DaskWorkers(task, "tcp://127.0.0.1:9")
+        DaskWorkers(task, "tcp://127.0.0.1:9", patience=0.3)
