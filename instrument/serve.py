@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def serve(
     watchdog: str | None = None,
     hold: float = HOLD,
     metrics: str | None = None,
+    data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -82,6 +83,7 @@ def serve(
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
+        data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
@@ -105,6 +107,7 @@ def serve(
                 keys=keys,
                 heartbeats=heartbeats,
                 hold=hold,
+                data_faults=data_faults,
             )
             where = None if metrics is None else MetricsAddress.parse(metrics)
             asyncio.run(_serve(server, systemd, where))

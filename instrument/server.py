@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -62,6 +62,7 @@ class InstrumentServer:
         stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         heartbeats: who has to hear that this process is alive; closed by the caller.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
         clock: monotonic time, s.
 
     Raises:
@@ -82,6 +83,7 @@ class InstrumentServer:
         stall_timeout: float = STALL_TIMEOUT,
         heartbeats: Sequence[Heartbeat] = (),
         hold: float = HOLD,
+        data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -102,6 +104,7 @@ class InstrumentServer:
         self._keys = keys
         self._stall_timeout = stall_timeout
         self._hold = hold
+        self._data_faults = data_faults
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -188,7 +191,7 @@ class InstrumentServer:
         control = zmq.asyncio.Socket(context, zmq.ROUTER)
         safe = context.socket(zmq.ROUTER)
         push = context.socket(zmq.PUSH)
-        data = DataSocket(push, frame_bytes)
+        data = DataSocket(push, frame_bytes, faults=self._data_faults)
         stack.callback(data.close)
         for router in (control, safe):
             stack.callback(router.close, linger=200)
