@@ -7,6 +7,8 @@
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
+# make test-deploy  server, agent, broker, Prometheus from the files in deploy/ on this machine: a campaign, every series, an alert
+# make grafana  Grafana's dashboard, from its code
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: contract env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -83,13 +85,19 @@ test-interop-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/write_files.py .interop/files-$*
 	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
 
-INSTRUMENTS := tickit temscript deapi
+INSTRUMENTS := tickit temscript epics libertemlive deapi
 
 # test-drive-NAME drives one of INSTRUMENTS, a foreign program, with our adapter
 test-drive-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/drive_$*.py .interop/$*
 
 test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%)
+
+test-deploy: env
+	$(BIN)/python -m pytest -q tests/deploy
+
+grafana: env
+	$(BIN)/python deploy/grafana/make_dashboard.py
 
 contract: env
 	$(BIN)/python -m agent.status.asyncapi

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import importlib
 import logging
 import sys
@@ -11,11 +13,12 @@ from pathlib import Path
 
 from instrument import conformance
 from instrument.access import ROLES
+from instrument.backup import BACKUP_HELP, copy_ledger
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
-from instrument.keys import ServerKeys, generate_keys
+from instrument.keys import ClientKeys, ServerKeys, generate_keys
 from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.show_audit import show_audit
 from instrument.suspenders import HOLD
 from instrument.text import write_anything
@@ -43,6 +46,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m instrument", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_serve(commands)
+    test = commands.add_parser(
+        "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
+    )
+    test.set_defaults(act=_test)
+    test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
+    amount = test.add_mutually_exclusive_group()
+    amount.add_argument("--dose", type=float, help="e/Å² of each scan (default: four times the least that is legal)")
+    amount.add_argument("--no-beam", action="store_true", help="only what can be tried with the beam off")
+    test.add_argument("--only", default="", metavar="PHRASE", help="only what has this phrase in its line")
+    watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
+    watch.set_defaults(act=_watch)
+    watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    way = watch.add_mutually_exclusive_group(required=True)
+    way.add_argument("--socket", type=Path, help="UNIX socket at which servers connect")
+    way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
+    blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
+    blank.set_defaults(act=_blank)
+    blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
+    _add_epics(commands)
+    _add_audit(commands)
+    _add_backup(commands)
+    make = commands.add_parser("keys", help="make a CURVE key pair")
+    make.set_defaults(act=_make_keys)
+    make.add_argument("directory", type=Path)
+    make.add_argument("name")
+    make.add_argument(
+        "--role",
+        choices=ROLES,
+        default="operator",
+        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
+    )
+    return parser
+
+
+def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = commands.add_parser("serve", help="put a microscope on the network")
     run.set_defaults(act=_serve)
     run.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
@@ -66,38 +105,26 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
+    run.add_argument("--backup", type=Path, metavar="FOLDER", help=BACKUP_HELP)
     run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
-    test = commands.add_parser(
-        "check", aliases=["conformance"], help="test an adapter: EXPOSES small scans in the middle of its area"
+    run.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
+
+
+def _add_epics(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    epics = commands.add_parser(
+        "epics", help="EPICS process variables (PVAccess) for a campaign at an instrument; needs p4p"
     )
-    test.set_defaults(act=_test)
-    test.add_argument("adapter", metavar="MODULE:FACTORY", help="callable without arguments that makes the Microscope")
-    amount = test.add_mutually_exclusive_group()
-    amount.add_argument("--dose", type=float, help="e/Å² of each scan (default: four times the least that is legal)")
-    amount.add_argument("--no-beam", action="store_true", help="only what can be tried with the beam off")
-    test.add_argument("--only", default="", metavar="PHRASE", help="only what has this phrase in its line")
-    watch = commands.add_parser("watchdog", help="turn the beam off when the server's heartbeat stops")
-    watch.set_defaults(act=_watch)
-    watch.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
-    way = watch.add_mutually_exclusive_group(required=True)
-    way.add_argument("--socket", type=Path, help="UNIX socket at which servers connect")
-    way.add_argument("--fd", type=int, help=argparse.SUPPRESS)
-    blank = commands.add_parser("blank", help="turn the beam off, once (for ExecStopPost= of systemd)")
-    blank.set_defaults(act=_blank)
-    blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
-    _add_audit(commands)
-    make = commands.add_parser("keys", help="make a CURVE key pair")
-    make.set_defaults(act=_make_keys)
-    make.add_argument("directory", type=Path)
-    make.add_argument("name")
-    make.add_argument(
-        "--role",
-        choices=ROLES,
-        default="operator",
-        help="what its holder may do where it is admitted: look; expose too; release from SAFE too (default: %(default)s)",
+    epics.set_defaults(act=_epics)
+    epics.add_argument("control", help="control endpoint of the instrument")
+    epics.add_argument("--campaign", required=True, help="whose electrons are spent")
+    epics.add_argument(
+        "--electrons", type=float, required=True, help="of the campaign: most that can be spent over EPICS"
     )
-    return parser
+    epics.add_argument("--prefix", default="PTYCHO:", help="of all names (default: %(default)s)")
+    epics.add_argument("--interface", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    epics.add_argument("--port", type=int, default=5075, help="TCP port, 0: any (default: %(default)s)")
+    epics.add_argument("--keys", type=Path, metavar="FOLDER", help="of the client, where the instrument is elsewhere")
 
 
 def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -110,6 +137,19 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     trail.add_argument("--json", action="store_true", help="an object a line, with sums and hashes")
 
 
+def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    copy = commands.add_parser("backup", help="copy the ledger of a server that does not run, or bring a copy back")
+    copy.set_defaults(act=_copy)
+    copy.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="or a copy of one")
+    copy.add_argument("folder", type=Path, metavar="FOLDER", help="that holds no ledger yet")
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    copy_ledger(arguments.state_dir, arguments.folder)
+    print(arguments.folder)
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     return serve(
         load_adapter(arguments.adapter),
@@ -120,7 +160,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         keys=ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys),
         watchdog=arguments.watchdog,
+        legacy=arguments.legacy_stream,
         hold=arguments.hold,
+        backup=arguments.backup,
         metrics=arguments.metrics,
     )
 
@@ -145,6 +187,25 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _blank(arguments: argparse.Namespace) -> int:
     load_blanker(arguments.blanker)()
+    return 0
+
+
+def _epics(arguments: argparse.Namespace) -> int:
+    from instrument.facility.epics import provide
+
+    keys = None if arguments.keys is None else ClientKeys.in_folder(arguments.keys)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(
+            provide(
+                arguments.control,
+                arguments.campaign,
+                arguments.electrons,
+                arguments.prefix,
+                interface=arguments.interface,
+                port=arguments.port,
+                keys=keys,
+            )
+        )
     return 0
 
 

@@ -35,14 +35,15 @@ MAX_BYTES = 256 << 20
 """Of a pattern: what claims to be larger is not decompressed."""
 MAX_BLOCKS = 1 << 18
 """Of a pattern: eight times as many as the largest has at the usual size."""
-_FRAMING = struct.Struct(">QI")
+FRAMING = struct.Struct(">QI")
+"""Uncompressed size and block size, bytes."""
 
 
 def compress(pattern: NDArray[Any]) -> bytes:
     """A pattern (detector_y, detector_x) as bitshuffle/LZ4 in the HDF5 filter framing."""
     block = BLOCK_BYTES // pattern.itemsize
     body: NDArray[np.uint8] = bitshuffle.compress_lz4(np.ascontiguousarray(pattern), block)
-    return _FRAMING.pack(pattern.nbytes, BLOCK_BYTES) + body.tobytes()
+    return FRAMING.pack(pattern.nbytes, BLOCK_BYTES) + body.tobytes()
 
 
 def decode_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | str) -> NDArray[Any]:
@@ -55,7 +56,7 @@ def decode_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | st
     """
     dtype = np.dtype(dtype)
     block_bytes = check_chunk(chunk, shape, dtype)
-    body = np.frombuffer(chunk, dtype=np.uint8, offset=_FRAMING.size)
+    body = np.frombuffer(chunk, dtype=np.uint8, offset=FRAMING.size)
     try:
         pattern: NDArray[Any] = bitshuffle.decompress_lz4(body, shape, dtype, block_bytes // dtype.itemsize)
     except (RuntimeError, ValueError) as error:
@@ -70,10 +71,10 @@ def check_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> i
     The decompressor trusts the lengths it is given, so none reaches it unchecked. Raises StreamError.
     """
     n_bytes = math.prod(shape) * dtype.itemsize
-    if len(chunk) < _FRAMING.size:
-        msg = f"a compressed frame of {len(chunk)} bytes is shorter than its own header of {_FRAMING.size}"
+    if len(chunk) < FRAMING.size:
+        msg = f"a compressed frame of {len(chunk)} bytes is shorter than its own header of {FRAMING.size}"
         raise StreamError(msg)
-    size, block_bytes = _FRAMING.unpack_from(chunk)
+    size, block_bytes = FRAMING.unpack_from(chunk)
     if size != n_bytes:
         msg = f"a compressed frame says it holds {size} bytes; {shape[0]} × {shape[1]} pixels of {dtype} are {n_bytes}"
         raise StreamError(msg)
@@ -87,7 +88,7 @@ def check_chunk(chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> i
             f"a compressed frame of {n_blocks} blocks of {block_bytes} bytes; at most {MAX_BLOCKS} blocks are accepted"
         )
         raise StreamError(msg)
-    position = _FRAMING.size
+    position = FRAMING.size
     for _ in range(n_blocks):
         if position + 4 > len(chunk):
             break
@@ -108,23 +109,29 @@ def decode_lz4(blob: bytes, shape: tuple[int, int], dtype: np.dtype[Any] | str) 
     """
     dtype = np.dtype(dtype)
     left = math.prod(shape) * dtype.itemsize
-    if left > MAX_BYTES or len(blob) < _FRAMING.size or _FRAMING.unpack_from(blob)[0] != left:
+    if left > MAX_BYTES or len(blob) < FRAMING.size or FRAMING.unpack_from(blob)[0] != left:
         msg = f"an lz4 frame of {len(blob)} bytes does not hold {shape[0]} × {shape[1]} pixels of {dtype}"
         raise StreamError(msg)
-    block, position, parts = _FRAMING.unpack_from(blob)[1], _FRAMING.size, []
+    block, position, parts = FRAMING.unpack_from(blob)[1], FRAMING.size, []
     while left > 0:
         size, length = int.from_bytes(blob[position : position + 4], "big"), min(block, left)
         packed = blob[position + 4 : position + 4 + size]
         if length == 0 or len(packed) != size:
             msg = f"an lz4 frame of {len(blob)} bytes is truncated, {left} of its bytes are missing"
             raise StreamError(msg)
-        parts.append(packed if size == length else _lz4_block(packed, length))
+        parts.append(packed if size == length else decode_lz4_block(packed, length))
         position, left = position + 4 + size, left - length
     return np.frombuffer(b"".join(parts), dtype=dtype).reshape(shape)
 
 
-def _lz4_block(packed: bytes, length: int) -> bytes:
-    """One block of LZ4. bitshuffle's decoder has the fast way; it wants whole groups of eight bytes and turns their bits."""
+def decode_lz4_block(packed: bytes, length: int) -> bytes:
+    """The bytes of one block of LZ4 without any framing. Raises StreamError where it is corrupt.
+
+    Args:
+        packed: the block.
+        length: of what is in it, bytes.
+    """
+    # bitshuffle's decoder has the fast way; it wants whole groups of eight bytes and turns their bits.
     if length % 8 == 0 and length < 1 << 31:
         framed = np.frombuffer(len(packed).to_bytes(4, "big") + packed, dtype=np.uint8)
         try:

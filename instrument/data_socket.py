@@ -39,6 +39,7 @@ class DataSocket:
         faults: what is sent instead of a message, for trying agents; None: itself.
 
     Attributes:
+        copy: is handed every message that has been sent, too.
         departures: how many receivers have gone away so far, as of the last look; one that is back at once counts.
     """
 
@@ -56,6 +57,7 @@ class DataSocket:
         self._monitor = socket.get_monitor_socket(_EVENTS)
         self._connections: dict[int, _Connection] = {}
         self.departures = 0
+        self.copy: Callable[[bytes], None] | None = None
 
     def close(self) -> None:
         """Close at once; what was not taken by the receiver is dropped."""
@@ -111,4 +113,6 @@ class DataSocket:
                     return False
                 await asyncio.sleep(RETRY_INTERVAL)
             else:
+                if self.copy is not None:
+                    self.copy(message)
                 return True

@@ -27,6 +27,7 @@ from instrument.text import OneLine
 log = logging.getLogger(__name__)
 
 EXIT_BAD_INPUT = 2
+LEGACY_HELP = "tcp://127.0.0.1:PORT of a copy of the frames for programs that read DECTRIS Stream V1 (LiberTEM-live)"
 WATCHDOG_HELP = (
     "a second process that turns the beam off when this one dies or hangs: the MODULE:ATTRIBUTE that it calls, or the "
     "path of the UNIX socket of a watchdog that runs as a service"
@@ -63,6 +64,8 @@ def serve(
     keys: ServerKeys | None = None,
     watchdog: str | None = None,
     hold: float = HOLD,
+    legacy: str | None = None,
+    backup: Path | None = None,
     metrics: str | None = None,
     data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
 ) -> int:
@@ -82,6 +85,8 @@ def serve(
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
+        backup: folder for a copy of the ledger; None: none is kept.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
         data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
 
@@ -91,12 +96,7 @@ def serve(
     _log_to_stderr()
     try:
         with ExitStack() as stack:
-            systemd = SystemdNotifier()
-            heartbeats: list[Heartbeat] = [systemd]
-            if watchdog is not None:
-                heartbeats.append(WatchdogLink.open(watchdog))
-            for each in heartbeats:
-                stack.callback(each.close)
+            systemd, heartbeats = _heartbeats(watchdog, stack)
             server = InstrumentServer(
                 microscope,
                 state_dir=state_dir,
@@ -107,14 +107,25 @@ def serve(
                 keys=keys,
                 heartbeats=heartbeats,
                 hold=hold,
+                legacy=legacy,
+                backup=backup,
                 data_faults=data_faults,
             )
-            where = None if metrics is None else MetricsAddress.parse(metrics)
-            asyncio.run(_serve(server, systemd, where))
+            asyncio.run(_serve(server, systemd, metrics))
     except (BadInputError, InstrumentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     return 0
+
+
+def _heartbeats(watchdog: str | None, stack: ExitStack) -> tuple[SystemdNotifier, list[Heartbeat]]:
+    systemd = SystemdNotifier()
+    heartbeats: list[Heartbeat] = [systemd]
+    if watchdog is not None:
+        heartbeats.append(WatchdogLink.open(watchdog))
+    for each in heartbeats:
+        stack.callback(each.close)
+    return systemd, heartbeats
 
 
 def _log_to_stderr() -> None:
@@ -123,7 +134,8 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[lines])
 
 
-async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: MetricsAddress | None) -> None:
+async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: str | None) -> None:
+    where = None if metrics is None else MetricsAddress.parse(metrics)
     stop, ready = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -137,9 +149,9 @@ async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: Me
     with _on_ending_signals(shut_down):
         async with server, AsyncExitStack() as stack:
             ready.set()
-            if metrics is not None:
+            if where is not None:
                 collector = ServerCollector(server.figures)
-                await stack.enter_async_context(exposing_metrics(metrics, lambda known: known.register(collector)))
+                await stack.enter_async_context(exposing_metrics(where, lambda known: known.register(collector)))
             greeting = {
                 "ready": True,
                 "control": server.control,

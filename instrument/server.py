@@ -25,6 +25,7 @@ import zmq.asyncio
 from instrument import wire
 from instrument.access import Admitted
 from instrument.background import Background
+from instrument.backup import Backups
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
@@ -34,6 +35,7 @@ from instrument.health_watch import HealthWatch
 from instrument.heartbeat import HardwareLine, Heartbeat
 from instrument.keys import ServerKeys
 from instrument.ledger import Ledger
+from instrument.legacy_stream import LegacyCopy
 from instrument.microscope import Microscope, NeedsHeartbeat
 from instrument.models import Description
 from instrument.reception import Reception
@@ -62,6 +64,8 @@ class InstrumentServer:
         stall_timeout: s without a frame, beyond the time that a frame takes, after which the beam goes off.
         heartbeats: who has to hear that this process is alive; closed by the caller.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
+        legacy: endpoint on this machine where programs that read Stream V1 get a copy of the frames; None: nowhere.
+        backup: folder for a copy of the ledger; None: none is kept.
         data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
         clock: monotonic time, s.
 
@@ -83,6 +87,8 @@ class InstrumentServer:
         stall_timeout: float = STALL_TIMEOUT,
         heartbeats: Sequence[Heartbeat] = (),
         hold: float = HOLD,
+        legacy: str | None = None,
+        backup: Path | None = None,
         data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -104,6 +110,8 @@ class InstrumentServer:
         self._keys = keys
         self._stall_timeout = stall_timeout
         self._hold = hold
+        self._legacy = legacy
+        self._backup = backup
         self._data_faults = data_faults
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
@@ -114,6 +122,8 @@ class InstrumentServer:
         async with AsyncExitStack() as stack:
             ledger = Ledger(self._state_dir)
             stack.callback(ledger.close)
+            self._backups = Backups(ledger, self._backup, self._clock)
+            stack.callback(self._backups.renew)
             stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
             self._microscope.blank()
             stack.callback(self._microscope.blank)
@@ -202,6 +212,10 @@ class InstrumentServer:
         self.control = self._bind(control, self.control)
         self.safe = self._bind(safe, self.safe)
         self.data = self._bind(push, self.data)
+        if self._legacy is not None:
+            copy = LegacyCopy.bound(context, self._legacy)
+            stack.callback(copy.close)
+            data.copy = copy.send
         return data
 
     def _bind(self, socket: zmq.Socket[Any], endpoint: str) -> str:
@@ -225,6 +239,8 @@ class InstrumentServer:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             self._commands.supervise()
             self._reception.peers.look()
+            if not self._guard.exposing:
+                self._backups.look()
 
 
 def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:

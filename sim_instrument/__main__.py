@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from instrument import InstrumentError
+from instrument.backup import BACKUP_HELP
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
-from instrument.serve import EXIT_BAD_INPUT, WATCHDOG_HELP, serve
+from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.text import write_anything
 
 EXIT_STOPPED = 4
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             name=arguments.name,
             keys=keys,
             watchdog=arguments.watchdog,
+            legacy=arguments.legacy_stream,
+            backup=arguments.backup,
             metrics=arguments.metrics,
             data_faults=arguments.data_faults,
         )
@@ -148,8 +151,10 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument("--backup", type=Path, metavar="FOLDER", help=BACKUP_HELP)
     group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
+    group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
     )

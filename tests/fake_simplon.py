@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import numpy as np
 import zmq
 from local_http import Handler, LocalHttp
 
-from instrument import stream
+from instrument import legacy_stream, stream
 
 SHAPE = (16, 24)
 
@@ -28,6 +29,7 @@ class FakeSimplon(LocalHttp):
         refuses: what is answered with 400.
         stray: messages that are sent before a series, as if left over.
         honest: whether `arm` answers with the id of the series, as detectors do and tickit's does not.
+        legacy: whether frames go out as Stream V1.
     """
 
     def __init__(self) -> None:
@@ -35,6 +37,7 @@ class FakeSimplon(LocalHttp):
         self.refuses: set[str] = set()
         self.stray: list[bytes] = []
         self.honest = True
+        self.legacy = False
         self.config: dict[str, Any] = {
             "bit_depth_image": 16,
             "y_pixels_in_detector": SHAPE[0],
@@ -56,7 +59,7 @@ class FakeSimplon(LocalHttp):
                 self.answer(json.loads(body)["value"] if body else None)
 
             def answer(self, value: Any) -> None:
-                what = self.path.split("/api/1.8.0/")[1]
+                what = re.split(r"/api/[0-9.]+/", self.path)[1]
                 fake.asked.append(what if value is None else f"{what}={value}")
                 content = json.dumps(fake.act(what, value)).encode()
                 self.reply(400 if what in fake.refuses else 200, content)
@@ -77,16 +80,29 @@ class FakeSimplon(LocalHttp):
         elif name == "arm":
             self.series += 1
             for message in self.stray:
-                self._push.send(message)
+                self._send(message)
             count = self.config["nimages"] * self.config["ntrigger"]
             start = stream.SeriesStart(self.series, "u", "uint16", *SHAPE, number_of_images=count)
-            self._push.send(stream.encode_start(start))
+            self._send(stream.encode_start(start))
             return {"sequence id": self.series if self.honest else 2}
         elif name == "disarm":
             with contextlib.suppress(zmq.Again):  # nobody listens, as with the real one
-                self._push.send(stream.encode_end(self.series, "u"), zmq.NOBLOCK)
+                self._send(stream.encode_end(self.series, "u"), zmq.NOBLOCK)
         return {}
 
     def send_image(self, number: int, series: int | None = None) -> None:
         """An image, of this series unless told otherwise."""
-        self._push.send(stream.encode_image(series or self.series, "u", number, image_of(number), 0.0, 1e-3))
+        self._send(stream.encode_image(series or self.series, "u", number, image_of(number), 0.0, 1e-3))
+
+    def _send(self, message: bytes, flags: int = 0) -> None:
+        if not self.legacy:
+            self._push.send(message, flags)
+            return
+        told = stream.decode(message)
+        if isinstance(told, stream.SeriesImage):
+            self._push.send_multipart(legacy_stream.encode_image(told), flags)
+        elif isinstance(told, stream.SeriesStart):
+            for part in legacy_stream.encode_start(told):  # in two messages
+                self._push.send(part, flags)
+        else:
+            self._push.send_multipart(legacy_stream.encode_end(told), flags)

@@ -76,3 +76,12 @@ def scan_of_atoms() -> NDArray[np.uint16]:
         intensity = abs(np.fft.fftshift(np.fft.fft2(probe * np.exp(1j * across.T @ along)))) ** 2
         patterns[row, column] = rng.poisson(2e4 * intensity / intensity.sum())
     return patterns
+
+
+def mib_header(number: int, width: int, height: int, kind: str, layout: str = "1x1", depth: int = 12) -> bytes:
+    """384 bytes as Merlin 0.75 writes them."""
+    text = (
+        f"MQ1,{number:06d},00384,01,{width:04d},{height:04d},{kind},   {layout},01,2024-05-18 16:51:49.971626,0.000555,0,0,0,"
+        f"1.200000E+2,5.110000E+2,3RX,175,511,MQ1A,2024-05-18T14:51:49.971626178Z,555000ns,{depth},"
+    )
+    return text.encode("ascii").ljust(384)

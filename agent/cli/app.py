@@ -259,6 +259,40 @@ app.command()(serve)
 
 
 @app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder, which only you will be able to read.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address under which the broker is reached; may be repeated. Always: this machine."),
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Only a new certificate of the broker, signed by the folder's authority.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make all that a facility needs: CURVE keys with roles, certificates and passwords for the broker and the page."""
+    from agent.cli import keys as making
+
+    hosts = [*(host or []), "localhost", "127.0.0.1", "::1"]
+    (making.renew if renew else making.make_keys)(folder, hosts)
+    print(
+        f"{'new certificate of the broker' if renew else 'keys'} in {folder.resolve()}; see deploy/README.md for what goes where"
+    )
+
+
+@app.command()
+def backup(
+    folder: CampaignFolder,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder.")],
+    debug: Debug = False,
+) -> None:
+    """Copy a campaign, also while it runs. To restore it, copy it back, or `resume` the copy."""
+    from agent.storage.backup import back_up
+
+    print(f"{back_up(folder, target)} files in {target.resolve()}")
+
+
+@app.command()
 def doctor(
     instrument: Annotated[
         str | None, typer.Option("--instrument", "-i", metavar="tcp://HOST:PORT", help="Try to reach this instrument.")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
-    from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, Tuned, find
+    from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, FINE_POSITIONS, Tuned, find
     from agent.reconstruction.calibration.model_choice import ModelChoice, choose_model
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -41,6 +41,7 @@ _CALIBRATION = {
     "Calibration": "calibrate",
     "DEFOCUS_REPEATS": "finding",
     "DEFOCUS_WIDTH": "parameters",
+    "FINE_POSITIONS": "finding",
     "ModelChoice": "model_choice",
     "Tuned": "finding",
     "calibrate": "calibrate",
@@ -56,6 +57,7 @@ _CALIBRATION = {
 __all__ = [
     "DEFOCUS_REPEATS",
     "DEFOCUS_WIDTH",
+    "FINE_POSITIONS",
     "PARTS",
     "SMALLEST_DETECTOR",
     "Bounds",

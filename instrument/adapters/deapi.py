@@ -51,6 +51,7 @@ class DirectElectron:
         region: edge of the central square of the sensor that is read, pixels; None: all.
         binning: hardware binning.
         steps: smallest and largest, Å.
+        latency: s by which a frame may come late.
 
     Attributes:
         detector, fastest, latency, step, dwell_times, area, line_overhead: see `Camera` and `ScanEngine`.
@@ -71,6 +72,7 @@ class DirectElectron:
         region: int | None = None,
         binning: int = 1,
         steps: tuple[float, float] = (0.1, 10.0),
+        latency: float = LATENCY,
     ) -> None:
         self._address = host, port
         self._field, self._angular_pixel, self._binning, self._region = field, angular_pixel, binning, region
@@ -79,7 +81,7 @@ class DirectElectron:
         self.dwell_times = (self.fastest, LONGEST)
         self.step = Parameter(kind="continuous", unit="Å", minimum=steps[0], maximum=steps[1])
         self.area = Rectangle(y=0, x=0, height=field, width=field)
-        self.latency = LATENCY
+        self.latency = latency
         self._lock = threading.Lock()
         self._series = 0
         self._ready: list[CameraFrame] = []

@@ -1,4 +1,4 @@
-"""DECTRIS detectors (ARINA, QUADRO, ELA, EIGER2): commands over SIMPLON's REST interface, frames as Stream V2.
+"""DECTRIS detectors (ARINA, QUADRO, ELA, EIGER2): commands over SIMPLON's REST interface, frames as Stream V2 (or V1).
 
 Sources: DECTRIS, SIMPLON API reference and Stream V2 documentation. What was learned elsewhere: connect before arming, or the
 start message is lost; to end early `abort` and then `disarm`; after it stale frames still come, so the series is compared.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -20,6 +21,7 @@ from instrument.adapters.http import ask
 from instrument.adapters.parts import CameraFrame
 from instrument.chunks import decode_chunk
 from instrument.errors import BadInputError, StreamError
+from instrument.legacy_stream import LegacyDecoder
 from instrument.models import Detector
 
 API = "1.8.0"
@@ -30,6 +32,7 @@ DRAIN = 1.0
 BUFFERED_FRAMES = 4096
 _DTYPES: dict[int, Literal["uint8", "uint16"]] = {8: "uint8", 16: "uint16"}
 Trigger = Literal["exts", "exte", "ints"]
+_Message = stream.SeriesStart | stream.SeriesImage | stream.SeriesEnd
 
 
 class SimplonError(Exception):
@@ -46,6 +49,8 @@ class SimplonCamera:
         trigger: "exts": one trigger starts each frame, of the dwell time; "exte": the trigger's length is that of the frame;
             "ints": the detector runs by itself after `trigger()`.
         channel: threshold whose image is wanted; None: the first.
+        legacy: take Stream V1, of detectors that have no other.
+        api: version of the REST interface.
         counts_per_electron: as calibrated; None: not known.
 
     Attributes:
@@ -60,11 +65,14 @@ class SimplonCamera:
         angular_pixel: float,
         trigger: Trigger = "exts",
         channel: str | None = None,
+        legacy: bool = False,
+        api: str = API,
         counts_per_electron: float | None = 1.0,
         latency: float = 1.0,
     ) -> None:
         self._rest, self._endpoint = rest.rstrip("/"), frames
         self._angular_pixel, self._trigger, self._channel = angular_pixel, trigger, channel
+        self._legacy, self._api = legacy, api
         self._counts_per_electron = counts_per_electron
         self.latency = latency
         self.detector: Detector
@@ -89,7 +97,9 @@ class SimplonCamera:
             saturation=int(np.iinfo(dtype).max),
             counts_per_electron=self._counts_per_electron,
         )
-        for key, value in (("format", "cbor"), ("mode", "enabled"), ("header_detail", "basic")):
+        if tuple(self._api.split(".")) >= ("1", "8"):  # before, there was nothing to choose from
+            await self._put("stream", "config/format", "legacy" if self._legacy else "cbor")
+        for key, value in (("mode", "enabled"), ("header_detail", "basic")):
             await self._put("stream", f"config/{key}", value)
         return self
 
@@ -111,7 +121,7 @@ class SimplonCamera:
             ("frame_time", dwell),
         ):
             await self._put("detector", f"config/{key}", value)
-        self._reader = _Reader(self._endpoint, self._channel)
+        self._reader = _Reader(self._endpoint, LegacyDecoder().decode if self._legacy else self._decode)
         await self._reader.start()
         answer = await self._put("detector", "command/arm")
         self._series = await self._begun(int(answer["sequence id"]), frames)
@@ -171,6 +181,9 @@ class SimplonCamera:
         finally:
             await reader.stop()
 
+    def _decode(self, parts: list[bytes]) -> stream.SeriesStart | stream.SeriesImage | stream.SeriesEnd:
+        return stream.decode(parts[0], self._channel)
+
     async def _get(self, subsystem: str, what: str) -> Any:
         return (await self._call("GET", subsystem, what))["value"]
 
@@ -183,7 +196,10 @@ class SimplonCamera:
 
     async def _call(self, method: str, subsystem: str, what: str, value: Any = None) -> dict[str, Any]:
         return await asyncio.to_thread(
-            _request, method, f"{self._rest}/{subsystem}/api/{API}/{what}", None if value is None else {"value": value}
+            _request,
+            method,
+            f"{self._rest}/{subsystem}/api/{self._api}/{what}",
+            None if value is None else {"value": value},
         )
 
 
@@ -209,11 +225,9 @@ def _request(method: str, url: str, body: dict[str, Any] | None) -> dict[str, An
 class _Reader:
     """A thread that receives one series; messages, or what went wrong, arrive in `messages`."""
 
-    def __init__(self, endpoint: str, channel: str | None) -> None:
-        self._endpoint, self._channel = endpoint, channel
-        self.messages: asyncio.Queue[stream.SeriesStart | stream.SeriesImage | stream.SeriesEnd | Exception] = (
-            asyncio.Queue()
-        )
+    def __init__(self, endpoint: str, decode: Callable[[list[bytes]], _Message | None]) -> None:
+        self._endpoint, self._decode = endpoint, decode
+        self.messages: asyncio.Queue[_Message | Exception] = asyncio.Queue()
         self._stopping = threading.Event()
         self._connected = threading.Event()
 
@@ -252,7 +266,7 @@ class _Reader:
                 if not self._connected.is_set() and monitor.poll(POLL_MS):
                     self._connected.set()
                 if socket.poll(POLL_MS):
-                    self._pass_on(self._decoded(socket.recv(zmq.NOBLOCK)))
+                    self._pass_on(self._decoded(socket.recv_multipart(zmq.NOBLOCK)))
         except Exception as error:
             self._pass_on(error)
         finally:
@@ -260,11 +274,12 @@ class _Reader:
             socket.disable_monitor()
             context.destroy(linger=0)
 
-    def _decoded(self, message: bytes) -> stream.SeriesStart | stream.SeriesImage | stream.SeriesEnd | StreamError:
+    def _decoded(self, parts: list[bytes]) -> _Message | StreamError | None:
         try:
-            return stream.decode(message, self._channel)
+            return self._decode(parts)
         except StreamError as error:
             return error
 
-    def _pass_on(self, message: stream.SeriesStart | stream.SeriesImage | stream.SeriesEnd | Exception) -> None:
-        self._loop.call_soon_threadsafe(self.messages.put_nowait, message)
+    def _pass_on(self, message: _Message | Exception | None) -> None:
+        if message is not None:
+            self._loop.call_soon_threadsafe(self.messages.put_nowait, message)

@@ -30,5 +30,6 @@ def make() -> ComposedMicroscope:
         region=512,
         binning=4,
         steps=(0.3, 2.0),
+        latency=300.0,  # the twin computes its frames, and on a busy machine the first ones take minutes
     ).__enter__()
     return ComposedMicroscope("de-twin", column, server, server)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from driving import first_json
 
 from instrument import AcquisitionPlan, InstrumentClient, Rectangle, decode_chunk
 
@@ -43,15 +44,6 @@ class Frames:
 
     def frame(self, index: int, chunk: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
         self.patterns[index] = decode_chunk(chunk, shape, dtype)
-
-
-def first_json(program: subprocess.Popen[str]) -> dict[str, Any]:
-    """The first line that is JSON, of a program that also logs."""
-    assert program.stdout is not None
-    for line in program.stdout:
-        if line.startswith("{"):
-            return dict(json.loads(line))
-    raise SystemExit(f"{program.args} ended")
 
 
 def truth(host: subprocess.Popen[str], path: Path) -> dict[str, np.ndarray]:

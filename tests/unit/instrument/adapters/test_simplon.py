@@ -22,10 +22,15 @@ async def detector() -> AsyncIterator[FakeSimplon]:
 
 
 def camera(fake: FakeSimplon) -> SimplonCamera:
+    if fake.legacy:
+        return SimplonCamera(fake.rest, fake.frames, angular_pixel=2.0, legacy=True, api="1.6.0")
     return SimplonCamera(fake.rest, fake.frames, angular_pixel=2.0)
 
 
-async def test_a_scan_of_a_series_arrives_bit_for_bit_whatever_is_left_of_the_last(detector: FakeSimplon):
+@pytest.mark.parametrize("legacy", [False, True])
+async def test_a_scan_of_a_series_arrives_bit_for_bit_whatever_is_left_of_the_last(detector: FakeSimplon, legacy: bool):
+    detector.legacy = legacy
+
     class Scan(FakeScan):
         async def start(self, plan: AcquisitionPlan, dwell: float) -> None:
             detector.send_image(3, series=detector.series - 1)
@@ -47,6 +52,7 @@ async def test_a_scan_of_a_series_arrives_bit_for_bit_whatever_is_left_of_the_la
     armed = detector.asked.index("command/arm")
     assert "config/ntrigger=16" in detector.asked[:armed]
     assert detector.asked[armed : armed + 2] == ["command/arm", "command/disarm"]
+    assert ("config/format=cbor" in detector.asked) is not legacy
 
 
 async def test_a_series_that_ends_early_is_aborted_and_then_disarmed(detector: FakeSimplon):

@@ -1,0 +1,375 @@
+"""Merlin cameras of Quantum Detectors (Medipix3): commands as lines of text over one TCP connection, frames over another.
+
+Facts: a message is `MPX,`, ten digits of length, a comma and a body. The length counts the comma before the body in the vendor's
+description; programs are about that leave it out, so both are understood. A command is answered by its echo and a code. Frames
+come behind an acquisition header (`HDR`), each with a header as in a MIB file, whose number, from 1, is that of its trigger.
+After an abort nothing says that the series has ended, and what was under way may still come: each series gets a connection of
+its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import re
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+
+from instrument.adapters.parts import CameraFrame
+from instrument.errors import BadInputError, StreamError
+from instrument.models import Detector
+from instrument.recordings.mib import parse_header
+
+TIMEOUT = 5.0
+POLL = 0.05
+BUFFERED_FRAMES = 4096
+PREFIX = 15
+"""Bytes before a body: `MPX,`, ten digits, a comma."""
+LONGEST = 1 << 26
+"""Bytes of a message."""
+EARLIER = -1
+"""Series of frames that came before the acquisition header."""
+_PREFIX = re.compile(rb"MPX,[0-9]{10},")
+_CODES = {"1": "it is busy", "2": "it knows no such command", "3": "the value is out of range"}
+_DEPTHS: dict[int, Literal["uint8", "uint16"]] = {1: "uint8", 6: "uint8", 12: "uint16"}
+Trigger = Literal["rising", "falling", "soft"]
+_TRIGGERS = {"rising": 1, "falling": 2, "soft": 5}
+
+
+class MerlinError(Exception):
+    """The camera refused a command, or does not answer."""
+
+
+class MerlinCamera:
+    """A `Camera`. An async context manager.
+
+    Args:
+        host: of the camera's PC.
+        control, data: ports of its two servers.
+        shape: (detector_y, detector_x) of the sensor, pixels.
+        angular_pixel: mrad per pixel at the camera length in use.
+        frame_rate: largest, per s, at this counter depth.
+        depth: of the counters, bits: 1, 6 or 12. Continuous read and write, without a gap between frames, is set.
+        trigger: edge of the TTL pulse that starts each frame; "soft": one `trigger()` starts them all.
+        counts_per_electron: as calibrated; None: not known.
+        latency: s by which a frame may come late.
+
+    Attributes:
+        detector, fastest, latency: see `Camera`.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        control: int = 6341,
+        data: int = 6342,
+        *,
+        shape: tuple[int, int] = (256, 256),
+        angular_pixel: float,
+        frame_rate: float,
+        depth: int = 12,
+        trigger: Trigger = "rising",
+        counts_per_electron: float | None = 1.0,
+        latency: float = 1.0,
+    ) -> None:
+        if depth not in _DEPTHS:
+            msg = f"a counter depth of {depth} bits; legal: {', '.join(map(str, _DEPTHS))}"
+            raise BadInputError(msg)
+        self._host, self._control, self._data = host, control, data
+        self._depth, self._trigger = depth, trigger
+        self.fastest, self.latency = 1.0 / frame_rate, latency
+        self.detector = Detector(
+            shape=shape,
+            angular_pixel=angular_pixel,
+            dtype=_DEPTHS[depth],
+            saturation=2**depth - 1,
+            counts_per_electron=counts_per_electron,
+        )
+        self._lock = threading.Lock()
+        self._line: _Line | None = None
+        self._reader: _Reader | None = None
+        self._series = 0
+        self._announced = self._received = 0
+
+    async def __aenter__(self) -> Self:
+        await self.set("CONTINUOUSRW", 1)
+        await self.set("COUNTERDEPTH", self._depth)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.disarm()
+        with self._lock:
+            self._hang_up()
+
+    async def arm(self, frames: int, dwell: float) -> tuple[int, int]:
+        """See `Camera`. The receiver is connected first, and the acquisition header has come."""
+        await self.disarm()
+        one_pulse = self._trigger == "soft"
+        for name, value in (
+            ("ACQUISITIONTIME", 1e3 * dwell),
+            ("ACQUISITIONPERIOD", 1e3 * dwell),
+            ("NUMFRAMESTOACQUIRE", frames),
+            ("NUMFRAMESPERTRIGGER", frames if one_pulse else 1),
+            ("TRIGGERSTART", _TRIGGERS[self._trigger]),
+            ("TRIGGERSTOP", 0),
+        ):
+            await self.set(name, value)
+        self._series += 1
+        self._announced, self._received = frames, 0
+        self._reader = reader = _Reader(self._host, self._data, self._series)
+        await asyncio.to_thread(reader.start)
+        await self.command("STARTACQUISITION")
+        await asyncio.to_thread(reader.wait_for_header)
+        return self._series, 1
+
+    async def trigger(self) -> None:
+        """Start the frames of a "soft" series."""
+        await self.command("SOFTTRIGGER")
+
+    async def frame(self, limit: float) -> CameraFrame | None:
+        """See `Camera`; None where the camera has hung up. Raises StreamError for what is no frame of this camera."""
+        assert self._reader is not None, "arm comes first"
+        found = await self._reader.take(limit)
+        if isinstance(found, Exception):
+            raise found
+        if found is None:
+            return None
+        if found.pattern.shape != self.detector.shape or found.pattern.dtype != np.dtype(self.detector.dtype):
+            told, wanted = (
+                f"{found.pattern.shape} {found.pattern.dtype}",
+                f"{self.detector.shape} {self.detector.dtype}",
+            )
+            msg = f"a frame of {told}, where {wanted} was expected; check the sensor's shape and the counter depth"
+            raise StreamError(msg)
+        self._received += found.series == self._series
+        return found
+
+    async def disarm(self) -> None:
+        """See `Camera`: stop where frames are still to come, and drop what is under way with its connection."""
+        if self._reader is None:
+            return
+        reader, self._reader = self._reader, None
+        try:
+            if self._received < self._announced:
+                await self.command("STOPACQUISITION")
+        finally:
+            await asyncio.to_thread(reader.stop)
+
+    async def get(self, name: str) -> str:
+        """The value of a variable.
+
+        Args:
+            name: as the vendor calls it, "COUNTERDEPTH".
+        """
+        return ",".join((await asyncio.to_thread(self._exchange, f"GET,{name}"))[2:-1])
+
+    async def set(self, name: str, value: float) -> None:
+        """Set a variable.
+
+        Args:
+            name: as the vendor calls it.
+            value: in the vendor's unit; times in ms.
+
+        Raises:
+            MerlinError: the camera does not take it.
+        """
+        await asyncio.to_thread(self._exchange, f"SET,{name},{value:.9g}")
+
+    async def command(self, name: str) -> None:
+        """Have something done.
+
+        Args:
+            name: as the vendor calls it, "STARTACQUISITION".
+        """
+        await asyncio.to_thread(self._exchange, f"CMD,{name}")
+
+    def _exchange(self, body: str) -> list[str]:
+        """Send a command; the parts of its answer."""
+        with self._lock:
+            try:
+                self._line = line = self._line or _Line(self._host, self._control)
+                line.send(f"MPX,{len(body) + 1:010d},{body}".encode())
+                length = line.prefix()
+                answer = bytes(line.exactly(length - 1))
+                if answer.endswith(b","):  # the length did not count the comma: the code is still to come
+                    answer += line.exactly(1)
+            except (OSError, EOFError) as error:
+                self._hang_up()
+                msg = f"Merlin at {self._host}:{self._control}, {body}: no answer ({error}); does its software run?"
+                raise MerlinError(msg) from error
+            except StreamError:
+                self._hang_up()
+                raise
+        parts = answer.decode("ascii", errors="replace").split(",")
+        if parts[:2] != body.split(",")[:2]:
+            self._hang_up()
+            msg = f"Merlin at {self._host}:{self._control}, {body}: answered {answer[:80]!r}, which belongs to another command"
+            raise MerlinError(msg)
+        if parts[-1] != "0":
+            told = _CODES.get(parts[-1], f"code {parts[-1][:20]!r}")
+            msg = f"Merlin at {self._host}:{self._control}, {body}: refused, {told}"
+            raise MerlinError(msg)
+        return parts
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        self._line = None
+
+
+class _Line:
+    """A TCP connection on which messages with the Merlin's prefix come."""
+
+    def __init__(self, host: str, port: int, stopping: Callable[[], bool] | None = None) -> None:
+        self._socket = socket.create_connection((host, port), timeout=TIMEOUT)
+        self._stopping = stopping
+        self._ahead = b""
+        if stopping is not None:
+            self._socket.settimeout(POLL)
+
+    def send(self, message: bytes) -> None:
+        self._socket.sendall(message)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def exactly(self, count: int) -> bytearray:
+        """So many bytes. Raises EOFError where there are no more, or no more are wanted."""
+        found = bytearray(count)
+        filled = min(count, len(self._ahead))
+        found[:filled], self._ahead = self._ahead[:filled], self._ahead[filled:]
+        view = memoryview(found)
+        while filled < count:
+            filled += self._some(view[filled:])
+        return found
+
+    def _some(self, view: memoryview) -> int:
+        while True:
+            try:
+                fresh = self._socket.recv_into(view)
+            except TimeoutError:
+                if self._stopping is None or self._stopping():
+                    raise
+                continue
+            if not fresh:
+                raise EOFError("the connection was closed")
+            return fresh
+
+    def search(self) -> None:
+        """Skip what is before the next message: what an abort has left may begin in the middle."""
+        room = memoryview(bytearray(1 << 16))
+        while (found := _PREFIX.search(self._ahead)) is None:
+            count = self._some(room)
+            self._ahead = self._ahead[1 - PREFIX :] + bytes(room[:count])
+        self._ahead = self._ahead[found.start() :]
+
+    def prefix(self) -> int:
+        """The length that the next message states."""
+        told = bytes(self.exactly(PREFIX))
+        if not _PREFIX.fullmatch(told):
+            msg = f"a message of the Merlin that begins with {told!r} instead of b'MPX,' and a length"
+            raise StreamError(msg)
+        length = int(told[4:14])
+        if not 4 < length <= LONGEST:
+            msg = f"a message of the Merlin of {length} bytes; legal: 5 … {LONGEST}"
+            raise StreamError(msg)
+        return length
+
+    def skip_to_next(self) -> None:
+        """Find the next message behind a body whose length may not have counted its comma."""
+        ahead = bytes(self.exactly(4))
+        self._ahead = (ahead if ahead == b"MPX," else ahead[1:]) + self._ahead
+
+
+class _Reader:
+    """A thread that receives one series."""
+
+    def __init__(self, host: str, port: int, series: int) -> None:
+        self._address, self._series = (host, port), series
+        self._found: queue.Queue[CameraFrame | Exception | None] = queue.Queue(BUFFERED_FRAMES)
+        self._stopping = threading.Event()
+        self._begun = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="frames of the Merlin")
+
+    def start(self) -> None:
+        try:
+            self._line = _Line(*self._address, self._stopping.is_set)
+        except OSError as error:
+            msg = f"Merlin's data at {self._address[0]}:{self._address[1]} cannot be reached ({error})"
+            raise MerlinError(msg) from error
+        self._thread.start()
+
+    def wait_for_header(self) -> None:
+        if not self._begun.wait(TIMEOUT):
+            msg = f"Merlin's data at {self._address[0]}:{self._address[1]}: no acquisition header within {TIMEOUT:g} s"
+            raise MerlinError(msg)
+
+    async def take(self, limit: float) -> CameraFrame | Exception | None:
+        try:
+            return self._found.get_nowait()
+        except queue.Empty:
+            pass
+        try:
+            return await asyncio.to_thread(self._found.get, True, limit)
+        except queue.Empty:
+            raise TimeoutError from None
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.closing(self._line) as line:
+            try:
+                headers = 0
+                while not self._stopping.is_set():
+                    if not headers:
+                        line.search()
+                    length = line.prefix()
+                    kind = bytes(line.exactly(4))
+                    if kind == b"MQ1,":
+                        self._pass_on(self._frame(line, length, self._series if headers == 1 else EARLIER))
+                        continue
+                    headers += kind == b"HDR,"
+                    if headers:
+                        self._begun.set()
+                    line.exactly(length - 1 - len(kind))
+                    line.skip_to_next()
+            except (EOFError, OSError):
+                self._pass_on(None)
+            except Exception as error:
+                self._pass_on(error)
+            finally:
+                self._begun.set()
+
+    def _frame(self, line: _Line, length: int, series: int) -> CameraFrame:
+        start = b"MQ1," + line.exactly(min(length - 1, 64) - 4)
+        header = parse_header(Path("a frame of the Merlin"), start)
+        if header.kind not in ("U08", "U16") or header.stride not in (length - 1, length):
+            msg = (
+                f"frame {header.number} of the Merlin: {header.kind}, {header.stride} bytes by its header and {length - 1} by "
+                "its message; legal: U08 and U16, of the same length"
+            )
+            raise StreamError(msg)
+        line.exactly(header.length - len(start))
+        counts = np.frombuffer(line.exactly(header.frame_bytes), "u1" if header.kind == "U08" else ">u2")
+        pattern = counts.reshape(header.shape)
+        if header.kind == "U08":
+            return CameraFrame(series, header.number, pattern.astype(np.uint8))
+        return CameraFrame(series, header.number, pattern.astype(np.uint16))
+
+    def _pass_on(self, found: CameraFrame | Exception | None) -> None:
+        while not self._stopping.is_set():
+            with contextlib.suppress(queue.Full):
+                self._found.put(found, timeout=POLL)
+                return
