@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.facility import queue, serve
-from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, TuneOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
 from agent.cli.watching import AutonomyLevel, ctl, dashboard
@@ -227,9 +227,39 @@ def reconstruct(
 
 
 @app.command()
+@grouped
+def tune(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
+    how: TuneOptions,
+    stated: FileOptions,
+    geometry: GeometryOptions,
+    engine: EngineOptions,
+    out: Out = None,
+    json_file: Json = None,
+    no_progress: NoProgress = False,
+    debug: Debug = False,
+) -> None:
+    """Search how one data set is reconstructed best, judged by counts that were held out; ends with a settings file.
+
+    Everything is in one folder (--out; otherwise FILE-tuning). Ctrl-C stops it, --resume goes on, `ptychopilot report` looks.
+    """
+    from agent.cli.tune import tune_file
+
+    tune_file(file, out, stated.recording(), engine.choice(), geometry.known(), how, json_file)
+
+
+@app.command()
 def report(folder: CampaignFolder, out: Out = None, json_file: Json = None, debug: Debug = False) -> None:
-    """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials."""
+    """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials.
+
+    Of a search (`tune`) it prints where it stands.
+    """
     from agent.cli.campaigns import make_report
+    from agent.cli.tune import is_search, show_search
+
+    if is_search(folder):
+        show_search(folder)
+        return
 
     make_report(folder, out, json_file)
 

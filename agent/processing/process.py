@@ -95,13 +95,8 @@ def process_acquisition(
 ) -> ProcessingResult:
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
     seconds: dict[str, float] = {}
+    cleaned, measured = prepare(acquisition, job, on_progress, seconds)
     acquisition = replace(acquisition, description=job.geometry.applied(acquisition.description))
-    with _timed(seconds, "clean"):
-        cleaned = cleaned_data(acquisition)
-    cleaned = replace(cleaned, data=replace(cleaned.data, centre=job.geometry.centre))
-    check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
-    with _timed(seconds, "calibrate"):
-        measured = _measure(cleaned, acquisition, job, on_progress)
     with _timed(seconds, "model"):
         modelled = _modelled(measured, acquisition, job, on_progress)
     told = () if modelled.chosen in (None, measured.state.model) else (modelled.chosen.sentence(),)
@@ -131,6 +126,34 @@ def process_acquisition(
         cleaning=cleaned.record,
         model=modelled.chosen,
     )
+
+
+def prepare(
+    acquisition: Acquisition,
+    job: ProcessingJob,
+    on_progress: Progress = lambda phase, fraction: None,
+    seconds: dict[str, float] | None = None,
+) -> tuple[Cleaned, Measured]:
+    """The patterns, cleaned and with the optics that they were taken with: all that comes before a reconstruction.
+
+    Args:
+        acquisition: in memory.
+        job: as for `process`.
+        on_progress: called with the phase's name and the fraction done.
+        seconds: phase -> what it took, is added to.
+
+    Raises:
+        BadInputError: the acquisition cannot be reconstructed.
+    """
+    took = {} if seconds is None else seconds
+    described = replace(acquisition, description=job.geometry.applied(acquisition.description))
+    with _timed(took, "clean"):
+        cleaned = cleaned_data(described)
+    cleaned = replace(cleaned, data=replace(cleaned.data, centre=job.geometry.centre))
+    check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
+    with _timed(took, "calibrate"):
+        measured = _measure(cleaned, described, job, on_progress)
+    return cleaned, measured
 
 
 def cleaned_data(acquisition: Acquisition) -> Cleaned:

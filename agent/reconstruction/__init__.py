@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
     from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, FINE_POSITIONS, Tuned, find
+    from agent.reconstruction.calibration.held_out import HeldOut, Prediction
     from agent.reconstruction.calibration.model_choice import ModelChoice, choose_model
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -42,7 +43,9 @@ _CALIBRATION = {
     "DEFOCUS_REPEATS": "finding",
     "DEFOCUS_WIDTH": "parameters",
     "FINE_POSITIONS": "finding",
+    "HeldOut": "held_out",
     "ModelChoice": "model_choice",
+    "Prediction": "held_out",
     "Tuned": "finding",
     "calibrate": "calibrate",
     "choose_model": "model_choice",
@@ -64,7 +67,9 @@ __all__ = [
     "BrightFieldDisc",
     "Calibration",
     "DiffractionData",
+    "HeldOut",
     "ModelChoice",
+    "Prediction",
     "Reconstruction",
     "ReconstructionSettings",
     "Reconstructor",

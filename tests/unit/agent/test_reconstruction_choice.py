@@ -26,6 +26,8 @@ OTHERWISE: dict[str, Any] = {
     "padding": 2.0,
     "batch_size": 40,
     "coherence": 0.9,
+    "momentum": 0.5,
+    "positions_start": 4,
 }
 """Values that no rule for types finds."""
 
