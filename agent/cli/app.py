@@ -13,7 +13,7 @@ from agent.cli.facility import queue, serve
 from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, TuneOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
-from agent.cli.watching import AutonomyLevel, ctl, dashboard
+from agent.cli.watching import AutonomyLevel, ctl, dashboard, mcp
 
 app = typer.Typer(
     name="ptychopilot",
@@ -285,6 +285,7 @@ def demo(
 
 app.command()(dashboard)
 app.command()(ctl)
+app.command()(mcp)
 app.command()(serve)
 
 
