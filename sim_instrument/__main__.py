@@ -188,7 +188,8 @@ def _simulated(arguments: argparse.Namespace) -> Microscope:
 
     if arguments.beam_file is not None:
         os.environ[VARIABLE] = str(arguments.beam_file.resolve())
-    kind, options = SimulatedMicroscope, dict[str, Any]()
+    kind: type[SimulatedMicroscope] = SimulatedMicroscope
+    options: dict[str, Any] = {}
     if arguments.chaos is not None:
         from sim_instrument.chaos import ChaoticMicroscope, ChaoticWire, chaos_from
 
