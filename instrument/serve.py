@@ -71,16 +71,15 @@ def serve(
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
-    When the sockets are bound, one line of JSON goes to standard output: {"ready": true, "control": "tcp://…",
-    "safe": …, "data": …, "name": …}. What cannot be served (a port in use, a state directory in use, half a key
-    configuration) is one line on standard error. Must be called from the main thread.
+    When the sockets are bound, one line of JSON goes to standard output: {"ready": true, "control": "tcp://…", "safe": …, "data": …,
+    "name": …}. What cannot be served (a port or a state directory in use, half a key configuration) is one line on standard error.
+    Must be called from the main thread.
 
     Args:
         microscope: the instrument.
         state_dir: directory of the ledger; made if missing.
         control: endpoint of the commands; port `*` takes a free one.
-        safe: endpoint of blank, stop and status; None: a free port beside `control`.
-        data: endpoint of the frames; None: a free port beside `control`.
+        safe, data: endpoints of blank, stop and status, and of the frames; None: a free port beside `control`.
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
