@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
+from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
@@ -19,7 +20,7 @@ from agent.processing.column import Measured, measure_column, refined
 from agent.processing.column_state import ColumnState
 from agent.processing.how_much_model import Modelled, with_model
 from agent.processing.initial_probe import initial_probe
-from agent.reconstruction import DiffractionData, check_data
+from agent.reconstruction import DiffractionData, check_data, in_the_corners
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Cleaning, Optics, Score
 from agent.scoring.halves import Judged, judge
@@ -160,7 +161,7 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
     """The patterns that arrived and are whole, with nominal optics and bad pixels masked; not calibrated.
 
     Raises:
-        BadInputError: too few arrived.
+        BadInputError: too few arrived, or their zero beam lies in the corners.
     """
     plan, description = acquisition.plan, acquisition.description
     detector = description.detector
@@ -174,6 +175,12 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
         defocus=plan.defocus,
         aberrations=description.nominal_aberrations,
     )
+    if in_the_corners(data.look().mean, data.mask, data.semiangle / data.angular_pixel):
+        msg = (
+            "the patterns have their zero beam in the corners of the detector, not in its middle; apply numpy.fft.fftshift to "
+            "the two detector axes"
+        )
+        raise BadInputError(msg)
     return clean(
         data,
         acquisition.received,

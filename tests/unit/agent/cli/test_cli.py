@@ -266,6 +266,12 @@ def test_a_result_that_cannot_be_written_is_found_out_first(command: Command, tm
     assert "--json no/folder/result.json" in _one_line(err)
 
 
+def test_a_number_out_of_bounds_is_refused_with_the_unit_that_is_meant(command: Command) -> None:
+    code, _, err = command("reconstruct", "scan.h5", "--voltage", "80e3")
+    assert code == 2
+    assert "'--voltage': Input should be less than or equal to 3000 (kV" in _one_line(err)
+
+
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all" * 100, b"\x89HDF\r\n\x1a\n" + bytes(300)])
 def test_a_file_that_is_not_a_recording(command: Command, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "scan.h5").write_bytes(content)
