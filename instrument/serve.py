@@ -71,9 +71,8 @@ def serve(
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
-    When the sockets are bound, one line of JSON goes to standard output: {"ready": true, "control": "tcp://…", "safe": …, "data": …,
-    "name": …}. What cannot be served (a port or a state directory in use, half a key configuration) is one line on standard error.
-    Must be called from the main thread.
+    When the sockets are bound, a line of JSON goes to standard output: {"ready": true, "control": …, "safe": …, "data": …, "name": …}.
+    What cannot be served (a port or state directory in use) is one line on standard error. Main thread only.
 
     Args:
         microscope: the instrument.
@@ -82,10 +81,9 @@ def serve(
         safe, data: endpoints of blank, stop and status, and of the frames; None: a free port beside `control`.
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
-        watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
+        watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
-        legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
-        backup: folder for a copy of the ledger; None: none is kept.
+        legacy, backup: endpoint on this machine of a copy of the frames as Stream V1; folder for a copy of the ledger.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
         data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
 
