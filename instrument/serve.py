@@ -71,7 +71,7 @@ def serve(
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
-    When the sockets are bound, standard output gets a line of JSON: {"ready": true, "control": …, "safe": …, "data": …, "name": …}.
+    When bound, a line of JSON goes to standard output: {"ready": true, "control": …, "safe": …, "data": …, "name": …}.
     What cannot be served (a port or state directory in use) is one line on standard error. Main thread only.
 
     Args:
