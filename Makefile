@@ -3,9 +3,14 @@
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
 # make faults  24 faults and what must hold through each, with the test that shows it
+# make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
+# make test-day  an operator's day at the page, in a browser
+# make test-mqttjs  the status contract seen from mqtt.js, where node is
+# make test-deploy  server, agent, broker, Prometheus from the files in deploy/ on this machine: a campaign, every series, an alert
+# make grafana  Grafana's dashboard, from its code
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
 
@@ -15,7 +20,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: contract env demo faults soak-serve test lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy test-mqttjs test-day env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -25,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is needed, this is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,dashboard,test]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,dashboard,mcp,test]'
 	@if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then \
 	  cuda=$$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'); \
 	  extra=gpu; [ "$${cuda:-12}" -ge 13 ] && extra=gpu13; \
@@ -47,6 +52,9 @@ test: lint
 
 faults: env
 	$(BIN)/python tests/faults.py
+
+soak: env
+	$(BIN)/python -m pytest tests/soak -s -n 0
 
 soak-serve: env
 	$(BIN)/python tests/integration/facility_soak.py
@@ -85,7 +93,24 @@ INSTRUMENTS := tickit temscript epics libertemlive deapi
 test-drive-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/drive_$*.py .interop/$*
 
+# mqtt.js, a client that browsers have, against our agent on a real broker; needs node
+test-mqttjs: env
+	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm"; exit 1; }
+	mkdir -p .interop/mqttjs && cp tests/interop/mqttjs/package.json .interop/mqttjs
+	npm install --prefix .interop/mqttjs --no-audit --no-fund --silent
+	$(BIN)/python -m pytest -q -n 0 tests/interop/test_mqttjs.py
+
+# an operator's day at the page in a real browser; PTYCHOPILOT_SCREENSHOTS=FOLDER keeps pictures of it
+test-day: env
+	PTYCHOPILOT_DAY=1 $(BIN)/python -m pytest -q -n 0 tests/integration/test_operators_day.py
+
 test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%)
+
+test-deploy: env
+	$(BIN)/python -m pytest -q tests/deploy
+
+grafana: env
+	$(BIN)/python deploy/grafana/make_dashboard.py
 
 contract: env
 	$(BIN)/python -m agent.status.asyncapi

@@ -14,6 +14,7 @@ from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.reconstruction_choice import ReconstructionChoice
+from agent.steering_choice import SteeringChoice
 from agent.strict_numbers import NO_NUMBER, no_numbers
 from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
@@ -213,6 +214,7 @@ class CampaignConfig(Record):
     geometry: KnownGeometry = KnownGeometry()
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
+    steering: SteeringChoice = SteeringChoice()
     processing: str = Field(
         default="agent.processing:process", description="module:function that turns an acquisition into a score"
     )

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsText
-from agent.records import ModelView, Recommendation, Role, Trial
+from agent.records import ModelView, Recommendation, Role, Settings, Trial
 from instrument.models import Description, Record
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,12 @@ class SteeringChanged(Record):
     autonomy: Literal["observe", "advise", "confirm", "auto"]
     paused: bool
     needs_approval: int | None = Field(default=None, description="trial that waits for an operator")
-    code: str = Field(default="", description="PAUSED, RESUMED, AUTONOMY, APPROVED, VETOED, BLANKED, NEEDS_APPROVAL")
+    held: int | None = Field(default=None, description="trial that is suggested and not begun, and can be edited")
+    parameters: dict[str, Literal["observe", "advise", "confirm", "auto"]] = Field(
+        default_factory=dict, description="autonomy over step, defocus and dose"
+    )
+    unacknowledged: tuple[str, ...] = Field(default=(), description="parts that have not acknowledged the pause")
+    code: str = Field(default="", description="what was done, in a word: PAUSED, EDITED, NEEDS_APPROVAL, REFUSED, …")
     text: str = Field(default="", description="what was done, and by whom")
 
 
@@ -111,6 +116,17 @@ class InstrumentChanged(Record):
 
     state: InstrumentState
     reason: str = ""
+
+
+class ProposalChanged(Record):
+    """A program proposes settings; or, where `settings` is None, no proposal waits any more."""
+
+    number: int
+    by: str = ""
+    reason: str = ""
+    settings: Settings | None = None
+    electrons: float = Field(default=0.0, description="what a trial with them would cost")
+    expires: str = Field(default="", description="ISO 8601, UTC")
 
 
 class PicturesDrawn(Record):
@@ -152,6 +168,7 @@ Event = (
     | TargetSet
     | SteeringChanged
     | InstrumentChanged
+    | ProposalChanged
     | PicturesDrawn
     | Recommended
     | CampaignEnded

@@ -32,6 +32,10 @@ class Alternative(Record):
     reason: str
 
 
+Origin = Literal["policy", "edited", "manual", "proposed"]
+"""Who chose settings: the policy; a person in its place; a person besides; another program, and a person agreed."""
+
+
 class Suggestion(Record):
     """The next settings with their reason.
 
@@ -51,11 +55,12 @@ class Suggestion(Record):
         description="part of what was uncertain about these settings that trials have settled; the rest is prior",
     )
     explore_share: float | None = Field(
-        default=None,
-        description="of the improvement expected, the part that comes from not knowing: 0 exploits, 1 explores",
+        default=None, description="part of the improvement that comes from not knowing: 0 exploits, 1 explores"
     )
     improvement: float | None = Field(default=None, description="expected of the final picture, bit/Å²")
     model: str | None = Field(default=None, description="what predicts: the prior of an ensemble, or trials alone")
+    origin: Origin = "policy"
+    request: str | None = Field(default=None, description="id of the command that asked for it; None: nobody did")
 
     def rejected_texts(self) -> list[str]:
         """The alternatives with their reasons, a phrase each."""
@@ -89,9 +94,7 @@ class Score(Record):
     value: float
     sd: float = Field(ge=0)
     resolution: float | None = Field(default=None, description="half-bit resolution, Å; None: no signal anywhere")
-    halves: HalvesKind | None = Field(
-        default=None, description="what was compared: two passes, or halves of one; None: it is not known"
-    )
+    halves: HalvesKind | None = Field(default=None, description="what was compared; None: it is not known")
     thinned: float | None = Field(
         default=None, description="beside that of two passes: the score of halves drawn from the counts of both, bit/Å²"
     )
@@ -143,9 +146,7 @@ class Optics(Record):
     )
     mirrored: bool = Field(description="whether the detector is seen from behind")
     centre: tuple[float, float] = Field(description="(row, column) of the zero beam, detector pixels")
-    aberrations: dict[str, float] = Field(
-        default_factory=dict, description="besides defocus, Krivanek polar, Å and rad"
-    )
+    aberrations: dict[str, float] = Field(default_factory=dict, description="others, Krivanek polar, Å and rad")
     sd: dict[str, float] = Field(
         default_factory=dict,
         description="standard deviation of defocus, rotation, row and column of the centre, and aberrations, in their units",
@@ -157,7 +158,7 @@ class Optics(Record):
     source_size: float = Field(
         default=0.0, description="FWHM of the source's image on the specimen, Å; 0: not measured"
     )
-    focal_spread: float = Field(default=0.0, description="standard deviation of the defocus, Å; 0: not measured")
+    focal_spread: float = Field(default=0.0, description="sd of the defocus, Å; 0: not measured")
 
 
 class Cleaning(Record):
@@ -211,6 +212,7 @@ class TrialState(StrEnum):
 
     SUGGESTED = "suggested"
     VETOED = "vetoed"
+    ABANDONED = "abandoned"
     RESERVED = "reserved"
     ACQUIRING = "acquiring"
     ACQUIRED = "acquired"
@@ -225,12 +227,13 @@ class TrialState(StrEnum):
 
 OPEN = (TrialState.SUGGESTED, TrialState.RESERVED, TrialState.ACQUIRING)
 """Not on disk yet. After an interruption the instrument says what became of such a trial: suggested again, acquired or failed."""
-ENDED = (TrialState.DONE, TrialState.FAILED, TrialState.VETOED)
+ENDED = (TrialState.DONE, TrialState.FAILED, TrialState.VETOED, TrialState.ABANDONED)
 """Nothing more happens to such a trial, except that `resume` reconstructs once more what cannot be acquired again."""
 _SETTLED = {TrialState.SUGGESTED, TrialState.ACQUIRED, TrialState.FAILED}
 _NEXT: dict[TrialState, set[TrialState]] = {
-    TrialState.SUGGESTED: {TrialState.VETOED, TrialState.RESERVED, *_SETTLED},
+    TrialState.SUGGESTED: {TrialState.VETOED, TrialState.ABANDONED, TrialState.RESERVED, *_SETTLED},
     TrialState.VETOED: set(),
+    TrialState.ABANDONED: set(),
     TrialState.RESERVED: {TrialState.ACQUIRING, *_SETTLED},
     TrialState.ACQUIRING: _SETTLED,
     TrialState.ACQUIRED: {TrialState.RECONSTRUCTING},
@@ -251,12 +254,10 @@ class Trial(Record):
     electrons: float = Field(default=0.0, description="booked by the instrument's ledger")
     score: Score | None = None
     defocus_measured: float | None = None
-    optics: Optics | None = Field(
-        default=None, description="as measured; None: not reconstructed yet, or by another program"
-    )
+    optics: Optics | None = Field(default=None, description="as measured; None: it was not, or not yet")
     cleaning: Cleaning | None = Field(default=None, description="what was left out, masked and found in its patterns")
     model: ChosenModel | None = Field(default=None, description="as held-out counts chose it; None: as configured")
-    reason: str = Field(default="", description="why it failed or was vetoed")
+    reason: str = Field(default="", description="why it failed, was vetoed or abandoned")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict, description="phase of the loop -> wall-clock time, s")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from instrument import conformance
 from instrument.access import ROLES
+from instrument.backup import BACKUP_HELP, copy_ledger
 from instrument.errors import BadInputError, InstrumentError, MalformedRequestError
 from instrument.keys import ClientKeys, ServerKeys, generate_keys
 from instrument.metrics import METRICS_HELP
@@ -66,6 +67,7 @@ def _build_parser() -> argparse.ArgumentParser:
     blank.add_argument("blanker", metavar="MODULE:ATTRIBUTE", help="callable without arguments that turns the beam off")
     _add_epics(commands)
     _add_audit(commands)
+    _add_backup(commands)
     make = commands.add_parser("keys", help="make a CURVE key pair")
     make.set_defaults(act=_make_keys)
     make.add_argument("directory", type=Path)
@@ -103,6 +105,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="SECONDS",
         help="for which the column has to be well again before anything is exposed (default: %(default)g)",
     )
+    run.add_argument("--backup", type=Path, metavar="FOLDER", help=BACKUP_HELP)
     run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     run.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
@@ -134,6 +137,19 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     trail.add_argument("--json", action="store_true", help="an object a line, with sums and hashes")
 
 
+def _add_backup(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    copy = commands.add_parser("backup", help="copy the ledger of a server that does not run, or bring a copy back")
+    copy.set_defaults(act=_copy)
+    copy.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="or a copy of one")
+    copy.add_argument("folder", type=Path, metavar="FOLDER", help="that holds no ledger yet")
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    copy_ledger(arguments.state_dir, arguments.folder)
+    print(arguments.folder)
+    return 0
+
+
 def _serve(arguments: argparse.Namespace) -> int:
     return serve(
         load_adapter(arguments.adapter),
@@ -146,6 +162,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         watchdog=arguments.watchdog,
         legacy=arguments.legacy_stream,
         hold=arguments.hold,
+        backup=arguments.backup,
         metrics=arguments.metrics,
     )
 

@@ -65,6 +65,15 @@ class Ledger:
         self._trail.close()
         self._db.close()
 
+    @property
+    def changes(self) -> int:
+        """Rises with every change of the books."""
+        return self._db.total_changes
+
+    def copy_to(self, copy: Callable[[sqlite3.Connection], None]) -> None:
+        """Have somebody copy the database."""
+        copy(self._db)
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")

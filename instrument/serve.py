@@ -65,6 +65,7 @@ def serve(
     watchdog: str | None = None,
     hold: float = HOLD,
     legacy: str | None = None,
+    backup: Path | None = None,
     metrics: str | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
@@ -84,6 +85,7 @@ def serve(
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
         legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
+        backup: folder for a copy of the ledger; None: none is kept.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
 
     Returns:
@@ -104,9 +106,9 @@ def serve(
                 heartbeats=heartbeats,
                 hold=hold,
                 legacy=legacy,
+                backup=backup,
             )
-            where = None if metrics is None else MetricsAddress.parse(metrics)
-            asyncio.run(_serve(server, systemd, where))
+            asyncio.run(_serve(server, systemd, metrics))
     except (BadInputError, InstrumentError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -129,7 +131,8 @@ def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[lines])
 
 
-async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: MetricsAddress | None) -> None:
+async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: str | None) -> None:
+    where = None if metrics is None else MetricsAddress.parse(metrics)
     stop, ready = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -143,9 +146,9 @@ async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: Me
     with _on_ending_signals(shut_down):
         async with server, AsyncExitStack() as stack:
             ready.set()
-            if metrics is not None:
+            if where is not None:
                 collector = ServerCollector(server.figures)
-                await stack.enter_async_context(exposing_metrics(metrics, lambda known: known.register(collector)))
+                await stack.enter_async_context(exposing_metrics(where, lambda known: known.register(collector)))
             greeting = {
                 "ready": True,
                 "control": server.control,

@@ -25,6 +25,7 @@ import zmq.asyncio
 from instrument import wire
 from instrument.access import Admitted
 from instrument.background import Background
+from instrument.backup import Backups
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
 from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
@@ -64,6 +65,7 @@ class InstrumentServer:
         heartbeats: who has to hear that this process is alive; closed by the caller.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
         legacy: endpoint on this machine where programs that read Stream V1 get a copy of the frames; None: nowhere.
+        backup: folder for a copy of the ledger; None: none is kept.
         clock: monotonic time, s.
 
     Raises:
@@ -85,6 +87,7 @@ class InstrumentServer:
         heartbeats: Sequence[Heartbeat] = (),
         hold: float = HOLD,
         legacy: str | None = None,
+        backup: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -106,6 +109,7 @@ class InstrumentServer:
         self._stall_timeout = stall_timeout
         self._hold = hold
         self._legacy = legacy
+        self._backup = backup
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -115,6 +119,8 @@ class InstrumentServer:
         async with AsyncExitStack() as stack:
             ledger = Ledger(self._state_dir)
             stack.callback(ledger.close)
+            self._backups = Backups(ledger, self._backup, self._clock)
+            stack.callback(self._backups.renew)
             stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
             self._microscope.blank()
             stack.callback(self._microscope.blank)
@@ -230,6 +236,8 @@ class InstrumentServer:
             await asyncio.sleep(HOUSEKEEPING_INTERVAL)
             self._commands.supervise()
             self._reception.peers.look()
+            if not self._guard.exposing:
+                self._backups.look()
 
 
 def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instrument import InstrumentError
+from instrument.backup import BACKUP_HELP
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.metrics import METRICS_HELP
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             keys=keys,
             watchdog=arguments.watchdog,
             legacy=arguments.legacy_stream,
+            backup=arguments.backup,
             metrics=arguments.metrics,
         )
     finally:
@@ -141,6 +143,7 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--name", help="of the instrument (default: its own)")
     group.add_argument("--secret-key", type=Path, metavar="FILE", help="CURVE key; mandatory off loopback")
     group.add_argument("--clients", type=Path, metavar="DIR", help="public keys of admitted clients")
+    group.add_argument("--backup", type=Path, metavar="FOLDER", help=BACKUP_HELP)
     group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)

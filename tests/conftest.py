@@ -18,8 +18,8 @@ import pytest
 import zmq
 from zmq.utils import garbage
 
-KEPT_THREADS = ("reconstruct", "asyncio_")
-"""Threads that live as long as the process or the event loop: the kernels' and the loop's pools. (pyzmq's collector too.)"""
+KEPT_THREADS = ("reconstruct", "asyncio_", "IO loop", "Profile", "Dask-", "TCP-Executor")
+"""Threads that live as long as the process or the event loop: the kernels', the loop's and Dask's. (pyzmq's collector too.)"""
 
 GRACE = 2.0
 """s in which what a test has told to end must have ended."""
@@ -103,5 +103,7 @@ def _children() -> dict[int, str]:
     found = {}
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess):
-            found[child.pid] = f"process {child.pid} {' '.join(child.cmdline()[:6]) or child.name()}"
+            command = " ".join(child.cmdline()[:6]) or child.name()
+            if "multiprocessing.resource_tracker" not in command:  # the library's own, which ends with this process
+                found[child.pid] = f"process {child.pid} {command}"
     return found

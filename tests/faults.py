@@ -3,6 +3,7 @@
 Five invariants hold through every fault: I1 the beam is off in time, I2 nothing is exposed twice, I3 the books err on the side
 of the specimen, I4 what was journalled is not lost, I5 a person sees what has happened, by name. A field is empty where an
 invariant has no meaning for it, and "open" where no test shows it yet.
+All at once, in any order: `unit/instrument/test_safety_machine.py`; for longer: `make soak`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ COUNTS = "ten_times_the_counts_that_the_plan_implies_lead_to_safe_and_are_booked
 TRIP = "a_vacuum_trip_ends_the_exposure_and_holds_the_next_until_it_has_been_well_for_a_while"
 FULL = "a_ledger_that_cannot_be_written_holds_exposures_and_loses_none"
 BOOKS = "books_that_contradict_themselves_are_not_opened"
+DAMAGED = "a_damaged_ledger_never_opens_with_fewer_electrons_booked"
 BROKER = "a_broker_that_hangs_does_not_keep_the_agent_from_ending"
 CLOCKS = "commands_go_on_after_the_clocks_have_parted"
 LOST_JOB = "a_lost_job_is_a_typed_error_and_the_next_one_works"
@@ -51,7 +53,7 @@ FAULTS = (
         "instrument killed before, during, after an exposure",
         "the_watchdog_blanks_at_once_when_the_server_is_killed",
         "a_start_that_comes_again_after_a_restart_exposes_nothing",
-        SAFE_START,
+        "a_server_killed_at_every_boundary_of_its_ledger_loses_nothing_and_exposes_nothing_twice",
         "a_killed_instrument_is_waited_for_then_resumed",
         SAFE_START,
     ),
@@ -60,7 +62,7 @@ FAULTS = (
         "the_beam_goes_off_when_the_agent_is_killed_although_its_lease_is_long",
         KILLED,
         KILLED,
-        KILLED,
+        "an_agent_killed_at_every_boundary_of_its_journal_has_lost_nothing",
         "killed_while_frames_arrive_the_trial_is_lost_and_its_region_left_alone",
     ),
     Fault(
@@ -98,7 +100,12 @@ FAULTS = (
         "too_little_space_is_noticed_before_the_exposure",
     ),
     Fault(
-        "ledger or journal locked, damaged", "", "", BOOKS, "a_damaged_journal_is_named_and_nothing_else_happens", BOOKS
+        "ledger or journal locked, damaged",
+        "",
+        "",
+        DAMAGED,
+        "a_damaged_journal_is_named_and_nothing_else_happens",
+        BOOKS,
     ),
     Fault(
         "MQTT broker absent, dead, slow, refusing", "", "", "", BROKER, "a_broker_that_comes_back_gets_everything_again"

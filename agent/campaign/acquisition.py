@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from agent.campaign.layout import fresh_field
+from agent.campaign.requests import Refusal
 from agent.campaign.session import Session
 from agent.config import interlacing
 from agent.errors import InstrumentUnavailableError, NoResultError, StoppedError
@@ -44,10 +45,23 @@ _ABORT_INTERVAL_S = 0.1
 _HEALTH_INTERVAL_S = 1.0
 
 T = TypeVar("T")
+Permitted = Callable[[], Awaitable[Refusal | None]]
 
 
 class FreshAreaError(NoResultError):
     """No fresh region of the size wanted is left on the specimen."""
+
+
+class NotPermittedError(Exception):
+    """A person does not want a trial that was about to be exposed; its reservation is cancelled, and it is suggested again.
+
+    Args:
+        refusal: why.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
 
 
 class Acquirer:
@@ -68,6 +82,13 @@ class Acquirer:
         self._book = session.book
         self._audience = session.audience
         self._control = session.control
+        self._running: asyncio.Event | None = None
+
+    async def acknowledge_pause(self) -> None:
+        """Return at once where nothing is exposed; else when the next patterns have come, or it is over."""
+        if self._running is not None:
+            self._running.clear()
+            await self._running.wait()
 
     def account(self, role: Role) -> str:
         """The account in the instrument's ledger that pays for a role; the expert's comparison has one of its own."""
@@ -128,12 +149,13 @@ class Acquirer:
             raise FreshAreaError(msg)
         return found
 
-    async def acquire(self, trial: Trial, description: Description) -> Trial:
+    async def acquire(self, trial: Trial, description: Description, permitted: Permitted) -> Trial:
         """Reserve, expose and store a trial that has its plan.
 
         Args:
             trial: in state `suggested`, with its plan.
             description: of the instrument now.
+            permitted: asked just before the exposure, and again after every wait: a person may have paused meanwhile.
 
         Returns:
             The trial, `acquired` or `failed`.
@@ -141,7 +163,17 @@ class Acquirer:
         Raises:
             StoppedError: an operator, the disk or the instrument in SAFE; what was exposed is booked.
             InstrumentError: the instrument is gone or taken by somebody else; the trial stays open.
+            NotPermittedError: a person does not want it any more.
         """
+        try:
+            return await self._acquire(trial, description, permitted)
+        except NotPermittedError:
+            assert trial.plan is not None
+            await self._client.cancel(trial.plan.id)
+            self._book.update(trial, state=TrialState.SUGGESTED)
+            raise
+
+    async def _acquire(self, trial: Trial, description: Description, permitted: Permitted) -> Trial:
         assert trial.plan is not None
         plan, started = trial.plan, time.monotonic()
         self._tell("preparing", trial)
@@ -156,11 +188,12 @@ class Acquirer:
             raise InstrumentUnavailableError(msg) from error
         trial = self._book.update(trial, state=TrialState.RESERVED, seconds={"prepare": time.monotonic() - started})
         self._control.check()
+        await _require(permitted)
         trial = self._book.update(trial, state=TrialState.ACQUIRING)
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
         with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer:
-            outcome = await self._when_well(trial, lambda: self._expose(trial, writer))
+            outcome = await self._when_well(trial, lambda: self._expose(trial, writer), permitted)
             trial = self._book.update(trial, electrons=outcome.electrons)
             gap = 1 - writer.received.mean()
             if outcome.state != "done" or gap > LARGEST_GAP:
@@ -171,7 +204,7 @@ class Acquirer:
             await asyncio.to_thread(writer.finish, outcome)
         return self._acquired(trial, time.monotonic() - started)
 
-    async def _when_well(self, trial: Trial, act: Callable[[], Awaitable[T]]) -> T:
+    async def _when_well(self, trial: Trial, act: Callable[[], Awaitable[T]], permitted: Permitted | None = None) -> T:
         """Do something, again once the column is well where it is not: vacuum, high tension, cooling, …"""
         while True:
             try:
@@ -182,6 +215,8 @@ class Acquirer:
                 while not (await self._client.health()).ok:
                     self._control.check()
                     await self._control.unless_stopped(asyncio.sleep(_HEALTH_INTERVAL_S))
+                if permitted is not None:
+                    await _require(permitted)
 
     def _acquired(self, trial: Trial, seconds: float) -> Trial:
         file = str(self.path(trial).relative_to(self._folder))
@@ -189,8 +224,10 @@ class Acquirer:
 
     async def _expose(self, trial: Trial, writer: AcquisitionWriter) -> Outcome:
         plan = writer.plan
+        self._running = arrived = asyncio.Event()
 
         def on_frames(received: int, total: int) -> None:
+            arrived.set()
             self._audience.tell(FramesReceived(trial=trial.number, received=received, total=total))
 
         try:
@@ -206,6 +243,9 @@ class Acquirer:
             outcome = await self._booked(plan.id, str(error))
             self._book.update(trial, state=TrialState.FAILED, electrons=outcome.electrons, reason=str(error))
             raise
+        finally:
+            arrived.set()
+            self._running = None
 
     async def _booked(self, plan_id: str, reason: str) -> Outcome:
         """What the instrument has booked for an exposure that went wrong on this side."""
@@ -247,3 +287,8 @@ class Acquirer:
 
     def _tell(self, phase: Phase, trial: Trial, message: str = "") -> None:
         self._audience.tell(PhaseChanged(phase=phase, trial=trial.number, role=trial.role, message=message))
+
+
+async def _require(permitted: Permitted) -> None:
+    if (refusal := await permitted()) is not None:
+        raise NotPermittedError(refusal)

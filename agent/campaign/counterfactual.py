@@ -17,7 +17,7 @@ from agent.campaign.trials import observe
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
 from agent.policy import make_policy
-from agent.records import CampaignRecord, ElectronBudget, Role, Settings, Trial
+from agent.records import CampaignRecord, ElectronBudget, Role, Settings, Trial, TrialState
 from agent.storage.journal import load_campaign
 from instrument.models import Record
 
@@ -66,6 +66,7 @@ def decisions(
 def _again(record: CampaignRecord, config: CampaignConfig, trial: Trial) -> Decision:
     """One choice."""
     known = [t for t in record.trials if t.number < trial.number and t.role in ("reference", "exploration")]
+    known = [t for t in known if t.state is not TrialState.ABANDONED]
     last = trial.number - 1
     told = [
         observe(t, pending=trial.role == "exploration" and t.number == last and t.role == "exploration") for t in known

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from agent.campaign.acquisition import Acquirer, FreshAreaError
+from agent.campaign.acquisition import Acquirer, FreshAreaError, NotPermittedError
+from agent.campaign.judging import SettingsJudge
 from agent.campaign.pipeline import Pipeline
 from agent.campaign.planning import (
     expert_settings,
@@ -23,12 +24,13 @@ from agent.campaign.planning import (
     reference_part,
     reference_settings,
 )
+from agent.campaign.requests import Refusal
 from agent.campaign.session import Session
 from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Observation, Policy
-from agent.processing.child import JobRunner
+from agent.processing.child import JobRunner, ReconstructionProcess
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
@@ -57,6 +59,7 @@ class Loop:
     """
 
     def __init__(self, session: Session, child: JobRunner, client: InstrumentClient, tasks: Background) -> None:
+        self._session = session
         self.config = session.config
         self.layout = session.layout
         self._journal = session.journal
@@ -65,6 +68,7 @@ class Loop:
         self._book = session.book
         self._failures_after = session.failures_after
         self._steering = session.steering
+        self._child = child
         self._client = client
         self._acquirer = Acquirer(session, client)
         self._pipeline = Pipeline(session, child, tasks)
@@ -73,6 +77,20 @@ class Loop:
 
     async def run(self) -> None:
         """Everything that is still to do."""
+        judge = SettingsJudge(
+            self._session, self._client, self._acquirer, lambda now, final: self._rationed(now, final=final)
+        )
+        parts = {"loop": self._acknowledge_pause, "acquisition": self._acquirer.acknowledge_pause}
+        if isinstance(self._child, ReconstructionProcess):  # a pool's worker is others' as well
+            parts["worker"] = self._child.acknowledge
+        with self._steering.able_to_judge(judge), self._steering.parts.taking_part(**parts):
+            await self._run()
+
+    async def _acknowledge_pause(self) -> None:
+        """The loop has taken note when it is at a step: whatever that is, permission is asked before the next exposure."""
+        await asyncio.sleep(0)
+
+    async def _run(self) -> None:
         await self._client.open_campaign(self._acquirer.account("exploration"), self.config.electrons)
         await self._take_stock()
         if needs_reference(self.config) and self._journal.facts.target is None:
@@ -99,28 +117,40 @@ class Loop:
     # -- the steps -------------------------------------------------------------------------------------------------
 
     async def _explore(self) -> None:
-        while not self._book.of_role("final"):
+        while all(trial.state is TrialState.ABANDONED for trial in self._book.of_role("final")):
             open_trial = self._open("exploration")
             if open_trial is None:
                 self._control.check()
                 number = self._book.next_number
                 await self._pipeline.finished(t.number for t in self._book if t.number <= number - 2)
                 self._check_failures()
-                if self._book.explored() >= self.config.exploration.trials:
-                    return
-                open_trial = await self._suggest(number)
+                open_trial = self._asked_for("exploration")
+                if open_trial is None and self._book.explored() < self.config.exploration.trials:
+                    open_trial = await self._suggest(number)
                 if open_trial is None:
                     return
-            try:
-                await self._acquire(open_trial)
-            except FreshAreaError as error:
-                self._book.update(open_trial, state=TrialState.FAILED, reason=str(error))
-                self._journal.note("exploration ends", reason=str(error))
+            if not await self._explored(open_trial):
                 return
+
+    async def _explored(self, trial: Trial) -> bool:
+        """Acquire a trial; False where no fresh area is left for it."""
+        try:
+            await self._acquire(trial)
+        except FreshAreaError as error:
+            self._book.update(trial, state=TrialState.FAILED, reason=str(error))
+            self._journal.note("exploration ends", reason=str(error))
+            return False
+        return True
+
+    def _asked_for(self, role: Role) -> Trial | None:
+        """What a person has asked for, as the next trial."""
+        return self._steering.begin_request(role, self._book)
 
     async def _suggest(self, number: int) -> Trial | None:
         """The next trial, or None where the policy finds that exploration has had its share."""
         await self._steering.may_suggest()
+        if (asked := self._asked_for("exploration")) is not None:
+            return asked
         if self._viewing is not None:
             await self._viewing
         self._phase("suggesting", number, "exploration")
@@ -178,20 +208,31 @@ class Loop:
         return ration(description, self._journal.facts.description, self._book, self.config, final=final)
 
     async def _acquire(self, trial: Trial) -> Trial:
-        """Acquire an open trial and queue its reconstruction, unless a person vetoes it."""
+        """Acquire an open trial and queue its reconstruction, unless a person does not want it."""
         self._control.check()
-        if trial.state is TrialState.SUGGESTED and (veto := await self._steering.permission(trial)) is not None:
-            trial = self._book.update(trial, state=TrialState.VETOED, reason=veto)
-            if trial.role in ("final", "reference"):
-                self._control.stop(f"trial {trial.number}, the {trial.role} acquisition, was {veto}", now=False)
-            self._control.check()
-            return trial
+        before = self._book.acquired_before(trial.number)
+
+        def permitted() -> Awaitable[Refusal | None]:
+            return self._steering.permission(trial, before)
+
+        if trial.state is TrialState.SUGGESTED and (refusal := await permitted()) is not None:
+            return self._refused(trial, refusal)
         description = await self._client.describe()
         if trial.plan is None:
             trial = await self._make_plan(trial, description)
-        trial = await self._acquirer.acquire(trial, description)
+        try:
+            trial = await self._acquirer.acquire(trial, description, permitted)
+        except NotPermittedError as error:
+            return self._refused(self._book[trial.number], error.refusal)
         if trial.state is TrialState.ACQUIRED:
             self._pipeline.start(trial)
+        return trial
+
+    def _refused(self, trial: Trial, refusal: Refusal) -> Trial:
+        trial = self._book.update(trial, state=refusal.state, reason=refusal.reason)
+        if refusal.state is TrialState.VETOED and trial.role in ("final", "reference"):
+            self._control.stop(f"trial {trial.number}, the {trial.role} acquisition, was {refusal.reason}", now=False)
+        self._control.check()
         return trial
 
     async def _measure_target(self) -> None:
@@ -222,7 +263,11 @@ class Loop:
         """Recommend, acquire the final picture and, beside it, the expert's."""
         while (final := self._book.latest("final")) is None or final.state in _TO_ACQUIRE:
             self._check_failures()
-            await self._acquire(final if final is not None else await self._recommend())
+            if final is None and (asked := self._asked_for("exploration")) is not None:
+                await self._explored(asked)
+                await self._pipeline.finished()
+                continue
+            await self._acquire(final or self._asked_for("final") or await self._recommend())
         if self.config.expert is None:
             return
         expert = self._open("expert")

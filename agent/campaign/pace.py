@@ -50,9 +50,10 @@ def time_left(trials: Iterable[Trial], config: CampaignConfig, layout: CampaignL
         return None
     acquire = fmean(_seconds(t, "suggest", "prepare", "acquire") for t in done)
     process = fmean(_seconds(t, "process") for t in done)
-    ended = sum(t.role == "exploration" and t.state in ENDED for t in known)
+    over = [t for t in known if t.role == "exploration" and t.state in (TrialState.DONE, TrialState.FAILED)]
+    ended = sum(t.suggestion.origin in ("policy", "edited") for t in over)
     large = layout.final.area / layout.exploration[0].area
-    left = (config.exploration.trials - ended) * max(acquire, process)
+    left = max(config.exploration.trials - ended, 0) * max(acquire, process)
     for role in ("final", *(["expert"] if config.expert is not None else [])):
         if not any(t.role == role and t.state in ENDED for t in known):
             left += large * (acquire + process)

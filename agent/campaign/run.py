@@ -213,7 +213,9 @@ async def _live(
         try:
             with stop_on_signals(control), _time_limit(control, session.config):
                 await _until_done(session, ways)
+            steering.detach()
         except BaseException as raised:
+            steering.detach()
             error = _first_cause(raised)
             stopped = isinstance(error, StoppedError | InstrumentUnavailableError | asyncio.CancelledError)
             state: Literal["stopped", "failed"] = "stopped" if stopped else "failed"

@@ -8,10 +8,13 @@ from typing import Any, TypedDict, Unpack
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.model_record import ChosenModel
 from agent.policy.base import Observation
-from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Suggestion, Trial, TrialState
+from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Settings, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan
+
+REFUSED = (TrialState.VETOED, TrialState.ABANDONED)
+"""A person did not want it, or wanted something else in its place; nothing was exposed."""
 
 
 class IllegalTransitionError(RuntimeError):
@@ -70,9 +73,18 @@ class TrialBook:
         return [trial for trial in self if trial.role == role]
 
     def latest(self, role: Role) -> Trial | None:
-        """The last trial of a role that has not failed, if any."""
-        alive = [trial for trial in self.of_role(role) if trial.state not in (TrialState.FAILED, TrialState.VETOED)]
+        """The last trial of a role that has not failed and was not refused, if any."""
+        alive = [trial for trial in self.of_role(role) if trial.state not in (TrialState.FAILED, *REFUSED)]
         return alive[-1] if alive else None
+
+    def acquired_before(self, number: int) -> Settings | None:
+        """The settings that were acquired last before a trial; None: none were.
+
+        Args:
+            number: of the trial.
+        """
+        earlier = [trial for trial in self if trial.number < number and trial.electrons > 0]
+        return earlier[-1].settings if earlier else None
 
     def add(self, role: Role, suggestion: Suggestion, seconds: float) -> Trial:
         """Begin a trial.
@@ -128,11 +140,14 @@ class TrialBook:
         return trial
 
     def explored(self) -> int:
-        """Exploratory trials that count: neither vetoed by a person, nor lost on their way (a kill, a trip of the vacuum).
+        """Exploratory trials that count: not what a person refused or asked for besides, nor what was lost on its way.
 
         What is lost is made up for, but not more often than there are trials: something else is wrong then.
         """
-        trials = [t for t in self.of_role("exploration") if t.state is not TrialState.VETOED]
+        besides = ("manual", "proposed")
+        trials = [
+            t for t in self.of_role("exploration") if t.state not in REFUSED and t.suggestion.origin not in besides
+        ]
         lost = sum(t.state is TrialState.FAILED and t.electrons > 0 and t.acquisition_file is None for t in trials)
         return len(trials) - min(lost, self._journal.facts.config.exploration.trials)
 
@@ -171,6 +186,7 @@ class TrialBook:
             number: of the trial that is suggested next.
         """
         told = [t for t in self if t.number < number and t.role in ("reference", "exploration")]
+        told = [t for t in told if t.state is not TrialState.ABANDONED]
         return [observe(t, pending=t.number == number - 1 and t.role == "exploration") for t in told]
 
 

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from agent.cli.facility import queue, serve
-from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, grouped
+from agent.cli.options import Debug, EngineOptions, FileOptions, GeometryOptions, TuneOptions, grouped
 from agent.cli.studies import study
 from agent.cli.twin import twin
-from agent.cli.watching import AutonomyLevel, ctl, dashboard
+from agent.cli.watching import AutonomyLevel, ctl, dashboard, mcp
 
 app = typer.Typer(
     name="ptychopilot",
@@ -227,9 +227,39 @@ def reconstruct(
 
 
 @app.command()
+@grouped
+def tune(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A 4D data set: .h5, .emd, .ndata, .mib, .npy, .raw.")],
+    how: TuneOptions,
+    stated: FileOptions,
+    geometry: GeometryOptions,
+    engine: EngineOptions,
+    out: Out = None,
+    json_file: Json = None,
+    no_progress: NoProgress = False,
+    debug: Debug = False,
+) -> None:
+    """Search how one data set is reconstructed best, judged by counts that were held out; ends with a settings file.
+
+    Everything is in one folder (--out; otherwise FILE-tuning). Ctrl-C stops it, --resume goes on, `ptychopilot report` looks.
+    """
+    from agent.cli.tune import tune_file
+
+    tune_file(file, out, stated.recording(), engine.choice(), geometry.known(), how, json_file)
+
+
+@app.command()
 def report(folder: CampaignFolder, out: Out = None, json_file: Json = None, debug: Debug = False) -> None:
-    """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials."""
+    """Write report.html of a campaign, finished or not: pictures, scores, the model's view, electrons, all trials.
+
+    Of a search (`tune`) it prints where it stands.
+    """
     from agent.cli.campaigns import make_report
+    from agent.cli.tune import is_search, show_search
+
+    if is_search(folder):
+        show_search(folder)
+        return
 
     make_report(folder, out, json_file)
 
@@ -255,7 +285,42 @@ def demo(
 
 app.command()(dashboard)
 app.command()(ctl)
+app.command()(mcp)
 app.command()(serve)
+
+
+@app.command()
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder, which only you will be able to read.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address under which the broker is reached; may be repeated. Always: this machine."),
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Only a new certificate of the broker, signed by the folder's authority.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make all that a facility needs: CURVE keys with roles, certificates and passwords for the broker and the page."""
+    from agent.cli import keys as making
+
+    hosts = [*(host or []), "localhost", "127.0.0.1", "::1"]
+    (making.renew if renew else making.make_keys)(folder, hosts)
+    print(
+        f"{'new certificate of the broker' if renew else 'keys'} in {folder.resolve()}; see deploy/README.md for what goes where"
+    )
+
+
+@app.command()
+def backup(
+    folder: CampaignFolder,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="New folder.")],
+    debug: Debug = False,
+) -> None:
+    """Copy a campaign, also while it runs. To restore it, copy it back, or `resume` the copy."""
+    from agent.storage.backup import back_up
+
+    print(f"{back_up(folder, target)} files in {target.resolve()}")
 
 
 @app.command()

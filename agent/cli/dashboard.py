@@ -92,10 +92,38 @@ def control(
     """
     if mqtt is None and campaign is not None and (campaign / QUEUE).is_file():
         campaign = running_campaign(campaign, job)
-    reply = asyncio.run(_control(verb, mqtt, campaign, broker, fields))
+    from agent.status.local import NoAnswerError
+
+    try:
+        reply = asyncio.run(_control(verb, mqtt, campaign, broker, fields))
+    except NoAnswerError as error:
+        if verb != "pause" or campaign is None:
+            raise
+        from agent.dashboard.commanding import blank_instead
+
+        raise BadInputError(asyncio.run(blank_instead(campaign, error))) from error
     if not reply.accepted:
         raise BadInputError(f"{verb} was refused: {reply.text}")
     print(reply.text)
+
+
+def advise(campaign: Path | None) -> None:
+    """Serve one language model until it goes.
+
+    Args:
+        campaign: the campaign's folder.
+
+    Raises:
+        BadInputError: it is none, or the protocol is not installed.
+    """
+    if campaign is None:
+        raise BadInputError("which campaign? give --campaign DIR")
+    if importlib.util.find_spec("mcp") is None:
+        msg = "the Model Context Protocol is not installed; pip install 'ptychopilot[mcp]' adds it"
+        raise BadInputError(msg)
+    from agent.advisor.server import serve
+
+    serve(campaign)
 
 
 @contextmanager

@@ -77,6 +77,8 @@ def describe(error: BaseException) -> tuple[int, str]:
     if isinstance(error, typer.TyperException):
         # A call without a verb has printed the help already and has nothing more to say.
         message = error.format_message().rstrip(".")
+        if meant := getattr(getattr(error, "param", None), "help", None):
+            message += f" ({meant.rstrip('.')})"
         return (
             error.exit_code,
             f"{message}; `ptychopilot --help` lists the verbs, VERB --help explains one" if message else "",

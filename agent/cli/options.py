@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from agent.known_geometry import KnownGeometry
     from agent.reconstruction_choice import ReconstructionChoice
+    from agent.tuning.records import Plan
     from instrument.recordings import RecordingOptions
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback), and log more.")]
@@ -197,6 +198,38 @@ class EngineOptions:
         if self.regularise:
             raw["regularise"] = True
         return parse_settings(raw, "options")
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """How to search"""
+
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME…]",
+            help="Only these: probe_modes, slices, batches, passes, step_size, loss, … (an unknown one lists all). defocus and "
+            "rotation are measured, and searched only where they are named.",
+        ),
+    ] = None
+    reconstructions: Annotated[
+        float, typer.Option(min=4, help="What the search may cost, in whole reconstructions.")
+    ] = 40.0
+    minutes: Annotated[float | None, typer.Option(min=0.01, help="Begin nothing more after so many.")] = None
+    cores: Annotated[
+        int | None, typer.Option(min=0, help="Processes on this machine; 0: this one only.", show_default="all cores")
+    ] = None
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster to use instead: tcp://HOST:8786.")
+    ] = None
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False
+
+    def plan(self) -> Plan:
+        """How the search is conducted."""
+        from agent.tuning.records import Plan
+
+        return Plan(reconstructions=self.reconstructions, minutes=self.minutes, seed=self.seed)
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

@@ -60,11 +60,11 @@ def reconstruct_file(
     console = Terminal()
     folder = out or Path.cwd()
     check_json(json_file)
-    acquisition, notes = _read(path, options, geometry)
+    acquisition, notes = read_file(path, options, geometry)
     make_writable(folder)  # before anything is computed
     output = (folder / f"{path.stem}-reconstruction.h5").resolve()
-    scored = _scored(acquisition.plan.field)
-    score = _score_choice(acquisition.description, scored)
+    scored = scored_square(acquisition.plan.field)
+    score = score_choice(acquisition.description, scored)
     with tempfile.TemporaryDirectory() as scratch, console.status("reading") as status:
         job = ProcessingJob(
             acquisition=path.resolve(),
@@ -92,8 +92,17 @@ def reconstruct_file(
         raise NoResultError(msg)
 
 
-def _read(path: Path, options: RecordingOptions, geometry: KnownGeometry) -> tuple[Acquisition, tuple[str, ...]]:
-    """The file as an acquisition, and notes on it."""
+def read_file(path: Path, options: RecordingOptions, geometry: KnownGeometry) -> tuple[Acquisition, tuple[str, ...]]:
+    """The file as an acquisition, and notes on it.
+
+    Args:
+        path: of any data set.
+        options: what the file lacks or has wrong.
+        geometry: what is known of the detector.
+
+    Raises:
+        BadInputError: the file is no 4D data set, is damaged, or lacks a number that was not given.
+    """
     if options == RecordingOptions() and is_acquisition(path):
         return read_acquisition(path), ()
     file = read_patterns(path, options, geometry)
@@ -174,14 +183,15 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
     )
 
 
-def _scored(field: Rectangle) -> Rectangle:
+def scored_square(field: Rectangle) -> Rectangle:
+    """The part of a scan that is scored."""
     edge = SCORED * min(field.height, field.width)
     return Rectangle(
         y=field.y + (field.height - edge) / 2, x=field.x + (field.width - edge) / 2, height=edge, width=edge
     )
 
 
-def _score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
+def score_choice(description: Description, scored: Rectangle) -> ScoreChoice:
     """Rings one Fourier pixel wide, from two of them up to twice the aperture or the sampling limit."""
     pixel = max(
         optics.pixel_size(description.detector.angular_pixel, n, description.voltage)

@@ -33,7 +33,7 @@ def show_results(console: Console, record: CampaignRecord, report: Path | None) 
     for trial in record.trials:
         if trial.veto is not None:
             say(console, f"{UNTRUSTED} the score of trial {trial.number} is not to be trusted: {trial.veto}")
-        elif trial.state in ("failed", "vetoed"):
+        elif trial.state in ("failed", "vetoed", "abandoned"):
             say(console, f"trial {trial.number} {trial.state}: {trial.reason}")
     comparison = _comparison_table(record)
     if comparison.row_count:
@@ -217,7 +217,7 @@ def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]
 
 
 def _style(trial: Trial) -> str | None:
-    if trial.state in ("failed", "vetoed") or trial.veto is not None:
+    if trial.state in ("failed", "vetoed", "abandoned") or trial.veto is not None:
         return "dim"
     return {"final": "bold", "expert": "green"}.get(trial.role)
 

@@ -19,8 +19,18 @@ class Order(StrEnum):
     stop = "stop"
     approve = "approve"
     veto = "veto"
+    edit = "edit"
+    trial = "trial"
     autonomy = "autonomy"
     blank = "blank"
+
+
+class Parameter(StrEnum):
+    """A setting."""
+
+    step = "step"
+    defocus = "defocus"
+    dose = "dose"
 
 
 class AutonomyLevel(StrEnum):
@@ -84,15 +94,30 @@ def dashboard(
     )
 
 
+def mcp(campaign: Folder = None, debug: Debug = False) -> None:
+    """Let a language model read a campaign and propose settings (Model Context Protocol, standard input and output).
+
+    It can do nothing else; a person approves of a proposal on the page, or with `ptychopilot ctl approve --proposal N`.
+    """
+    from agent.cli.dashboard import advise
+
+    advise(campaign)
+
+
 def ctl(
     verb: Annotated[Order, typer.Argument(help="What the campaign is to do.")],
     campaign: Folder = None,
     mqtt: Broker = None,
-    trial: Annotated[int | None, typer.Option(help="approve, veto: which.")] = None,
+    trial: Annotated[int | None, typer.Option(help="approve, veto, edit: which.")] = None,
+    proposal: Annotated[int | None, typer.Option(help="approve, veto: which proposal.")] = None,
+    step: Annotated[float | None, typer.Option(help="edit, trial: Å.")] = None,
+    defocus: Annotated[float | None, typer.Option(help="edit, trial: Å, positive for underfocus.")] = None,
+    dose: Annotated[float | None, typer.Option(help="edit, trial: e/Å².")] = None,
     job: Annotated[
         int | None, typer.Option(help="Where --campaign names a facility's folder: which job of its queue.")
     ] = None,
     level: Annotated[AutonomyLevel | None, typer.Option(help="autonomy: the new one.")] = None,
+    parameter: Annotated[Parameter | None, typer.Option(help="autonomy: over this setting alone.")] = None,
     reason: Annotated[str, typer.Option(help="Kept in the journal.")] = "",
     password_file: PasswordFile = None,
     ca: Authority = None,
@@ -100,10 +125,19 @@ def ctl(
 ) -> None:
     """Steer a running campaign from a shell: what the dashboard's buttons do.
 
-    `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy can only be lowered.
+    `edit` replaces a suggestion that waits, `trial` asks for one more with settings of your own; both must be legal and are paid
+    from the same budget. `resume` ends a pause; an instrument in SAFE is released by `ptychopilot resume DIR`. Over MQTT autonomy
+    and dose can only be lowered.
     """
     from agent.cli.dashboard import control
 
     files = {"password_file": password_file, "ca_file": ca}
-    fields = {"trial": trial, "level": level.value if level is not None else None, "reason": reason}
+    fields: dict[str, object] = {
+        "trial": trial,
+        "proposal": proposal,
+        "level": level,
+        "parameter": parameter,
+        "reason": reason,
+    }
+    fields |= {"step_a": step, "defocus_a": defocus, "dose": dose}
     control(verb.value, mqtt, campaign, files, job, **fields)

@@ -99,7 +99,7 @@ def model_chart(view: View) -> str:
     newest = trials[-1].trial if trials else 0
     for trial in trials:
         kind = "suggested" if trial.trial == newest and trial.state == "suggested" else "pending"
-        if trial.state in ("done", "failed", "vetoed"):
+        if trial.state in ("done", "failed", "vetoed", "abandoned"):
             kind = "done" if trial.state == "done" and trial.veto is None else "bad"
         parts.append(_point(trial, x(trial.step_a), y(trial.defocus_a), kind))
     return _svg(parts, "Model over scan step and defocus")
@@ -134,10 +134,10 @@ def dose_map(view: View) -> str:
             f'class="field" style="fill-opacity:{opacity:.2f}"/>'
             f'<text x="{x + width / 2:.1f}" y="{y + height / 2 + 4:.1f}" class="inside">{trial.trial}</text></g>'
         )
-    bar = _round_below(size / 3)
+    bar, beside = _round_below(size / 3), offset + size * scale + 8
     parts.append(
-        f'<path class="axis" d="M{offset + 10:.1f} {HEIGHT - 14} h{bar * scale:.1f}" style="stroke-width:3"/>'
-        f'<text x="{offset + 10:.1f}" y="{HEIGHT - 20}" class="tick">{length(bar)}</text>'
+        f'<path class="axis" d="M{beside:.1f} {HEIGHT - 14} h{bar * scale:.1f}" style="stroke-width:3"/>'
+        f'<text x="{beside:.1f}" y="{HEIGHT - 20}" class="tick">{length(bar)}</text>'
     )
     return _svg(parts, "Where electrons went on the specimen")
 
@@ -152,7 +152,7 @@ def _scored(trial: TrialMessage, x: float, y: Axis, width: float) -> str:
             'class="predicted"/>'
         )
     if trial.score is None:
-        if trial.state in ("failed", "vetoed"):
+        if trial.state in ("failed", "vetoed", "abandoned"):
             parts.append(_cross(x, y(0.0) - 7, "bad"))
         elif trial.predicted is None:
             parts.append(f'<circle cx="{x:.1f}" cy="{y(0.0) - 7:.1f}" r="3.5" class="mark pending"/>')

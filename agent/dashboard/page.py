@@ -15,6 +15,7 @@ from nicegui.events import KeyEventArguments
 from agent.dashboard import charts, panels
 from agent.dashboard.commanding import Commander
 from agent.dashboard.gallery import Gallery
+from agent.dashboard.settings_dialog import SettingsDialog
 from agent.dashboard.sources import Source
 from agent.dashboard.view import View
 from agent.errors import BadInputError
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.25
 """s between two looks at whether something has changed."""
 STYLE = Path(__file__).with_name("style.css")
-_THEME = """<script>
+THEME = """<script>
 document.documentElement.dataset.theme = localStorage.getItem("theme") || "dark";
 function nextTheme() {
   const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
@@ -36,6 +37,8 @@ KEYS = (
     ("p", "pause, or go on"),
     ("shift + b", "BLANK: beam off, instrument in SAFE"),
     ("a, v", "approve or veto the trial that waits"),
+    ("e", "edit the suggestion that waits"),
+    ("n", "a trial with settings of your own"),
     ("← →", "picture of an earlier or a later trial"),
     ("t", "dark or light"),
     ("?", "these keys"),
@@ -82,10 +85,11 @@ class Page:
 
     def build(self) -> None:
         """Lay everything out, inside a NiceGUI page."""
-        ui.add_head_html(_THEME)
+        ui.add_head_html(THEME)
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         ui.keyboard(self._on_key, repeating=False)
         self._build_keys()
+        self._settings = SettingsDialog(self._view, self._command)
         self._top = ui.element("header").classes("top")
         with self._top:
             self._build_top()
@@ -119,6 +123,10 @@ class Page:
         self._pause = _button("PAUSE", self._toggle_pause, "pause", "nothing new is begun (p)")
         _button("STOP AFTER THIS", lambda: self._command("stop"), "stop", "end after what runs now; `resume` goes on")
         _button("BLANK", self._blank, "blank", "beam off now, instrument in SAFE (Shift+B)")
+        with (
+            ui.link(target="/campaigns").classes("act plain link").tooltip("all campaigns and instruments; compare two")
+        ):
+            ui.label("ALL")
         _button("◐", lambda: ui.run_javascript("nextTheme()"), "plain theme", "dark or light (t)")
         _button("?", self._keys.open, "plain", "keys")
         ui.label(self._commander.role).classes("role").tooltip("what you may do here")
@@ -133,6 +141,17 @@ class Page:
                 _button("APPROVE", lambda: self._decide("approve"), "approve", "carry it out (a)")
                 _button("VETO", lambda: self._decide("veto"), "veto", "choose something else (v)")
             self._decision.set_visibility(False)
+            with ui.element("div").classes("decision"):
+                self._edit = _button("EDIT", self._edit_held, "edit", "your settings in its place (e)")
+                self._own = _button("OWN TRIAL", self._settings.own, "own", "one more, with settings of yours (n)")
+            self._edit.set_visibility(False)
+            self._proposed = ui.element("div").classes("proposal")
+            with self._proposed:
+                self._boxes["proposal"] = ui.html("", sanitize=False)
+                with ui.element("div").classes("decision"):
+                    _button("APPROVE PROPOSAL", lambda: self._judge("approve"), "approve", "make it the next trial")
+                    _button("VETO PROPOSAL", lambda: self._judge("veto"), "veto", "drop it")
+            self._proposed.set_visibility(False)
 
     def _build_keys(self) -> None:
         with ui.dialog() as self._keys, ui.card().classes("keys"):
@@ -166,10 +185,7 @@ class Page:
         self._drawn = second
         kind, text = panels.life(view, now)
         self._set("life", f'<span class="pill life-{kind}" data-life="{kind}">{text}</span>')
-        banner = (
-            f'<div class="banner" role="alert">{text}. Nothing below may be true now.</div>' if kind == "stale" else ""
-        )
-        self._set("banner", banner)
+        self._set("banner", panels.banner_html(view, kind, text))
         self._set("beam", panels.beam_html(view, kind == "stale"))
         if not changed:
             return
@@ -177,6 +193,7 @@ class Page:
         for name, _, draw in PANELS:
             self._set(name, draw(view))
         self._set("suggestion", panels.suggestion_html(view))
+        self._set("proposal", panels.proposal_html(view))
         self._show_steering(view)
         await self._show_picture()
 
@@ -190,6 +207,11 @@ class Page:
         self._pause.classes(add="active" if state.paused else "", remove="" if state.paused else "active")
         asks = state.needs_approval is not None
         self._decision.set_visibility(asks)
+        self._edit.set_visibility(state.held is not None)
+        self._own.set_visibility(not view.finished)
+        proposed = view.proposal is not None
+        self._proposed.set_visibility(proposed)
+        asks = asks or proposed
         self._suggestion.classes(add="asks" if asks else "", remove="" if asks else "asks")
 
     async def _show_picture(self) -> None:
@@ -238,6 +260,10 @@ class Page:
                 await self._decide("approve")
             case "v":
                 await self._decide("veto")
+            case "e":
+                self._edit_held()
+            case "n":
+                self._settings.own()
             case "t":
                 ui.run_javascript("nextTheme()")
             case "?":
@@ -266,17 +292,31 @@ class Page:
             return
         await self._command(verb, trial=waits)
 
+    async def _judge(self, verb: str) -> None:
+        waits = self._view.proposal
+        if waits is not None:
+            await self._command(verb, proposal=waits.number)
+
+    def _edit_held(self) -> None:
+        held = self._view.state.held if self._view.state is not None else None
+        if held is None:
+            ui.notify("no suggestion waits; pause, or set autonomy to confirm, to edit one", type="info")
+            return
+        self._settings.edit(held)
+
     async def _blank(self) -> None:
         await self._try(self._commander.blank(self._view))
 
-    async def _command(self, verb: str, **fields: Any) -> None:
-        await self._try(self._commander.command(self._view, verb, **fields))
+    async def _command(self, verb: str, **fields: Any) -> bool:
+        return await self._try(self._commander.command(self._view, verb, **fields))
 
-    async def _try(self, work: Any) -> None:
+    async def _try(self, work: Any) -> bool:
         try:
             ui.notify(await work, type="positive", position="top")
         except BadInputError as error:
             ui.notify(str(error), type="negative", position="top", timeout=8000)
+            return False
+        return True
 
 
 def _button(text: str, on_click: Callable[[], Any], kind: str, about: str) -> Any:

@@ -42,6 +42,43 @@ def life(view: View, now: float) -> tuple[str, str]:
     return "live", "live"
 
 
+def banner_html(view: View, kind: str, text: str) -> str:
+    """What has to be seen first: that nothing may be true any more, or that a pause is not acknowledged.
+
+    Args:
+        view: of the campaign.
+        kind, text: of `life`.
+    """
+    if kind == "stale":
+        return f'<div class="banner" role="alert">{text}. Nothing below may be true now.</div>'
+    state = view.state
+    if state is not None and state.paused and state.unacknowledged:
+        parts = escape(state.unacknowledged)
+        return f'<div class="banner wait" role="alert">pause: not acknowledged yet by {parts}; otherwise the beam goes off</div>'
+    return ""
+
+
+def proposal_html(view: View) -> str:
+    """What a program proposes, as far as it is to be believed: its words are a stranger's."""
+    proposal = view.proposal
+    if proposal is None:
+        return ""
+    unit = next(iter(view.trials.values())).dose_unit if view.trials else "e/Å²"
+    named = (
+        ("step", length(proposal.step_a)),
+        ("defocus", signed_length(proposal.defocus_a)),
+        ("dose", f"{electrons(proposal.dose)} {unit}"),
+    )
+    trio = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in named)
+    return (
+        f"<h2>Proposal {proposal.number}, of {escape(proposal.by)}</h2><div class='trio'>{trio}</div>"
+        f"<p class='reason'>{escape(proposal.reason)}</p>"
+        + _facts(
+            [("it would cost", f"{electrons(proposal.electrons)} electrons"), ("dropped at", _clock(proposal.expires))]
+        )
+    )
+
+
 def beam_html(view: View, stale: bool) -> str:
     """Beam on or off, as the agent commands it."""
     beam = view.beam
@@ -212,7 +249,7 @@ def _row(trial: TrialMessage) -> str:
         score = uncertain(trial.score, trial.score_sd)
         if trial.veto is not None:
             score = f'<s title="{escape(trial.veto)}">{score}</s> <b class="bad">not trusted</b>'
-    elif trial.state in ("failed", "vetoed"):
+    elif trial.state in ("failed", "vetoed", "abandoned"):
         score = f'<span class="bad" title="{escape(trial.reason)}">{escape(trial.reason)[:60]}</span>'
     predicted = uncertain(trial.predicted, trial.predicted_sd) if trial.predicted is not None else DASH
     halves = {"passes": "two passes", "positions": "one pass", "thinned": "one pass"}.get(trial.halves or "", DASH)

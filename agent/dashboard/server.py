@@ -16,9 +16,10 @@ from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from nicegui import ui
 
+from agent.dashboard import overview
 from agent.dashboard.commanding import Commander
 from agent.dashboard.gallery import Gallery
-from agent.dashboard.page import STYLE, Page
+from agent.dashboard.page import STYLE, THEME, Page
 from agent.dashboard.queue_page import add_queue_page
 from agent.dashboard.roles import COOKIE, Doorkeeper, Passwords
 from agent.dashboard.sources import FolderSource, Source
@@ -118,16 +119,63 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
                 ui.link("queue", "/queue")
             ui.timer(2.0, lambda: ui.navigate.reload() if source.views else None)
             return None
-        source.want(views[key])
+        await asyncio.to_thread(source.want, views[key])
         page = Page(source, gallery, Commander(source, role), views[key])
         page.build()
         await page.refresh()
         return None
 
+    _add_sheets(source, gallery, doorkeeper)
     if source.queue is not None:
         add_queue_page(doorkeeper, source.queue)
     ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
     return app
+
+
+def _add_sheets(source: Source, gallery: Gallery, doorkeeper: Doorkeeper) -> None:
+    """The list of all campaigns, and two of them beside each other."""
+
+    @ui.page("/campaigns", title="ptychopilot: campaigns", response_timeout=20)
+    async def campaigns(request: Request) -> RedirectResponse | None:
+        if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
+            return RedirectResponse("/login")
+        _frame("All campaigns")
+        ui.html(overview.list_html(await asyncio.to_thread(source.rows)), sanitize=False).classes("sheet")
+        return None
+
+    @ui.page("/compare", title="ptychopilot: two campaigns", response_timeout=30)
+    async def compare(request: Request) -> RedirectResponse | None:
+        if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
+            return RedirectResponse("/login")
+        chosen = [source.views[key] for key in request.query_params.getlist("campaign") if key in source.views]
+        _frame("Two campaigns")
+        if len(chosen) != 2:
+            text = "mark two campaigns in the list, no more and no fewer"
+            ui.html(f'<p class="nothing wide">{text}</p>', sanitize=False)
+            return None
+        pictures = []
+        for view in chosen:
+            await asyncio.to_thread(source.want, view)
+            trials = gallery.trials(view)
+            last = max(trials, key=lambda n, v=view: (v.trials[n].role == "final", n)) if trials else None  # type: ignore[misc]
+            pictures.append(None if last is None else await gallery.picture(view, last))
+        both = overview.compare_html((chosen[0], chosen[1]), (pictures[0], pictures[1]))
+        ui.html(both, sanitize=False).classes("sheet")
+        return None
+
+
+def _frame(title: str) -> None:
+    """Theme, style and the bar of a page beside the main one."""
+    ui.add_head_html(THEME)
+    ui.add_css(STYLE.read_text(encoding="utf-8"))
+    with ui.element("header").classes("top"):
+        ui.html(f'<b class="big">{title}</b>', sanitize=False).classes("grow")
+        for text, target in (("ALL", "/campaigns"), ("WATCH", "/")):
+            with ui.link(target=target).classes("act plain link"):
+                ui.label(text)
+        ui.button("◐", on_click=lambda: ui.run_javascript("nextTheme()"), color=None).props(
+            "flat no-caps dense"
+        ).classes("act plain theme")
 
 
 def _add_login(app: FastAPI, doorkeeper: Doorkeeper) -> None:

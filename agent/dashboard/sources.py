@@ -18,6 +18,7 @@ import aiomqtt
 from agent.campaign.planning import acquisitions_planned
 from agent.config import Mqtt
 from agent.dashboard.queue_view import FolderQueue, QueueView, ToldQueue
+from agent.dashboard.rows import Row, row_of_record, row_of_view
 from agent.dashboard.view import View
 from agent.errors import BadInputError
 from agent.events import BudgetChanged, CampaignEnded, CampaignStarted, Event, ModelChanged, Recommended, TrialChanged
@@ -65,6 +66,10 @@ class Source(Protocol):
 
     def picture_file(self, view: View, trial: int) -> Path | None:
         """The reconstruction file of a trial, where it is within reach."""
+        ...
+
+    def rows(self) -> list[Row]:
+        """All that there are, for the list. May take a while: call it in a thread."""
         ...
 
 
@@ -138,6 +143,17 @@ class FolderSource:
         folder = self._readers[view.key].folder
         path = (folder / message.picture_file).resolve()
         return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+    def rows(self) -> list[Row]:
+        """See Source. From the journals, since most folders are not being read; one that cannot be read is left out."""
+        self._find_folders()
+        found = []
+        for key, reader in tuple(self._readers.items()):
+            try:
+                found.append(row_of_record(key, load_campaign(reader.folder)))
+            except (OSError, BadInputError) as error:
+                logger.info("%s: %s", reader.folder, error)
+        return found
 
     def folder(self, view: View) -> Path:
         """Of a campaign."""
@@ -307,6 +323,10 @@ class BrokerSource:
     def picture_file(self, view: View, trial: int) -> Path | None:
         """See Source: none, files are on another machine."""
         return None
+
+    def rows(self) -> list[Row]:
+        """See Source."""
+        return [row_of_view(view) for view in tuple(self.views.values())]
 
     def _take(self, topic: str, payload: bytes, *, retained: bool) -> None:
         parts = topic.split("/")

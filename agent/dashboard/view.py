@@ -21,14 +21,15 @@ from agent.status.contract import (
     ModelMessage,
     OptimizerMessage,
     PictureMessage,
+    ProposalMessage,
     ReconstructionMessage,
     Reply,
     SessionMessage,
     StateMessage,
     SuggestionMessage,
     TrialMessage,
-    leaf_of,
 )
+from agent.status.leaves import leaf_of
 
 EVENTS_KEPT = 400
 TRIALS_KEPT = 1000
@@ -125,6 +126,11 @@ class View:
     def suggestion(self) -> SuggestionMessage | None:
         """The newest one."""
         return self.latest(SuggestionMessage)
+
+    @property
+    def proposal(self) -> ProposalMessage | None:
+        """What a program proposes, while it waits."""
+        return self.latest(ProposalMessage)
 
     @property
     def best(self) -> BestMessage | None:

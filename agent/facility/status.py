@@ -12,7 +12,8 @@ from agent.config import Mqtt
 from agent.facility.jobs import OPEN, JobState
 from agent.facility.queue import CAMPAIGNS, Queue
 from agent.processing.pool import Workers
-from agent.status.contract import FACILITY_AGENT, JobMessage, Message, QueueMessage, leaf_of, topic_root
+from agent.status.contract import FACILITY_AGENT, JobMessage, Message, QueueMessage, topic_root
+from agent.status.leaves import leaf_of
 from agent.status.mqtt import publishing, utc_now
 from agent.status.outbox import Letter
 

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 PROCESSING = "agent.processing:process"
 """The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+_PING = b"alive?\n"
+"""A line that is no job: the child's reader answers it, whatever is being computed."""
+_ALIVE = b'{"alive"'
+_LOOK_AGAIN_S = 0.2
 MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
 
@@ -69,6 +73,7 @@ class ReconstructionProcess:
         self._transport: asyncio.ReadTransport | None = None
         self._chatter: IO[bytes] | None = None
         self._one_at_a_time = asyncio.Lock()
+        self._answered = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self._start()
@@ -112,6 +117,25 @@ class ReconstructionProcess:
                 # Where the child was ended in the middle of writing, nothing half-written stays behind.
                 part_of(job.output).unlink(missing_ok=True)
 
+    async def acknowledge(self) -> None:
+        """Return once the child has answered, at work or not. Where there is none, nothing has to be waited for."""
+        process, replies = self._process, self._replies
+        if process is None or process.returncode is not None or process.stdin is None or replies is None:
+            return
+        self._answered.clear()
+        process.stdin.write(_PING)
+        await process.stdin.drain()
+        while not self._answered.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_AGAIN_S):
+                    if self._one_at_a_time.locked():  # whoever talks with it hears the answer
+                        await self._answered.wait()
+                        return
+                    async with self._one_at_a_time:
+                        if not self._answered.is_set() and await replies.readline():
+                            self._answered.set()
+                        return
+
     async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
         assert self._process is not None
         assert self._process.stdin is not None
@@ -122,7 +146,9 @@ class ReconstructionProcess:
         except ConnectionError as error:
             raise await self._death() from error
         while line := await self._replies.readline():
-            if (result := take_message(line, on_progress)) is not None:
+            if line.startswith(_ALIVE):
+                self._answered.set()
+            elif (result := take_message(line, on_progress)) is not None:
                 return result
         raise await self._death()
 
@@ -223,10 +249,13 @@ def main(processing: str, reply_descriptor: int) -> None:
     """
     replies = os.fdopen(reply_descriptor, "w", encoding="utf-8", buffering=1)
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_jobs, args=(jobs,), daemon=True).start()
+    one_at_a_time = threading.Lock()
 
     def say(**message: Any) -> None:
-        replies.write(json.dumps(message) + "\n")
+        with one_at_a_time:
+            replies.write(json.dumps(message) + "\n")
+
+    threading.Thread(target=_read_jobs, args=(jobs, say), daemon=True).start()
 
     def on_progress(phase: str, fraction: float) -> None:
         say(progress=[phase, fraction])
@@ -257,9 +286,12 @@ def main(processing: str, reply_descriptor: int) -> None:
             say(result=result.model_dump(mode="json"))
 
 
-def _read_jobs(jobs: queue.SimpleQueue[str]) -> None:
+def _read_jobs(jobs: queue.SimpleQueue[str], say: Callable[..., None]) -> None:
     for line in sys.stdin:
-        jobs.put(line)
+        if line.encode() == _PING:
+            say(alive=True)
+        else:
+            jobs.put(line)
     os._exit(0)  # the parent is gone or done; whatever is being computed has no reader
 
 

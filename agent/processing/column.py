@@ -42,6 +42,8 @@ CONTRADICTION = 2.5
 """A set-point that is off by so many times what lenses miss theirs by is told to the operator."""
 SURE = 0.15
 """A parameter whose uncertainty has fallen to this part of that of an unknown column is not measured again."""
+TELLING = 0.5
+"""Counts over those that have taught the column, from which on an acquisition can tell more of it than its own defocus."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def measure_column(
         source_size=_fwhm(data),
         focal_spread=data.focal_spread,
         widths=widths,
+        counts=counts_used(data) if widths else 0.0,
     )
     return Measured(data, state, tuple(notes))
 
@@ -217,7 +220,8 @@ def _measure_again(
         return Measured(data, known, notes)
     first = first_widths(data, {}, centre_known="row" not in known.sd)
     now = {name: known.widths.get(name, width) for name, width in first.items()}
-    uncertain = {name: width for name, width in now.items() if width > SURE * first[name]}
+    telling = counts_used(data) >= TELLING * known.counts
+    uncertain = {name: width for name, width in now.items() if telling and width > SURE * first[name]}
     turned = "rotation" in uncertain
     before = {name: width for name, width in uncertain.items() if turned or name not in DRIFT}
     before["defocus"] = first["defocus"]
@@ -239,8 +243,17 @@ def _measure_again(
         source_size=_fwhm(data),
         focal_spread=data.focal_spread,
         widths=widths,
+        counts=max(known.counts, counts_used(data)),
     )
     return Measured(data, state, notes)
+
+
+def counts_used(data: DiffractionData) -> float:
+    """Counts of the patterns that a column is measured from."""
+    from agent.reconstruction import FINE_POSITIONS
+
+    totals = data.look().totals
+    return float(totals.mean() * min(len(totals), FINE_POSITIONS))
 
 
 def refined(measured: Measured, wanted: tuple[str, ...], on_progress: Callable[[float], None]) -> Measured:

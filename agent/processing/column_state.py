@@ -33,6 +33,7 @@ class ColumnState:
         source_size: FWHM of the source's image on the specimen, Å.
         focal_spread: standard deviation of the defocus, Å.
         widths: standard deviation of each parameter of `reconstruction.parameters` that was measured.
+        counts: that `widths` were measured from; 0: nobody has noted them.
         model: how much reconstructions may explain, as held-out counts have told; None: they were not asked.
     """
 
@@ -46,6 +47,7 @@ class ColumnState:
     source_size: float = 0.0
     focal_spread: float = 0.0
     widths: dict[str, float] = field(default_factory=dict)
+    counts: float = 0.0
     model: ChosenModel | None = None
 
     def optics_at(self, defocus: float) -> Optics:
@@ -80,6 +82,7 @@ class ColumnState:
             "source_size_A": self.source_size,
             "focal_spread_A": self.focal_spread,
             "widths": self.widths,
+            "counts": self.counts,
             "model": None if self.model is None else self.model.model_dump(mode="json"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +108,7 @@ class ColumnState:
                 source_size=float(content.get("source_size_A", 0.0)),
                 focal_spread=float(content.get("focal_spread_A", 0.0)),
                 widths={str(k): float(v) for k, v in content.get("widths", {}).items()},
+                counts=float(content.get("counts", 0.0)),
                 model=None if content.get("model") is None else ChosenModel.model_validate(content["model"]),
             )
         except (OSError, ValueError, KeyError, IndexError) as error:

@@ -56,11 +56,17 @@ def with_model(
     """
     settings = replace(choice.settings(), refine_optics=())
     if not choice.chosen or choice.function is not None:
-        return Modelled(measured.data, settings, 0.0, None)
+        depth = depth_of(settings, measured) if choice.calibrate else 0.0
+        return Modelled(replace(measured.data, defocus=measured.data.defocus + depth), settings, depth, None)
     chosen = measured.state.model
     if _worth_asking(chosen, measured, choice, dose, nominal_defocus):
         chosen = _asked(measured.data, settings, choice, chosen, dose, nominal_defocus, on_progress)
     return Modelled(measured.data, settings, 0.0, None) if chosen is None else _applied(chosen, measured.data, settings)
+
+
+def depth_of(settings: ReconstructionSettings, measured: Measured) -> float:
+    """Å from the plane whose defocus was measured, in the middle of the specimen, up to the first slice."""
+    return float(settings.depths[-1]) / 2 if measured.state.widths else 0.0
 
 
 def _worth_asking(

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
+from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
@@ -19,7 +20,7 @@ from agent.processing.column import Measured, measure_column, refined
 from agent.processing.column_state import ColumnState
 from agent.processing.how_much_model import Modelled, with_model
 from agent.processing.initial_probe import initial_probe
-from agent.reconstruction import DiffractionData, check_data
+from agent.reconstruction import DiffractionData, check_data, in_the_corners
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Cleaning, Optics, Score
 from agent.scoring.halves import Judged, judge
@@ -95,13 +96,8 @@ def process_acquisition(
 ) -> ProcessingResult:
     """As `process`, for an acquisition that is in memory already; `job.acquisition` is not read."""
     seconds: dict[str, float] = {}
+    cleaned, measured = prepare(acquisition, job, on_progress, seconds)
     acquisition = replace(acquisition, description=job.geometry.applied(acquisition.description))
-    with _timed(seconds, "clean"):
-        cleaned = cleaned_data(acquisition)
-    cleaned = replace(cleaned, data=replace(cleaned.data, centre=job.geometry.centre))
-    check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
-    with _timed(seconds, "calibrate"):
-        measured = _measure(cleaned, acquisition, job, on_progress)
     with _timed(seconds, "model"):
         modelled = _modelled(measured, acquisition, job, on_progress)
     told = () if modelled.chosen in (None, measured.state.model) else (modelled.chosen.sentence(),)
@@ -133,11 +129,39 @@ def process_acquisition(
     )
 
 
+def prepare(
+    acquisition: Acquisition,
+    job: ProcessingJob,
+    on_progress: Progress = lambda phase, fraction: None,
+    seconds: dict[str, float] | None = None,
+) -> tuple[Cleaned, Measured]:
+    """The patterns, cleaned and with the optics that they were taken with: all that comes before a reconstruction.
+
+    Args:
+        acquisition: in memory.
+        job: as for `process`.
+        on_progress: called with the phase's name and the fraction done.
+        seconds: phase -> what it took, is added to.
+
+    Raises:
+        BadInputError: the acquisition cannot be reconstructed.
+    """
+    took = {} if seconds is None else seconds
+    described = replace(acquisition, description=job.geometry.applied(acquisition.description))
+    with _timed(took, "clean"):
+        cleaned = cleaned_data(described)
+    cleaned = replace(cleaned, data=replace(cleaned.data, centre=job.geometry.centre))
+    check_data(replace(cleaned.data, defocus=0.0))  # the defocus is nominal, and may be measured to be another
+    with _timed(took, "calibrate"):
+        measured = _measure(cleaned, described, job, on_progress)
+    return cleaned, measured
+
+
 def cleaned_data(acquisition: Acquisition) -> Cleaned:
     """The patterns that arrived and are whole, with nominal optics and bad pixels masked; not calibrated.
 
     Raises:
-        BadInputError: too few arrived.
+        BadInputError: too few arrived, or their zero beam lies in the corners.
     """
     plan, description = acquisition.plan, acquisition.description
     detector = description.detector
@@ -151,6 +175,12 @@ def cleaned_data(acquisition: Acquisition) -> Cleaned:
         defocus=plan.defocus,
         aberrations=description.nominal_aberrations,
     )
+    if in_the_corners(data.look().mean, data.mask, data.semiangle / data.angular_pixel):
+        msg = (
+            "the patterns have their zero beam in the corners of the detector, not in its middle; apply numpy.fft.fftshift to "
+            "the two detector axes"
+        )
+        raise BadInputError(msg)
     return clean(
         data,
         acquisition.received,

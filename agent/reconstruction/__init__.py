@@ -19,6 +19,7 @@ from agent.reconstruction.model.settings import PARTS, Bounds, ReconstructionSet
 from agent.reconstruction.model.start import choose_padding
 from agent.reconstruction.model.windows import tukey, window_of
 from agent.reconstruction.run import carried_probe, reconstruct
+from agent.reconstruction.solver.oddities import in_the_corners
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from agent.reconstruction.calibration.bright_field import BrightFieldDisc, fit_disc
     from agent.reconstruction.calibration.calibrate import Calibration, calibrate
     from agent.reconstruction.calibration.expectation import deviance_of_part
-    from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, Tuned, find
+    from agent.reconstruction.calibration.finding import DEFOCUS_REPEATS, FINE_POSITIONS, Tuned, find
+    from agent.reconstruction.calibration.held_out import HeldOut, Prediction
     from agent.reconstruction.calibration.model_choice import ModelChoice, choose_model
     from agent.reconstruction.calibration.parameters import (
         DEFOCUS_WIDTH,
@@ -41,7 +43,10 @@ _CALIBRATION = {
     "Calibration": "calibrate",
     "DEFOCUS_REPEATS": "finding",
     "DEFOCUS_WIDTH": "parameters",
+    "FINE_POSITIONS": "finding",
+    "HeldOut": "held_out",
     "ModelChoice": "model_choice",
+    "Prediction": "held_out",
     "Tuned": "finding",
     "calibrate": "calibrate",
     "choose_model": "model_choice",
@@ -56,13 +61,16 @@ _CALIBRATION = {
 __all__ = [
     "DEFOCUS_REPEATS",
     "DEFOCUS_WIDTH",
+    "FINE_POSITIONS",
     "PARTS",
     "SMALLEST_DETECTOR",
     "Bounds",
     "BrightFieldDisc",
     "Calibration",
     "DiffractionData",
+    "HeldOut",
     "ModelChoice",
+    "Prediction",
     "Reconstruction",
     "ReconstructionSettings",
     "Reconstructor",
@@ -80,6 +88,7 @@ __all__ = [
     "fit_disc",
     "gpu_reason",
     "halves",
+    "in_the_corners",
     "members",
     "paste",
     "reconstruct",

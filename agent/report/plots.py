@@ -98,10 +98,10 @@ def scores_by_trial(trials: Sequence[Trial], target: float | None, unit: str) ->
 
 def _mark_without_score(axes: Any, trials: Sequence[Trial]) -> None:
     """Crosses for trials that failed, hollow dots for those that are not finished."""
-    failed = [t for t in trials if t.state in ("failed", "vetoed")]
+    failed = [t for t in trials if t.state in ("failed", "vetoed", "abandoned")]
     if failed:
         axes.plot([t.number for t in failed], [0] * len(failed), "x", color=GREY, ms=7, label="failed or vetoed")
-    pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed")]
+    pending = [t for t in trials if t.score is None and t.state not in ("failed", "vetoed", "abandoned")]
     if pending:
         axes.plot([t.number for t in pending], [0] * len(pending), "o", mfc="none", color=GREY, label="not finished")
 

@@ -70,7 +70,7 @@ def _row(trial: Trial, power: int) -> str:
     ]
     if trial.veto is not None:
         cells[5] = f"<s>{cells[5]}</s>"
-    css = trial.state if trial.state in ("failed", "vetoed") else trial.role
+    css = trial.state if trial.state in ("failed", "vetoed", "abandoned") else trial.role
     state = f" ({trial.state})" if trial.state != "done" else ""
     numbers = "".join(f"<td>{cell}</td>" for cell in cells)
     return (

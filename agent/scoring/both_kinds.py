@@ -26,6 +26,8 @@ ENOUGH = 5.0
 diameter, which the field takes for enough (O. Bunk et al., Ultramicroscopy 108 (2008) 481)."""
 UNKNOWN = 0.3
 """Part of their difference that adds to the standard deviation."""
+UNEXPLAINED = 0.05
+"""Rms of the relative error of scores of passes that overlap enough (README.md, "Between both kinds of halves")."""
 DISAGREE = 2.0
 """The thinned halves' score over that of the passes from which the score is vetoed, where noise does not explain it."""
 _SIGNIFICANT = 4.0
@@ -38,6 +40,11 @@ def overlap_of(one_pass: Reconstruction) -> float:
     extent, n = np.ptp(one_pass.positions, axis=0), len(one_pass.positions)
     field = np.prod(extent + np.sqrt(extent.prod() / n))
     return float(n * area / max(float(field), 1e-300))
+
+
+def believed(passes: Score) -> Score:
+    """The score of two passes that overlap enough to need no thinned halves beside them."""
+    return passes.model_copy(update={"sd": float(np.hypot(passes.sd, UNEXPLAINED * passes.value))})
 
 
 def combined(passes: Score, thinned: Score, overlap: float) -> Score:

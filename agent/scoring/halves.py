@@ -22,7 +22,7 @@ from agent.reconstruction import (
     reconstruct,
 )
 from agent.records import HalvesKind, Score
-from agent.scoring.both_kinds import combined, overlap_of
+from agent.scoring.both_kinds import ENOUGH, believed, combined, overlap_of
 from agent.scoring.comparison import Compared, Reconstruct, Rules, ScoreFunction, compare, score_halves, score_of
 from agent.scoring.drift import specimen_shift, without_drift
 from agent.scoring.registration import Shift
@@ -125,7 +125,7 @@ def _judge_passes(
     rules: Rules,
     on_progress: Callable[[float], None],
 ) -> Judged:
-    """The passes first, since they tell the drift to be undone; then the picture, and thinned halves where counts allow."""
+    """The passes first, since they tell the drift to be undone; then the picture; thinned halves where passes hardly overlap."""
     compared = compare(passes, rules, settings.seed, "passes")
     assert compared.shift is not None
     on_progress(0.25)
@@ -146,8 +146,9 @@ def _judge_passes(
     score = _examined(compared, picture, rules, settings.seed, "passes")
     if rules.choice.split == "counts" and rules.score_with is None:
         on_progress(0.55)
-        _, thinned = _split(data, picture, rules, settings.seed)
-        score = combined(score, thinned, min(overlap_of(half) for half in compared.pair))
+        overlap = min(overlap_of(half) for half in compared.pair)
+        thinned = None if overlap >= ENOUGH else _split(data, picture, rules, settings.seed)[1]
+        score = believed(score) if thinned is None else combined(score, thinned, overlap)
     on_progress(1.0)
     return Judged(picture, compared.on_grid(picture), score, drift)
 

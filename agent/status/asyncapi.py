@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from agent.status.contract import LARGEST_COMMAND, LEAVES, MAJOR_VERSION, Leaf, models
+from agent.status.contract import LARGEST_COMMAND, MAJOR_VERSION
+from agent.status.leaves import LEAVES, Leaf, models
 
 SCHEMAS = Path(__file__).parent / "schemas"
 CONTRACT_VERSION = f"{MAJOR_VERSION}.2.0"

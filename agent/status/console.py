@@ -147,7 +147,7 @@ class ConsoleProgress:
                 f"trial {trial.number} ({trial.role}): {self._settings_text(trial.settings)} "
                 f"→ {uncertain(trial.score.value, trial.score.sd)} bit/Å²{halves}{resolution}{veto}"
             )
-        elif trial.state in ("failed", "vetoed"):
+        elif trial.state in ("failed", "vetoed", "abandoned"):
             self._say(f"trial {trial.number} ({trial.role}) {trial.state}: {trial.reason}")
 
     def _say_started(self, event: CampaignStarted) -> None:

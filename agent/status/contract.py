@@ -9,8 +9,6 @@ stock panel shows it; the grid of `model` alone holds lists. Units are suffixes:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,7 +31,8 @@ Severity = Literal["info", "warning", "error"]
 Autonomy = Literal["observe", "advise", "confirm", "auto"]
 """observe: nothing is suggested. advise: suggested, never carried out. confirm: after approval. auto: carried out."""
 AUTONOMIES: tuple[Autonomy, ...] = ("observe", "advise", "confirm", "auto")
-Verb = Literal["pause", "resume", "stop", "approve", "veto", "autonomy", "blank"]
+Verb = Literal["pause", "resume", "stop", "approve", "veto", "edit", "trial", "propose", "autonomy", "blank"]
+Setting = Literal["step", "defocus", "dose"]
 Number = float | None
 
 
@@ -102,6 +101,15 @@ class StateMessage(Message):
     autonomy: Autonomy = "auto"
     paused: bool = False
     needs_approval: int | None = Field(default=None, description="trial that waits for an operator; null: none does")
+    held: int | None = Field(
+        default=None, description="trial that is suggested and not begun: what it asks for can be edited; null: none is"
+    )
+    autonomy_step: Autonomy = Field(default="auto", description="over suggestions that change the step")
+    autonomy_defocus: Autonomy = "auto"
+    autonomy_dose: Autonomy = "auto"
+    unacknowledged: str = Field(
+        default="", description="parts that have not acknowledged the pause: loop, acquisition, worker"
+    )
     since: str = Field(default="", description="when this phase began, ISO 8601, UTC")
     outcome: str | None = Field(default=None, description="at the end: done, stopped or failed")
 
@@ -159,7 +167,13 @@ class TrialMessage(SettingsMessage):
 
     campaign: str = Field(description="`id` of the session message")
     role: str
-    state: str = Field(description="suggested, vetoed, reserved, acquiring, acquired, reconstructing, done, failed")
+    state: str = Field(
+        description="suggested, vetoed, abandoned, reserved, acquiring, acquired, reconstructing, done, failed"
+    )
+    origin: str = Field(
+        default="policy",
+        description="who chose the settings: policy, edited or manual (a person), proposed (a program)",
+    )
     electrons: float = 0.0
     predicted: Number = None
     predicted_sd: Number = None
@@ -169,7 +183,7 @@ class TrialMessage(SettingsMessage):
     resolution_a: Number = Field(default=None, description="half-bit resolution")
     deviance: Number = Field(default=None, description="misfit over what counting noise explains; 1 is perfect")
     veto: str | None = Field(default=None, description="why the score must not be trusted")
-    reason: str = Field(default="", description="why it was chosen or, failed or vetoed, why it ended so")
+    reason: str = Field(default="", description="why it was chosen or, where it did not end well, why")
     defocus_measured_a: Number = None
     defocus_measured_sd_a: Number = None
     rotation_rad: Number = None
@@ -212,6 +226,19 @@ class ModelMessage(Message):
     y: list[float]
     mean: list[Number] = Field(description="row by row, len(y) · len(x), bit/Å²; null where the setting is illegal")
     sd: list[Number]
+
+
+class ProposalMessage(Message):
+    """Settings that a program proposes, a language model for one; nothing happens until an operator approves of them."""
+
+    number: int = Field(description="names it in `approve` and `veto`")
+    by: str
+    reason: str
+    step_a: float
+    defocus_a: float
+    dose: float
+    electrons: float = Field(description="what a trial with them would cost")
+    expires: str = Field(description="ISO 8601, UTC; it is dropped then")
 
 
 class AcquisitionMessage(Message):
@@ -309,7 +336,16 @@ class Command(BaseModel):
     issued_at: str = Field(description="ISO 8601 with zone")
     ttl_s: Annotated[float, Field(gt=0, le=60)] = Field(default=10.0, description="after that it is refused")
     by: Annotated[str, Field(max_length=80)] = Field(default="", description="who commands")
-    trial: int | None = Field(default=None, description="approve, veto: which")
+    trial: int | None = Field(default=None, description="approve, veto, edit: which")
+    proposal: int | None = Field(default=None, description="approve, veto: a proposal's number in place of a trial's")
+    step_a: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="edit, trial, propose: scan step; edit: null leaves it as suggested"
+    )
+    defocus_a: float | None = None
+    dose: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="e/Å² or counts/Å²; over MQTT an edit cannot raise it"
+    )
+    parameter: Setting | None = Field(default=None, description="autonomy: over this setting alone; null: over all")
     level: Autonomy | None = Field(
         default=None, description="autonomy: the new level; over MQTT it can only be lowered"
     )
@@ -324,76 +360,3 @@ class Reply(Message):
     accepted: bool
     code: str = Field(description="OK, or why not: RETAINED, EXPIRED, MALFORMED, NOT_ALLOWED, REFUSED")
     text: str
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A topic below an agent's root.
-
-    Attributes:
-        address: with {parameters}.
-        model: of its payload; None: not JSON.
-        qos, retain: how it is published.
-        about: what it is for.
-        content_type: of the payload.
-    """
-
-    address: str
-    model: type[BaseModel] | None
-    qos: int
-    retain: bool
-    about: str
-    content_type: str = "application/json"
-
-
-LEAVES: tuple[Leaf, ...] = (
-    Leaf(
-        "availability",
-        None,
-        1,
-        True,
-        "`online` while the agent lives, `offline` otherwise (the last will)",
-        "text/plain",
-    ),
-    Leaf("session", SessionMessage, 1, True, "once per session"),
-    Leaf("state", StateMessage, 1, True, "on change, and every 2 s"),
-    Leaf("beam", BeamMessage, 1, True, "on change"),
-    Leaf("dose", DoseMessage, 1, True, "on change"),
-    Leaf("suggestion", SuggestionMessage, 1, True, "for each trial"),
-    Leaf("trial/{number}", TrialMessage, 1, True, "on change"),
-    Leaf("best", BestMessage, 1, True, "on change"),
-    Leaf("optimizer", OptimizerMessage, 1, True, "when the model has changed"),
-    Leaf("model", ModelMessage, 1, True, "when the model has changed"),
-    Leaf("acquisition", AcquisitionMessage, 0, False, "twice a second at most"),
-    Leaf("reconstruction", ReconstructionMessage, 0, False, "twice a second at most"),
-    Leaf("event", EventMessage, 1, False, "as they happen"),
-    Leaf("alarm/{code}", AlarmMessage, 1, True, "while it lasts"),
-    Leaf("queue", QueueMessage, 1, True, "by `ptychopilot serve`, on change and every 2 s"),
-    Leaf("job/{number}", JobMessage, 1, True, "by `ptychopilot serve`, on change"),
-    Leaf("picture", PictureMessage, 1, True, "with each new pair of pictures"),
-    Leaf("image/{name}", None, 0, True, "`phase` and `spectrum`, at most 150 kB each", "image/png"),
-    Leaf("command/{verb}", Command, 1, False, "to the agent: pause, resume, stop, approve, veto, autonomy, blank"),
-    Leaf("reply/{id}", Reply, 1, False, "once for each command"),
-)
-
-
-def leaf_of(path: str) -> Leaf | None:
-    """The leaf that a topic below the root belongs to; None: it is not of this contract.
-
-    Args:
-        path: topic without the root.
-
-    >>> leaf_of("trial/12").address, leaf_of("nonsense")
-    ('trial/{number}', None)
-    """
-    parts = path.split("/")
-    for leaf in LEAVES:
-        pattern = leaf.address.split("/")
-        if len(pattern) == len(parts) and all(p == q or p.startswith("{") for p, q in zip(pattern, parts, strict=True)):
-            return leaf
-    return None
-
-
-def models() -> Iterable[type[BaseModel]]:
-    """Every model of the contract, in the order of the topics."""
-    return [leaf.model for leaf in LEAVES if leaf.model is not None]

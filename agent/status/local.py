@@ -1,7 +1,8 @@
 """Commands from this machine's own user, without a broker: a loopback socket, its port and secret in the campaign's folder.
 
 `control.json` can be read by the user alone who runs the campaign, so whoever knows the secret may command like that user. One
-command is one line of JSON, `{"secret", "verb", "command"}`; the answer is one line, a Reply.
+command is one line of JSON, `{"secret", "verb", "command"}`; the answer is one line, a Reply. Beside it lies the secret of
+advisors, programs that may propose and nothing else.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from pydantic import ValidationError
 
 from agent.errors import BadInputError
 from agent.events import CampaignStarted, Event
-from agent.status.commands import CommandDesk
+from agent.status.commands import CommandDesk, Way
 from agent.status.contract import LARGEST_COMMAND, Command, Reply
 from agent.storage.atomic import write_private
 
 CONTROL = "control.json"
+_KEYS: dict[Way, str] = {"local": "secret", "advisor": "advisor_secret"}
 ANSWER_TIMEOUT = 10.0
 """s that an agent may take to answer."""
 logger = logging.getLogger(__name__)
+
+
+class NoAnswerError(BadInputError):
+    """The agent's process is there and does not answer: it hangs."""
 
 
 @asynccontextmanager
@@ -41,12 +47,12 @@ async def listening(folder: Path, desk: CommandDesk) -> AsyncIterator[Door]:
     Yields:
         An observer, which writes `control.json` when the campaign starts.
     """
-    secret = secrets.token_urlsafe(32)
+    ways: dict[str, Way] = {secrets.token_urlsafe(32): "local", secrets.token_urlsafe(32): "advisor"}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
-                reply = await _answer(await reader.readline(), secret, desk)
+                reply = await _answer(await reader.readline(), ways, desk)
                 if reply is not None:
                     writer.write(reply.model_dump_json().encode() + b"\n")
                     await writer.drain()
@@ -56,7 +62,8 @@ async def listening(folder: Path, desk: CommandDesk) -> AsyncIterator[Door]:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2 * LARGEST_COMMAND)
-    door = Door(folder / CONTROL, {"port": server.sockets[0].getsockname()[1], "secret": secret, "pid": os.getpid()})
+    known = {_KEYS[way]: secret for secret, way in ways.items()}
+    door = Door(folder / CONTROL, {"port": server.sockets[0].getsockname()[1], **known, "pid": os.getpid()})
     try:
         yield door
     finally:
@@ -89,15 +96,17 @@ class Door:
             self._path.unlink(missing_ok=True)
 
 
-async def send(folder: Path, verb: str, command: Command) -> Reply:
+async def send(folder: Path, verb: str, command: Command | dict[str, object], way: Way = "local") -> Reply:
     """Give a command to the agent that runs a campaign.
 
     Args:
         folder: of the campaign.
         verb: see contract.Verb.
-        command: of now.
+        command: of now; one that was not looked at yet as a dictionary.
+        way: as whom: `local`, the user, or `advisor`.
 
     Raises:
+        NoAnswerError: the agent is there and does not answer.
         BadInputError: no agent runs it, or it does not answer.
     """
     try:
@@ -105,7 +114,8 @@ async def send(folder: Path, verb: str, command: Command) -> Reply:
         async with asyncio.timeout(ANSWER_TIMEOUT):
             reader, writer = await asyncio.open_connection("127.0.0.1", int(control["port"]))
             try:
-                line = {"secret": control["secret"], "verb": verb, "command": command.model_dump(mode="json")}
+                told = command if isinstance(command, dict) else command.model_dump(mode="json")
+                line = {"secret": control[_KEYS[way]], "verb": verb, "command": told}
                 writer.write(json.dumps(line).encode() + b"\n")
                 await writer.drain()
                 return Reply.model_validate_json(await reader.readline())
@@ -117,14 +127,18 @@ async def send(folder: Path, verb: str, command: Command) -> Reply:
     except FileNotFoundError as error:
         msg = f"{folder}: no agent runs this campaign now; `ptychopilot resume {folder}` goes on with it"
         raise BadInputError(msg) from error
-    except (OSError, TimeoutError, ValueError, KeyError, ValidationError) as error:
+    except TimeoutError as error:
+        raise NoAnswerError(f"{folder}: the agent has not answered for {ANSWER_TIMEOUT:g} s; it hangs") from error
+    except (OSError, ValueError, KeyError, ValidationError) as error:
         msg = f"{folder}: the agent does not answer ({type(error).__name__}); has it been killed?"
         raise BadInputError(msg) from error
 
 
-async def _answer(line: bytes, secret: str, desk: CommandDesk) -> Reply | None:
+async def _answer(line: bytes, ways: dict[str, Way], desk: CommandDesk) -> Reply | None:
     told = json.loads(line)
-    if not isinstance(told, dict) or not hmac.compare_digest(str(told.get("secret")).encode(), secret.encode()):
+    given = str(told.get("secret")).encode() if isinstance(told, dict) else b""
+    way = next((way for secret, way in ways.items() if hmac.compare_digest(given, secret.encode())), None)
+    if way is None:
         return None
     payload = json.dumps(told.get("command")).encode()
-    return await desk.handle(str(told.get("verb")), payload, local=True)
+    return await desk.handle(str(told.get("verb")), payload, way=way)

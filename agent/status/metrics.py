@@ -20,7 +20,7 @@ from agent.events import (
     TimeLeft,
     TrialChanged,
 )
-from agent.records import Trial, TrialState
+from agent.records import ENDED, Trial, TrialState
 from instrument.metrics import MetricsAddress, exposing_metrics
 
 
@@ -135,7 +135,7 @@ class Metrics:
         self._set_electrons(*self._figures)
         if trial.state is TrialState.ACQUIRED and (frames := self._frames) is not None and frames.trial == trial.number:
             self._lost.inc(max(frames.total - frames.received, 0))
-        ended = trial.state in (TrialState.DONE, TrialState.FAILED, TrialState.VETOED)
+        ended = trial.state in ENDED
         if not ended or trial.number in self._told:
             return
         self._told.add(trial.number)

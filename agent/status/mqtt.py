@@ -28,7 +28,7 @@ from agent.status.topics import Translator
 logger = logging.getLogger(__name__)
 
 AVAILABILITY = "availability"
-_LEFT_OVER = ("trial/+", "best", "suggestion", "optimizer", "model", "picture", "alarm/+", "job/+")
+_LEFT_OVER = ("trial/+", "best", "suggestion", "optimizer", "model", "picture", "proposal", "alarm/+", "job/+")
 """Retained topics in which an earlier campaign may have left something."""
 PROGRESS_INTERVAL = 0.5
 """s between two progress messages of one kind."""

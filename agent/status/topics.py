@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from agent.config import CampaignConfig
 from agent.events import (
     BudgetChanged,
     CampaignEnded,
@@ -18,6 +17,7 @@ from agent.events import (
     ModelChanged,
     PhaseChanged,
     PicturesDrawn,
+    ProposalChanged,
     Recommended,
     ReconstructionProgress,
     SteeringChanged,
@@ -38,18 +38,18 @@ from agent.status.contract import (
     ModelMessage,
     OptimizerMessage,
     PictureMessage,
+    ProposalMessage,
     ReconstructionMessage,
     SessionMessage,
     Severity,
     StateMessage,
     SuggestionMessage,
     TrialMessage,
-    leaf_of,
 )
+from agent.status.fields import Fields, grid_fields, session_fields, trial_fields
+from agent.status.leaves import leaf_of
 from agent.status.outbox import Letter
-from instrument.models import Description
 
-Fields = dict[str, Any]
 _SESSION_BYTES = 8
 
 
@@ -99,7 +99,9 @@ class Translator:
                 self._dose = {"budget": event.budget, "spent": event.spent}
                 return [self._dose_letter()]
             case ModelChanged():
-                return [self._optimizer(event.view), self._letter("model", ModelMessage, _grid(event.view))]
+                return [self._optimizer(event.view), self._letter("model", ModelMessage, grid_fields(event.view))]
+            case ProposalChanged():
+                return [self._proposal(event)]
             case PicturesDrawn():
                 return self._pictures(event)
             case TargetSet():
@@ -133,7 +135,7 @@ class Translator:
             "eta_s": None,
             "since": self._now(),
         }
-        session = _session(config, description) | {
+        session = session_fields(config, description) | {
             "id": event.campaign,
             "session": self._session,
             "folder": event.folder,
@@ -158,8 +160,10 @@ class Translator:
             self._state |= {"eta_s": round(event.seconds, 1)}
             return [self.heartbeat()]
         if isinstance(event, SteeringChanged):
-            names = ("autonomy", "paused", "needs_approval")
+            names = ("autonomy", "paused", "needs_approval", "held")
             self._state |= {name: getattr(event, name) for name in names}
+            self._state |= {f"autonomy_{name}": level for name, level in event.parameters.items()}
+            self._state |= {"unacknowledged": ", ".join(event.unacknowledged)}
             said = [self._event("info", event.code, event.text, event.needs_approval)] if event.text else []
             return [self.heartbeat(), *said]
         since = self._now() if event.phase != self._state["phase"] else self._state["since"]
@@ -210,7 +214,7 @@ class Translator:
                 "rejected": "; ".join(suggestion.rejected_texts()),
             }
             letters.append(self._letter("suggestion", SuggestionMessage, fields))
-        elif trial.state in ("failed", "vetoed"):
+        elif trial.state in ("failed", "vetoed", "abandoned"):
             text = f"trial {trial.number} {trial.state}: {trial.reason}"
             letters.append(self._event("warning", trial.state.upper(), text, trial.number))
         elif trial.state == "done" and trial.score is not None:
@@ -246,6 +250,14 @@ class Translator:
             letters.append(self._letter("best", BestMessage, self._settings(trial) | score))
         return letters
 
+    def _proposal(self, event: ProposalChanged) -> Letter:
+        if event.settings is None:
+            return Letter("proposal", "", qos=1, retain=True)
+        wanted = event.settings
+        fields = event.model_dump(include={"number", "by", "reason", "electrons", "expires"})
+        fields |= {"step_a": wanted.step, "defocus_a": wanted.defocus, "dose": wanted.dose}
+        return self._letter("proposal", ProposalMessage, fields)
+
     def _optimizer(self, view: ModelView) -> Letter:
         believed = [
             (mean, sd)
@@ -275,12 +287,19 @@ class Translator:
 
     def _ended(self, event: CampaignEnded) -> list[Letter]:
         self._state |= {"phase": "finished", "trial": None, "role": None, "text": event.reason, "eta_s": 0.0}
-        self._state |= {"needs_approval": None, "since": self._now(), "outcome": event.state}
+        self._state |= {
+            "needs_approval": None,
+            "held": None,
+            "unacknowledged": "",
+            "since": self._now(),
+            "outcome": event.state,
+        }
         severity: Severity = "info" if event.state == "done" else "warning" if event.state == "stopped" else "error"
         return [
             self.heartbeat(),
             *self._beam(exposing=False),
             Letter("suggestion", "", qos=1, retain=True),
+            Letter("proposal", "", qos=1, retain=True),
             self._event(severity, event.state.upper(), event.reason or f"campaign {event.state}"),
         ]
 
@@ -313,66 +332,9 @@ class Translator:
         return Letter(topic, payload, qos=leaf.qos, retain=leaf.retain)
 
 
-def trial_fields(trial: Trial) -> Fields:
-    """What a trial's message holds besides its settings, role and state."""
-    found: Fields = {
-        "electrons": trial.electrons,
-        "predicted": trial.suggestion.predicted,
-        "predicted_sd": trial.suggestion.predicted_sd,
-        "reason": trial.reason or trial.suggestion.reason,
-        "defocus_measured_a": trial.defocus_measured,
-        "picture_file": trial.reconstruction_file,
-    }
-    if trial.plan is not None:
-        found |= {f"field_{name}_a": getattr(trial.plan.field, name) for name in ("y", "x", "height", "width")}
-    if (score := trial.score) is not None:
-        found |= {"score": score.value, "score_sd": score.sd, "halves": score.halves, "veto": score.veto}
-        found |= {"resolution_a": score.resolution, "deviance": score.deviance}
-    if (optics := trial.optics) is not None:
-        sd = optics.sd
-        found |= {"defocus_measured_sd_a": sd.get("defocus"), "source_size_a": optics.source_size or None}
-        if "rotation" in sd:
-            found |= {"rotation_rad": optics.rotation, "rotation_sd_rad": sd["rotation"]}
-        if "C12" in sd:
-            found |= {"astigmatism_a": optics.aberrations.get("C12"), "astigmatism_sd_a": sd["C12"]}
-    return found
-
-
 def _clean(value: object) -> object:
     """A file name in a text may be no text."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _session(config: CampaignConfig, description: Description) -> Fields:
-    return {
-        "campaign": config.name,
-        "instrument": description.name,
-        "goal": config.goal.kind,
-        "policy": config.policy,
-        "sample": config.metadata.sample,
-        "operator": config.metadata.operator,
-        "proposal": config.metadata.proposal,
-        "k_max_per_a": config.score.k_max,
-        "semiangle_mrad": description.semiangle,
-        **{f"area_{name}_a": getattr(description.area, name) for name in ("y", "x", "height", "width")},
-    }
-
-
-def _grid(view: ModelView) -> Fields:
-    legal = [each for row in view.legal for each in row]
-
-    def flat(rows: tuple[tuple[float, ...], ...]) -> list[float | None]:
-        values = (value for row in rows for value in row)
-        return [float(f"{value:.5g}") if allowed else None for value, allowed in zip(values, legal, strict=True)]
-
-    return {
-        "x_name": view.x_name,
-        "y_name": view.y_name,
-        "x": list(view.x),
-        "y": list(view.y),
-        "mean": flat(view.mean),
-        "sd": flat(view.sd),
-    }
 
 
 def _scored_text(trial: Trial) -> str:

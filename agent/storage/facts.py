@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsPath, OsText
-from agent.records import CampaignLayout, CampaignState, ModelView, Recommendation
+from agent.records import CampaignLayout, CampaignState, ModelView, Recommendation, Role, Suggestion
 from instrument.models import Description, Record
 
 
@@ -20,6 +20,13 @@ class InstrumentLink(Record):
         default=None, description="the command that starts the instrument again, where the agent had started it"
     )
     keys: OsPath | None = Field(default=None, description="folder of the CURVE keys that were used; None: none")
+
+
+class Request(Record):
+    """Settings that a person has asked for and that are no trial yet."""
+
+    role: Role
+    suggestion: Suggestion
 
 
 class CampaignFacts(Record):
@@ -39,6 +46,7 @@ class CampaignFacts(Record):
     target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
     recommended: Recommendation | None = None
     model_view: ModelView | None = None
+    requests: tuple[Request, ...] = Field(default=(), description="what a person has asked for, in order")
 
 
 class FactChanges(TypedDict, total=False):
@@ -51,3 +59,4 @@ class FactChanges(TypedDict, total=False):
     target: float
     recommended: Recommendation
     model_view: ModelView
+    requests: tuple[Request, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ from numpy.typing import NDArray
 
 from agent.config import ScoreChoice
 from agent.errors import StoppedError
+from agent.processing.column_state import ColumnState
+from agent.processing.how_much_model import with_model
 from agent.processing.process import ProcessingJob, process_acquisition
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.scoring.regions import crop
+from agent.storage.acquisition_file import Acquisition
 from agent.storage.reconstruction_file import read_reconstruction
 from agent.study.calibration import calibrated
 from agent.study.exposures import Exposed
@@ -42,7 +46,7 @@ def score_records(exposed: Iterable[Exposed]) -> Iterator[ScoreRecord]:
                 if each.planned is not None and each.planned.scored is None:
                     state.unlink(missing_ok=True)
                     if each.acquisition is not None:
-                        calibrated(each.acquisition).state.save(state)
+                        _taught(each.acquisition).save(state)
                     continue
                 yield record if each.acquisition is None else _scored(each, record, state)
             except StoppedError:
@@ -52,6 +56,13 @@ def score_records(exposed: Iterable[Exposed]) -> Iterator[ScoreRecord]:
                 # Where a first acquisition fails, the others calibrate by themselves, as a campaign's next trial would.
                 if each.planned is None or each.planned.scored is not None:
                     yield record.failed(why)
+
+
+def _taught(acquisition: Acquisition) -> ColumnState:
+    """What a campaign's first acquisition teaches: the column's optics, and how much a reconstruction may explain."""
+    measured, plan = calibrated(acquisition), acquisition.plan
+    modelled = with_model(measured, ReconstructionChoice(), plan.dose, plan.defocus, lambda fraction: None)
+    return replace(measured.state, model=modelled.chosen)
 
 
 def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:

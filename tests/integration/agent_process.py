@@ -3,7 +3,7 @@
     python agent_process.py run|resume FOLDER ENDPOINT CONFIG.json [MOMENT]
 
 MOMENT is `STATE:NUMBER` (just after the journal has it), `frames:NUMBER` (while the frames arrive) or
-`interrupt:NUMBER` (Ctrl-C then).
+`interrupt:NUMBER` (Ctrl-C then). FAIL_POINT in the environment: at that boundary of what is written down (fail_points).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import signal
 import sys
 from pathlib import Path
+
+from fail_points import arm_from_environment
 
 from agent import resume_campaign, run_campaign
 from agent.cli.errors import exit_code
@@ -50,6 +52,7 @@ def main(verb: str, folder: Path, endpoint: str, config: Path, moment: str = "")
 
 
 if __name__ == "__main__":
+    arm_from_environment()
     try:
         main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), *sys.argv[5:])
     except (AgentError, BadInputError) as error:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from examples import between, check, description, detector, one_of
+from fail_points import arm_from_environment
 
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 from agent.reconstruction.solver.result import Reconstruction
@@ -120,7 +121,8 @@ class SmallMicroscope:
 
 
 def make() -> SmallMicroscope:
-    """Factory for `python -m instrument serve`; SMALL_WORLD_INTERVAL is the time of a frame, s."""
+    """Factory for `python -m instrument serve`; SMALL_WORLD_INTERVAL is the time of a frame, s. It heeds FAIL_POINT."""
+    arm_from_environment()
     return SmallMicroscope(frame_interval=float(os.environ.get("SMALL_WORLD_INTERVAL", "0")))
 
 

@@ -145,6 +145,8 @@ def hot_pixel(patterns: NDArray[Any]) -> NDArray[Any]:
         (2.0, hot_pixel, "all 280 patterns are empty on the pixels that the mask lets count"),
         (2.0, lambda p: p[:, :, 8:24, 8:24], "legal on 16 × 16 pixels: 2 … 16 mrad"),
         (None, lambda p: p[:, :, 8:24, 8:24], "no bright-field disc .* the disc is larger than the detector"),
+        (2.0, lambda p: np.fft.ifftshift(p, axes=(2, 3)), "zero beam in the corners .*; apply numpy.fft.fftshift"),
+        (None, lambda p: np.fft.ifftshift(p, axes=(2, 3)), "zero beam in the corners .*; apply numpy.fft.fftshift"),
         (2.0, lambda p: p[:1, :1], "there is only one pattern; 16 are needed"),
         (2.0, lambda p: p[:1], "nothing says how the detector is turned, .* a raster of 1 × 20, not one of at least 8"),
     ],

@@ -3,65 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import socket
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiomqtt
 import pytest
-from examples import description
+from access_broker import ROOT, Broker, agent
 
-from agent.config import Mqtt, parse_config
 from agent.dashboard.sources import BrokerSource
 from agent.dashboard.view import View
 from agent.errors import BadInputError
-from agent.events import CampaignStarted, PhaseChanged, PicturesDrawn
-from agent.status.commands import CommandDesk, new_command
-from agent.status.contract import Command
-from agent.status.mqtt import MqttPublisher
+from agent.events import PhaseChanged, PicturesDrawn
+from agent.status.commands import new_command
 
-if shutil.which("mosquitto") is None and os.environ.get("CI") != "true":
-    pytest.skip("needs the broker mosquitto (Debian: apt install mosquitto)", allow_module_level=True)
-
-RULES = Path(__file__).parents[2] / "deploy" / "mosquitto" / "acl"
-ROOT = "emagent/1/test/test_column/ptychopilot"
-USERS = ("agent", "viewer", "operator")
 LIMIT = 20.0
-
-
-class Broker:
-    """Mosquitto with our access rules, which can be ended and begun again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._folder = folder
-        passwords = folder / "passwords"
-        passwords.touch(mode=0o600)
-        for user in USERS:
-            subprocess.run(["mosquitto_passwd", "-b", str(passwords), user, f"{user}-password"], check=True)
-            (folder / user).write_text(f"{user}-password\n")
-        self._configuration = folder / "mosquitto.conf"
-        self._configuration.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\nacl_file {RULES}\n"
-            "persistence false\nuser root\n"
-        )
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        with subprocess.Popen(["mosquitto", "-c", str(self._configuration)], stderr=subprocess.DEVNULL) as process:
-            try:
-                yield
-            finally:
-                process.kill()
-
-    def as_user(self, user: str) -> Mqtt:
-        return Mqtt(host="127.0.0.1", port=self.port, site="test", username=user, password_file=self._folder / user)
 
 
 @asynccontextmanager
@@ -70,33 +26,6 @@ async def looking(broker: Broker, user: str) -> AsyncIterator[BrokerSource]:
     work = asyncio.create_task(source.run())
     try:
         yield source
-    finally:
-        work.cancel()
-        await asyncio.wait([work])
-
-
-@asynccontextmanager
-async def agent(broker: Broker, campaign: str, verbs: list[str]) -> AsyncIterator[MqttPublisher]:
-    async def act(verb: str, command: Command, local: bool) -> str:
-        verbs.append(verb)
-        return f"{verb} done"
-
-    publisher = MqttPublisher(
-        broker.as_user("agent"), CommandDesk(act), heartbeat=0.1, first_retry=0.05, last_retry=0.05
-    )
-    raw = {
-        "name": campaign,
-        "electrons": 1e6,
-        "area": {"height": 9, "width": 9},
-        "exploration": {"height": 9, "width": 9},
-    }
-    config = parse_config(raw, "test")
-    publisher.on_event(
-        CampaignStarted(campaign=campaign, folder="/c", config=config, description=description(), trials_planned=9)
-    )
-    work = asyncio.create_task(publisher.deliver())
-    try:
-        yield publisher
     finally:
         work.cancel()
         await asyncio.wait([work])

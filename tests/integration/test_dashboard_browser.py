@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
-import pytest
 from examples import description
+from page_browser import Browser, chromium, page
 
 from agent.config import parse_config
 from agent.events import BudgetChanged, CampaignStarted, PhaseChanged, SteeringChanged
@@ -24,100 +21,7 @@ from agent.status.local import listening
 from agent.status.record_file import STATUS, StatusRecorder
 from agent.storage.journal import JOURNAL
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (make env)")
-pytest.importorskip("nicegui", reason="needs the extra [dashboard] (make env)")
-if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
-    pytest.skip("needs Debian's chromium and chromium-driver", allow_module_level=True)
-
 GOLDEN = Path(__file__).parent / "golden_campaigns" / "finished"
-LIMIT = 30.0
-SERVE = "import sys; from agent.cli import main; main(sys.argv[1:])"
-T = TypeVar("T")
-
-
-class Browser:
-    """A headless Chromium on the page."""
-
-    def __init__(self, driver: Any, url: str) -> None:
-        self._driver = driver
-        self._url = url
-
-    def enter(self, password: str) -> None:
-        self._driver.delete_all_cookies()
-        self._driver.get(self._url)
-        self.find("input[type=password]").send_keys(password)
-        self.find("form button").click()
-        self.find("[data-life]")
-
-    def show(self, campaign: str) -> None:
-        self._driver.get(f"{self._url}?campaign={campaign}")
-
-    def find(self, css: str, text: str = "") -> Any:
-        """The first such element that holds the text, as soon as it is there."""
-        return self._until(
-            lambda: next((e for e in self._driver.find_elements("css selector", css) if text in e.text), None), css
-        )
-
-    def press(self, key: str) -> None:
-        self._driver.find_element("css selector", "body").send_keys(key)
-
-    def addresses(self) -> set[str]:
-        """Hosts that the page has loaded anything from."""
-        script = "return performance.getEntriesByType('resource').map(e => new URL(e.name).host)"
-        return set(self._driver.execute_script(script))
-
-    def width(self, pixels: int) -> int:
-        """How wide the page is in a window of so many pixels."""
-        self._driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": True},
-        )
-        return int(self._driver.execute_script("return document.documentElement.scrollWidth"))
-
-    def complaints(self) -> list[Any]:
-        return [entry for entry in self._driver.get_log("browser") if entry["level"] == "SEVERE"]
-
-    def _until(self, look: Callable[[], T | None], what: str) -> T:
-        from selenium.common.exceptions import StaleElementReferenceException
-
-        give_up = time.monotonic() + LIMIT
-        while time.monotonic() < give_up:
-            try:
-                found = look()
-            except StaleElementReferenceException:
-                continue
-            if found is not None:
-                return found
-            time.sleep(0.05)
-        raise AssertionError(f"{what} is not there: {self._driver.find_element('css selector', 'body').text[:500]}")
-
-
-@contextmanager
-def page(folder: Path, passwords: Path) -> Iterator[str]:
-    """The dashboard's process; yields its address."""
-    command = [sys.executable, "-c", SERVE, "dashboard", "--campaign", str(folder), "--port", "0", "--no-browser"]
-    for role in ("viewer", "operator"):
-        (passwords / role).write_text(f"{role}-password\n")
-        command += [f"--{role}-password", str(passwords / role)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().partition(": ")[2].strip()
-        finally:
-            process.terminate()
-
-
-@contextmanager
-def chromium(url: str) -> Iterator[Browser]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for each in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(each)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
-        yield Browser(driver, url)
-    finally:
-        driver.quit()
 
 
 @asynccontextmanager
@@ -138,7 +42,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[StatusRecorder, list[str]
         trials_planned=10,
     )
 
-    async def act(verb: str, command: Command, local: bool) -> str:
+    async def act(verb: str, command: Command, way: str) -> str:
         verbs.append(verb)
         recorder.on_event(SteeringChanged(autonomy="auto", paused=verb == "pause", code="PAUSED", text="paused by us"))
         return f"{verb} done"

@@ -12,12 +12,16 @@ from served_small_world import PROCESSING, Server, config, ledger
 from agent import run_campaign
 from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
+from agent.dashboard.commanding import Commander
 from agent.dashboard.sources import FolderSource
-from agent.events import Event, SteeringChanged
-from agent.status.commands import CommandDesk, new_command
-from agent.status.contract import Reply
+from agent.errors import BadInputError, StoppedError
+from agent.events import Event, SteeringChanged, TrialChanged
+from agent.records import Settings
+from agent.status.commands import CommandDesk, Way, new_command
+from agent.status.contract import Command, Reply
 from agent.status.local import CONTROL, listening, send
 from agent.status.record_file import STATUS, recording
+from instrument import InstrumentClient
 
 pytestmark = pytest.mark.usefixtures("world")
 
@@ -86,3 +90,114 @@ async def test_an_operator_vetoes_one_pauses_and_approves_the_rest(server: Serve
     said = [json.loads(line)["payload"] for line in (folder / STATUS).read_text().splitlines()]
     codes = [each["code"] for each in said if each and "code" in each]
     assert [code for code in codes if code in ("VETO", "PAUSED", "RESUMED")] == ["VETO", "PAUSED", "RESUMED"]
+
+
+class Editor:
+    """Edits the second trial, asks for one more while the final picture waits, and approves everything else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refused: list[str] = []
+        self.roles: dict[int, str] = {}
+        self.asked = False
+        self.work: list[asyncio.Task[None]] = []
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, TrialChanged):
+            self.roles[event.trial.number] = event.trial.role
+        if isinstance(event, SteeringChanged) and event.code == "NEEDS_APPROVAL":
+            assert event.needs_approval is not None
+            self.work.append(asyncio.ensure_future(self._answer(event.needs_approval)))
+
+    async def _answer(self, trial: int) -> None:
+        if trial == 2:
+            too_much = await send(self.folder, "edit", new_command("ann", trial=trial, dose=1e6))
+            self.refused.append(too_much.text)
+            await send(self.folder, "edit", new_command("ann", trial=trial, step_a=1.5, defocus_a=80, dose=100))
+        elif self.roles[trial] == "final" and not self.asked:
+            self.asked = True
+            dear = await send(self.folder, "trial", new_command("ann", step_a=1.5, defocus_a=80, dose=1000))
+            self.refused.append(dear.text)
+            await send(self.folder, "trial", new_command("ann", step_a=1.2, defocus_a=90, dose=60))
+        else:
+            await send(self.folder, "approve", new_command("ann", trial=trial))
+
+
+async def test_an_operator_edits_one_and_asks_for_one_more_before_the_final_picture(
+    server: Server, tmp_path: Path
+) -> None:
+    folder, control = tmp_path / "campaign", Control()
+    steering = Steering(control, "confirm")
+    editor = Editor(folder)
+    async with listening(folder, CommandDesk(steering.act)) as door:
+        record = await run_campaign(
+            config(expert=None, electrons=6e5),
+            server.endpoint,
+            folder,
+            observers=[door, editor],
+            processing=PROCESSING,
+            control=control,
+            steering=steering,
+        )
+        await asyncio.gather(*editor.work)
+
+    assert "dose: 1e+06 e/Å², must be 50 … 1000 e/Å²" in editor.refused[0]
+    assert "exploration has" in editor.refused[1]
+    told = [(t.role, str(t.state), t.suggestion.origin) for t in record.trials]
+    assert told == [
+        ("exploration", "done", "policy"),
+        ("exploration", "abandoned", "policy"),
+        ("exploration", "done", "edited"),
+        ("exploration", "done", "policy"),
+        ("final", "abandoned", "policy"),
+        ("exploration", "done", "manual"),
+        ("final", "done", "policy"),
+    ]
+    edited, manual = record.trials[2], record.trials[5]
+    assert edited.settings == Settings(step=1.5, defocus=80, dose=100)
+    assert record.trials[1].reason.startswith("edited by ann: 1.5 Å, +80 Å, 100 e/Å²")
+    assert manual.electrons > 0
+    assert record.electrons_spent == pytest.approx(sum(t.electrons for t in record.trials))
+    assert len(await ledger(server.endpoint)) == 5, "what was abandoned was never reserved"
+
+
+async def test_a_pause_that_a_hanging_agent_does_not_answer_turns_the_beam_off_at_the_instrument(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, started = tmp_path / "campaign", asyncio.Event()
+    control = Control()
+    steering = Steering(control, "advise")
+
+    class Hangs(Steering):
+        async def act(self, verb: str, command: Command, way: Way) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+    class Waiter:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, SteeringChanged) and event.held is not None:
+                started.set()
+
+    monkeypatch.setattr("agent.status.local.ANSWER_TIMEOUT", 0.3)
+    async with listening(folder, CommandDesk(Hangs(control).act)) as door:
+        campaign = asyncio.ensure_future(
+            run_campaign(
+                config(),
+                server.endpoint,
+                folder,
+                observers=[door, Waiter()],
+                processing=PROCESSING,
+                control=control,
+                steering=steering,
+            )
+        )
+        await started.wait()
+        source = FolderSource(folder)
+        commander = Commander(source, "operator")
+        with pytest.raises(BadInputError, match=r"pause was not acknowledged.*beam off, the instrument is in SAFE"):
+            await commander.command(source.views[folder.name], "pause")
+        control.stop("enough seen", now=True)
+        with pytest.raises(StoppedError):
+            await campaign
+    async with InstrumentClient(server.endpoint, timeout=5) as client:
+        assert (await client.status()).phase == "safe"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,12 +87,20 @@ class HeldOut:
         self.counts = float(self.held[judged].mean())
         self.blocks = [judged[block] for block in _blocks(small.positions[judged])]
 
-    def predicted(self, settings: ReconstructionSettings, *, probe_waits: bool = False, **changes: Any) -> Prediction:
+    def predicted(
+        self,
+        settings: ReconstructionSettings,
+        *,
+        probe_waits: bool = False,
+        on_pass: Callable[[], None] = lambda: None,
+        **changes: Any,
+    ) -> Prediction:
         """The held-out counts' deviance from what a reconstruction of the others expects of them.
 
         Args:
             settings: all passes are made.
             probe_waits: whether the probe stays as long as it does where positions are refined.
+            on_pass: called after each pass; what it raises ends the reconstruction.
             changes: of the data: `defocus`, `aperture`, `point_spread` and the like.
 
         Raises:
@@ -103,6 +112,7 @@ class HeldOut:
         alike = replace(settings, refine_positions="free") if probe_waits else settings
         for step in schedule(alike, len(state.unknowns.corners), experiment.overlap):
             make_pass(experiment, state, step, without=self.without)
+            on_pass()
         fix_gauge(experiment, state)
         settle(state)
         held = (

@@ -78,6 +78,8 @@ class ReconstructionSettings:
     refine_positions: Literal["free", "lines", "linear"] | None = None
     """`free`: each by itself; `lines`: a drift per scan line and a linear distortion; `linear`: only scale, rotation and shear;
     None: as given."""
+    positions_start: Annotated[int, Bounds(2, 10**6)] = 2
+    """Full passes before the first step of positions: the object has to show something that can be out of place."""
     refine_optics: tuple[str, ...] = ()
     """What of the optics is measured by likelihood before the first pass, out of `calibration.parameters.GROUPS`: defocus, C12,
     C21, C23, C30, C32, C34, rotation, centre, source, ellipse, focal_spread."""
@@ -98,6 +100,8 @@ class ReconstructionSettings:
     """Patterns per update in the first pass, doubled in each further one; None: a sixth of them, at least 16."""
     step_size: Annotated[float, Bounds(0, 2, above=True)] = 1.4
     """Fraction of the preconditioned gradient taken in the first pass; it falls with the passes. Beyond 2 nothing converges."""
+    momentum: Annotated[float, Bounds(0, 1)] = 1.0
+    """Part of Nesterov's extrapolation that full passes take; 0: none."""
     background: bool = True
     """Whether counts that the coherent model does not explain are modelled."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -70,7 +70,7 @@ def full_update(
     _constrain(experiment, state, sums)
     uphill = ((found.object - before).conj() * (found.object - last.object)).real.sum() < 0
     age = xp.where(uphill, 1.0, (1 + xp.sqrt(1 + 4 * last.age**2)) / 2)
-    reach = xp.where(uphill, 0.0, (last.age - 1) / age)
+    reach = xp.where(uphill, 0.0, experiment.settings.momentum * (last.age - 1) / age)
     if step.probe > 0:
         _step_probe(experiment, state, sums, step.probe)
     displacement = per_pattern.update(experiment, state, problem, sums, reach)

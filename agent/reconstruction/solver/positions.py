@@ -15,8 +15,6 @@ from instrument.errors import BadInputError
 
 Kind = Literal["free", "lines", "linear"]
 
-FIRST = 2
-"""Full passes before the first step: the object has to show something that can be out of place."""
 DAMPING = 0.02
 """Part of a fixed object's curvature that is added."""
 ITERATIONS = 12
@@ -49,15 +47,18 @@ class Displacement:
         geometry: object grid and nominal places on it.
         nominal: (n, 2), Å, in the scan's frame.
         jitter: standard deviation, Å along each axis, of free displacements before any count was seen; 0: not known.
+        first: full passes before the first step.
 
     Raises:
         BadInputError: where `kind` is `lines` and the positions are no raster.
     """
 
-    def __init__(self, kind: Kind, geometry: Geometry, nominal: NDArray[np.float64], jitter: float = 0.0) -> None:
+    def __init__(
+        self, kind: Kind, geometry: Geometry, nominal: NDArray[np.float64], jitter: float = 0.0, first: int = 2
+    ) -> None:
         known = jitter > 0 and kind == "free"
         self.precision = (np.asarray(geometry.pixel_size) / jitter) ** 2 if known else np.zeros(2)
-        self.kind, self.geometry = kind, geometry
+        self.kind, self.geometry, self.first = kind, geometry, first
         self.places = geometry.corners + geometry.subpixel_shifts.astype(np.float64)
         self.line = scan_lines(nominal) if kind == "lines" else None
         self.passes = 0
@@ -97,7 +98,7 @@ class Displacement:
         The equations are solved on the host.
         """
         self.passes += 1
-        if self.passes <= FIRST:
+        if self.passes <= self.first:
             return None
         xp = backend.xp
         now = np.asarray(backend.to_host(unknowns.corners) + backend.to_host(unknowns.subpixel_shifts), np.float64)

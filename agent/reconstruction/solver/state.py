@@ -179,7 +179,8 @@ def _displacement(experiment: Experiment) -> Displacement | None:
     kind, data = experiment.settings.refine_positions, experiment.data
     if kind is None:
         return None
-    return Displacement(kind, experiment.geometry, data.positions, data.position_jitter)
+    first = experiment.settings.positions_start
+    return Displacement(kind, experiment.geometry, data.positions, data.position_jitter, first)
 
 
 def _weights(experiment: Experiment, first: int) -> Any:

@@ -26,6 +26,8 @@ OTHERWISE: dict[str, Any] = {
     "padding": 2.0,
     "batch_size": 40,
     "coherence": 0.9,
+    "momentum": 0.5,
+    "positions_start": 4,
 }
 """Values that no rule for types finds."""
 
@@ -52,7 +54,7 @@ def test_scores_are_compared_so_every_trial_gets_the_same_passes_unless_told_oth
     settings = ReconstructionChoice().settings()
     assert (settings.max_passes, settings.stop_early) == (10, False)
     for field in fields(ReconstructionSettings):
-        if field.name not in ("max_passes", "stop_early"):
+        if field.name not in ("max_passes", "stop_early", "coherence"):
             assert getattr(settings, field.name) == field.default, field.name
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from agent.cli.app import app
 from agent.cli.errors import ExitCode
-from agent.status.contract import LEAVES
+from agent.status.leaves import LEAVES
 
 AGENT = Path(__file__).parents[3] / "agent"
 

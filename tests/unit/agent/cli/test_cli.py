@@ -67,7 +67,7 @@ def _one_line(error: str) -> str:
     return lines[0]
 
 
-VERBS = ("init", "run", "resume", "reconstruct", "report", "demo", "doctor", "study")
+VERBS = ("init", "run", "resume", "reconstruct", "tune", "report", "demo", "doctor", "study")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -264,6 +264,12 @@ def test_a_result_that_cannot_be_written_is_found_out_first(command: Command, tm
     code, _, err = command("run", _campaign(tmp_path), "-i", NOBODY, "--json", "no/folder/result.json")
     assert code == 2
     assert "--json no/folder/result.json" in _one_line(err)
+
+
+def test_a_number_out_of_bounds_is_refused_with_the_unit_that_is_meant(command: Command) -> None:
+    code, _, err = command("reconstruct", "scan.h5", "--voltage", "80e3")
+    assert code == 2
+    assert "'--voltage': Input should be less than or equal to 3000 (kV" in _one_line(err)
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5 at all" * 100, b"\x89HDF\r\n\x1a\n" + bytes(300)])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -146,3 +148,28 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def stopped(process: int) -> bool:
+    """Whether all threads of a process are."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return all(each.joinpath("stat").read_text().split(")")[1].split()[0] == "T" for each in threads)
+
+
+async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: ReconstructionProcess) -> None:
+    done = await child.run(job("idle"))
+    await child.acknowledge()
+    work = asyncio.ensure_future(child.run(job("hang")))
+    await asyncio.sleep(0)
+    await child.acknowledge()
+    os.kill(int(done.device), signal.SIGSTOP)
+    while not stopped(int(done.device)):
+        await asyncio.sleep(0.01)  # a stop reaches one thread after the other
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await child.acknowledge()
+    os.kill(int(done.device), signal.SIGCONT)
+    await child.acknowledge()
+    work.cancel()
+    await asyncio.wait([work])
+    assert (await child.run(job("idle", seed=2))).score.value == 2

@@ -108,6 +108,26 @@ def test_the_next_acquisition_keeps_what_belongs_to_the_column_and_measures_its_
     assert again.state.sd["rotation"] == 0.01
 
 
+@pytest.mark.parametrize(("counts", "asked"), [(1, {"defocus"}), (100, {"defocus", "rotation"})])
+def test_few_counts_are_asked_for_their_defocus_only_and_leave_the_column_alone(
+    counts: int, asked: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = first_acquisition(monkeypatch).state
+    assert known.counts > 0
+    names: set[str] = set()
+
+    def find(data: DiffractionData, widths: dict[str, float], **_: object) -> Tuned:
+        names.update(widths)
+        return tuned(data)
+
+    monkeypatch.setattr("agent.reconstruction.find", find)
+    data = DiffractionData(np.full((64, 16, 16), counts, np.uint16), np.zeros((64, 2)), 80e3, 20.0, 4.0, 100.0)
+    again = measure_column(data, DESCRIPTION, raster=None, known=known, enabled=True, on_progress=lambda fraction: None)
+    assert names >= asked
+    assert ("rotation" in names) == ("rotation" in asked)
+    assert again.state.counts >= known.counts
+
+
 def test_counts_that_tell_nothing_of_the_optics_are_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
     found = first_acquisition(monkeypatch, improved=False)
     assert set(found.state.sd) == {"row", "column"}

@@ -80,7 +80,10 @@ def test_who_writes_the_whole_model_keeps_it() -> None:
     modelled = with_model(measured(), choice, 1e6, 100.0, lambda fraction: None)
     assert modelled.chosen is None
     assert modelled.settings.slices == 2
-    assert modelled.depth == 0
+    # what was measured is the defocus of the specimen's middle, what slices are counted from is the first of them
+    assert (modelled.depth, modelled.data.defocus) == (5, measured().data.defocus + 5)
+    told = with_model(measured(found=False), choice, 1e6, 100.0, lambda fraction: None)
+    assert (told.depth, told.data.defocus) == (0, measured().data.defocus)
 
 
 def test_the_model_is_carried_with_what_is_known_of_the_column(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class Campaign:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    async def act(self, verb: str, command: Command, local: bool) -> str:
+    async def act(self, verb: str, command: Command, way: str) -> str:
         if command.reason == "impossible":
             raise BadInputError("not now")
         self.done.append(verb)
@@ -59,7 +59,7 @@ async def test_a_command_is_carried_out_once_however_often_it_comes(campaign: Ca
         ("pause", _payload(age_s=-3600), False, "EXPIRED"),
         ("unblank", _payload(), False, "NOT_ALLOWED"),
         ("pause", _payload(reason="impossible"), False, "REFUSED"),
-        ("pause", _payload()[:-1] + b',"dose":1e9}', False, "MALFORMED"),
+        ("pause", _payload()[:-1] + b',"region":"all"}', False, "MALFORMED"),
     ],
 )
 async def test_what_is_not_carried_out_is_answered(

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 
 from agent.dashboard.view import View
 from agent.status.asyncapi import SCHEMAS, asyncapi, documents, schema
-from agent.status.contract import LEAVES, leaf_of, models
+from agent.status.leaves import LEAVES, leaf_of, models
 
 GOLDEN = Path(__file__).parent / "golden" / "status.jsonl"
 

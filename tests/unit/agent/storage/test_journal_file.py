@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from examples import between, description, detector, square
+from fail_points import dies_at
 
 from agent.config import CampaignConfig, load_config
 from agent.errors import BadInputError
@@ -144,6 +145,47 @@ def test_after_kill_9_nothing_that_was_written_is_lost(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "c") as journal:
         assert [t.number for t in journal.trials()][:told] == list(range(1, told + 1))
         journal.write_trial(trial(2000))
+
+
+STATES_OF_A_TRIAL = ("suggested", "reserved", "acquiring", "acquired", "reconstructing", "done")
+
+
+def one_trial(folder: Path, done: Callable[[str], None]) -> None:
+    with create(folder) as journal:
+        done("facts")
+        for state in STATES_OF_A_TRIAL:
+            journal.write_trial(trial(1, state=state))
+            done(f"trial {state}")
+        journal.note("paused", text="by hand")
+        done("paused")
+        journal.write(state="done")
+        done("state")
+
+
+def test_an_agent_killed_at_every_boundary_of_its_journal_has_lost_nothing(tmp_path: Path):
+    fatal = 0
+    while True:
+        fatal += 1
+        folder = tmp_path / str(fatal)
+        died, done = dies_at(fatal, lambda tell, folder=folder: one_trial(folder, tell))
+        if not died:
+            break
+        if not done and not (folder / JOURNAL).exists():
+            continue
+        if not done and fatal == 1:
+            continue  # before the first commit there is no campaign yet
+        kinds = [entry.kind for entry in load_history(folder)]
+        assert all(word in kinds for word in done if word != "facts")
+        with Journal.open(folder) as journal:
+            (last,) = [word for word in done if word.startswith("trial")][-1:] or [""]
+            states = [f"trial {each.state}" for each in journal.trials()]
+            follows = STATES_OF_A_TRIAL.index(last.removeprefix("trial ")) + 1 if last else 0
+            assert states in (
+                [last] * bool(last),
+                [f"trial {state}" for state in STATES_OF_A_TRIAL[follows : follows + 1]],
+            )
+            journal.write_trial(trial(2))
+    assert fatal > 18
 
 
 FULL = """
