@@ -67,7 +67,7 @@ def _one_line(error: str) -> str:
     return lines[0]
 
 
-VERBS = ("init", "run", "resume", "reconstruct", "tune", "report", "demo", "doctor", "study")
+VERBS = ("init", "run", "resume", "reconstruct", "tune", "report", "demo", "doctor", "study", "ctl", "mcp")
 
 
 @pytest.mark.parametrize("verb", VERBS)
