@@ -42,6 +42,10 @@ class ProcessingError(AgentError):
     """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
 
 
+class LostProcessError(ProcessingError):
+    """The process died of a signal: somebody or the lack of memory has killed it, the job need not be to blame."""
+
+
 class JobRunner(Protocol):
     """Whoever processes the jobs of a campaign: a child process of its own, or a pool that others use as well."""
 
@@ -152,7 +156,8 @@ class ReconstructionProcess:
         last = self._last_words()
         await self._stop()
         how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ProcessingError(f"the reconstruction process {how}" + (f": {last}" if last else ""))
+        kind = LostProcessError if code < 0 else ProcessingError
+        return kind(f"the reconstruction process {how}" + (f": {last}" if last else ""))
 
     def _last_words(self) -> str:
         assert self._chatter is not None
