@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from agent.config import ScoreChoice
-from agent.reconstruction import Reconstruction, ReconstructionSettings, reconstruct
+from agent.reconstruction import Reconstruction, reconstruct
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.scoring.regions import crop
 from agent.storage.acquisition_file import Acquisition
 from agent.study.calibration import calibrated
@@ -98,7 +99,7 @@ def task_of(acquisition: Acquisition, scored: Rectangle, seed: int) -> Task:
         BadInputError: its scan does not tell what it has to.
     """
     measured = calibrated(acquisition)
-    settings = ReconstructionSettings(max_passes=PASSES, stop_early=False)
+    settings = ReconstructionChoice.model_validate({"model": "given", "passes": PASSES}).settings()
     space = space_of(measured.data, settings, None, own_quantities=measured.data.counts_per_electron <= 1.5)
     choice = ScoreChoice(field=SCORED)
     return Task(measured.data, settings, space, LADDER, (scored,), choice, seed, bool(measured.state.widths))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -59,7 +59,7 @@ def _column(each: Compared) -> str:
     rows = "".join(
         f'<tr><td class="text">{escape(r.policy)}</td><td>{_number(r.truth)}</td><td>{_percent(r.regret)}</td>'
         f"<td>{_percent(r.gain, 2)}</td><td>{r.reconstructions:.1f}</td><td>{r.seconds:.0f}</td>"
-        f'<td class="text why">{escape(", ".join(f"{k} {_said(v)}" for k, v in r.changed.items()) or "–")}</td></tr>'
+        f'<td class="text why" style="white-space: normal">{escape(_changes(r.changed))}</td></tr>'
         for r in each.records
         if r.error is None
     )
@@ -115,6 +115,10 @@ def side_by_side(each: Compared) -> bytes:
 def _picture(phase: NDArray[np.float64], pixel: tuple[float, float]) -> Picture:
     drawn = np.asarray(phase, np.float32)
     return Picture(drawn, drawn, pixel, np.ones((1, 1), np.float32))
+
+
+def _changes(changed: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {_said(value)}" for name, value in changed.items()) or "–"
 
 
 def _number(value: float | None) -> str:
