@@ -58,6 +58,7 @@ soak: env
 
 soak-serve: env
 	$(BIN)/python tests/integration/facility_soak.py
+	$(BIN)/python tests/integration/dask_soak.py
 
 bench: env
 	$(BIN)/python -m pytest tests/benchmarks -s
