@@ -192,10 +192,11 @@ def _wreak_havoc(
         )
         assert serving.process.poll() is None, "serve has ended by itself"
         time.sleep(POLL_S)
-        if time.monotonic() < due or killed.total() >= storm.kills:
+        workers = serving.workers()
+        if time.monotonic() < due or killed.total() >= storm.kills or not workers:  # nobody is at work yet
             continue
         victim, due = rng.choice(storm.victims), time.monotonic() + storm.pause
-        if victim == "worker" and (workers := serving.workers()):
+        if victim == "worker":
             rng.choice(workers).kill()
         elif victim == "broker" and broker is not None:
             broker.kill()
