@@ -5,6 +5,7 @@
 # make faults  24 faults and what must hold through each, with the test that shows it
 # make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
+# make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
 # make test-day  an operator's day at the page, in a browser
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: contract grafana test-deploy test-mqttjs test-day env demo faults soak soak-serve test lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy test-mqttjs test-day env demo faults fuzz soak soak-serve test lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -53,11 +54,20 @@ test: lint
 faults: env
 	$(BIN)/python tests/faults.py
 
+FUZZED := envelope cbor npy mib hdr ndata1 h5 emd hspy raw
+FUZZ_SECONDS ?= 300
+
+fuzz: $(FUZZED:%=fuzz-%)
+
+fuzz-%: .interop/fuzz/.installed
+	PYTHONPATH=. .interop/fuzz/bin/python tests/fuzz/fuzz.py $* -runs=1000000 -max_total_time=$(FUZZ_SECONDS)
+
 soak: env
 	$(BIN)/python -m pytest tests/soak -s -n 0
 
 soak-serve: env
 	$(BIN)/python tests/integration/facility_soak.py
+	$(BIN)/python tests/integration/dask_soak.py
 
 bench: env
 	$(BIN)/python -m pytest tests/benchmarks -s

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from agent.aims import Budget, Goal, Positive
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
@@ -20,7 +21,6 @@ from agent.strict_yaml import Lines, parse_yaml
 from instrument import optics
 from instrument.models import Description, Interlacing, Record
 
-Positive = Annotated[float, Field(gt=0)]
 Range = tuple[float, float]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -90,16 +90,6 @@ class Search(Record):
                 msg = f"{name}: {value[0]:g} is not positive; the lower limit must be more than 0"
                 raise ValueError(msg)
         return self
-
-
-class Goal(Record):
-    """best_picture: the highest score of the final picture. cheapest: the fewest electrons that reach a score."""
-
-    kind: Literal["best_picture", "cheapest"] = Field(default="best_picture", description="what the campaign is after")
-    score: Positive | None = Field(default=None, description="cheapest: the score to reach, bit/Å²")
-    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.9, description="cheapest, without score: this part of the score of everything the instrument can give"
-    )
 
 
 MAX_RINGS = 10_000
@@ -182,9 +172,12 @@ class CampaignConfig(Record):
     )
     metadata: Metadata = Metadata()
     goal: Goal = Goal()
-    electrons: Positive = Field(
-        description="the budget: electrons for exploration and final picture together", examples=[1.2e7]
+    electrons: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="the budget: electrons for exploration and final picture together; 0: what `budget` allows",
+        json_schema_extra={"shown": 1.2e7},
     )
+    budget: Budget = Budget()
     area: AreaOfInterest
     exploration: Exploration
     search: Search = Search()
@@ -228,6 +221,13 @@ class CampaignConfig(Record):
         default=None, description="s of wall-clock time, then stop and keep everything; None: no limit"
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="of everything random")
+
+    @model_validator(mode="after")
+    def _has_a_budget(self) -> CampaignConfig:
+        if not self.electrons and self.budget == Budget():
+            msg = "a budget is missing: write electrons, budget.dose (e/Å²) or budget.minutes"
+            raise ValueError(msg)
+        return self
 
 
 def interlacing(config: CampaignConfig, description: Description) -> Interlacing | None:

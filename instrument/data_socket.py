@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import zmq
@@ -36,6 +36,7 @@ class DataSocket:
         socket: unbound PUSH socket with `handshake_ivl` HANDSHAKE_LIMIT_MS; closed by `close`.
         frame_bytes: size of an uncompressed frame, bytes; decides how many are buffered.
         clock: monotonic time, s.
+        faults: what is sent instead of a message, for trying agents; None: itself.
 
     Attributes:
         copy: is handed every message that has been sent, too.
@@ -43,8 +44,13 @@ class DataSocket:
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], frame_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        socket: zmq.Socket[bytes],
+        frame_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        faults: Callable[[bytes], Iterable[bytes]] | None = None,
     ) -> None:
+        self._faults = faults
         socket.sndhwm = max(16, SEND_BUFFER_BYTES // max(1, frame_bytes))
         self._socket = socket
         self._clock = clock
@@ -94,6 +100,11 @@ class DataSocket:
         Returns:
             False if `give_up` became true first.
         """
+        if self._faults is None:
+            return await self._send(message, give_up)
+        return all([await self._send(each, give_up) for each in self._faults(message)])
+
+    async def _send(self, message: bytes, give_up: Callable[[], bool]) -> bool:
         while True:
             try:
                 self._socket.send(message, zmq.NOBLOCK, copy=len(message) < 1 << 16)

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,26 +67,25 @@ def serve(
     legacy: str | None = None,
     backup: Path | None = None,
     metrics: str | None = None,
+    data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
-    When the sockets are bound, one line of JSON goes to standard output: {"ready": true, "control": "tcp://…",
-    "safe": …, "data": …, "name": …}. What cannot be served (a port in use, a state directory in use, half a key
-    configuration) is one line on standard error. Must be called from the main thread.
+    When bound, a line of JSON goes to standard output: {"ready": true, "control": …, "safe": …, "data": …, "name": …}.
+    What cannot be served (a port or state directory in use) is one line on standard error. Main thread only.
 
     Args:
         microscope: the instrument.
         state_dir: directory of the ledger; made if missing.
         control: endpoint of the commands; port `*` takes a free one.
-        safe: endpoint of blank, stop and status; None: a free port beside `control`.
-        data: endpoint of the frames; None: a free port beside `control`.
+        safe, data: endpoints of blank, stop and status, and of the frames; None: a free port beside `control`.
         name: of the instrument; None: as it describes itself.
         keys: CURVE keys; mandatory off loopback.
-        watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs; None: none.
+        watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs.
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
-        legacy: endpoint on this machine of a copy of the frames as Stream V1; None: there is none.
-        backup: folder for a copy of the ledger; None: none is kept.
+        legacy, backup: endpoint on this machine of a copy of the frames as Stream V1; folder for a copy of the ledger.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
+        data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
@@ -107,6 +106,7 @@ def serve(
                 hold=hold,
                 legacy=legacy,
                 backup=backup,
+                data_faults=data_faults,
             )
             asyncio.run(_serve(server, systemd, metrics))
     except (BadInputError, InstrumentError, OSError) as error:

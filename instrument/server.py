@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +66,7 @@ class InstrumentServer:
         hold: s for which the column has to be well again, after it was not, before anything is exposed.
         legacy: endpoint on this machine where programs that read Stream V1 get a copy of the frames; None: nowhere.
         backup: folder for a copy of the ledger; None: none is kept.
+        data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
         clock: monotonic time, s.
 
     Raises:
@@ -88,6 +89,7 @@ class InstrumentServer:
         hold: float = HOLD,
         legacy: str | None = None,
         backup: Path | None = None,
+        data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -110,6 +112,7 @@ class InstrumentServer:
         self._hold = hold
         self._legacy = legacy
         self._backup = backup
+        self._data_faults = data_faults
         self._heartbeats = list(heartbeats)
         if isinstance(microscope, NeedsHeartbeat):
             self._heartbeats.append(HardwareLine(microscope.heartbeat))
@@ -198,7 +201,7 @@ class InstrumentServer:
         control = zmq.asyncio.Socket(context, zmq.ROUTER)
         safe = context.socket(zmq.ROUTER)
         push = context.socket(zmq.PUSH)
-        data = DataSocket(push, frame_bytes)
+        data = DataSocket(push, frame_bytes, faults=self._data_faults)
         stack.callback(data.close)
         for router in (control, safe):
             stack.callback(router.close, linger=200)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from instrument import InstrumentError
 from instrument.backup import BACKUP_HELP
@@ -34,6 +35,11 @@ wait is about half. Measured with tests/benchmarks/test_bench_simulator.py on a 
   + aberrations, drift, jitter, rotation, point spread, bad pixels, pixel area: each within the scatter, 1
 Errors (relative L1 of a pattern): source and energy spread 1 %, window 2.5 %, one slice per layer 0.5 %.
 """
+_CHAOS = (
+    "go wrong on purpose, for trying an agent: drop, dup (chance of a frame to be lost, doubled on the wire), late (s by which "
+    "one frame of a scan is), lag (frames by which positions are), nan (part of the pixels with rubbish), die_after (frames to "
+    "kill -9), flicker (rms); like drop=0.01,dup=0.01,late=2s,lag=1,nan=1e-6,die_after=5000,flicker=0.1"
+)
 _SIMULATE = (
     "Serve a simulated microscope: specimen and column of a zoo, by default a bilayer MoS2 at 80 kV with real faults."
 )
@@ -82,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             legacy=arguments.legacy_stream,
             backup=arguments.backup,
             metrics=arguments.metrics,
+            data_faults=arguments.data_faults,
         )
     finally:
         microscope.close()
@@ -98,7 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
     simulate = verbs.add_parser(
         "simulate", description=_SIMULATE, epilog=_COSTS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    simulate.set_defaults(make=_simulated)
+    simulate.set_defaults(make=_simulated, data_faults=None)
     _add_serving(simulate, Path("simulator-state"))
     simulate.add_argument("--seed", type=int, default=0, help="of specimen, jitter, noise (default: %(default)s)")
     simulate.add_argument(
@@ -113,10 +120,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="shows the beam, on or off; --watchdog sim_instrument.beam_file:blank turns it off there",
     )
+    simulate.add_argument("--chaos", metavar="NAME=NUMBER,…", help=_CHAOS)
     add_options(simulate)
 
     replay = verbs.add_parser("replay", description=_REPLAY)
-    replay.set_defaults(make=_replayed)
+    replay.set_defaults(make=_replayed, data_faults=None)
     replay.add_argument("file", type=Path, metavar="FILE", help="the recording")
     _add_serving(replay, Path("replay-state"))
     replay.add_argument("--seed", type=int, default=0, help="of which counts are drawn (default: %(default)s)")
@@ -180,13 +188,22 @@ def _simulated(arguments: argparse.Namespace) -> Microscope:
 
     if arguments.beam_file is not None:
         os.environ[VARIABLE] = str(arguments.beam_file.resolve())
-    microscope = SimulatedMicroscope(
+    kind: type[SimulatedMicroscope] = SimulatedMicroscope
+    options: dict[str, Any] = {}
+    if arguments.chaos is not None:
+        from sim_instrument.chaos import ChaoticMicroscope, ChaoticWire, chaos_from
+
+        chaos = chaos_from(arguments.chaos)
+        arguments.data_faults = ChaoticWire(chaos, arguments.seed)
+        kind, options = ChaoticMicroscope, {"chaos": chaos}
+    microscope = kind(
         specimen_from(arguments),
         column_from(arguments),
         state_dir=arguments.state_dir,
         beam_file=arguments.beam_file,
         seed=arguments.seed,
         real_time=arguments.real_time,
+        **options,
     )
     if arguments.truth is not None:
         from sim_instrument.truth import write_truth

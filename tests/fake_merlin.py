@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from types import TracebackType
 from typing import Self
 
@@ -41,10 +43,15 @@ class FakeMerlin:
         self._listener: asyncio.StreamWriter | None = None
         self._writers: list[asyncio.StreamWriter] = []
         self._connected = asyncio.Event()
+        self._sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        self.control, self.data = (int(each.getsockname()[1]) for each in self._sockets)
 
     async def __aenter__(self) -> Self:
-        self._servers = [await asyncio.start_server(each, "127.0.0.1", 0) for each in (self._commands, self._listen)]
-        self.control, self.data = (each.sockets[0].getsockname()[1] for each in self._servers)
+        handlers = (self._commands, self._listen)
+        self._servers = [
+            await asyncio.start_server(handler, sock=each)
+            for handler, each in zip(handlers, self._sockets, strict=True)
+        ]
         return self
 
     async def __aexit__(
@@ -60,10 +67,11 @@ class FakeMerlin:
         """A body behind its prefix."""
         return b"MPX,%010d,%b" % (len(body) + self.counts_comma[data], body)
 
-    def frame(self, number: int) -> bytes:
+    def frame(self, number: int, pattern: np.ndarray | None = None) -> bytes:
         """A message with frame `number`."""
         height, width = SHAPE
-        pixels = image_of(number).astype(">u2" if self.kind == "U16" else "u1").tobytes()
+        counts = image_of(number) if pattern is None else pattern
+        pixels = counts.astype(">u2" if self.kind == "U16" else "u1").tobytes()
         return self.message(mib_header(number, width, height, self.kind) + pixels)
 
     async def send(self, *messages: bytes) -> None:
@@ -87,6 +95,10 @@ class FakeMerlin:
 
     async def _commands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
+        with contextlib.suppress(asyncio.CancelledError):  # the test has ended
+            await self._answer(reader, writer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while prefix := await reader.read(15):
             asked = (await reader.readexactly(int(prefix[4:14]) - 1)).decode()
             self.asked.append(asked)

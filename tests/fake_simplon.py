@@ -90,9 +90,10 @@ class FakeSimplon(LocalHttp):
                 self._send(stream.encode_end(self.series, "u"), zmq.NOBLOCK)
         return {}
 
-    def send_image(self, number: int, series: int | None = None) -> None:
+    def send_image(self, number: int, series: int | None = None, pattern: np.ndarray | None = None) -> None:
         """An image, of this series unless told otherwise."""
-        self._send(stream.encode_image(series or self.series, "u", number, image_of(number), 0.0, 1e-3))
+        counts = image_of(number) if pattern is None else pattern
+        self._send(stream.encode_image(series or self.series, "u", number, counts, 0.0, 1e-3))
 
     def _send(self, message: bytes, flags: int = 0) -> None:
         if not self.legacy:

@@ -225,9 +225,13 @@ class Acquirer:
     async def _expose(self, trial: Trial, writer: AcquisitionWriter) -> Outcome:
         plan = writer.plan
         self._running = arrived = asyncio.Event()
+        before = 0
 
         def on_frames(received: int, total: int) -> None:
-            arrived.set()
+            nonlocal before
+            if received > before:
+                before = received
+                arrived.set()
             self._audience.tell(FramesReceived(trial=trial.number, received=received, total=total))
 
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ class DryRun(Record):
     acquisitions: int = Field(description="all of them: reference, exploration, final, expert")
     passes: int = Field(default=1, description="scans of which each of them consists")
     electrons: float = Field(description="the budget; counts where counts per electron are not known")
+    budget_told: str = Field(default="", description="how it is told where not in electrons")
     reference_electrons: float = Field(
         default=0.0, description="part of it that the reference acquisition takes; 0 where none is needed"
     )
@@ -74,10 +76,10 @@ async def dry_run(
     """
     link = InstrumentLink(endpoint=endpoint, keys=keys or config.keys)
     async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
-        description, layout, first = await preflight(client, config)
+        config, description, layout, first = await preflight(client, config)
         scan = partial(_duration, client, config, description)
         budget = planned_budget(config, description)
-        final_dose = budget.final_share / layout.final.area
+        final_dose = min(budget.final_share / layout.final.area, config.budget.dose or math.inf)
         final = first.settings.model_copy(update={"dose": final_dose})
         duration = config.exploration.trials * await scan(layout.exploration[0], first.settings)
         duration += (1 + (config.expert is not None)) * await scan(layout.final, final)
@@ -91,6 +93,7 @@ async def dry_run(
         acquisitions=acquisitions_planned(config),
         passes=1 if interlacing(config, description) is None else 2,
         electrons=budget.total,
+        budget_told=config.budget.words(),
         reference_electrons=budget.reference,
         exploration_electrons=budget.exploration_share,
         final_dose=final_dose,

@@ -56,7 +56,7 @@ class SettingsJudge:
         """
         description = await self._client.describe()
         final = role == "final"
-        now = self._rationed(description, final)
+        now = self._config.budget.limited(self._rationed(description, final))
         illegal = await asyncio.to_thread(lambda: SearchSpace(now, self._config).why_illegal(settings, final=final))
         if illegal is not None:
             raise BadInputError(f"not legal: {illegal}")

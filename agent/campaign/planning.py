@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from agent.aims import Budget
 from agent.campaign.layout import plan_layout, scored_edge
 from agent.campaign.memory import earlier_observations
 from agent.config import CampaignConfig
@@ -38,13 +39,31 @@ def make_problem(
     """
     trial = layout.exploration[0]
     return Problem(
-        description=description,
+        description=config.budget.limited(description),
         config=config.model_copy(update={"electrons": budget.after_reference}),
         final_area=layout.final.area,
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
         earlier=earlier_observations(config),
     )
+
+
+def with_electrons(config: CampaignConfig, description: Description, cost: float = 1.0) -> CampaignConfig:
+    """The configuration with what its budget is in electrons, where it is told in another way.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+        cost: electrons of a final picture over dose times area, as flyback and margins have it.
+
+    Raises:
+        BadInputError: the instrument does not say its beam current.
+    """
+    if config.budget == Budget():
+        return config
+    final = (config.budget.dose or 0.0) * config.area.height * config.area.width * cost
+    allowed = config.budget.electrons(description, final, config.exploration.share)
+    return config.model_copy(update={"electrons": min(config.electrons or math.inf, allowed)})
 
 
 def ration(

@@ -7,6 +7,7 @@ acquisition is made up, stored, read, scored, written as a reconstruction and re
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from agent.campaign.planning import (
     plan_campaign,
     planned_budget,
     reference_settings,
+    with_electrons,
 )
 from agent.config import CampaignConfig, electrons_per_cell, interlacing
 from agent.errors import BadInputError, InstrumentUnavailableError
@@ -72,7 +74,9 @@ def made_up_plan(
     return plan if description.electrons_per_pattern_values is None else with_legal_dose(plan, description)
 
 
-async def preflight(client: InstrumentClient, config: CampaignConfig) -> tuple[Description, CampaignLayout, Suggestion]:
+async def preflight(
+    client: InstrumentClient, config: CampaignConfig
+) -> tuple[CampaignConfig, Description, CampaignLayout, Suggestion]:
     """Everything that can be known before the first electron, in order: layout, policy, instrument, rehearsal.
 
     Args:
@@ -80,7 +84,8 @@ async def preflight(client: InstrumentClient, config: CampaignConfig) -> tuple[D
         config: of the campaign.
 
     Returns:
-        What the instrument offers, where everything will happen, and what would be tried first.
+        The configuration, with its budget in electrons; what the instrument offers; where everything will happen; what would be
+        tried first.
 
     Raises:
         BadInputError: something is impossible; nothing has been reserved or exposed.
@@ -90,11 +95,17 @@ async def preflight(client: InstrumentClient, config: CampaignConfig) -> tuple[D
         msg = f"the microscope is not well: {health.message or 'it does not say why'}; start the campaign when it is"
         raise InstrumentUnavailableError(msg)
     description, exposed = await take_stock(client)
+    asked, config = config, with_electrons(config, description)
     layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
     first = await asyncio.to_thread(first_suggestion, config, description, layout)
     await ask_instrument(client, config, description, layout, first)
+    if config.budget.dose is not None:
+        final = dict(_kinds(config, description, layout, first))["final"]
+        cost = (await client.check(final)).electrons / (final.dose * layout.final.area)
+        config = with_electrons(asked, description, max(cost, 1.0))
+        first = await asyncio.to_thread(first_suggestion, config, description, layout)
     await asyncio.to_thread(rehearse, config, description, layout)
-    return description, layout, first
+    return config, description, layout, first
 
 
 async def ask_instrument(
@@ -135,7 +146,7 @@ def _kinds(
         settings = reference_settings(description, config).settings
         yield "reference", made_up_plan(config, description, layout.exploration[0], settings)
     low, high = description.dose.bounds
-    dose = planned_budget(config, description).final_share / layout.final.area
+    dose = min(planned_budget(config, description).final_share / layout.final.area, config.budget.dose or math.inf)
     last = first.settings.model_copy(update={"dose": min(max(dose, low), high)})
     final = with_legal_dose(made_up_plan(config, description, layout.final, last), description)
     yield "final", final

@@ -104,7 +104,7 @@ async def run_campaign(
         endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
     )
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
-        description, layout, _ = await preflight(client, config)
+        config, description, layout, _ = await preflight(client, config)
     facts = CampaignFacts(
         config=config,
         description=description,

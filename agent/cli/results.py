@@ -64,7 +64,7 @@ def show_plan(console: Console, plan: DryRun) -> None:
     for name, value in (
         ("exploratory trials", str(plan.trials)),
         ("acquisitions in all", f"{plan.acquisitions}{', each in two passes' if plan.passes == 2 else ''}"),
-        ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}"),
+        ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}{_told(plan)}"),
         *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
         ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
@@ -73,6 +73,10 @@ def show_plan(console: Console, plan: DryRun) -> None:
     ):
         table.add_row(name, Text(value))
     console.print(table)
+
+
+def _told(plan: DryRun) -> str:
+    return f" ({plan.budget_told})" if plan.budget_told else ""
 
 
 _VERDICTS = {"good": "green", "careful": "yellow", "bad": "bold red"}

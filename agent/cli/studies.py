@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from agent.study.plans import Wanted
 
 
 class Subject(StrEnum):
@@ -18,6 +22,8 @@ class Subject(StrEnum):
     dose = "dose"
     stop = "stop"
     counterfactual = "counterfactual"
+    tune = "tune"
+    seed = "seed"
 
 
 def study(
@@ -47,35 +53,70 @@ def study(
         bool, typer.Option("--resume", help="Go on with the study whose records are in OUT, instead of beginning anew.")
     ] = False,
     pool: Annotated[Path | None, typer.Option(metavar="FOLDER", help="policies …: shared acquisitions.")] = None,
-    policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose: only these.")] = None,
+    policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose, tune: only these.")] = None,
     campaign: Annotated[Path | None, typer.Option(metavar="DIR", help="counterfactual: a finished campaign.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: another seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: another seed; seed: of the run.")] = None,
     electrons: Annotated[float | None, typer.Option(min=0, help="counterfactual: another budget.")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback).")] = False,
 ) -> None:
     """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
 
-    calibration: a first acquisition of each column, as a careful operator would begin, calibrated as a campaign would.
-    score: a grid of settings on each column, each in two passes and in one (halves drawn from its counts), processed as a
-    campaign would, beside the information that the picture really carries.
-    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped, beside the best.
-    counterfactual: the choices of a finished campaign made again, by its own policy, seed and budget or by others.
+    calibration: a first acquisition of each column, calibrated as a campaign would.
+    score: a grid of settings on each column, in two passes and in one, beside what the pictures really carry.
+    tune: searches for settings of a reconstruction on MoSe2/WS2, ours beside random, Optuna and scikit-optimize.
+    seed: the idealised setting of Cao et al. 2022, its method with 200 doses and the truth, ours with one and without.
+    policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped.
+    counterfactual: the choices of a finished campaign made again.
     """
-    from agent.cli.comparison import run_comparison
-    from agent.cli.counterfactual import run_counterfactual
-    from agent.cli.study import numbers, run_study
+    from agent.cli.study import numbers
     from agent.study.plans import Wanted
 
-    if subject is Subject.counterfactual:
-        run_counterfactual(campaign, json_file, policies, seed, electrons)
-        return
     wanted = Wanted(
         numbers(doses, "--doses", positive=True),
         numbers(steps, "--steps", positive=True),
         numbers(defoci, "--defoci", positive=False),
         quick,
     )
-    if subject in (Subject.policies, Subject.dose, Subject.stop):
+    _conduct(
+        subject, wanted, _Asked(columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons)
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options that not every study takes."""
+
+    columns: Path | None
+    json_file: Path | None
+    count: int | None
+    figures: Path | None
+    resume: bool
+    pool: Path | None
+    policies: str | None
+    campaign: Path | None
+    seed: int | None
+    electrons: float | None
+
+
+def _conduct(subject: Subject, wanted: Wanted, asked: _Asked) -> None:
+    columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons = astuple(asked)
+    if subject is Subject.counterfactual:
+        from agent.cli.counterfactual import run_counterfactual
+
+        run_counterfactual(campaign, json_file, policies, seed, electrons)
+    elif subject is Subject.tune:
+        from agent.cli.tuning_study import run_tuning_study
+
+        run_tuning_study(columns, json_file, wanted, count, figures, policies, resume)
+    elif subject is Subject.seed:
+        from agent.cli.seed_study import run_seed_study
+
+        run_seed_study(json_file, wanted, figures, seed or 0)
+    elif subject in (Subject.policies, Subject.dose, Subject.stop):
+        from agent.cli.comparison import run_comparison
+
         run_comparison(subject.value, columns, json_file, wanted, count, figures, pool, policies)
-        return
-    run_study(subject.value, columns, json_file, wanted, count, figures, resume)
+    else:
+        from agent.cli.study import run_study
+
+        run_study(subject.value, columns, json_file, wanted, count, figures, resume)

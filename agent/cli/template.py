@@ -48,7 +48,8 @@ def _key(key: str, field: dict[str, Any], schema: dict[str, Any], required: bool
 
 def _line(key: str, field: dict[str, Any], required: bool, indent: str) -> list[str]:
     """Key and value with the comment behind them, or above them where it is long."""
-    text = f"{indent}{key}: {json.dumps(field['examples'][0] if required else field['default'], ensure_ascii=False)}"
+    value = field["examples"][0] if required else field.get("shown", field["default"])
+    text = f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
     meaning = _describe(field, required)
     behind = f"{text:<{COMMENT_COLUMN}}  # {meaning}"
     return [behind] if len(behind) <= WIDTH else [*_comment(meaning, indent), text]
@@ -63,7 +64,11 @@ def _section(field: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any] | 
 
 
 def _describe(field: dict[str, Any], required: bool) -> str:
-    parts = [field.get("description", "").rstrip("."), _legal(field), "an example" if required else ""]
+    parts = [
+        field.get("description", "").rstrip("."),
+        _legal(field),
+        "an example" if required or "shown" in field else "",
+    ]
     return "; ".join(part for part in parts if part).replace("None", "null")
 
 

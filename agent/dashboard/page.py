@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from nicegui import ui
@@ -19,7 +19,7 @@ from agent.dashboard.settings_dialog import SettingsDialog
 from agent.dashboard.sources import Source
 from agent.dashboard.view import View
 from agent.errors import BadInputError
-from agent.status.contract import AUTONOMIES
+from agent.status.contract import AUTONOMIES, Setting
 
 logger = logging.getLogger(__name__)
 TICK_S = 0.25
@@ -80,6 +80,7 @@ class Page:
         self._drawn = (-1, -1)
         self._texts: dict[str, str] = {}
         self._boxes: dict[str, Any] = {}
+        self._levels: dict[str, Any] = {}
         self._trial: int | None = None
         self._picture_of: tuple[Any, ...] = ()
 
@@ -145,6 +146,7 @@ class Page:
                 self._edit = _button("EDIT", self._edit_held, "edit", "your settings in its place (e)")
                 self._own = _button("OWN TRIAL", self._settings.own, "own", "one more, with settings of yours (n)")
             self._edit.set_visibility(False)
+            self._build_levels()
             self._proposed = ui.element("div").classes("proposal")
             with self._proposed:
                 self._boxes["proposal"] = ui.html("", sanitize=False)
@@ -152,6 +154,18 @@ class Page:
                     _button("APPROVE PROPOSAL", lambda: self._judge("approve"), "approve", "make it the next trial")
                     _button("VETO PROPOSAL", lambda: self._judge("veto"), "veto", "drop it")
             self._proposed.set_visibility(False)
+
+    def _build_levels(self) -> None:
+        """Autonomy over single settings."""
+        with ui.element("div").classes("levels"):
+            for name in get_args(Setting):
+                level = ui.select(
+                    [each for each in AUTONOMIES if each != "observe"],
+                    value="auto",
+                    on_change=lambda event, name=name: self._choose_level(name, event.value),
+                )
+                level.props(f"dense borderless options-dense behavior=menu prefix={name}: aria-label=autonomy-{name}")
+                self._levels[name] = level.classes("chooser").tooltip(f"autonomy over a {name} that changes")
 
     def _build_keys(self) -> None:
         with ui.dialog() as self._keys, ui.card().classes("keys"):
@@ -207,6 +221,8 @@ class Page:
         self._pause.classes(add="active" if state.paused else "", remove="" if state.paused else "active")
         asks = state.needs_approval is not None
         self._decision.set_visibility(asks)
+        for name, level in self._levels.items():
+            level.set_value(getattr(state, f"autonomy_{name}"))
         self._edit.set_visibility(state.held is not None)
         self._own.set_visibility(not view.finished)
         proposed = view.proposal is not None
@@ -284,6 +300,13 @@ class Page:
         if event.value != now:
             await self._command("autonomy", level=event.value)
             self._autonomy.set_value(now)  # until the agent says otherwise
+
+    async def _choose_level(self, name: str, level: str) -> None:
+        state = self._view.state
+        now = getattr(state, f"autonomy_{name}") if state is not None else None
+        if level != now:
+            await self._command("autonomy", parameter=name, level=level)
+            self._levels[name].set_value(now)  # until the agent says otherwise
 
     async def _decide(self, verb: str) -> None:
         waits = self._view.state.needs_approval if self._view.state is not None else None

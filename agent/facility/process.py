@@ -21,7 +21,7 @@ from agent.errors import BadInputError
 from agent.facility.jobs import Job, JobState
 from agent.facility.queue import CAMPAIGNS
 from agent.processing.pool import POOL_AWAY
-from agent.storage.journal import JOURNAL, load_campaign
+from agent.storage.journal import is_begun, load_campaign
 
 LAUNCH = (sys.executable, "-c", "import sys; from agent.cli import main; main(sys.argv[1:])")
 JOBS = "jobs"
@@ -65,7 +65,7 @@ class CampaignProcess:
         Returns:
             The process's id.
         """
-        if has_begun(self.folder):
+        if is_begun(self.folder):
             keep = () if self._job.release else ("--keep-safe",)
             words = ["resume", str(self.folder), *keep]
         else:
@@ -126,14 +126,14 @@ class CampaignProcess:
 
     def outcome(self) -> tuple[JobState, str]:
         """What became of a running job whose process has ended, and why."""
-        if not has_begun(self.folder):
+        if not is_begun(self.folder):
             reason = self._last_words()
             passing = not reason or reason.startswith(_NOBODY)
             return (JobState.INTERRUPTED if passing else JobState.FAILED), reason
         try:
             record = load_campaign(self.folder)
-        except BadInputError as error:
-            return JobState.FAILED, str(error)
+        except BadInputError as error:  # a person has to look what it has exposed
+            return JobState.HELD, str(error)
         match record.state:
             case "done":
                 return JobState.DONE, ""
@@ -151,21 +151,6 @@ class CampaignProcess:
         except OSError:
             return ""
         return next((line.removeprefix(_SAID) for line in reversed(lines) if line.startswith(_SAID)), "")
-
-
-def has_begun(folder: Path) -> bool:
-    """Whether a campaign's folder has a journal that can be resumed; before it is complete nothing is exposed.
-
-    Args:
-        folder: of the campaign.
-    """
-    if not (folder / JOURNAL).is_file():
-        return False
-    try:
-        load_campaign(folder)
-    except BadInputError:
-        return False
-    return True
 
 
 def unused_folder(facility: Path, job: Job) -> str:

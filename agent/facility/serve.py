@@ -16,10 +16,11 @@ from pathlib import Path
 
 from agent.errors import BadInputError
 from agent.facility.jobs import ALIVE, JobState
-from agent.facility.process import LAUNCH, SERVE, CampaignProcess, has_begun, unused_folder
+from agent.facility.process import LAUNCH, SERVE, CampaignProcess, unused_folder
 from agent.facility.queue import Queue
 from agent.status.commands import new_command
 from agent.status.local import send
+from agent.storage.journal import is_begun
 
 LOCK = "serve.lock"
 POLL_S = 0.25
@@ -114,7 +115,7 @@ class Facility:
         if job is None or self._not_before.get(job.number, 0.0) > self._clock():
             return
         folder = job.folder
-        if not folder or not has_begun(CampaignProcess(self._queue.folder, job).folder):
+        if not folder or not is_begun(CampaignProcess(self._queue.folder, job).folder):
             folder = unused_folder(self._queue.folder, job)
         try:
             job = self._queue.change(job.number, JobState.RUNNING, folder=folder)

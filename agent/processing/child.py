@@ -42,6 +42,10 @@ class ProcessingError(AgentError):
     """A reconstruction failed, hung or died; the trial is lost, the campaign is not."""
 
 
+class LostProcessError(ProcessingError):
+    """The process died of a signal: somebody or the lack of memory has killed it, the job need not be to blame."""
+
+
 class JobRunner(Protocol):
     """Whoever processes the jobs of a campaign: a child process of its own, or a pool that others use as well."""
 
@@ -118,23 +122,17 @@ class ReconstructionProcess:
                 part_of(job.output).unlink(missing_ok=True)
 
     async def acknowledge(self) -> None:
-        """Return once the child has answered, at work or not. Where there is none, nothing has to be waited for."""
-        process, replies = self._process, self._replies
-        if process is None or process.returncode is not None or process.stdin is None or replies is None:
+        """Return once the child has answered. One that has no job has nothing to acknowledge."""
+        process = self._process
+        if process is None or process.stdin is None or not self._one_at_a_time.locked():
             return
         self._answered.clear()
         process.stdin.write(_PING)
         await process.stdin.drain()
-        while not self._answered.is_set():
+        while self._one_at_a_time.locked() and not self._answered.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_AGAIN_S):
-                    if self._one_at_a_time.locked():  # whoever talks with it hears the answer
-                        await self._answered.wait()
-                        return
-                    async with self._one_at_a_time:
-                        if not self._answered.is_set() and await replies.readline():
-                            self._answered.set()
-                        return
+                    await self._answered.wait()
 
     async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
         assert self._process is not None
@@ -158,7 +156,8 @@ class ReconstructionProcess:
         last = self._last_words()
         await self._stop()
         how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return ProcessingError(f"the reconstruction process {how}" + (f": {last}" if last else ""))
+        kind = LostProcessError if code < 0 else ProcessingError
+        return kind(f"the reconstruction process {how}" + (f": {last}" if last else ""))
 
     def _last_words(self) -> str:
         assert self._chatter is not None

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from agent.processing.child import (
     MAX_LINE,
     PROCESSING,
     THREAD_VARIABLES,
+    LostProcessError,
     ProcessingError,
     ReconstructionProcess,
     take_message,
@@ -36,6 +37,8 @@ POOL_AWAY = "the reconstruction pool does not answer"
 """How the reason begins for which a campaign stops when its pool stays away."""
 PATIENCE_S = 600.0
 """s that a campaign waits for a pool that has gone, such as one that is being restarted."""
+ATTEMPTS = 3
+"""At a job whose process is killed. The campaign, which does not see them, makes two of its own at whatever fails."""
 _RETRY_S = 0.5
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,9 @@ class LocalWorkers:
         slot.busy = True
         try:
             process = await slot.ready(processing)
+            for _ in range(ATTEMPTS - 1):
+                with suppress(LostProcessError):
+                    return await process.run(job, on_progress, timeout_s)
             return await process.run(job, on_progress, timeout_s)
         finally:
             slot.busy = False
@@ -210,6 +216,9 @@ async def _lend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secr
             say(error=str(error))
         except StoppedError as error:
             say(stopped=str(error))
+        except Exception as error:  # the campaign is to hear of it, not to ask again
+            logger.exception("the pool failed")
+            say(error=f"the pool failed: {type(error).__name__}: {error}")
         await writer.drain()
     finally:
         for each in (gone, work):

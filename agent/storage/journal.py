@@ -201,6 +201,25 @@ class Journal:
         )
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a campaign has a journal; before it is complete nothing is exposed. One that cannot be read counts as begun.
+
+    Args:
+        folder: of the campaign, or of none.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        return False
+    connection = sqlite3.connect(path.resolve().as_uri() + "?mode=ro", uri=True, timeout=10)
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
+        return True
+    finally:
+        connection.close()
+    return bool(version)
+
+
 def load_campaign(folder: Path | str) -> CampaignRecord:
     """Read a campaign, running or finished, without disturbing whoever runs it.
 

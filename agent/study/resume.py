@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from agent.errors import BadInputError
 from agent.study.exposures import StudyColumn
 from agent.study.plans import Planned
 from agent.study.records import CalibrationRecord, Key, ScoreRecord
+from instrument.models import Record
 
-Records = list[CalibrationRecord | ScoreRecord]
+_Record = TypeVar("_Record", bound=Record)
 Kind = type[CalibrationRecord] | type[ScoreRecord]
 
 
-def read_records(path: Path | None, kind: Kind) -> Records:
+def read_records(path: Path | None, kind: type[_Record]) -> list[_Record]:
     """The records that a study has written so far; none where there is no file.
 
     Args:

@@ -98,7 +98,7 @@ def _cards(task: Task, trials: Sequence[TuningTrial], taken: int, spent: float, 
                 "own",
                 "Two halves, recommended",
                 _score(trials[taken]),
-                "bit/Å²; not to be compared with regularised pictures",
+                "bit/Å²; halves are never regularised",
             )
         ],
         ("expert", "Two halves, start", _score(trials[0]), "bit/Å²"),
@@ -134,8 +134,9 @@ def _recommended(task: Task, values: Values) -> str:
     extra = "".join(f'<p class="soft">{escape(line)}</p>' for line in optics_options(values))
     return (
         '<h2>Recommended</h2><table><thead><tr><th class="text">setting</th><th>start</th><th>recommended</th></tr></thead>'
-        f'<tbody>{rows}</tbody></table><p class="soft">All of them: {SETTINGS}, for `ptychopilot reconstruct --settings` '
-        f"and the `reconstruction` section of a campaign file.</p>{extra}"
+        f'<tbody>{rows}</tbody></table><p class="soft">All of them: {SETTINGS}, for '
+        "<code>ptychopilot reconstruct --settings</code> "
+        f"and the <code>reconstruction</code> section of a campaign file.</p>{extra}"
     )
 
 
@@ -180,7 +181,8 @@ def _table(task: Task, trials: Sequence[TuningTrial], taken: int) -> str:
         rows.append(
             f'<tr class="{kind}"><td>{number}</td><td>{trial.stage + 1} of {len(task.ladder)}</td><td>{better}</td>'
             f'<td>{_score(trial) if trial.score else ""}</td><td>{seconds:.1f}</td><td class="text">{trial.origin}</td>'
-            f'<td class="text why">{escape(changes_text(task, trial.values))}{_failure(trial)}</td></tr>'
+            f'<td class="text why" style="white-space: normal">'
+            f"{escape(changes_text(task, trial.values))}{_failure(trial)}</td></tr>"
         )
     lost = [trial for trial in trials if trial.stage < 0 and trial.error]
     more = (

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from agent.reconstruction import ReconstructionSettings
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.tuning.space import MEASURED, Values
 from agent.tuning.trial import Task
 
@@ -17,7 +17,7 @@ _LEFT_OUT = ("seed", "device", "refine_optics", "stop_early")
 
 
 def settings_text(task: Task, values: Values, why: str) -> str:
-    """The file's text: what was searched and what differs from the engine's defaults, each by the engine's own name.
+    """The file's text: what was searched and what differs from a settings file's defaults, each by the engine's own name.
 
     Args:
         task: that was searched.
@@ -26,7 +26,7 @@ def settings_text(task: Task, values: Values, why: str) -> str:
     """
     _, settings = task.whole(values)
     searched = {*values, "batch_size", "max_passes"} if {"batches", "passes"} & set(values) else set(values)
-    default = ReconstructionSettings()
+    default = ReconstructionChoice.model_validate({"model": "given"}).settings()  # what a file that is silent means
     content: dict[str, Any] = {"model": "given"}
     for each in fields(settings):
         value = getattr(settings, each.name)

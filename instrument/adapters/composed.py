@@ -7,8 +7,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,8 @@ class ComposedMicroscope:
         column, scan, camera: its parts; the camera is triggered by the scan engine.
         most_missing: part of the frames that may be missing. They are masked; with more the acquisition fails.
         settle_time: s after a change of defocus, besides what the column itself waits for.
+        to_enter: async context managers, such as a camera, that are entered before the first question, for a factory that
+            has no event loop; `close` leaves them.
 
     Attributes:
         gaps: account of the last acquisition; None before the first.
@@ -53,15 +56,20 @@ class ComposedMicroscope:
         *,
         most_missing: float = MOST_MISSING,
         settle_time: float = 0.0,
+        to_enter: Sequence[AbstractAsyncContextManager[Any]] = (),
     ) -> None:
         self._name, self._column, self._scan, self._camera = name, column, scan, camera
         self._most_missing, self._settle_time = most_missing, settle_time
+        self._to_enter, self._entered = list(to_enter), AsyncExitStack()
         self._blanked = threading.Event()
         self._hold = Hold(self.blank, lambda: None)
         self.gaps: Gaps | None = None
 
     async def describe(self) -> Description:
         """What the three parts allow together."""
+        while self._to_enter:
+            await self._entered.enter_async_context(self._to_enter[0])
+            del self._to_enter[0]
         column, scan, camera = self._column, self._scan, self._camera
         fixed = len(scan.dwell_times) > 2
         fastest = max(min(scan.dwell_times), camera.fastest)
@@ -141,6 +149,11 @@ class ComposedMicroscope:
             self.blank()
             self.gaps = join.gaps
             await self._camera.disarm()
+
+    async def close(self) -> None:
+        """Blank, and leave what had been entered."""
+        self.blank()
+        await self._entered.aclose()
 
     def lost_frames(self) -> int:
         """How many frames of the last acquisition are missing, and are to be masked. See `LosesFrames`."""

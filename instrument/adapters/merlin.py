@@ -3,8 +3,8 @@
 Facts: a message is `MPX,`, ten digits of length, a comma and a body. The length counts the comma before the body in the vendor's
 description; programs are about that leave it out, so both are understood. A command is answered by its echo and a code. Frames
 come behind an acquisition header (`HDR`), each with a header as in a MIB file, whose number, from 1, is that of its trigger.
-After an abort nothing says that the series has ended, and what was under way may still come: each series gets a connection of
-its own.
+After an abort nothing says that the series has ended, and what was under way may still come: the next gets a connection of its
+own, after a moment.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from instrument.models import Detector
 from instrument.recordings.mib import parse_header
 
 TIMEOUT = 5.0
+AFTER_ABORT = 0.5
+"""s before the next connection."""
+BEGINNING = 30.0
+"""s for the acquisition header; the beam is off meanwhile."""
 POLL = 0.05
 BUFFERED_FRAMES = 4096
 PREFIX = 15
@@ -106,9 +110,12 @@ class MerlinCamera:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self.disarm()
-        with self._lock:
-            self._hang_up()
+        try:
+            await self.disarm()
+        finally:
+            await self._drop_reader()
+            with self._lock:
+                self._hang_up()
 
     async def arm(self, frames: int, dwell: float) -> tuple[int, int]:
         """See `Camera`. The receiver is connected first, and the acquisition header has come."""
@@ -125,8 +132,12 @@ class MerlinCamera:
             await self.set(name, value)
         self._series += 1
         self._announced, self._received = frames, 0
-        self._reader = reader = _Reader(self._host, self._data, self._series)
-        await asyncio.to_thread(reader.start)
+        if self._reader is None or not self._reader.lives:
+            await self._drop_reader()
+            self._reader = _Reader(self._host, self._data)
+            await asyncio.to_thread(self._reader.start)
+        reader = self._reader
+        reader.begin(self._series)
         await self.command("STARTACQUISITION")
         await asyncio.to_thread(reader.wait_for_header)
         return self._series, 1
@@ -155,21 +166,22 @@ class MerlinCamera:
 
     async def disarm(self) -> None:
         """See `Camera`: stop where frames are still to come, and drop what is under way with its connection."""
-        if self._reader is None:
+        if self._received >= self._announced:
             return
-        reader, self._reader = self._reader, None
+        self._announced = self._received
         try:
-            if self._received < self._announced:
-                await self.command("STOPACQUISITION")
+            await self.command("STOPACQUISITION")
         finally:
+            await self._drop_reader()
+            await asyncio.sleep(AFTER_ABORT)
+
+    async def _drop_reader(self) -> None:
+        if self._reader is not None:
+            reader, self._reader = self._reader, None
             await asyncio.to_thread(reader.stop)
 
     async def get(self, name: str) -> str:
-        """The value of a variable.
-
-        Args:
-            name: as the vendor calls it, "COUNTERDEPTH".
-        """
+        """The value of a variable, by the vendor's name: "COUNTERDEPTH"."""
         return ",".join((await asyncio.to_thread(self._exchange, f"GET,{name}"))[2:-1])
 
     async def set(self, name: str, value: float) -> None:
@@ -185,11 +197,7 @@ class MerlinCamera:
         await asyncio.to_thread(self._exchange, f"SET,{name},{value:.9g}")
 
     async def command(self, name: str) -> None:
-        """Have something done.
-
-        Args:
-            name: as the vendor calls it, "STARTACQUISITION".
-        """
+        """Have something done, by the vendor's name: "STARTACQUISITION"."""
         await asyncio.to_thread(self._exchange, f"CMD,{name}")
 
     def _exchange(self, body: str) -> list[str]:
@@ -291,13 +299,15 @@ class _Line:
 
 
 class _Reader:
-    """A thread that receives one series."""
+    """A thread that receives one series after the other."""
 
-    def __init__(self, host: str, port: int, series: int) -> None:
-        self._address, self._series = (host, port), series
+    def __init__(self, host: str, port: int) -> None:
+        self._address = host, port
         self._found: queue.Queue[CameraFrame | Exception | None] = queue.Queue(BUFFERED_FRAMES)
         self._stopping = threading.Event()
         self._begun = threading.Event()
+        self._lock = threading.Lock()
+        self._series, self._headers = EARLIER, 0
         self._thread = threading.Thread(target=self._run, name="frames of the Merlin")
 
     def start(self) -> None:
@@ -308,9 +318,24 @@ class _Reader:
             raise MerlinError(msg) from error
         self._thread.start()
 
+    @property
+    def lives(self) -> bool:
+        return self._thread.is_alive()
+
+    def begin(self, series: int) -> None:
+        """What comes behind the next acquisition header is of this series."""
+        with self._lock:
+            self._series, self._headers = series, 0
+            self._begun.clear()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._found.get_nowait()
+
     def wait_for_header(self) -> None:
-        if not self._begun.wait(TIMEOUT):
-            msg = f"Merlin's data at {self._address[0]}:{self._address[1]}: no acquisition header within {TIMEOUT:g} s"
+        if not self._begun.wait(BEGINNING) or not self._headers:
+            msg = (
+                f"Merlin's data at {self._address[0]}:{self._address[1]}: no acquisition header within {BEGINNING:g} s"
+            )
             raise MerlinError(msg)
 
     async def take(self, limit: float) -> CameraFrame | Exception | None:
@@ -331,19 +356,19 @@ class _Reader:
     def _run(self) -> None:
         with contextlib.closing(self._line) as line:
             try:
-                headers = 0
+                line.search()
                 while not self._stopping.is_set():
-                    if not headers:
-                        line.search()
                     length = line.prefix()
                     kind = bytes(line.exactly(4))
                     if kind == b"MQ1,":
-                        self._pass_on(self._frame(line, length, self._series if headers == 1 else EARLIER))
+                        series = self._series if self._headers == 1 else EARLIER
+                        self._pass_on(self._frame(line, length, series))
                         continue
-                    headers += kind == b"HDR,"
-                    if headers:
-                        self._begun.set()
                     line.exactly(length - 1 - len(kind))
+                    if kind == b"HDR,":
+                        with self._lock:
+                            self._headers += 1
+                            self._begun.set()
                     line.skip_to_next()
             except (EOFError, OSError):
                 self._pass_on(None)

@@ -49,6 +49,10 @@ _HYPERSPY = {"voltage": ("beam_energy", 1e3), "semiangle": ("convergence_angle",
 """Number -> attribute of Acquisition_instrument/TEM in HyperSpy's metadata, and its factor to eV, mrad."""
 
 
+_DAMAGE = (RuntimeError, OSError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
+"""What h5py raises for a file that can be opened and whose insides are not what HDF5 allows."""
+
+
 class Hdf5Format:
     """See `RecordingFormat`."""
 
@@ -117,8 +121,12 @@ def open_hdf5(path: Path) -> Iterator[Any]:
     except OSError as error:
         msg = f"{path}: {_why_not(error)}"
         raise BadInputError(msg) from error
-    with file:
-        yield file
+    try:
+        with file:
+            yield file
+    except _DAMAGE as error:
+        msg = f"{path}: is damaged ({error}); take a sound copy"
+        raise BadInputError(msg) from error
 
 
 def _why_not(error: OSError) -> str:

@@ -188,6 +188,21 @@ def make_honest() -> HonestMicroscope:
     return HonestMicroscope()
 
 
+class StuckMicroscope(StripedMicroscope):
+    """Its driver keeps the event loop, and the interpreter, for itself nearly half of the time."""
+
+    async def health(self) -> Health:
+        until = time.monotonic() + 0.9
+        while time.monotonic() < until:
+            pass
+        return await super().health()
+
+
+def make_stuck() -> StripedMicroscope:
+    """Factory for `python -m instrument serve` whose event loop is blocked for 0.9 s of every 1.9 s."""
+    return StuckMicroscope(frame_interval=0.01)
+
+
 def make() -> StripedMicroscope:
     """Factory for `python -m instrument serve`; one frame every 20 ms."""
     return StripedMicroscope(frame_interval=0.02)

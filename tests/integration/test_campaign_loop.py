@@ -25,6 +25,7 @@ from agent.events import Event, TrialChanged
 from agent.processing.process import ProcessingJob
 from agent.report import write_report
 from agent.storage.journal import load_history
+from instrument import InstrumentClient
 
 pytestmark = pytest.mark.usefixtures("world")
 
@@ -274,6 +275,29 @@ async def test_dry_run_costs_nothing_and_tells_what_would_be(server: Server, tmp
     assert plan.electrons == 2e6
     assert plan.duration > 0
     assert await ledger(server.endpoint) == []
+
+
+async def test_a_budget_in_dose_or_minutes_becomes_electrons_and_the_tightest_counts(
+    server: Server, tmp_path: Path
+) -> None:
+    def told(electrons: float = 0.0, **budget: float) -> CampaignConfig:
+        return config(electrons=electrons, budget=budget, expert=None)
+
+    async with InstrumentClient(server.endpoint, timeout=5) as client:
+        current = (await client.describe()).beam_current
+    assert current is not None
+    minutes = await dry_run(told(minutes=0.25), server.endpoint)
+    assert minutes.electrons == pytest.approx(15 * current * 1e-12 / 1.602176634e-19)
+    assert minutes.budget_told == "0.25 min of beam"
+    assert (await dry_run(told(minutes=0.25, electrons=2e6), server.endpoint)).electrons == 2e6
+    record = await run_campaign(told(dose=400.0), server.endpoint, tmp_path / "c", processing=PROCESSING)
+    assert record.config.electrons == pytest.approx(2 * 400 * 24**2, rel=0.1), (
+        "half of it is exploration's, and flyback"
+    )
+    assert record.electrons_spent <= record.config.electrons
+    doses = {trial.role: trial.settings.dose for trial in record.trials}
+    assert max(trial.settings.dose for trial in record.trials) <= 400 * (1 + 1e-9), "no place gets more"
+    assert doses["final"] == pytest.approx(400, rel=0.05)
 
 
 async def test_a_dry_run_counts_the_electrons_of_the_reference(tmp_path: Path) -> None:

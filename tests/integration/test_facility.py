@@ -17,7 +17,7 @@ from agent.facility.jobs import JobState
 from agent.facility.queue import CAMPAIGNS, Queue
 from agent.facility.serve import Facility
 from agent.processing.pool import LocalWorkers, lending
-from agent.storage.journal import load_campaign, load_history
+from agent.storage.journal import load_campaign
 
 HERE = Path(__file__).parent
 LAUNCH = (sys.executable, str(HERE / "facility_campaign.py"))
@@ -61,19 +61,19 @@ def states(queue: Queue) -> list[JobState]:
 
 
 @pytest.mark.usefixtures("world")
-async def test_two_campaigns_end_although_a_worker_and_then_serve_itself_are_killed(
-    queue: Queue, server: Server
-) -> None:
-    for number in range(2):
-        queue.add(campaign(number, None), instrument="i0", directory=HERE, priority=number)
+async def test_a_campaign_ends_although_a_worker_and_then_serve_itself_are_killed(queue: Queue, server: Server) -> None:
+    later, first = (
+        queue.add(campaign(number, None), instrument="i0", directory=HERE, priority=number).number
+        for number in range(2)
+    )
     async with serving(queue) as workers:
         await until(lambda: workers.busy and worker_processes())
         worker_processes()[0].kill()
-        await until(lambda: workers.busy and worker_processes())
+        await until(lambda: not workers.busy)
     assert states(queue) == [JobState.QUEUED, JobState.RUNNING], "the higher priority first, and one at a time"
+    queue.cancel(later)
     async with serving(queue):
-        await until(lambda: all(state is JobState.DONE for state in states(queue)))
+        await until(lambda: queue.job(first).state is JobState.DONE)
     record = load_campaign(queue.folder / CAMPAIGNS / "c1-0002")
     assert all(trial.state == "done" for trial in record.trials), "a lost worker costs a retry, a lost pool nothing"
-    assert "released from SAFE" not in {entry.kind for entry in load_history(queue.folder / CAMPAIGNS / "c1-0002")}
     check(queue, {"i0": await ledger(server.endpoint)})

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from served_small_world import PROCESSING, Server, config, ledger
+from served_small_world import PROCESSING, Server, config, ledger, serving
 
 from agent import run_campaign
 from agent.campaign.steering import Steering
@@ -15,7 +15,7 @@ from agent.campaign.stop import Control
 from agent.dashboard.commanding import Commander
 from agent.dashboard.sources import FolderSource
 from agent.errors import BadInputError, StoppedError
-from agent.events import Event, SteeringChanged, TrialChanged
+from agent.events import Event, FramesReceived, SteeringChanged, TrialChanged
 from agent.records import Settings
 from agent.status.commands import CommandDesk, Way, new_command
 from agent.status.contract import Command, Reply
@@ -201,3 +201,41 @@ async def test_a_pause_that_a_hanging_agent_does_not_answer_turns_the_beam_off_a
             await campaign
     async with InstrumentClient(server.endpoint, timeout=5) as client:
         assert (await client.status()).phase == "safe"
+
+
+async def test_an_acquisition_that_does_not_acknowledge_a_pause_ends_in_safe(tmp_path: Path, world: Path) -> None:
+    folder, control = tmp_path / "campaign", Control()
+    steering, exposing, blanked = Steering(control), asyncio.Event(), asyncio.Event()
+    said: list[SteeringChanged] = []
+
+    class Watcher:
+        def on_event(self, event: Event) -> None:
+            if isinstance(event, FramesReceived) and event.received:
+                exposing.set()
+            if isinstance(event, SteeringChanged):
+                said.append(event)
+                if event.code == "BLANKED":
+                    blanked.set()
+
+    with serving(tmp_path, interval=1.8) as slow:
+        campaign = asyncio.ensure_future(
+            run_campaign(
+                config(steering={"pause_within": 1.0}),
+                slow.endpoint,
+                folder,
+                observers=[Watcher()],
+                processing=PROCESSING,
+                control=control,
+                steering=steering,
+            )
+        )
+        await exposing.wait()
+        await steering.act("pause", new_command("ann"), "local")
+        await asyncio.wait_for(blanked.wait(), 20)
+        async with InstrumentClient(slow.endpoint, timeout=5) as client:
+            assert (await client.status()).phase == "safe"
+        await steering.act("resume", new_command("ann"), "local")  # ends the pause, and releases nothing
+        with pytest.raises(StoppedError, match="SAFE"):
+            await asyncio.wait_for(campaign, 20)
+    assert ("loop", "acquisition", "worker") in [event.unacknowledged for event in said]
+    assert any("pause not acknowledged within 1 s by acquisition" in event.text for event in said)

@@ -42,7 +42,9 @@ def test_the_server_uses_the_socket_of_the_watchdog() -> None:
     assert socket == "/run/ptychopilot/watchdog.sock"
 
 
-@pytest.mark.parametrize(("unit", "verbs"), [("agent@", ["run", "resume"]), ("dashboard", ["dashboard"])])
+@pytest.mark.parametrize(
+    ("unit", "verbs"), [("agent@", ["run", "resume"]), ("serve", ["serve"]), ("dashboard", ["dashboard"])]
+)
 def test_agent_and_page_are_started_with_options_that_they_know(unit: str, verbs: list[str]) -> None:
     (command,) = commands(ROOT / "deploy" / "systemd" / f"ptychopilot-{unit}.service").values()
     group = typer.main.get_command(app)

@@ -81,6 +81,15 @@ async def test_frames_over_the_wire_and_a_state_that_survives_kill_9(tmp_path: P
     assert sum(entry["stop"] - entry["first"] for entry in exposures) == 36
 
 
+async def test_with_chaos_frames_come_twice_and_count_once_until_the_process_dies(tmp_path: Path) -> None:
+    with simulator(tmp_path, "--chaos", "dup=1,die_after=50") as (process, endpoint):
+        async with InstrumentClient(endpoint, timeout=2) as client:
+            assert await acquire(client, plan("a1")) == pytest.approx(plan("a1").electrons, rel=0.05)
+            with pytest.raises((InstrumentError, ExceptionGroup)):
+                await acquire(client, plan("a2"))
+        assert process.wait(10) == -9
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -67,7 +67,7 @@ def _one_line(error: str) -> str:
     return lines[0]
 
 
-VERBS = ("init", "run", "resume", "reconstruct", "tune", "report", "demo", "doctor", "study")
+VERBS = ("init", "run", "resume", "reconstruct", "tune", "report", "demo", "doctor", "study", "ctl", "mcp")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -183,7 +183,7 @@ def test_the_template_has_every_key_with_its_default_and_explains_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"electrons": -1.0}, r"electrons: .*greater than 0.*-1"),
+        ({"electrons": -1.0}, r"electrons: .*greater than or equal to 0.*-1"),
         ({"electron": 1e6}, r"unknown key electron\b"),
         ({"search__steps": [1, 2]}, r"unknown key search\.steps"),
         ({"search__step": [0, 2]}, r"search: step: 0 is not positive"),

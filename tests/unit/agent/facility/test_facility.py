@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_what_nobody_decided_goes_on_by_itself_and_the_rest_waits_for_a_person(
     found, why = CampaignProcess(queue.folder, job).outcome()
     assert found is becomes
     assert why.startswith(reason)
+
+
+def test_a_journal_that_cannot_be_read_is_never_begun_anew(queue: Queue) -> None:
+    job = queue.change(put(queue), JobState.RUNNING, folder="c-0001")
+    shutil.copytree(GOLDEN, queue.folder / CAMPAIGNS / "c-0001")
+    with closing(sqlite3.connect(queue.folder / CAMPAIGNS / "c-0001" / "journal.sqlite")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert CampaignProcess(queue.folder, job).outcome()[0] is JobState.HELD, (
+        "what it has exposed is for a person to see"
+    )
 
 
 async def test_a_campaign_that_is_refused_fails_with_its_reason_and_the_next_one_has_its_turn(queue: Queue) -> None:

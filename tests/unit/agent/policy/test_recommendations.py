@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from examples import description
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Goal, Search
+from agent.aims import Goal
+from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
 from agent.errors import BadInputError
 from agent.policy import Observation, Problem, make_policy
 from agent.records import Settings

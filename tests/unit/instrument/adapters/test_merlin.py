@@ -105,7 +105,7 @@ async def test_a_camera_that_begins_nothing_is_not_waited_for_for_ever(
     detector: FakeMerlin, monkeypatch: pytest.MonkeyPatch
 ):
     detector.header = False
-    monkeypatch.setattr(merlin, "TIMEOUT", 0.1)
+    monkeypatch.setattr(merlin, "BEGINNING", 0.1)
     async with camera(detector) as driven:
         with pytest.raises(MerlinError, match=r"no acquisition header within 0\.1 s"):
             await driven.arm(5, 1e-3)

@@ -8,14 +8,11 @@ from typing import Any
 
 import pytest
 from examples import between
-from fake_parts import FakeCamera, FakeScan
 from fake_temscript import FakeTemscript
 
 from instrument.adapters import temscript
-from instrument.adapters.composed import ComposedMicroscope
 from instrument.adapters.parts import NotConfirmedError
 from instrument.adapters.temscript import TemscriptColumn, TemscriptError
-from instrument.conformance import try_promises
 from instrument.errors import BadInputError
 
 
@@ -83,13 +80,6 @@ async def test_valves_are_closed_and_confirmed_and_what_is_not_well_is_said(serv
         assert (gone.ok, gone.blanked) == (False, False)
         assert "vacuum: refused with 500" in gone.message
         server.deaf.clear()
-
-
-async def test_it_keeps_the_promises_with_scan_engine_and_camera(server: FakeTemscript):
-    camera = FakeCamera()
-    with column(server) as driven:
-        found = await try_promises(ComposedMicroscope("titan", driven, FakeScan(camera), camera), dose=2e4, beam=False)
-    assert not [each for each in found if each.failure]
 
 
 @pytest.mark.parametrize("url", ["http://192.168.1.10:8080", "https://127.0.0.1:8080", "titan:8080", "http://0.0.0.0"])
