@@ -27,7 +27,7 @@ MARGIN = 2.5
 """Å of truth beside the scored square, within which a picture may be shifted."""
 GRID = {
     False: ((0.6, 1.3, 3.0), (-1.0, -0.4, 0.1, 0.4, 1.0), (1e3, 1e4)),
-    True: ((0.7, 1.3, 2.6), (-0.5, 0.15, 0.8), (1e3,)),
+    True: ((0.9, 2.4), (-0.5, 0.15, 0.8), (1e3,)),
 }
 """Quick or not -> steps, Å; parts of the legal window of defocus; doses, e/Å²."""
 

@@ -42,7 +42,7 @@ def test_the_command_line_has_the_last_word() -> None:
 def test_each_setting_is_scored_in_two_passes_and_in_one_at_a_fresh_place() -> None:
     first, *others = score_plans(0, COLUMN, Wanted(quick=True))
     assert first.scored is None
-    assert len(others) == 2 * 9
+    assert len(others) == 2 * 6
     for two, one in zip(others[::2], others[1::2], strict=True):
         assert (two.plan.passes, one.plan.passes) == (2, 1)
         assert two.scored == one.scored
