@@ -82,23 +82,37 @@ def ranked(trials: Sequence[TuningTrial], stages: int) -> list[int]:
 def taken(trials: Sequence[TuningTrial], stages: int) -> tuple[int, str]:
     """Number of the trial whose values are recommended, and why.
 
-    It predicts counts best that were held out from a whole reconstruction, by more than its uncertainty, and its two halves
-    agree no worse than the start's, where they were asked. Where there is none such, the start stays.
+    It predicts counts better that were held out from a whole reconstruction, by more than its uncertainty, and its two halves
+    agree no worse than the start's, where they were asked. Of these trials it is the one whose halves agree most, where that tells
+    it from the one that predicts best. Where there is none such, the start stays.
     """
     top = gains(trials, stages - 1)
-    for number in sorted(top, key=lambda each: -top[each].value):
-        found = top[number]
-        if number == 0 or found.value <= found.sd:
-            break
-        if _score_doubt(trials[number], trials[0]) is None:
-            return (
-                number,
-                f"held-out counts are predicted better by {found.relative:.2%} ± {found.sd / found.value * found.relative:.2%}",
-            )
-    return (
-        0,
-        "nothing predicts held-out counts better, and agrees as well between two halves, than the settings of the start",
+    better = [
+        trials[number]
+        for number in sorted(top, key=lambda each: -top[each].value)
+        if number != 0 and top[number].value > top[number].sd and _score_doubt(trials[number], trials[0]) is None
+    ]
+    if not better:
+        return (
+            0,
+            "nothing predicts held-out counts better, and agrees as well between two halves, than the settings of the start",
+        )
+    best = max(better, key=lambda trial: (_surely_above(trial, better[0]), trial is better[0]))
+    found = top[best.number]
+    why = (
+        f"held-out counts are predicted better by {found.relative:.2%} ± {found.sd / found.value * found.relative:.2%}"
     )
+    if best is not better[0]:
+        why += f", less than by trial {better[0].number}, but two halves agree more"
+    return best.number, why
+
+
+def _surely_above(trial: TuningTrial, other: TuningTrial) -> float:
+    """By how much two halves of a trial agree more than those of another, bit/Å²; 0 where that is within its uncertainty."""
+    if trial.score is None or other.score is None:
+        return 0.0
+    more = trial.score.value - other.score.value
+    return more if more > math.hypot(trial.score.sd, other.score.sd) else 0.0
 
 
 def _score_doubt(trial: TuningTrial, start: TuningTrial) -> str | None:

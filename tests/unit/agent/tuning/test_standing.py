@@ -48,6 +48,16 @@ def test_halves_that_agree_less_or_are_not_to_be_trusted_speak_against_a_trial()
     assert taken(trials, 2)[0] == 3
 
 
+def test_halves_that_agree_more_decide_between_trials_that_predict_better() -> None:
+    more, hardly = (SCORE.model_copy(update={"value": value}) for value in (3.5, 3.1))
+    best = trial(1, 90.0, 90.0, score=SCORE)
+    number, why = taken([START, best, trial(2, 95.0, 95.0, score=more)], 2)
+    assert number == 2
+    assert "less than by trial 1, but two halves agree more" in why
+    assert taken([START, best, trial(2, 95.0, 95.0, score=hardly)], 2)[0] == 1, "within the uncertainty"
+    assert taken([START, best, trial(2, 105.0, 105.0, score=more)], 2)[0] == 1, "predicts worse"
+
+
 def test_the_start_stays_where_nothing_is_surely_better() -> None:
     noisy = TuningTrial(
         number=1,
