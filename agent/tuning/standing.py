@@ -83,8 +83,8 @@ def taken(trials: Sequence[TuningTrial], stages: int) -> tuple[int, str]:
     """Number of the trial whose values are recommended, and why.
 
     It predicts counts better that were held out from a whole reconstruction, by more than its uncertainty, and its two halves
-    agree no worse than the start's, where they were asked. Of these trials it is the one whose halves agree most, where that tells
-    it from the one that predicts best. Where there is none such, the start stays.
+    agree no worse than the start's, where they were asked. Of these trials it is the one whose halves agree most, where that
+    tells it from the one that predicts best. Where there is none such, the start stays.
     """
     top = gains(trials, stages - 1)
     better = [
