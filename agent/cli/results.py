@@ -237,7 +237,9 @@ def _comparison_table(record: CampaignRecord) -> Table:
     unit = record.description.dose_unit
     final, expert, reference = (record.trial(role) for role in ("final", "expert", "reference"))
     if record.recommended is not None:
-        table.add_row("recommended", settings_text(record.recommended.settings, unit), _score_text(final, power))
+        # what flyback and margins cost may have left less dose than was recommended
+        settings = record.recommended.settings if final is None else final.settings
+        table.add_row("recommended", settings_text(settings, unit), _score_text(final, power))
     for name, trial in (("expert", expert), ("reference", reference)):
         if trial is not None:
             table.add_row(name, settings_text(trial.settings, unit), _score_text(trial, power))

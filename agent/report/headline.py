@@ -52,8 +52,9 @@ def cards(record: CampaignRecord) -> list[Card]:
     quantity = quantity_name(record)
     power = shared_power(record)
     found = []
+    final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
     if record.recommended is not None:
-        settings = record.recommended.settings
+        settings = record.recommended.settings if final is None else final.settings
         found.append(
             Card(
                 "Recommended settings",
@@ -62,7 +63,6 @@ def cards(record: CampaignRecord) -> list[Card]:
                 "own",
             )
         )
-    final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
     if final is not None and final.score is not None:
         found.append(Card("Final picture", score_text(final, power), _trusted(final, record), "own"))
     if expert is not None and expert.score is not None:

@@ -96,3 +96,8 @@ def test_arrays_are_described() -> None:
             if (arrays := array_parameters(function)) and "Args:" not in told and not inherited:
                 silent.append(f"{name(path)}: {called}({', '.join(arrays)})")
     assert not silent, "no Args: for\n" + "\n".join(silent)
+
+
+def test_the_results_are_one_table_a_subject() -> None:
+    lines = (ROOT / "tests" / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 150, "what was tried, and older figures, belong into the README of their room"
