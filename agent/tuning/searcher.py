@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from agent.tuning.records import TuningTrial
 from agent.tuning.space import Space, Value
@@ -171,6 +170,8 @@ def sobol(space: Space, number: int, seed: int) -> NDArray[np.float64]:
     """(number, d) coordinates of a scrambled Sobol sequence; a choice's are its numbers."""
     if number < 1:
         return np.zeros((0, len(space.dimensions)))
+    from scipy.stats import qmc  # slow to import, and `ptychopilot report` does not need it
+
     sequence = qmc.Sobol(len(space.dimensions), rng=np.random.default_rng(seed))
     points = sequence.random_base2(max(1, math.ceil(math.log2(number))))[:number]
     for column, each in enumerate(space.dimensions):
