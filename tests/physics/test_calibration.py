@@ -204,7 +204,7 @@ def crystal_scan(defocus: float, detector_to_scan: NDArray[np.float64], step: fl
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("defocus", "rotation", "mirrored", "step"),
-    [(300.0, 1.3, False, 1.0), (500.0, 2.5, True, 1.0), (-400.0, -2.2, False, 1.5), (500.0, 0.6, True, 1.6)],
+    [(500.0, 2.5, True, 1.0), (-400.0, -2.2, False, 1.5)],
 )
 def test_geometry_of_a_perfect_crystal_is_found_even_where_the_step_undersamples_it(
     defocus: float, rotation: float, mirrored: bool, step: float
