@@ -65,7 +65,8 @@ class FrameWatch:
         total, highest = float(np.sum(pattern, dtype=np.uint32)), int(pattern.max())
         self._total += total
         if total > self._limit:
-            total = float(np.minimum(pattern, self._cap).sum(dtype=np.uint32))
+            cap = min(self._cap, int(np.iinfo(pattern.dtype).max))
+            total = float(np.minimum(pattern, cap).sum(dtype=np.uint32))
         self._sums.append(total)
         if len(self._sums) == FRAMES and (mean := sum(self._sums) / FRAMES) > self._limit:
             self.electrons = self._total / self._per_electron

@@ -63,6 +63,11 @@ def test_ten_times_the_counts_alarm_after_sixteen_patterns():
     assert "the plan implies 1000" in found[-1]
 
 
+def test_counts_of_which_a_pixel_cannot_hold_its_share_alarm_too():
+    found = frames(np.full((32, 32), 65535, np.uint16), counts_per_electron=5e3)
+    assert "the plan implies 5e+06" in found[-1]
+
+
 def test_a_drowned_detector_alarms_whatever_its_counts_are_worth():
     found = frames(np.full((32, 32), 4095, np.uint16), counts_per_electron=1e4)
     assert "saturated pixels" in found[-1]
