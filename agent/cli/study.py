@@ -47,7 +47,7 @@ _STUDIES = {
     "calibration": _Study(
         calibration_plans, calibration_records, calibration_tables, CalibrationRecord, "calibration_figure", (60, 12)
     ),
-    "score": _Study(score_plans, score_records, score_tables, ScoreRecord, "score_figure", (20, 3)),
+    "score": _Study(score_plans, score_records, score_tables, ScoreRecord, "score_figure", (20, 2)),
 }
 
 
