@@ -28,7 +28,7 @@ class FakeMerlin:
         asked: every command, in order.
         codes: command -> code of its answer, where it is not 0.
         stale: messages that are sent on a connection before its acquisition header.
-        header: whether an acquisition header is sent.
+        lost_headers: how many acquisition headers are not sent.
         kind: type of the pixels.
     """
 
@@ -38,7 +38,7 @@ class FakeMerlin:
         self.asked: list[str] = []
         self.codes: dict[str, int] = {}
         self.stale: list[bytes] = []
-        self.header = True
+        self.lost_headers = 0
         self.kind = "U16"
         self._listener: asyncio.StreamWriter | None = None
         self._writers: list[asyncio.StreamWriter] = []
@@ -92,6 +92,9 @@ class FakeMerlin:
         self._listener = writer
         self._writers.append(writer)
         self._connected.set()
+        await reader.read()
+        if self._listener is writer:
+            self._connected.clear()
 
     async def _commands(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.append(writer)
@@ -109,5 +112,6 @@ class FakeMerlin:
             told = f"{self.settings.get(name, '')}," if verb == "GET" else ""
             writer.write(self.message(f"{verb},{name},{told}{code}".encode(), data=False))
             if name == "STARTACQUISITION" and not code:
-                header = [self.message(b"HDR,\nTime and Date Stamp:\t1\nEnd\t")] if self.header else []
+                header = [] if self.lost_headers else [self.message(b"HDR,\nTime and Date Stamp:\t1\nEnd\t")]
+                self.lost_headers = max(self.lost_headers - 1, 0)
                 await self.send(*self.stale, *header)

@@ -10,45 +10,28 @@ own, after a moment.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import queue
-import re
-import socket
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
 import numpy as np
 
+from instrument.adapters.merlin_stream import FrameReader, Line, MerlinError
 from instrument.adapters.parts import CameraFrame
 from instrument.errors import BadInputError, StreamError
 from instrument.models import Detector
-from instrument.recordings.mib import parse_header
 
-TIMEOUT = 5.0
 AFTER_ABORT = 0.5
 """s before the next connection."""
-BEGINNING = 30.0
-"""s for the acquisition header; the beam is off meanwhile."""
-POLL = 0.05
-BUFFERED_FRAMES = 4096
-PREFIX = 15
-"""Bytes before a body: `MPX,`, ten digits, a comma."""
-LONGEST = 1 << 26
-"""Bytes of a message."""
-EARLIER = -1
-"""Series of frames that came before the acquisition header."""
-_PREFIX = re.compile(rb"MPX,[0-9]{10},")
+BEGINNING = 5.0, 30.0
+"""s for the acquisition header, then once more after a new start; the beam is off meanwhile.
+
+A receiver is connected before the camera's software has taken it on: a header that is sent in between is lost.
+"""
 _CODES = {"1": "it is busy", "2": "it knows no such command", "3": "the value is out of range"}
 _DEPTHS: dict[int, Literal["uint8", "uint16"]] = {1: "uint8", 6: "uint8", 12: "uint16"}
 Trigger = Literal["rising", "falling", "soft"]
 _TRIGGERS = {"rising": 1, "falling": 2, "soft": 5}
-
-
-class MerlinError(Exception):
-    """The camera refused a command, or does not answer."""
 
 
 class MerlinCamera:
@@ -97,8 +80,8 @@ class MerlinCamera:
             counts_per_electron=counts_per_electron,
         )
         self._lock = threading.Lock()
-        self._line: _Line | None = None
-        self._reader: _Reader | None = None
+        self._line: Line | None = None
+        self._reader: FrameReader | None = None
         self._series = 0
         self._announced = self._received = 0
 
@@ -131,16 +114,19 @@ class MerlinCamera:
         ):
             await self.set(name, value)
         self._series += 1
-        self._announced, self._received = frames, 0
-        if self._reader is None or not self._reader.lives:
-            await self._drop_reader()
-            self._reader = _Reader(self._host, self._data)
-            await asyncio.to_thread(self._reader.start)
-        reader = self._reader
-        reader.begin(self._series)
-        await self.command("STARTACQUISITION")
-        await asyncio.to_thread(reader.wait_for_header)
-        return self._series, 1
+        for limit in BEGINNING:
+            self._announced, self._received = frames, 0
+            if self._reader is None or not self._reader.lives:
+                await self._drop_reader()
+                self._reader = FrameReader(self._host, self._data)
+                await asyncio.to_thread(self._reader.start)
+            self._reader.begin(self._series)
+            await self.command("STARTACQUISITION")
+            if await asyncio.to_thread(self._reader.has_begun, limit):
+                return self._series, 1
+            await self.disarm()
+        msg = f"Merlin's data at {self._host}:{self._data}: no acquisition header within {BEGINNING[-1]:g} s, at the second start"
+        raise MerlinError(msg)
 
     async def trigger(self) -> None:
         """Start the frames of a "soft" series."""
@@ -204,7 +190,7 @@ class MerlinCamera:
         """Send a command; the parts of its answer."""
         with self._lock:
             try:
-                self._line = line = self._line or _Line(self._host, self._control)
+                self._line = line = self._line or Line(self._host, self._control)
                 line.send(f"MPX,{len(body) + 1:010d},{body}".encode())
                 length = line.prefix()
                 answer = bytes(line.exactly(length - 1))
@@ -232,169 +218,3 @@ class MerlinCamera:
         if self._line is not None:
             self._line.close()
         self._line = None
-
-
-class _Line:
-    """A TCP connection on which messages with the Merlin's prefix come."""
-
-    def __init__(self, host: str, port: int, stopping: Callable[[], bool] | None = None) -> None:
-        self._socket = socket.create_connection((host, port), timeout=TIMEOUT)
-        self._stopping = stopping
-        self._ahead = b""
-        if stopping is not None:
-            self._socket.settimeout(POLL)
-
-    def send(self, message: bytes) -> None:
-        self._socket.sendall(message)
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def exactly(self, count: int) -> bytearray:
-        """So many bytes. Raises EOFError where there are no more, or no more are wanted."""
-        found = bytearray(count)
-        filled = min(count, len(self._ahead))
-        found[:filled], self._ahead = self._ahead[:filled], self._ahead[filled:]
-        view = memoryview(found)
-        while filled < count:
-            filled += self._some(view[filled:])
-        return found
-
-    def _some(self, view: memoryview) -> int:
-        while True:
-            try:
-                fresh = self._socket.recv_into(view)
-            except TimeoutError:
-                if self._stopping is None or self._stopping():
-                    raise
-                continue
-            if not fresh:
-                raise EOFError("the connection was closed")
-            return fresh
-
-    def search(self) -> None:
-        """Skip what is before the next message: what an abort has left may begin in the middle."""
-        room = memoryview(bytearray(1 << 16))
-        while (found := _PREFIX.search(self._ahead)) is None:
-            count = self._some(room)
-            self._ahead = self._ahead[1 - PREFIX :] + bytes(room[:count])
-        self._ahead = self._ahead[found.start() :]
-
-    def prefix(self) -> int:
-        """The length that the next message states."""
-        told = bytes(self.exactly(PREFIX))
-        if not _PREFIX.fullmatch(told):
-            msg = f"a message of the Merlin that begins with {told!r} instead of b'MPX,' and a length"
-            raise StreamError(msg)
-        length = int(told[4:14])
-        if not 4 < length <= LONGEST:
-            msg = f"a message of the Merlin of {length} bytes; legal: 5 … {LONGEST}"
-            raise StreamError(msg)
-        return length
-
-    def skip_to_next(self) -> None:
-        """Find the next message behind a body whose length may not have counted its comma."""
-        ahead = bytes(self.exactly(4))
-        self._ahead = (ahead if ahead == b"MPX," else ahead[1:]) + self._ahead
-
-
-class _Reader:
-    """A thread that receives one series after the other."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._address = host, port
-        self._found: queue.Queue[CameraFrame | Exception | None] = queue.Queue(BUFFERED_FRAMES)
-        self._stopping = threading.Event()
-        self._begun = threading.Event()
-        self._lock = threading.Lock()
-        self._series, self._headers = EARLIER, 0
-        self._thread = threading.Thread(target=self._run, name="frames of the Merlin")
-
-    def start(self) -> None:
-        try:
-            self._line = _Line(*self._address, self._stopping.is_set)
-        except OSError as error:
-            msg = f"Merlin's data at {self._address[0]}:{self._address[1]} cannot be reached ({error})"
-            raise MerlinError(msg) from error
-        self._thread.start()
-
-    @property
-    def lives(self) -> bool:
-        return self._thread.is_alive()
-
-    def begin(self, series: int) -> None:
-        """What comes behind the next acquisition header is of this series."""
-        with self._lock:
-            self._series, self._headers = series, 0
-            self._begun.clear()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._found.get_nowait()
-
-    def wait_for_header(self) -> None:
-        if not self._begun.wait(BEGINNING) or not self._headers:
-            msg = (
-                f"Merlin's data at {self._address[0]}:{self._address[1]}: no acquisition header within {BEGINNING:g} s"
-            )
-            raise MerlinError(msg)
-
-    async def take(self, limit: float) -> CameraFrame | Exception | None:
-        try:
-            return self._found.get_nowait()
-        except queue.Empty:
-            pass
-        try:
-            return await asyncio.to_thread(self._found.get, True, limit)
-        except queue.Empty:
-            raise TimeoutError from None
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        with contextlib.closing(self._line) as line:
-            try:
-                line.search()
-                while not self._stopping.is_set():
-                    length = line.prefix()
-                    kind = bytes(line.exactly(4))
-                    if kind == b"MQ1,":
-                        series = self._series if self._headers == 1 else EARLIER
-                        self._pass_on(self._frame(line, length, series))
-                        continue
-                    line.exactly(length - 1 - len(kind))
-                    if kind == b"HDR,":
-                        with self._lock:
-                            self._headers += 1
-                            self._begun.set()
-                    line.skip_to_next()
-            except (EOFError, OSError):
-                self._pass_on(None)
-            except Exception as error:
-                self._pass_on(error)
-            finally:
-                self._begun.set()
-
-    def _frame(self, line: _Line, length: int, series: int) -> CameraFrame:
-        start = b"MQ1," + line.exactly(min(length - 1, 64) - 4)
-        header = parse_header(Path("a frame of the Merlin"), start)
-        if header.kind not in ("U08", "U16") or header.stride not in (length - 1, length):
-            msg = (
-                f"frame {header.number} of the Merlin: {header.kind}, {header.stride} bytes by its header and {length - 1} by "
-                "its message; legal: U08 and U16, of the same length"
-            )
-            raise StreamError(msg)
-        line.exactly(header.length - len(start))
-        counts = np.frombuffer(line.exactly(header.frame_bytes), "u1" if header.kind == "U08" else ">u2")
-        pattern = counts.reshape(header.shape)
-        if header.kind == "U08":
-            return CameraFrame(series, header.number, pattern.astype(np.uint8))
-        return CameraFrame(series, header.number, pattern.astype(np.uint16))
-
-    def _pass_on(self, found: CameraFrame | Exception | None) -> None:
-        while not self._stopping.is_set():
-            with contextlib.suppress(queue.Full):
-                self._found.put(found, timeout=POLL)
-                return

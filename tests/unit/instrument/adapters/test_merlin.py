@@ -104,12 +104,26 @@ async def test_what_the_camera_refuses_is_said_with_command_and_reason(detector:
 async def test_a_camera_that_begins_nothing_is_not_waited_for_for_ever(
     detector: FakeMerlin, monkeypatch: pytest.MonkeyPatch
 ):
-    detector.header = False
-    monkeypatch.setattr(merlin, "BEGINNING", 0.1)
+    detector.lost_headers = 2
+    monkeypatch.setattr(merlin, "BEGINNING", (0.1, 0.1))
     async with camera(detector) as driven:
         with pytest.raises(MerlinError, match=r"no acquisition header within 0\.1 s"):
             await driven.arm(5, 1e-3)
     assert detector.asked[-1] == "CMD,STOPACQUISITION"
+
+
+async def test_a_header_sent_before_the_receiver_was_taken_on_costs_a_second_start(
+    detector: FakeMerlin, monkeypatch: pytest.MonkeyPatch
+):
+    detector.lost_headers = 1
+    monkeypatch.setattr(merlin, "BEGINNING", (0.1, 5.0))
+    async with camera(detector) as driven:
+        assert await driven.arm(1, 1e-3) == (1, 1)
+        await detector.send(detector.frame(1))
+        frame = await driven.frame(5.0)
+        assert frame is not None
+        assert (frame.series, frame.number) == (1, 1)
+    assert detector.asked.count("CMD,STARTACQUISITION") == 2
 
 
 async def test_frames_of_another_depth_and_what_is_no_frame_end_the_acquisition(detector: FakeMerlin):
