@@ -14,6 +14,7 @@ from agent.aims import Budget, Goal, Positive
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
+from agent.live_choice import LiveChoice
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.steering_choice import SteeringChoice
 from agent.strict_numbers import NO_NUMBER, no_numbers
@@ -56,9 +57,7 @@ class Exploration(Record):
         default="trials",
         description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
     )
-    initial: Annotated[int, Field(ge=1)] = Field(
-        default=4, description="without a prior: Sobol trials before the model"
-    )
+    initial: Annotated[int, Field(ge=1)] = Field(default=4, description="without a prior: Sobol trials first")
 
 
 class Search(Record):
@@ -208,6 +207,7 @@ class CampaignConfig(Record):
     reconstruction: ReconstructionChoice = ReconstructionChoice()
     score: ScoreChoice = ScoreChoice()
     steering: SteeringChoice = SteeringChoice()
+    live: LiveChoice = LiveChoice()
     processing: str = Field(
         default="agent.processing:process", description="module:function that turns an acquisition into a score"
     )

@@ -142,6 +142,21 @@ class PicturesDrawn(Record):
     spectrum: bytes = Field(description="PNG", repr=False)
 
 
+class LivePictureDrawn(Record):
+    """Phase and Fourier transform of a scan that still runs, from the frames so far."""
+
+    trial: int
+    role: Role
+    received: int = Field(description="frames that they are made from")
+    total: int
+    extent: tuple[float, float] = Field(description="(height, width) of the whole field, Å")
+    levels: tuple[float, float] = Field(description="phases at the ends of the colour scale, rad")
+    k_edge: float = Field(description="spatial frequency at the edge of the transform, 1/Å")
+    phase: bytes = Field(description="PNG", repr=False)
+    spectrum: bytes = Field(description="PNG", repr=False)
+    files: tuple[OsText, OsText] = Field(description="the same as files, relative to the campaign's folder")
+
+
 class Recommended(Record):
     """What the final acquisition will use."""
 
@@ -170,6 +185,7 @@ Event = (
     | InstrumentChanged
     | ProposalChanged
     | PicturesDrawn
+    | LivePictureDrawn
     | Recommended
     | CampaignEnded
 )

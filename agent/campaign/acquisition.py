@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from agent.campaign.layout import fresh_field
+from agent.campaign.live import LivePictures
 from agent.campaign.requests import Refusal
 from agent.campaign.session import Session
 from agent.config import interlacing
@@ -70,10 +72,12 @@ class Acquirer:
     Args:
         session: whose trials are acquired.
         client: holds the lease.
+        live: reconstructs scans while they run; None: nobody does.
     """
 
-    def __init__(self, session: Session, client: InstrumentClient) -> None:
+    def __init__(self, session: Session, client: InstrumentClient, live: LivePictures | None = None) -> None:
         self._client = client
+        self._live = live
         self._campaign = session.journal.facts.campaign
         self._folder = session.folder
         self._metadata = session.config.metadata
@@ -192,8 +196,11 @@ class Acquirer:
         trial = self._book.update(trial, state=TrialState.ACQUIRING)
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
-        with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer:
+        with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer, ExitStack() as stack:
+            if self._live is not None:
+                stack.enter_context(self._live.following(trial, description, writer, reservation.check.duration))
             outcome = await self._when_well(trial, lambda: self._expose(trial, writer), permitted)
+            stack.close()
             trial = self._book.update(trial, electrons=outcome.electrons)
             gap = 1 - writer.received.mean()
             if outcome.state != "done" or gap > LARGEST_GAP:

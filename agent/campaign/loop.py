@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from agent.campaign.acquisition import Acquirer, FreshAreaError, NotPermittedError
 from agent.campaign.judging import SettingsJudge
+from agent.campaign.live import LivePictures
 from agent.campaign.pipeline import Pipeline
 from agent.campaign.planning import (
     expert_settings,
@@ -56,9 +57,17 @@ class Loop:
         child: the process that reconstructs.
         client: holds the lease.
         tasks: where what runs beside the loop lives.
+        live: reconstructs scans while they run; None: nobody does.
     """
 
-    def __init__(self, session: Session, child: JobRunner, client: InstrumentClient, tasks: Background) -> None:
+    def __init__(
+        self,
+        session: Session,
+        child: JobRunner,
+        client: InstrumentClient,
+        tasks: Background,
+        live: LivePictures | None = None,
+    ) -> None:
         self._session = session
         self.config = session.config
         self.layout = session.layout
@@ -70,7 +79,7 @@ class Loop:
         self._steering = session.steering
         self._child = child
         self._client = client
-        self._acquirer = Acquirer(session, client)
+        self._acquirer = Acquirer(session, client, live)
         self._pipeline = Pipeline(session, child, tasks)
         self._tasks = tasks
         self._viewing: asyncio.Task[None] | None = None

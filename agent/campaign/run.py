@@ -17,6 +17,7 @@ import yaml
 
 from agent.campaign.connection import PATIENCE_S, connected, release, waiting
 from agent.campaign.instrument_watch import InstrumentWatch
+from agent.campaign.live import LivePictures
 from agent.campaign.loop import Loop
 from agent.campaign.pace import PaceSetter
 from agent.campaign.planning import acquisitions_planned
@@ -242,6 +243,7 @@ async def _until_done(session: Session, ways: _Ways) -> None:
             child = LeasedProcess(ways.pool, processing)
         else:
             child = await stack.enter_async_context(ReconstructionProcess(processing))
+        live = await stack.enter_async_context(LivePictures(session, shared=ways.pool is not None))
         while True:
             session.audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))
             try:
@@ -255,7 +257,7 @@ async def _until_done(session: Session, ways: _Ways) -> None:
                         tasks.create_task(watch.run(client))
                         with session.steering.able_to_blank(client.blank):
                             try:
-                                await Loop(session, child, client, tasks).run()
+                                await Loop(session, child, client, tasks, live).run()
                             except StoppedError:
                                 await watch.look_once_more(client)
                                 raise

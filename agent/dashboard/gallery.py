@@ -40,6 +40,7 @@ class _Facts:
     levels: tuple[float, float]
     k_edge: float
     resolution: float | None
+    so_far: str = ""
 
 
 class Gallery:
@@ -100,6 +101,22 @@ def _from_broker(view: View, trial: int) -> Shown | None:
     return Shown(trial, _phase(view.images["phase"], facts), _spectrum(view.images["spectrum"], facts))
 
 
+def live_picture(view: View) -> Shown | None:
+    """The pictures of a scan that still runs, or is not scored yet; None where there are none.
+
+    Args:
+        view: of the campaign.
+    """
+    about = view.live
+    if about is None:
+        return None
+    extent, levels = (about.height_a, about.width_a), (about.phase_low_rad, about.phase_high_rad)
+    so_far = f"{about.frames / max(about.expected, 1):.0%} of the scan"
+    facts = _Facts(about.trial, about.role, extent, levels, about.k_edge_per_a, None, so_far)
+    phase, transform = (view.images[f"live-{name}"] for name in ("phase", "spectrum"))
+    return Shown(about.trial, _phase(phase, facts), _spectrum(transform, facts))
+
+
 def _from_file(view: View, trial: int, path: Path) -> Shown:
     session, message = view.session, view.trials[trial]
     k_max = session.k_max_per_a if session is not None and session.k_max_per_a else 1.25
@@ -115,14 +132,14 @@ def _phase(png: bytes, facts: _Facts) -> str:
     drawn = _bar(bar * scale, length(bar) if bar < 100 else f"{bar / 10:g} nm", _SIZE * height / max(width, 1e-9))
     low, high = (f"{level:+.2f}".replace("-", "−") for level in facts.levels)
     legend = f'<div class="ramp cividis"><span>{low}</span><i></i><span>{high} rad</span></div>'
-    name = f"phase of trial {facts.trial} ({facts.role}), {height:.3g} × {width:.3g} Å"
+    name = f"phase of trial {facts.trial} ({facts.role}), {facts.so_far or f'{height:.3g} × {width:.3g} Å'}"
     return _figure(png, drawn, name, legend, height / max(width, 1e-9))
 
 
 def _spectrum(png: bytes, facts: _Facts) -> str:
     scale = _SIZE / 2 / facts.k_edge
     drawn = _bar(_round_below(0.6 * facts.k_edge) * scale, f"{_round_below(0.6 * facts.k_edge):g} 1/Å", _SIZE)
-    text = "no signal above half a bit"
+    text = "live, not scored yet" if facts.so_far else "no signal above half a bit"
     if facts.resolution is not None:
         text = f"dashed: half-bit resolution, {facts.resolution:.3g} Å"
         radius = scale / facts.resolution

@@ -14,7 +14,7 @@ from nicegui.events import KeyEventArguments
 
 from agent.dashboard import charts, panels
 from agent.dashboard.commanding import Commander
-from agent.dashboard.gallery import Gallery
+from agent.dashboard.gallery import Gallery, Shown, live_picture
 from agent.dashboard.settings_dialog import SettingsDialog
 from agent.dashboard.sources import Source
 from agent.dashboard.view import View
@@ -231,6 +231,12 @@ class Page:
         self._suggestion.classes(add="asks" if asks else "", remove="" if asks else "asks")
 
     async def _show_picture(self) -> None:
+        if self._trial is None and (live := self._view.live) is not None:
+            shown = live_picture(self._view)
+            if shown is not None and self._picture_of != (live.trial, live.seq):
+                self._picture_of = (live.trial, live.seq)
+                self._show(shown)
+            return
         trials = self._gallery.trials(self._view)
         if not trials:
             return
@@ -242,8 +248,11 @@ class Page:
         shown = await self._gallery.picture(self._view, number)
         if shown is not None:
             self._picture_of = wanted
-            self._set("phase", shown.phase)
-            self._set("spectrum", shown.spectrum)
+            self._show(shown)
+
+    def _show(self, shown: Shown) -> None:
+        self._set("phase", shown.phase)
+        self._set("spectrum", shown.spectrum)
 
     def _latest(self, trials: list[int]) -> int:
         """The campaign's own last picture; the expert's is for comparison."""

@@ -215,9 +215,18 @@ class FolderReader:
         try:
             told = json.loads(line)
             payload = b"" if told["payload"] is None else json.dumps(told["payload"]).encode()
+            if told["topic"] == "live" and told["payload"] is not None:
+                self._take_live(view, told["payload"], now)
             view.take(str(told["topic"]), payload, now)
         except (ValueError, KeyError, TypeError):
             view.garbled += 1
+
+    def _take_live(self, view: View, told: dict[str, str], now: float) -> None:
+        """The pictures of a running scan are files; those of one that is over are gone."""
+        for name in ("phase", "spectrum"):
+            path = (self.folder / told[f"{name}_file"]).resolve()
+            if path.is_relative_to(self.folder.resolve()):
+                view.take(f"image/live-{name}", path.read_bytes() if path.is_file() else b"", now)
 
 
 def told_by_journal(record: CampaignRecord) -> list[tuple[str, bytes]]:

@@ -17,6 +17,7 @@ from agent.status.contract import (
     BestMessage,
     DoseMessage,
     EventMessage,
+    LiveMessage,
     Message,
     ModelMessage,
     OptimizerMessage,
@@ -79,8 +80,7 @@ class View:
         if name == "availability":
             self.online = payload == b"online"
         elif name == "image":
-            if len(payload) <= LARGEST_IMAGE:
-                self.images[leaf.split("/")[1]] = payload
+            self._keep_image(leaf.split("/")[1], payload)
         elif not payload:
             self._forget(leaf)
         else:
@@ -153,6 +153,11 @@ class View:
         return self.latest(PictureMessage)
 
     @property
+    def live(self) -> LiveMessage | None:
+        """What the pictures of a trial show that is not scored yet; None where there are none."""
+        return None if {"live-phase", "live-spectrum"} - self.images.keys() else self.latest(LiveMessage)
+
+    @property
     def acquisition(self) -> AcquisitionMessage | None:
         """Progress of the running acquisition."""
         return self.latest(AcquisitionMessage)
@@ -203,6 +208,7 @@ class View:
                     self._begin()
                 self._latest.pop("AcquisitionMessage", None)
                 self._latest.pop("ReconstructionMessage", None)
+                self._latest.pop("LiveMessage", None)
                 self._latest["SessionMessage"] = message
                 self.trials = {n: t for n, t in self.trials.items() if t.campaign == message.id}
             case TrialMessage():
@@ -221,6 +227,12 @@ class View:
                     del self.replies[next(iter(self.replies))]
             case _:
                 self._latest[type(message).__name__] = message
+
+    def _keep_image(self, name: str, payload: bytes) -> None:
+        if not payload:
+            self.images.pop(name, None)
+        elif len(payload) <= LARGEST_IMAGE:
+            self.images[name] = payload
 
     def _begin(self) -> None:
         """Another campaign: nothing of the last one is shown as its own."""

@@ -18,12 +18,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, Protocol, Self, TypeVar
 
 from agent.errors import AgentError, BadInputError, StoppedError
 from agent.plugins import load_attribute
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 from agent.storage.atomic import part_of
+from instrument.models import Record
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ _ALIVE = b'{"alive"'
 _LOOK_AGAIN_S = 0.2
 MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
+
+T = TypeVar("T")
 
 
 class ProcessingError(AgentError):
@@ -104,22 +107,36 @@ class ReconstructionProcess:
             ProcessingError: the processing raised, hung or died; the message says why.
             StoppedError: the disk is full.
         """
+        try:
+            return await self.converse(job, lambda line: take_message(line, on_progress), timeout_s)
+        finally:
+            # Where the child was ended in the middle of writing, nothing half-written stays behind.
+            part_of(job.output).unlink(missing_ok=True)
+
+    async def converse(self, job: Record, take: Callable[[bytes], T | None], timeout_s: float | None = None) -> T:
+        """Give a job of any kind and listen to what the child says until it is done.
+
+        Args:
+            job: what to do; of the type that the child's function expects.
+            take: called from the event loop with each line; its answer, where it has one, is the result.
+            timeout_s: s after which the child is killed; None: never.
+
+        Raises:
+            ProcessingError: the child hung or died.
+        """
         async with self._one_at_a_time:
             if self._process is None or self._process.returncode is not None:
                 await self._stop()
                 await self._start()
             try:
                 async with asyncio.timeout(timeout_s):
-                    return await self._converse(job, on_progress)
+                    return await self._converse(job, take)
             except (TimeoutError, asyncio.CancelledError) as error:
                 await self._stop()
                 if isinstance(error, asyncio.CancelledError):
                     raise
                 msg = f"the reconstruction took longer than {timeout_s:g} s and was stopped"
                 raise ProcessingError(msg) from error
-            finally:
-                # Where the child was ended in the middle of writing, nothing half-written stays behind.
-                part_of(job.output).unlink(missing_ok=True)
 
     async def acknowledge(self) -> None:
         """Return once the child has answered. One that has no job has nothing to acknowledge."""
@@ -134,7 +151,7 @@ class ReconstructionProcess:
                 async with asyncio.timeout(_LOOK_AGAIN_S):
                     await self._answered.wait()
 
-    async def _converse(self, job: ProcessingJob, on_progress: Progress | None) -> ProcessingResult:
+    async def _converse(self, job: Record, take: Callable[[bytes], T | None]) -> T:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._replies is not None
@@ -146,7 +163,7 @@ class ReconstructionProcess:
         while line := await self._replies.readline():
             if line.startswith(_ALIVE):
                 self._answered.set()
-            elif (result := take_message(line, on_progress)) is not None:
+            elif (result := take(line)) is not None:
                 return result
         raise await self._death()
 
@@ -256,10 +273,10 @@ def main(processing: str, reply_descriptor: int) -> None:
 
     threading.Thread(target=_read_jobs, args=(jobs, say), daemon=True).start()
 
-    def on_progress(phase: str, fraction: float) -> None:
-        say(progress=[phase, fraction])
+    def on_progress(*told: Any) -> None:
+        say(progress=told)
 
-    process: Callable[[ProcessingJob, Progress], ProcessingResult] | None = None
+    process: Callable[[Any, Callable[..., None]], Record] | None = None
     failure = ""
     try:
         process = load_attribute(processing)
@@ -271,7 +288,7 @@ def main(processing: str, reply_descriptor: int) -> None:
             say(error=failure)
             continue
         try:
-            result = process(ProcessingJob.model_validate_json(line), on_progress)
+            result = process(getattr(process, "job_type", ProcessingJob).model_validate_json(line), on_progress)
         except StoppedError as error:
             say(stopped=str(error))
         except Exception as error:

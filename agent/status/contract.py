@@ -289,6 +289,22 @@ class PictureMessage(Message):
     resolution_a: Number
 
 
+class LiveMessage(Message):
+    """What the pictures `image/live-phase` and `image/live-spectrum` show: a scan that still runs, or is not scored yet."""
+
+    trial: int
+    role: str
+    frames: int = Field(description="that they are made from")
+    expected: int = Field(description="frames of the whole scan")
+    height_a: float = Field(description="of the whole field")
+    width_a: float
+    phase_low_rad: float
+    phase_high_rad: float
+    k_edge_per_a: float = Field(description="spatial frequency at the edge of the spectrum, 1/Å")
+    phase_file: str = Field(default="", description="the same picture, relative to the campaign's folder")
+    spectrum_file: str = ""
+
+
 class QueueMessage(Message):
     """A facility's queue of campaigns, and the reconstruction processes that they share; repeated every 2 s."""
 

@@ -62,8 +62,8 @@ class StatusRecorder:
         if isinstance(event, PicturesDrawn):
             return
         if isinstance(event, FramesReceived | ReconstructionProgress):
-            now = self._clock()
-            if now - self._last.get(type(event), float("-inf")) < PROGRESS_INTERVAL:
+            now, complete = self._clock(), isinstance(event, FramesReceived) and event.received == event.total
+            if not complete and now - self._last.get(type(event), float("-inf")) < PROGRESS_INTERVAL:
                 return
             self._last[type(event)] = now
         if self._file is None:
@@ -71,6 +71,8 @@ class StatusRecorder:
                 return
             self._file = self._path.open("a", encoding="utf-8")
         for letter in self._translator.letters(event):
+            if letter.topic.startswith("image/"):
+                continue
             payload = letter.payload if isinstance(letter.payload, str) else ""
             line = {"topic": letter.topic, "payload": json.loads(payload) if payload else None}
             self._file.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n")

@@ -14,6 +14,7 @@ from agent.events import (
     Event,
     FramesReceived,
     InstrumentChanged,
+    LivePictureDrawn,
     ModelChanged,
     PhaseChanged,
     PicturesDrawn,
@@ -25,7 +26,7 @@ from agent.events import (
     TimeLeft,
     TrialChanged,
 )
-from agent.records import ModelView, Trial, TrialState
+from agent.records import ENDED, ModelView, Trial, TrialState
 from agent.status.alarms import Alarm, Alarms
 from agent.status.contract import (
     AcquisitionMessage,
@@ -34,6 +35,7 @@ from agent.status.contract import (
     BestMessage,
     DoseMessage,
     EventMessage,
+    LiveMessage,
     Message,
     ModelMessage,
     OptimizerMessage,
@@ -51,6 +53,8 @@ from agent.status.leaves import leaf_of
 from agent.status.outbox import Letter
 
 _SESSION_BYTES = 8
+LIVE_TOPICS = ("image/live-phase", "image/live-spectrum", "live")
+"""Pictures first: who hears of them finds them."""
 
 
 class Translator:
@@ -74,6 +78,7 @@ class Translator:
         self._best: Trial | None = None
         self._scored = 0
         self._exposing: bool | None = None
+        self._live: int | None = None
         self._alarms = Alarms()
 
     def letters(self, event: Event) -> list[Letter]:
@@ -104,6 +109,8 @@ class Translator:
                 return [self._proposal(event)]
             case PicturesDrawn():
                 return self._pictures(event)
+            case LivePictureDrawn():
+                return self._live_pictures(event)
             case TargetSet():
                 return [self._event("info", "TARGET", f"score to reach: {event.target:.5g} bit/Å² ({event.reason})")]
             case Recommended():
@@ -219,6 +226,8 @@ class Translator:
             letters.append(self._event("warning", trial.state.upper(), text, trial.number))
         elif trial.state == "done" and trial.score is not None:
             letters += self._scored_letters(trial)
+        if trial.number == self._live and trial.state in ENDED:
+            letters += self._no_live_pictures()
         return letters
 
     def _reserve(self, trial: Trial) -> list[Letter]:
@@ -285,6 +294,29 @@ class Translator:
         images = [Letter(f"image/{name}", png, qos=0, retain=True) for name, png in pictures.items()]
         return [*images, self._letter("picture", PictureMessage, about)]
 
+    def _live_pictures(self, event: LivePictureDrawn) -> list[Letter]:
+        self._live = event.trial
+        about = {
+            "trial": event.trial,
+            "role": event.role,
+            "frames": event.received,
+            "expected": event.total,
+            "height_a": event.extent[0],
+            "width_a": event.extent[1],
+            "phase_low_rad": event.levels[0],
+            "phase_high_rad": event.levels[1],
+            "k_edge_per_a": event.k_edge,
+            "phase_file": event.files[0],
+            "spectrum_file": event.files[1],
+        }
+        pictures = zip(LIVE_TOPICS, (event.phase, event.spectrum), strict=False)
+        images = [Letter(topic, png, qos=0, retain=True) for topic, png in pictures]
+        return [*images, self._letter("live", LiveMessage, about)]
+
+    def _no_live_pictures(self) -> list[Letter]:
+        told, self._live = self._live is not None, None
+        return [Letter(topic, "", qos=1, retain=True) for topic in LIVE_TOPICS if told]
+
     def _ended(self, event: CampaignEnded) -> list[Letter]:
         self._state |= {"phase": "finished", "trial": None, "role": None, "text": event.reason, "eta_s": 0.0}
         self._state |= {
@@ -300,6 +332,7 @@ class Translator:
             *self._beam(exposing=False),
             Letter("suggestion", "", qos=1, retain=True),
             Letter("proposal", "", qos=1, retain=True),
+            *self._no_live_pictures(),
             self._event(severity, event.state.upper(), event.reason or f"campaign {event.state}"),
         ]
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from agent.config import Metadata
 from agent.errors import StoppedError
 from agent.storage.emd import Axis, write_tree
+from agent.storage.frame_mirror import FrameMirror
 from agent.storage.nexus import NewFile, put, read_context, read_text, reading, write_entry, write_image
 from instrument import optics, stream
 from instrument.chunks import decode_chunk
@@ -66,12 +67,14 @@ class AcquisitionWriter:
 
     Attributes:
         received: (n_positions,) bool, whether the frame of a position has arrived.
+        mirror: takes every frame as well, for whoever looks at them while the scan runs; None: nobody does.
     """
 
     def __init__(self, path: Path, plan: AcquisitionPlan, description: Description, metadata: Metadata) -> None:
         self.path = path
         self.plan = plan
         self.received = np.zeros(plan.n_positions, dtype=bool)
+        self.mirror: FrameMirror | None = None
         self._description = description
         self._metadata = metadata
         self._shape = description.detector.shape
@@ -124,6 +127,8 @@ class AcquisitionWriter:
         self.received[index] = True
         self._sum += pattern
         self._dark_field[index] = np.vdot(pattern, self._outside)
+        if self.mirror is not None:
+            self.mirror.put(index, pattern)
 
     def finish(self, outcome: Outcome) -> None:
         """Write everything that goes with the frames and give the file its name."""

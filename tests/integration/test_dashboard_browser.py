@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 from examples import description
 from page_browser import Browser, chromium, page
 
 from agent.config import parse_config
-from agent.events import BudgetChanged, CampaignStarted, PhaseChanged, SteeringChanged
+from agent.events import BudgetChanged, CampaignStarted, LivePictureDrawn, PhaseChanged, SteeringChanged
+from agent.report.thumbnails import png_of
 from agent.status.commands import CommandDesk
 from agent.status.contract import Command
 from agent.status.local import listening
@@ -52,8 +54,30 @@ async def running(folder: Path) -> AsyncIterator[tuple[StatusRecorder, list[str]
             observer.on_event(started)
         recorder.on_event(PhaseChanged(phase="acquiring", trial=4, role="exploration"))
         recorder.on_event(BudgetChanged(spent=2.5e5, budget=1e6))
+        recorder.on_event(scanning(folder))
         yield recorder, verbs
     recorder.close()
+
+
+def scanning(folder: Path) -> LivePictureDrawn:
+    """A quarter of trial 4, with the pictures where the live process leaves them."""
+    (folder / "live").mkdir()
+    png = png_of(np.zeros((8, 8, 4), np.uint8))
+    files = ("live/004-phase.png", "live/004-spectrum.png")
+    for file in files:
+        (folder / file).write_bytes(png)
+    return LivePictureDrawn(
+        trial=4,
+        role="exploration",
+        received=100,
+        total=400,
+        extent=(9.0, 9.0),
+        levels=(0.0, 1.0),
+        k_edge=1.5,
+        phase=png,
+        spectrum=png,
+        files=files,
+    )
 
 
 def a_viewer_looks(browser: Browser) -> None:
@@ -61,6 +85,8 @@ def a_viewer_looks(browser: Browser) -> None:
     browser.find(".now .big", "acquiring")
     browser.find(".now", "trial 4 of 10")
     browser.find("[data-beam=on]", "BEAM ON")
+    browser.find(".phase figcaption", "phase of trial 4 (exploration), 25% of the scan")
+    browser.find(".spectrum .ramp", "live, not scored yet")
     browser.find(".top .dose", "250 × 10³ of 1 × 10⁶ e⁻")
     browser.find(".act.pause").click()
     browser.find(".q-notification", "you are a viewer here and cannot pause")
