@@ -19,6 +19,7 @@ from agent.reconstruction.model.settings import PARTS, Bounds, ReconstructionSet
 from agent.reconstruction.model.start import choose_padding
 from agent.reconstruction.model.windows import tukey, window_of
 from agent.reconstruction.run import carried_probe, reconstruct
+from agent.reconstruction.solver.learned import Learned
 from agent.reconstruction.solver.oddities import in_the_corners
 from agent.reconstruction.solver.reconstructor import Reconstructor
 from agent.reconstruction.solver.result import Reconstruction
@@ -69,6 +70,7 @@ __all__ = [
     "Calibration",
     "DiffractionData",
     "HeldOut",
+    "Learned",
     "ModelChoice",
     "Prediction",
     "Reconstruction",

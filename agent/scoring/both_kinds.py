@@ -15,6 +15,7 @@ import numpy as np
 from agent.reconstruction import Reconstruction
 from agent.records import Score
 from agent.scoring.information import LARGEST_FRC, score_spectrum
+from agent.scoring.regions import scanned_area
 from agent.scoring.ring_correlation import Spectrum, spectrum_of
 
 MIDDLE = 0.5
@@ -37,9 +38,7 @@ def overlap_of(one_pass: Reconstruction) -> float:
     """Patterns of a pass that light a place: their density times the area (ΣI)²/ΣI² of the probe's intensity I."""
     intensity = (np.abs(one_pass.probe) ** 2).sum(axis=0, dtype=np.float64)
     area = intensity.sum() ** 2 / max(float((intensity**2).sum()), 1e-300) * float(np.prod(one_pass.pixel_size))
-    extent, n = np.ptp(one_pass.positions, axis=0), len(one_pass.positions)
-    field = np.prod(extent + np.sqrt(extent.prod() / n))
-    return float(n * area / max(float(field), 1e-300))
+    return float(len(one_pass.positions) * area / max(scanned_area(one_pass.positions), 1e-300))
 
 
 def believed(passes: Score) -> Score:

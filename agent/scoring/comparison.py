@@ -16,9 +16,9 @@ from agent.scoring.harmonics import scan_harmonics
 from agent.scoring.information import score_spectrum, without_chance
 from agent.scoring.regions import crop
 from agent.scoring.registration import Shift, chance, find_shift, moved
-from agent.scoring.ring_correlation import ring_correlation
+from agent.scoring.ring_correlation import Spectrum, ring_correlation
 from agent.scoring.shared_error import reconstruct_seen, shared_error, without_shared
-from agent.scoring.vetoes import Evidence, reconstruct_examined
+from agent.scoring.vetoes import Examined, reconstruct_examined
 from instrument.models import Rectangle
 
 UNKNOWN = 0.5
@@ -57,7 +57,7 @@ class Compared:
         pair: their reconstructions.
         phases: (y, x) each, rad, on the lattice of pixels of both, the second one moved by `shift`.
         shift: of the second picture as it was reconstructed; None where halves of one scan cannot have any.
-        evidence: what the first half's model says; None of a reconstruction of the user's own.
+        examined: the first half, with what its model says; None of a reconstruction of the user's own.
         harmonics: (y, x) Fourier pixels of a scored square at which the scan repeats itself.
         shared: power of what both get wrong alike over that of the noise of one, as the counts of one scan tell it.
     """
@@ -65,7 +65,7 @@ class Compared:
     pair: tuple[Reconstruction, Reconstruction]
     phases: tuple[NDArray[np.float64], NDArray[np.float64]]
     shift: Shift | None
-    evidence: Evidence | None
+    examined: Examined | None
     harmonics: NDArray[np.bool_]
     shared: float = 0.0
 
@@ -98,12 +98,12 @@ def compare(parts: tuple[DiffractionData, DiffractionData], rules: Rules, seed: 
         kind: of the halves; those of two passes are registered.
     """
     first, second = parts
-    one, other, evidence, shared = _reconstructed(first, second, rules, seed, kind)
+    one, other, examined, shared = _reconstructed(first, second, rules, seed, kind)
     shape = crop(one.phase, one.origin, one.pixel_size, rules.squares[0]).shape
     rasters = [first.positions] if kind == "thinned" else [first.positions, second.positions]
     harmonics = scan_harmonics(rasters, rules.squares[0], shape, one.pixel_size, rules.choice.taper)
     phases = np.asarray(one.phase, np.float64), np.asarray(other.phase, np.float64)
-    compared = Compared((one, other), phases, None, evidence, harmonics, shared)
+    compared = Compared((one, other), phases, None, examined, harmonics, shared)
     if kind != "passes":
         return compared
     shift = find_shift(compared.tiles(rules.squares), one.pixel_size, rules.choice, harmonics)
@@ -112,20 +112,20 @@ def compare(parts: tuple[DiffractionData, DiffractionData], rules: Rules, seed: 
 
 def _reconstructed(
     first: DiffractionData, second: DiffractionData, rules: Rules, seed: int, kind: HalvesKind
-) -> tuple[Reconstruction, Reconstruction, Evidence | None, float]:
-    """Both halves, what the first one's model says, and what both models get wrong alike."""
+) -> tuple[Reconstruction, Reconstruction, Examined | None, float]:
+    """Both halves, the first one as it was examined, and what both models get wrong alike."""
     settings, theirs = rules.settings, rules.reconstruct_with
     seeds = (seed + 1, seed + 2)
     if theirs is not None:
         one, other = (theirs(half, replace(settings, seed=n)) for half, n in zip((first, second), seeds, strict=True))
         return one, other, None, 0.0
-    examined = reconstruct_examined(first, second, settings, seeds[0], same_positions=kind == "thinned")
-    if examined.seen is None:
+    examined = reconstruct_examined(first, replace(settings, seed=seeds[0]))
+    if kind != "thinned":
         other = reconstruct(second, replace(settings, seed=seeds[1]))
-        return examined.reconstruction, other, examined.evidence, 0.0
+        return examined.reconstruction, other, examined, 0.0
     other, seen = reconstruct_seen(second, replace(settings, seed=seeds[1]))
     shared = shared_error(examined.seen, seen, overlap_of(other))
-    return examined.reconstruction, other, examined.evidence, shared
+    return examined.reconstruction, other, examined, shared
 
 
 def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreChoice) -> Score:
@@ -139,6 +139,13 @@ def score_halves(pairs: Tiles, pixel_size: tuple[float, float], choice: ScoreCho
     return score_spectrum(ring_correlation(pairs, pixel_size, choice))
 
 
+def rings_between(compared: Compared, rules: Rules) -> Spectrum:
+    """Fourier ring correlation of two halves, without the scan's harmonics."""
+    return ring_correlation(
+        compared.tiles(rules.squares), compared.pair[0].pixel_size, rules.choice, compared.harmonics
+    )
+
+
 def score_of(compared: Compared, rules: Rules, seed: int) -> Score:
     """What two halves have in common, without what registering them adds by chance; not examined for vetoes.
 
@@ -150,7 +157,7 @@ def score_of(compared: Compared, rules: Rules, seed: int) -> Score:
     tiles, pixel_size = compared.tiles(rules.squares), compared.pair[0].pixel_size
     if rules.score_with is not None:
         return rules.score_with(tiles, pixel_size, rules.choice)
-    spectrum = ring_correlation(tiles, pixel_size, rules.choice, compared.harmonics)
+    spectrum = rings_between(compared, rules)
     if compared.shift is None:
         plain, honest = score_spectrum(spectrum), score_spectrum(without_shared(spectrum, compared.shared))
         return honest.model_copy(update={"sd": float(np.hypot(plain.sd, UNKNOWN * (plain.value - honest.value)))})

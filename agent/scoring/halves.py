@@ -23,11 +23,21 @@ from agent.reconstruction import (
 )
 from agent.records import HalvesKind, Score
 from agent.scoring.both_kinds import ENOUGH, believed, combined, overlap_of
-from agent.scoring.comparison import Compared, Reconstruct, Rules, ScoreFunction, compare, score_halves, score_of
+from agent.scoring.comparison import (
+    Compared,
+    Reconstruct,
+    Rules,
+    ScoreFunction,
+    compare,
+    rings_between,
+    score_halves,
+    score_of,
+)
 from agent.scoring.drift import specimen_shift, without_drift
 from agent.scoring.registration import Shift
+from agent.scoring.ring_correlation import spectrum_of
 from agent.scoring.splitting import passes_of, split
-from agent.scoring.vetoes import apply_vetoes, grid_of
+from agent.scoring.vetoes import apply_vetoes, grid_of, predict
 from instrument.models import Rectangle
 
 __all__ = ["Judged", "judge", "score_halves"]
@@ -113,8 +123,9 @@ def _split(
 ) -> tuple[Compared, Score]:
     """Two halves of one scan and their score; `number` is that of the split."""
     kind: HalvesKind = "thinned" if rules.choice.split == "counts" else "positions"
-    compared = compare(split(data, rules.choice.split, seed, number), rules, seed, kind)
-    return compared, _examined(compared, picture, rules, seed, kind)
+    first, second = split(data, rules.choice.split, seed, number)
+    compared = compare((first, second), rules, seed, kind)
+    return compared, _examined(compared, second, picture, rules, seed, kind)
 
 
 def _judge_passes(
@@ -129,7 +140,8 @@ def _judge_passes(
     compared = compare(passes, rules, settings.seed, "passes")
     assert compared.shift is not None
     on_progress(0.25)
-    given, drift = data, specimen_shift(*compared.pair, compared.shift, data)
+    given = data
+    drift = left = specimen_shift(*compared.pair, compared.shift, data)
     data = without_drift(given, drift)
     if drift.size > LARGEST_DRIFT:
         first = data.pass_index == 0
@@ -139,11 +151,13 @@ def _judge_passes(
         )
         compared = compare(passes, rules, settings.seed, "passes")
         assert compared.shift is not None
-        drift = drift.plus(specimen_shift(*compared.pair, compared.shift, data))
+        left = specimen_shift(*compared.pair, compared.shift, data)
+        drift = drift.plus(left)
         data = without_drift(given, drift)
     on_progress(0.35)
     picture = whole(data, settings)
-    score = _examined(compared, picture, rules, settings.seed, "passes")
+    second = replace(passes[1], positions=passes[1].positions - np.array(left.by))
+    score = _examined(compared, second, picture, rules, settings.seed, "passes")
     if rules.choice.split == "counts" and rules.score_with is None:
         on_progress(0.55)
         overlap = min(overlap_of(half) for half in compared.pair)
@@ -153,13 +167,20 @@ def _judge_passes(
     return Judged(picture, compared.on_grid(picture), score, drift)
 
 
-def _examined(compared: Compared, picture: Reconstruction, rules: Rules, seed: int, kind: HalvesKind) -> Score:
-    """The score of two halves, marked with what they are, and vetoed where it must not be trusted."""
+def _examined(
+    compared: Compared, second: DiffractionData, picture: Reconstruction, rules: Rules, seed: int, kind: HalvesKind
+) -> Score:
+    """The score of two halves, marked with what they are, and vetoed where it must not be trusted.
+
+    `second` has the counts of the second half, at positions in the frame of the first.
+    """
     score = score_of(compared, rules, seed).model_copy(update={"halves": kind})
-    if compared.evidence is None:
+    if compared.examined is None:
         return score
+    spectrum = spectrum_of(score) if score.frequency else rings_between(compared, rules)
+    evidence = predict(compared.examined, second, spectrum)
     grid = grid_of(picture, rules.squares, compared.harmonics, rules.choice)
-    return apply_vetoes(score, replace(compared.evidence, grid=grid))
+    return apply_vetoes(score, replace(evidence, grid=grid))
 
 
 def _average(scores: Sequence[Score]) -> Score:

@@ -46,3 +46,13 @@ def crop(
         raise ValueError(msg)
     part = image[first[0] : first[0] + size[0], first[1] : first[1] + size[1]]
     return np.asarray(part, dtype=np.float64)
+
+
+def scanned_area(positions: NDArray[np.float64]) -> float:
+    """Area that a scan covers, Å²: to half a step beyond its outermost positions.
+
+    Args:
+        positions: (n, 2), Å.
+    """
+    extent = np.ptp(positions, axis=0)
+    return float(np.prod(extent + np.sqrt(extent.prod() / len(positions))))

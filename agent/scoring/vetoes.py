@@ -6,7 +6,7 @@ Only the built-in reconstruction is examined; one of the user's own has no model
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agent.config import ScoreChoice
 from agent.reconstruction import (
     DiffractionData,
+    Learned,
     Reconstruction,
     ReconstructionSettings,
     Reconstructor,
@@ -22,8 +23,9 @@ from agent.reconstruction import (
 )
 from agent.records import Score
 from agent.scoring.harmonics import excess_at_harmonics
-from agent.scoring.regions import crop
-from agent.scoring.ring_correlation import rings_of
+from agent.scoring.information import LARGEST_FRC
+from agent.scoring.regions import crop, scanned_area
+from agent.scoring.ring_correlation import Spectrum, rings_of
 from agent.scoring.shared_error import Seen
 from instrument.models import Rectangle
 
@@ -31,23 +33,33 @@ MISFIT = 5.0
 """Deviance over its expectation above which a score is vetoed: the model does not describe these data."""
 GRID = 10.0
 """Power at the scan's harmonics over that of the rest of their rings above which a score is vetoed."""
+SIGNIFICANT = 2.0
+"""Standard deviations of the correlation in a ring below which it predicts nothing."""
+CHANCE = 3.0
+"""Standard deviations by which the gain may stay below what the correlation promises."""
 _EXAMINED = 64
 """Patterns, spread over the scan, from which the misfit is taken."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """A half that was reconstructed, and what its model made of counts.
+    """A half that was reconstructed, and what its model makes of its counts.
 
     Attributes:
         reconstruction: of the half.
-        evidence: from the counts of both.
-        seen: some patterns of the half and what the model expects of them; None where the other half has other positions.
+        learned: what the other half is predicted from.
+        settings: of the reconstruction.
+        misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
+        fourier_error: Σ(√n − √I)²/Σn of its own counts n and their model I.
+        seen: some patterns of the half and what the model expects of them.
     """
 
     reconstruction: Reconstruction
-    evidence: Evidence
-    seen: Seen | None
+    learned: Learned
+    settings: ReconstructionSettings
+    misfit: float
+    fourier_error: float
+    seen: Seen
 
 
 @dataclass(frozen=True)
@@ -55,48 +67,68 @@ class Evidence:
     """How well the reconstruction of the first half explains counts, and what is odd about the picture.
 
     Attributes:
-        misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
+        misfit, fourier_error: see `Examined`.
         heldout_gain: log-likelihood of the second half's counts over that of an empty specimen, nat per electron.
-        fourier_error: Σ(√n − √I)²/Σn of its own counts n and their model I.
+        least_gain: below which `heldout_gain` contradicts the ring correlation.
         grid: power of the picture at the scan's harmonics over that of the rest of their rings, about 1 where there is no grid.
     """
 
     misfit: float
-    heldout_gain: float
     fourier_error: float
+    heldout_gain: float
+    least_gain: float
     grid: float = 0.0
 
 
-def reconstruct_examined(
-    first: DiffractionData,
-    second: DiffractionData,
-    settings: ReconstructionSettings,
-    seed: int,
-    *,
-    same_positions: bool,
-) -> Examined:
-    """Reconstruct the first half and ask it for both halves' counts.
+def reconstruct_examined(half: DiffractionData, settings: ReconstructionSettings) -> Examined:
+    """Reconstruct a half and ask its model for its counts.
 
     Args:
-        first: the half to reconstruct.
-        second: the other half, which is predicted.
+        half: of the counts.
         settings: of the reconstruction.
-        seed: of the first half's mini-batches.
-        same_positions: whether the halves were drawn from the counts of each pattern, or from the positions.
     """
-    solver = Reconstructor(first, replace(settings, seed=seed))
-    predictor = solver if same_positions else Reconstructor(second, settings)
-    empty = predictor.deviance_of(second.patterns)
+    solver = Reconstructor(half, settings)
     solver.run()
-    found = solver.result()
-    if predictor is not solver:
-        predictor.take_over(solver)
-    gained = empty - predictor.deviance_of(second.patterns)
-    per_electron = second.patterns.size / max(float(second.patterns.sum(dtype=np.float64)), 1.0)
-    seen = solver.compared(_spread(len(first.patterns)))
-    misfit = relative_deviance(*seen) / max(first.counts_per_electron, 1.0)
-    evidence = Evidence(misfit, 0.5 * gained * per_electron, fourier_error(*seen))
-    return Examined(found, evidence, Seen.of(solver, len(first.patterns)) if same_positions else None)
+    seen = solver.compared(_spread(len(half.patterns)))
+    misfit = relative_deviance(*seen) / max(half.counts_per_electron, 1.0)
+    of_half = Seen.of(solver, len(half.patterns))
+    return Examined(solver.result(), solver.learned(), settings, misfit, fourier_error(*seen), of_half)
+
+
+def predict(first: Examined, second: DiffractionData, spectrum: Spectrum) -> Evidence:
+    """Ask what the first half has taught for the counts of the second.
+
+    A picture of which noise is a larger part than the specimen predicts worse than none, though it may hold much: the noise is of
+    the first half alone. So its Fourier components are weighted with the correlation F of the halves, as N. Wiener would have it,
+    where that is significant. Then, if F is as it is because both show the specimen, the log-likelihood gains ½ F²/(1 − F) nat
+    of each, with twice that as its variance; agreement that is not of the specimen gains nothing or loses.
+
+    Args:
+        first: half.
+        second: the other half's counts, at positions in the frame of the first.
+        spectrum: correlation of the two.
+    """
+    weight = _wiener(spectrum)
+    per_area = np.pi * np.diff(spectrum.edges**2)
+    information = scanned_area(second.positions) * float((per_area * weight**2 / (1 - weight)).sum())
+    predictor = Reconstructor(second, first.settings)
+    predictor.take_over(first.learned, empty=True)
+    empty = predictor.deviance_of(second.patterns)
+    predictor.take_over(first.learned.weighted(spectrum.edges, weight))
+    pixels, per_electron = (
+        len(second.patterns) * float(predictor.experiment.mask.sum()),
+        max(second.counts_per_electron, 1.0),
+    )
+    gained = 0.5 * pixels * (empty - predictor.deviance_of(second.patterns)) / per_electron
+    least = min(0.0, information / 2 - CHANCE * float(np.sqrt(information)))
+    electrons = max(float(second.patterns.sum(dtype=np.float64)) / per_electron, 1.0)
+    return Evidence(first.misfit, first.fourier_error, gained / electrons, least / electrons)
+
+
+def _wiener(spectrum: Spectrum) -> NDArray[np.float64]:
+    """(rings,) the correlation F; 0 where it is not significant."""
+    chance = 1 / np.sqrt(2 * np.maximum(spectrum.pairs, 1.0))
+    return np.where(spectrum.frc > SIGNIFICANT * chance, np.minimum(spectrum.frc, LARGEST_FRC), 0.0)
 
 
 def apply_vetoes(score: Score, evidence: Evidence) -> Score:
@@ -108,7 +140,7 @@ def apply_vetoes(score: Score, evidence: Evidence) -> Score:
         )
     elif evidence.grid > GRID:
         veto = f"the picture shows the scan's grid: {evidence.grid:.0f} times the power of its rings at the scan's harmonics"
-    elif evidence.heldout_gain <= 0 and score.value > 2 * score.sd:
+    elif evidence.heldout_gain < evidence.least_gain and score.value > 2 * score.sd:
         veto = (
             "overfit: the picture predicts held-out counts worse than an empty specimen "
             f"({evidence.heldout_gain:.2g} nat per electron)"

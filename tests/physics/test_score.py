@@ -13,6 +13,7 @@ from agent.reconstruction import (
     DiffractionData,
     Reconstruction,
     ReconstructionSettings,
+    Reconstructor,
     expected_deviance,
     reconstruct,
 )
@@ -21,9 +22,9 @@ from agent.reconstruction.model import probe
 from agent.scoring.halves import judge
 from agent.scoring.information import dose_knee, scale_score, score_spectrum
 from agent.scoring.regions import crop, tiles
-from agent.scoring.ring_correlation import Spectrum, half_bit_resolution, ring_correlation
+from agent.scoring.ring_correlation import Spectrum, half_bit_resolution, ring_correlation, spectrum_of
 from agent.scoring.splitting import alternate, excess_variance, split
-from agent.scoring.vetoes import relative_deviance
+from agent.scoring.vetoes import apply_vetoes, predict, reconstruct_examined, relative_deviance
 from instrument.models import Rectangle
 
 PIXEL = (0.3, 0.3)
@@ -256,6 +257,33 @@ def test_a_wrong_probe_scores_low_and_more_dose_scores_high() -> None:
     assert right.heldout_gain is not None
     assert right.heldout_gain > 0
     assert right.deviance == pytest.approx(1.0, abs=0.15)  # a small scan: the fit takes a tenth of the freedom
+
+
+def test_a_picture_that_is_mostly_noise_predicts_when_weighted_with_what_halves_share() -> None:
+    """Unweighted, its noise predicts worse than an empty specimen, which used to be called overfit."""
+    data = specimen(0.2, 5e2, 1)
+    settings = replace(SETTINGS, max_passes=30)
+    first, second = halves(data.patterns, 0)
+    solver = Reconstructor(replace(data, patterns=first), settings)
+    solver.run()
+    predicted = solver.deviance_of(second)
+    solver.take_over(solver.learned(), empty=True)
+    assert predicted > solver.deviance_of(second)
+    score = judge(data, settings, SQUARE, CHOICE, 0).score
+    assert score.value > 2 * score.sd
+    assert score.veto is None
+    assert score.heldout_gain is not None
+    assert score.heldout_gain > 0
+
+
+def test_halves_that_agree_on_what_the_counts_do_not_show_are_vetoed() -> None:
+    claimed = judge(specimen(0.4, 2e3, 1), SETTINGS, SQUARE, CHOICE, 1).score
+    examined = reconstruct_examined(specimen(0.4, 2e3, 1), SETTINGS)
+    again = specimen(0.4, 2e3, 7)
+    elsewhere = replace(again, patterns=again.patterns[::-1])
+    for other, overfit in ((again, False), (elsewhere, True)):
+        score = apply_vetoes(claimed, predict(examined, other, spectrum_of(claimed)))
+        assert ("overfit" in (score.veto or "")) == overfit
 
 
 def test_a_prior_changes_the_picture_and_not_the_score() -> None:

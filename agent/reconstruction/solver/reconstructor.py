@@ -16,6 +16,7 @@ from agent.reconstruction.model.geometry import paste
 from agent.reconstruction.model.settings import ReconstructionSettings
 from agent.reconstruction.solver.bias import phase_scale
 from agent.reconstruction.solver.experiment import appended, load
+from agent.reconstruction.solver.learned import Learned
 from agent.reconstruction.solver.passes import Progress, fix_gauge, planned
 from agent.reconstruction.solver.result import Reconstruction, finished
 from agent.reconstruction.solver.state import grow, last_reached, settle, start
@@ -128,14 +129,28 @@ class Reconstructor:
         counted = framed(given.data.patterns[index], given.geometry.roll, given.shape)
         return counted, self.expected_counts(index), given.mask
 
-    def take_over(self, other: Reconstructor) -> None:
+    def learned(self) -> Learned:
+        """What other patterns of the same field and optics can be predicted from."""
+        given, last = self.experiment, last_reached(self.state)
+        host = given.backend.to_host
+        return Learned(
+            np.array(host(last.object)),
+            np.array(host(last.apertures)),
+            np.array(host(self.state.unknowns.background)),
+            given.geometry,
+        )
+
+    def take_over(self, learned: Learned, *, empty: bool = False) -> None:
         """Take object, probe and background from a reconstruction of other patterns of the same field and optics.
 
         Args:
-            other: its object has the same lattice of pixels; what lies beyond it stays.
+            learned: its object has the same lattice of pixels; what lies beyond it stays.
+            empty: take no object, but vacuum.
         """
-        last, found = last_reached(other.state), self.state.unknowns
-        mine, theirs = self.experiment.geometry, other.experiment.geometry
-        paste(last.object, theirs.origin, found.object, mine.origin, mine.pixel_size)
-        found.apertures[...] = last.apertures
-        found.background[...] = other.state.unknowns.background
+        xp, found, mine = self.experiment.backend.xp, self.state.unknowns, self.experiment.geometry
+        if empty:
+            found.object[...] = 1.0
+        else:
+            paste(xp.asarray(learned.object), learned.geometry.origin, found.object, mine.origin, mine.pixel_size)
+        found.apertures[...] = xp.asarray(learned.apertures)
+        found.background[...] = xp.asarray(learned.background)
