@@ -2,7 +2,7 @@
 # make demo   the main job against the simulated microscope: simulator, agent, ZeroMQ, report
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
-# make faults  24 faults and what must hold through each, with the test that shows it
+# make faults  28 faults and what must hold through each, with the test that shows it
 # make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each

@@ -21,6 +21,7 @@ from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
 from instrument.show_audit import show_audit
 from instrument.suspenders import HOLD
+from instrument.terms import DRY_RUN_HELP, LIMITS_HELP
 from instrument.text import write_anything
 from instrument.watchdog import guard_inherited, guard_listening, load_blanker
 
@@ -109,6 +110,8 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     run.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     run.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
+    run.add_argument("--limits", type=Path, metavar="FILE", help=LIMITS_HELP)
+    run.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
 
 
 def _add_epics(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -164,6 +167,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         hold=arguments.hold,
         backup=arguments.backup,
         metrics=arguments.metrics,
+        limits=arguments.limits,
+        dry_run=arguments.dry_run,
     )
 
 

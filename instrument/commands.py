@@ -27,9 +27,8 @@ from instrument.errors import (
 from instrument.exposure import expose
 from instrument.guard import BeamGuard
 from instrument.ledger import Ledger
-from instrument.limits import check_cost, check_limits
 from instrument.microscope import Microscope
-from instrument.models import AcquisitionPlan, Description, Outcome, PlanCheck, Record, Reservation
+from instrument.models import Description, Outcome, PlanCheck, Record, Reservation
 from instrument.requests import (
     AcquisitionRequest,
     CampaignRequest,
@@ -44,6 +43,7 @@ from instrument.requests import (
 )
 from instrument.settings import Settings
 from instrument.status import Lease, LedgerEntry
+from instrument.terms import Terms
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Commands:
     """Carries out requests, one state-changing verb at a time.
 
     Args:
-        microscope: the instrument.
+        terms: on which the microscope is lent.
         ledger: its books.
         guard: decides whether the beam may be on.
         data: where frames go.
@@ -70,7 +70,7 @@ class Commands:
 
     def __init__(
         self,
-        microscope: Microscope,
+        terms: Terms,
         ledger: Ledger,
         guard: BeamGuard,
         data: DataSocket,
@@ -80,7 +80,8 @@ class Commands:
         stall_timeout: float,
         clock: Callable[[], float],
     ) -> None:
-        self._microscope = microscope
+        self._terms = terms
+        self._microscope: Microscope = terms.microscope
         self._ledger = ledger
         self._guard = guard
         self._data = data
@@ -96,7 +97,7 @@ class Commands:
         self._stopping_since: float | None = None
         self._ends = Ends(ledger, guard.go_safe)
         self.tally = self._ends.tally
-        self._settings = Settings(microscope, guard.go_safe)
+        self._settings = Settings(terms.microscope, guard.go_safe)
         self._verbs: dict[str, tuple[type[Record], Callable[[Any, wire.Request], Awaitable[Any]]]] = {
             "hello": (Nothing, self._hello),
             "describe": (Nothing, self._describe),
@@ -170,7 +171,7 @@ class Commands:
         return {**self._greeting, "clock": self._clock()}
 
     async def _describe(self, _: Nothing, request: wire.Request) -> Record:
-        return await self._microscope.describe()
+        return await self._terms.describe()
 
     async def _status(self, _: Nothing, request: wire.Request) -> Record:
         return self._guard.status()
@@ -196,18 +197,7 @@ class Commands:
             return self._ledger.open_campaign(args.campaign, args.electrons)
 
     async def _check(self, args: PlanRequest, request: wire.Request) -> Record:
-        check, _ = await self._verify(args.plan)
-        return check
-
-    async def _verify(self, plan: AcquisitionPlan) -> tuple[PlanCheck, Description]:
-        description = await self._microscope.describe()
-        check_limits(plan, description)
-        check = await self._microscope.check(plan)
-        if check.n_positions != plan.n_positions:
-            msg = f"the microscope counts {check.n_positions} positions in a plan of {plan.n_positions}"
-            raise InstrumentError(msg)
-        check_cost(plan, check, description)
-        return check, description
+        return (await self._terms.verify(args.plan))[0]
 
     async def _prepare(self, args: PlanRequest, request: wire.Request) -> Record:
         plan = args.plan
@@ -217,10 +207,10 @@ class Commands:
             if known is not None and known.plan == plan:
                 account = self._ledger.account(plan.campaign)
                 return Reservation(id=plan.id, check=known.check, electrons_left=account.left)
-            check, description = await self._verify(plan)
+            check, description = await self._terms.verify(plan)
             self._guard.require(request.lease)
             limit, before = description.region_dose_limit, None
-            if limit is not None:
+            if limit is not None and not check.dry:
                 booked = self._ledger.overlapping(check.illuminated)
                 before = await asyncio.to_thread(peak_dose, booked, check.illuminated)
                 self._guard.require(request.lease)
@@ -237,11 +227,12 @@ class Commands:
             if entry.state == "reserved":
                 self._guard.require(request.lease)
                 await self._wait_for_receiver()
-                description = await self._microscope.describe()
-                await self._settings.confirm(entry.plan, description)
+                description = await self._terms.describe()
+                await self._settings.confirm(entry, description)
                 self._refuse_expired(request)
                 limit = _frame_limit(entry.check, description) + self._stall_timeout
-                beam_time = self._guard.begin(entry.id, request.lease, description.settle_time + limit)
+                first = description.settle_time + limit
+                beam_time = self._guard.begin(entry.id, request.lease, first, dry=entry.check.dry)
                 try:
                     self._ledger.mark_running(entry.id)
                 except BaseException:
@@ -296,8 +287,8 @@ class Commands:
         receivers = self._data.receivers()
         if self._running is None:
             self._ends.try_again()
-            if self._settings.changed and not self._guard.status().holder and not self._changing.locked():
-                self._tasks.create_task(self._settings.restore())
+            if not self._changing.locked() and self._settings.unrested(held=bool(self._guard.status().holder)):
+                self._tasks.create_task(self._rest())
             return
         entry, task = self._running
         now = self._clock()
@@ -309,6 +300,11 @@ class Commands:
             self._guard.stop("the receiver of the frames has gone away", entry.id)
         elif receivers > 1:
             self._guard.stop("a second receiver has connected and takes frames away", entry.id)
+
+    async def _rest(self) -> None:
+        async with self._changing:
+            if self._running is None:
+                await self._settings.rest(await self._terms.describe(), held=bool(self._guard.status().holder))
 
     async def end_exposure(self, reason: str) -> None:
         """Stop what runs and wait until it is booked.

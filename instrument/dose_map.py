@@ -8,7 +8,8 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument.models import Rectangle
+from instrument.errors import BudgetError
+from instrument.models import AcquisitionPlan, Rectangle
 
 TOLERANCE = 1e-6
 """Å; rectangles that share no more than this do not overlap."""
@@ -123,3 +124,23 @@ def peak_dose(booked: NDArray[np.float64], area: Rectangle) -> float:
         line += booked[number, 5]
         highest = max(highest, float(line.max()))
     return highest
+
+
+def check_region(plan: AcquisitionPlan, before: float, dose: float, limit: float) -> None:
+    """Refuse a plan that would give its place too much.
+
+    Args:
+        plan: whose region it is.
+        before: what the place has already, e/Å².
+        dose: of the plan, e/Å².
+        limit: what it may have, e/Å².
+
+    Raises:
+        BudgetError: it would; nothing is reserved.
+    """
+    if before + dose > limit * (1 + 1e-9):
+        msg = (
+            f"region {plan.region} would get {before + dose:g} e/Å² with the {before:g} it already has; at most "
+            f"{limit:g} are allowed; move the field to a fresh place or lower the dose"
+        )
+        raise BudgetError(msg, accumulated=before, dose=dose, limit=limit)

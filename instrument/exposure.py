@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from instrument import stream
 from instrument.beam import BeamTime
 from instrument.data_socket import DataSocket
+from instrument.dry_run import dry_frames
 from instrument.frame_watch import FrameWatch
 from instrument.microscope import CountsBeamTime, Frame, LosesFrames, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
@@ -76,7 +77,8 @@ async def expose(
     watch = FrameWatch(plan, entry.check, description)
     try:
         await data.send(stream.encode_start(_series_start(entry, description)), lambda: bool(stop_reason()))
-        async with aclosing(_frames(microscope, plan, description, beam_time, stop_reason, watch, alarm)) as frames:
+        source = _source(microscope, entry, description, watch, alarm)
+        async with aclosing(_frames(source, plan, description, beam_time, stop_reason, watch, alarm)) as frames:
             async for index, pattern in frames:
                 count += 1
                 if not await data.send(_image(entry, index, pattern, clock() - started), lambda: bool(stop_reason())):
@@ -95,10 +97,53 @@ async def expose(
     if why := stop_reason():
         state, reason = "aborted", why
     await _send_end(data, entry, clock)
-    seconds = beam_time.seconds if own is None else own.beam_time() - before
-    charged = _booked(entry, description.beam_current, seconds, count, done=state == "done", measured=own is not None)
-    lost = 0 if state == "aborted" else plan.n_positions - count
-    return ExposureResult(state, count, max(charged, math.ceil(watch.electrons)), reason, lost)
+    measured = None if own is None else own.beam_time() - before
+    result = ExposureResult(state, count, math.ceil(watch.electrons), reason, plan.n_positions - count)
+    return _charged(result, entry, description, beam_time.seconds, measured, alarm)
+
+
+def _source(
+    microscope: Microscope,
+    entry: LedgerEntry,
+    description: Description,
+    watch: FrameWatch,
+    alarm: Callable[[str], None],
+) -> AsyncIterator[Frame]:
+    if entry.check.dry:
+        return dry_frames(microscope, entry.plan, description, watch, alarm)
+    return microscope.acquire(entry.plan)
+
+
+def _charged(
+    result: ExposureResult,
+    entry: LedgerEntry,
+    description: Description,
+    seconds: float,
+    measured: float | None,
+    alarm: Callable[[str], None],
+) -> ExposureResult:
+    """With what it is charged, by s of beam time as the server sees it and as the microscope has measured it."""
+    if result.state == "aborted":
+        result = replace(result, lost=0)
+    if entry.check.dry:
+        return _of_dry_run(result, entry, description, measured or 0.0, alarm)
+    known, done = measured is not None, result.state == "done"
+    seconds = seconds if measured is None else measured
+    charged = _booked(entry, description.beam_current, seconds, result.frames, done=done, measured=known)
+    return replace(result, electrons=max(charged, result.electrons))
+
+
+def _of_dry_run(
+    result: ExposureResult, entry: LedgerEntry, description: Description, seconds: float, alarm: Callable[[str], None]
+) -> ExposureResult:
+    """Charge a dry run nothing, unless its patterns (who have given alarm) or the microscope itself say that its beam was on."""
+    if seconds > 0:
+        current = description.beam_current
+        lit = entry.plan.electrons if current is None else electrons_of(seconds, current)
+        why = f"the microscope says that its beam was on for {seconds:.3g} s in a dry run"
+        alarm(why)
+        return replace(result, state="failed", electrons=max(result.electrons, lit), reason=why)
+    return replace(result, state="failed" if result.electrons else result.state)
 
 
 def _accounted_for(microscope: Microscope, delivered: int, plan: AcquisitionPlan) -> bool:
@@ -155,7 +200,7 @@ def electrons_of_frames(entry: LedgerEntry, frames: int) -> float:
 
 
 async def _frames(
-    microscope: Microscope,
+    source: AsyncIterator[Frame],
     plan: AcquisitionPlan,
     description: Description,
     beam_time: BeamTime,
@@ -170,7 +215,7 @@ async def _frames(
     turn = loop.time()
     if stop_reason():
         return
-    async with aclosing(cast("AsyncGenerator[Frame, None]", microscope.acquire(plan))) as frames:
+    async with aclosing(cast("AsyncGenerator[Frame, None]", source)) as frames:
         beam_time.asked()
         async for frame in frames:
             beam_time.delivered()
@@ -222,5 +267,6 @@ def _series_start(entry: LedgerEntry, description: Description) -> stream.Series
             "defocus": plan.defocus,
             "dose": plan.dose,
             "passes": plan.passes,
+            **({"dry": True} if check.dry else {}),
         },
     )

@@ -41,6 +41,7 @@ class BeamGuard:
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
+        dry_run: whether the beam stays blanked in all acquisitions.
 
     Attributes:
         leases_lapsed: since the server started.
@@ -54,6 +55,7 @@ class BeamGuard:
         on_safe: Callable[[str], None],
         safe_reason: str = "",
         fence: int = 0,
+        dry_run: bool = False,
     ) -> None:
         self._blank_microscope = blank
         self._clock = clock
@@ -64,6 +66,7 @@ class BeamGuard:
         self._safe_reason = safe_reason
         self._suspended = ""
         self._acquisition = ""
+        self._dry_always = self._dry = dry_run
         self._stop_reason = ""
         self._started = clock()
         self._electrons = (0.0, 0.0)
@@ -73,8 +76,13 @@ class BeamGuard:
 
     @property
     def exposing(self) -> bool:
-        """Whether the beam may be on."""
+        """Whether an acquisition runs."""
         return bool(self._acquisition)
+
+    @property
+    def beam_allowed(self) -> bool:
+        """Whether the beam may be on: an acquisition runs, and is no dry run."""
+        return bool(self._acquisition) and not self._dry
 
     @property
     def stop_reason(self) -> str:
@@ -96,7 +104,7 @@ class BeamGuard:
             lease, phase = self._lease, self._phase()
             return InstrumentStatus(
                 phase=phase,
-                blanked=not self._acquisition or bool(self._stop_reason),
+                blanked=not self.beam_allowed or bool(self._stop_reason),
                 reason=self._safe_reason,
                 electrons_reserved=self._electrons[0],
                 electrons_spent=self._electrons[1],
@@ -106,6 +114,7 @@ class BeamGuard:
                 acquisition=self._acquisition,
                 uptime=self._clock() - self._started,
                 suspended=self._suspended,
+                dry_run=self._dry,
             )
 
     def _phase(self) -> Phase:
@@ -241,13 +250,16 @@ class BeamGuard:
             raise StaleLeaseError(msg, fence=self._fence)
         return lease
 
-    def begin(self, acquisition: str, token: wire.LeaseToken | None, first_frame: float) -> BeamTime:
+    def begin(
+        self, acquisition: str, token: wire.LeaseToken | None, first_frame: float, *, dry: bool = False
+    ) -> BeamTime:
         """Allow the beam on for one acquisition.
 
         Args:
             acquisition: its id.
             token: lease of the sender.
             first_frame: s within which the first frame has to be there; see `progress`.
+            dry: it is gone through with the beam blanked.
 
         Returns:
             What counts the time of its beam.
@@ -264,6 +276,7 @@ class BeamGuard:
             self.progress(first_frame)
             self._beam_time = BeamTime(self._clock)
             self._acquisition, self._stop_reason = acquisition, ""
+            self._dry = dry or self._dry_always
             return self._beam_time
 
     def progress(self, limit: float) -> None:
@@ -282,7 +295,7 @@ class BeamGuard:
     def end(self) -> None:
         """The acquisition is over and its beam is off."""
         with self._lock:
-            self._acquisition, self._stop_reason = "", ""
+            self._acquisition, self._stop_reason, self._dry = "", "", self._dry_always
 
     def stop(self, reason: str, acquisition: str = "") -> bool:
         """Blank and end the running acquisition. Does not latch.

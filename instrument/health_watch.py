@@ -68,7 +68,9 @@ class HealthWatch:
         except Exception as error:
             message = f"cannot be asked ({type(error).__name__}: {error})"[:500]
             return Health(blanked=True), [Condition(name="health", ok=False, message=message)]
-        self._beam_on = 0 if health.blanked or self._guard.exposing else self._beam_on + 1
+        self._beam_on = 0 if health.blanked or self._guard.beam_allowed else self._beam_on + 1
+        if self._beam_on > 1 and self._guard.exposing:
+            self._guard.go_safe("the microscope calls its beam on in a dry run")
         if self._beam_on < STUCK_AFTER:
             return health, []
         self._guard.blank()

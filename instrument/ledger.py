@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument.dose_map import peak_dose
+from instrument.dose_map import check_region, peak_dose
 from instrument.errors import BudgetError, ConflictError, NotReservedError
 from instrument.ledger_file import FILE_NAME, open_ledger
 from instrument.models import AcquisitionPlan, Outcome, PlanCheck, Rectangle
@@ -25,6 +25,7 @@ from instrument.status import CampaignAccount, LedgerEntry, OperatorEvent
 
 PAGE_BYTES = 1 << 20
 """Lines of the ledger that are answered together; one that is longer goes alone."""
+_DRY = "json_extract(plan_check, '$.dry') IS 1 AS dry"
 
 
 def utc_now() -> datetime:
@@ -176,7 +177,7 @@ class Ledger:
                     msg = f"acquisition {plan.id} is known with another plan; give the new plan a new id"
                     raise ConflictError(msg, id=plan.id, state=known.state)
                 return self.account(plan.campaign)
-            electrons = max(check.electrons, plan.electrons)
+            electrons = 0.0 if check.dry else max(check.electrons, plan.electrons)
             account = self.account(plan.campaign)
             if electrons > account.left:
                 msg = (
@@ -185,10 +186,10 @@ class Ledger:
                 )
                 raise BudgetError(msg, needed=electrons, left=account.left, budget=account.budget)
             dose = electrons / (plan.n_cells * plan.step**2)
-            if region_dose_limit is not None:
+            if region_dose_limit is not None and not check.dry:
                 if accumulated is None:
                     accumulated = peak_dose(self.overlapping(check.illuminated), check.illuminated)
-                _check_region(plan, accumulated, dose, region_dose_limit)
+                check_region(plan, accumulated, dose, region_dose_limit)
             self._insert(plan, check, electrons, dose)
             return self.account(plan.campaign)
 
@@ -210,7 +211,8 @@ class Ledger:
             f"INSERT INTO acquisitions ({', '.join(line)}) VALUES ({', '.join('?' * len(line))})", tuple(line.values())
         ).lastrowid
         assert series is not None
-        self._map.add(series, lit)
+        if dose:
+            self._map.add(series, lit)
         self._note("reserved", plan.id, campaign=plan.campaign, region=plan.region, electrons=electrons, dose=dose)
 
     def _note(self, what: str, acquisition: str, **told: Any) -> None:
@@ -270,10 +272,12 @@ class Ledger:
         """
         with self._transaction():
             row = self._db.execute(
-                "SELECT series, campaign FROM acquisitions WHERE id = ? AND state IN ('reserved', 'running')",
+                "SELECT series, campaign, dose FROM acquisitions WHERE id = ? AND state IN ('reserved', 'running')",
                 (acquisition,),
             ).fetchone()
             if row is not None:
+                if electrons and not row["dose"]:  # of a dry run whose beam was on
+                    self._light(acquisition, electrons)
                 self._db.execute(
                     "UPDATE acquisitions SET state = ?, frames = ?, reason = ?, finished_at = ?, electrons = ?, "
                     "dose = CASE WHEN ? > 0 THEN dose * MAX(1.0, ? / electrons) ELSE 0.0 END WHERE series = ?",
@@ -286,6 +290,15 @@ class Ledger:
         outcome = self.outcome(acquisition)
         assert outcome is not None
         return outcome
+
+    def _light(self, acquisition: str, electrons: float) -> None:
+        entry = self.exposure(acquisition)
+        assert entry is not None
+        dose = electrons / (entry.plan.n_cells * entry.plan.step**2)
+        self._db.execute(
+            "UPDATE acquisitions SET electrons = ?, dose = ? WHERE series = ?", (electrons, dose, entry.series)
+        )
+        self._map.add(entry.series, entry.illuminated)
 
     def cancel(self, acquisition: str) -> Outcome:
         """Release an unused reservation; one that was used keeps its outcome. Raises NotReservedError if unknown."""
@@ -300,7 +313,7 @@ class Ledger:
     def outcome(self, acquisition: str) -> Outcome | None:
         """How an acquisition ended, or that it has not; None where the id is not known."""
         row = self._db.execute(
-            "SELECT id, state, frames, electrons, reason FROM acquisitions WHERE id = ?", (acquisition,)
+            f"SELECT id, state, frames, electrons, reason, {_DRY} FROM acquisitions WHERE id = ?", (acquisition,)
         ).fetchone()
         return None if row is None else Outcome(**dict(row))
 
@@ -364,15 +377,6 @@ class Ledger:
         """Why the instrument is in SAFE according to the books; "" where it was released or never was."""
         row = self._db.execute("SELECT kind, reason FROM events ORDER BY number DESC LIMIT 1").fetchone()
         return "" if row is None or row["kind"] == "resume" else str(row["reason"])
-
-
-def _check_region(plan: AcquisitionPlan, before: float, dose: float, limit: float) -> None:
-    if before + dose > limit * (1 + 1e-9):
-        msg = (
-            f"region {plan.region} would get {before + dose:g} e/Å² with the {before:g} it already has; at most "
-            f"{limit:g} are allowed; move the field to a fresh place or lower the dose"
-        )
-        raise BudgetError(msg, accumulated=before, dose=dose, limit=limit)
 
 
 def _to_exposure(row: sqlite3.Row) -> LedgerEntry:

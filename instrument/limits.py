@@ -62,16 +62,39 @@ def check_cost(plan: AcquisitionPlan, check: PlanCheck, description: Description
     if most is not None and electrons > most * (1 + 1e-9):
         msg = f"this acquisition takes {electrons:g} electrons; a single one may take {most:g}; lower the dose or the field"
         raise OutOfLimitsError(msg, parameter="electrons", value=electrons, maximum=most)
-    detector, rate = description.detector, None
-    if check.dwell_time > 0:
-        rate = plan.electrons_per_pattern * (detector.counts_per_electron or 1.0)
-        rate /= description.disc_pixels * check.dwell_time
-    if rate is not None and detector.count_rate_limit is not None and rate > detector.count_rate_limit:
+    rate, bearable = disc_rate(plan, check, description), description.detector.count_rate_limit
+    if bearable is not None and rate > bearable and not needs_beam_stop(plan, check, description):
         msg = (
-            f"the bright-field disc would give a pixel {rate:.4g} counts/s; the detector bears {detector.count_rate_limit:g}; "
+            f"the bright-field disc would give a pixel {rate:.4g} counts/s; the detector bears {bearable:g}; "
             "lower the beam current, or use a larger disc"
         )
-        raise OutOfLimitsError(msg, parameter="count_rate", value=rate, maximum=detector.count_rate_limit)
+        raise OutOfLimitsError(msg, parameter="count_rate", value=rate, maximum=bearable)
+
+
+def disc_rate(plan: AcquisitionPlan, check: PlanCheck, description: Description) -> float:
+    """Counts per second of a pixel of the bright-field disc, where nothing stops it; 0 where the dwell time is not known.
+
+    Args:
+        plan: to be exposed.
+        check: what the microscope says it costs.
+        description: of the instrument.
+    """
+    if check.dwell_time <= 0:
+        return 0.0
+    counts = plan.electrons_per_pattern * (description.detector.counts_per_electron or 1.0)
+    return counts / (description.disc_pixels * check.dwell_time)
+
+
+def needs_beam_stop(plan: AcquisitionPlan, check: PlanCheck, description: Description) -> bool:
+    """Whether the beam stop has to be in, so that the detector bears the beam.
+
+    Args:
+        plan: to be exposed.
+        check: what the microscope says it costs.
+        description: of the instrument.
+    """
+    stop = description.beam_stop
+    return stop is not None and disc_rate(plan, check, description) > stop.needed_above
 
 
 def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:

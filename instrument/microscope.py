@@ -106,6 +106,25 @@ class LosesFrames(Protocol):
 
 
 @runtime_checkable
+class ScansBlanked(Protocol):
+    """What a microscope has besides, where it can scan and read its camera with the beam blanked, for dry runs.
+
+    Without it a dry run sets the column where that can be read back, and leaves scan engine and camera alone.
+    """
+
+    def acquire_blanked(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        """As `acquire`, but the beam is never on.
+
+        Args:
+            plan: that has been checked.
+
+        Yields:
+            The frames, dark, each index once, in any order.
+        """
+        ...
+
+
+@runtime_checkable
 class NeedsHeartbeat(Protocol):
     """What a microscope has besides, where a hardware line keeps its beam on only as long as it is pulsed."""
 
@@ -119,7 +138,8 @@ class ReadsBack(Protocol):
     """What a microscope has besides, where it can be set and asked what it is set to.
 
     The server sets `defocus` before an exposure, waits for `Description.settle_time`, and compares what it reads back with
-    `Description.tolerances`. When nobody has the lease any more it puts back everything that has a tolerance.
+    `Description.tolerances`. When nobody has the lease any more it puts back everything that has a tolerance. A setting that has
+    a slew is changed in portions, and one that is called `beam_stop` is set to 1 (in) and 0 (out).
     """
 
     async def set(self, settings: Mapping[str, float]) -> None:

@@ -20,6 +20,7 @@ from instrument.records import Identifier, Record, Rectangle
 __all__ = [
     "ELEMENTARY_CHARGE",
     "AcquisitionPlan",
+    "BeamStop",
     "Condition",
     "Description",
     "Detector",
@@ -32,10 +33,15 @@ __all__ = [
     "Record",
     "Rectangle",
     "Reservation",
+    "Slew",
 ]
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 """C per electron."""
+WALKING_PACE = 0.1
+"""s from one change to the next where a setting has only a rate."""
+LONGEST_WALK = 20.0
+"""s for the whole range of a setting at the pace that its slew allows."""
 
 
 def _rounding(limit: float) -> float:
@@ -116,6 +122,43 @@ class Detector(Record):
     )
 
 
+class Slew(Record):
+    """How fast one setting may change, in its own unit. The server walks where a change is larger."""
+
+    step: float | None = Field(default=None, gt=0, description="largest change at once; None: any")
+    rate: float | None = Field(default=None, gt=0, description="largest change per second; None: any")
+    settle: float = Field(default=0.0, ge=0, le=10, description="s to wait after every single change")
+
+    def portions(self, change: float) -> int:
+        """In how many equal parts a change has to be made, at least 1.
+
+        Args:
+            change: of the setting, in its unit.
+        """
+        most = self.step if self.step is not None else math.inf
+        if self.rate is not None:
+            most = min(most, self.rate * max(self.settle, WALKING_PACE))
+        return max(1, math.ceil(abs(change) / most - 1e-9))
+
+    def duration(self, change: float) -> float:
+        """s that a change takes.
+
+        Args:
+            change: of the setting, in its unit.
+        """
+        slow = 0.0 if self.rate is None else abs(change) / self.rate
+        return max(self.portions(change) * self.settle, slow)
+
+
+class BeamStop(Record):
+    """A stop that keeps the direct beam off the detector: a setting `beam_stop` that is 1 (in) or 0 (out).
+
+    It is in while nothing is exposed, and during exposures whose bright-field disc is brighter than `needed_above`.
+    """
+
+    needed_above: float = Field(gt=0, description="counts per second of a pixel of the bright-field disc")
+
+
 class Description(Record):
     """Everything an agent may know of an instrument before it exposes anything."""
 
@@ -170,6 +213,8 @@ class Description(Record):
     tolerances: dict[str, float] = Field(
         default={}, description="setting -> by how much it may differ from what was set when it is read back"
     )
+    slews: dict[str, Slew] = Field(default={}, description="setting -> how fast it may change; None named: at once")
+    beam_stop: BeamStop | None = Field(default=None, description="when the beam stop has to be in; None: there is none")
     notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")

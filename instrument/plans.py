@@ -39,14 +39,17 @@ class AcquisitionPlan(Record):
     positions: tuple[tuple[float, float], ...] | None = None
     passes: Literal[1, 2] = Field(default=1, description="scans that share the dose; the second lies between the first")
     interlacing: Interlacing = Field(default="offset", description="how two passes share the field")
+    dry: bool = Field(default=False, description="go through the motions with the beam blanked; costs no electrons")
 
     @model_serializer(mode="wrap")
     def _as_one_pass_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what one pass does not need, so that instruments and files from before there were two understand it."""
+        """Leave out what one pass with the beam on does not need, so that older instruments and files understand it."""
         told: dict[str, Any] = handler(self)
         if self.passes == 1:
             told.pop("passes", None)
             told.pop("interlacing", None)
+        if not self.dry:
+            told.pop("dry", None)
         return told
 
     @model_validator(mode="after")
@@ -142,6 +145,10 @@ class PlanCheck(Record):
     duration: float
     bytes: int
     illuminated: Rectangle
+    dry: bool = Field(
+        default=False, description="the beam stays blanked: nothing reaches the specimen, nothing is booked"
+    )
+    beam_stop: bool = Field(default=False, description="the beam stop will be in, so that the detector bears the beam")
 
 
 class Reservation(Record):
@@ -160,3 +167,4 @@ class Outcome(Record):
     frames: int = 0
     electrons: float = 0.0
     reason: str = ""
+    dry: bool = Field(default=False, description="the beam was blanked throughout; its frames show no specimen")

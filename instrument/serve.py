@@ -22,6 +22,7 @@ from instrument.metrics import MetricsAddress, ServerCollector, exposing_metrics
 from instrument.microscope import Microscope
 from instrument.server import SHUT_DOWN, InstrumentServer
 from instrument.suspenders import HOLD
+from instrument.terms import OwnersLimits
 from instrument.text import OneLine
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ def serve(
     backup: Path | None = None,
     metrics: str | None = None,
     data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
+    limits: Path | None = None,
+    dry_run: bool = False,
 ) -> int:
     """Serve `microscope` until a signal comes, then blank, book what ran and end.
 
@@ -78,14 +81,10 @@ def serve(
         microscope: the instrument.
         state_dir: directory of the ledger; made if missing.
         control: endpoint of the commands; port `*` takes a free one.
-        safe, data: endpoints of blank, stop and status, and of the frames; None: a free port beside `control`.
-        name: of the instrument; None: as it describes itself.
-        keys: CURVE keys; mandatory off loopback.
         watchdog: MODULE:ATTRIBUTE of a blanker for a second process, or the UNIX socket of one that runs.
-        hold: s for which the column has to be well again, after it was not, before anything is exposed.
-        legacy, backup: endpoint on this machine of a copy of the frames as Stream V1; folder for a copy of the ledger.
         metrics: PORT or ADDRESS:PORT at which Prometheus finds `/metrics`; None: none.
-        data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
+        limits: TOML file of the owner, narrower than the microscope's; None: its own.
+        safe, data, name, keys, hold, legacy, backup, data_faults, dry_run: as of `InstrumentServer`.
 
     Returns:
         The exit code of the process: 0 after a signal, EXIT_BAD_INPUT for what cannot be served.
@@ -107,6 +106,8 @@ def serve(
                 legacy=legacy,
                 backup=backup,
                 data_faults=data_faults,
+                limits=None if limits is None else OwnersLimits.read(limits),
+                dry_run=dry_run,
             )
             asyncio.run(_serve(server, systemd, metrics))
     except (BadInputError, InstrumentError, OSError) as error:
@@ -156,6 +157,8 @@ async def _serve(server: InstrumentServer, systemd: SystemdNotifier, metrics: st
                 "data": server.data,
                 "name": server.name,
             }
+            if server.dry_run:
+                log.warning("dry run: the beam stays blanked, and what agents get are patterns that are made up")
             print(json.dumps(greeting), flush=True)
             systemd.tell("READY=1")
             await stop.wait()

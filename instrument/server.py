@@ -42,6 +42,7 @@ from instrument.reception import Reception
 from instrument.safe_socket import SafeSocket
 from instrument.status import Figures
 from instrument.suspenders import HOLD, Suspenders
+from instrument.terms import OwnersLimits, Terms
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +68,13 @@ class InstrumentServer:
         legacy: endpoint on this machine where programs that read Stream V1 get a copy of the frames; None: nowhere.
         backup: folder for a copy of the ledger; None: none is kept.
         data_faults: what is sent instead of each message of the data socket, for trying agents; None: itself.
+        limits: of the owner, narrower than the microscope's; None: its own.
+        dry_run: keep the beam blanked in all acquisitions.
         clock: monotonic time, s.
 
     Raises:
         MalformedRequestError: an endpoint that is not one, or that is off loopback without keys.
+        BadInputError: the owner's limits are wider than the microscope's, or its description promises what nobody can keep.
         ConflictError: an endpoint or the state directory is in use.
     """
 
@@ -90,6 +94,8 @@ class InstrumentServer:
         legacy: str | None = None,
         backup: Path | None = None,
         data_faults: Callable[[bytes], Iterable[bytes]] | None = None,
+        limits: OwnersLimits | None = None,
+        dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_endpoint(control)
@@ -106,6 +112,7 @@ class InstrumentServer:
                 )
                 raise MalformedRequestError(msg, endpoint=endpoint)
         self._microscope = microscope
+        self._terms = Terms(microscope, limits, dry_run)
         self._state_dir = state_dir
         self._keys = keys
         self._stall_timeout = stall_timeout
@@ -127,14 +134,14 @@ class InstrumentServer:
             stack.push_async_callback(asyncio.sleep, 0)  # events that the safe thread still has queued for the ledger
             self._microscope.blank()
             stack.callback(self._microscope.blank)
-            self._guard = _make_guard(self._microscope, ledger, self._clock)
-            description = await self._microscope.describe()
+            description = await self._terms.require_possible()
+            self._guard = _make_guard(self._terms, ledger, self._clock)
             self.name = self.name or description.name
             data = self._open_sockets(description, stack)
             stack.enter_context(self._safe_socket)
             tasks = await stack.enter_async_context(Background())
             self._commands = Commands(
-                self._microscope,
+                self._terms,
                 ledger,
                 self._guard,
                 data,
@@ -171,6 +178,11 @@ class InstrumentServer:
             reason: becomes the reason of the acquisition's outcome.
         """
         self._guard.stop(reason)
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether the beam stays blanked in all acquisitions."""
+        return self._terms.dry_run
 
     def figures(self) -> Figures:
         """What there is to be measured now; may be called from any thread."""
@@ -243,7 +255,7 @@ class InstrumentServer:
                 self._backups.look()
 
 
-def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
+def _make_guard(terms: Terms, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
     loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
 
     def journal(reason: str) -> None:
@@ -260,11 +272,12 @@ def _make_guard(microscope: Microscope, ledger: Ledger, clock: Callable[[], floa
             log.exception("the ledger takes no note of SAFE; it holds until the server ends")
 
     guard = BeamGuard(
-        microscope.blank,
+        terms.microscope.blank,
         clock=clock,
         on_safe=journal,
         safe_reason=ledger.safe_reason(),
         fence=ledger.fence(),
+        dry_run=terms.dry_run,
     )
     guard.book(*ledger.totals())
     if ledger.interrupted:

@@ -1,4 +1,7 @@
-"""Settings that are set, read back and confirmed before the beam is on, and put back when nobody commands any more."""
+"""Settings that are set, read back and confirmed before the beam is on, and put back when nobody commands any more.
+
+A setting with a slew is walked in portions. A beam stop is in while nothing is exposed.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,18 @@ import logging
 from collections.abc import Callable, Mapping
 
 from instrument.errors import SettingsError
+from instrument.limits import needs_beam_stop
 from instrument.microscope import Microscope, ReadsBack
-from instrument.models import AcquisitionPlan, Description
+from instrument.models import LONGEST_WALK, Description, Slew
+from instrument.status import LedgerEntry
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
 LIMIT = 20.0
-"""s for setting and reading back, besides settling."""
+"""s for setting and reading back, besides walking and settling."""
+STOP = "beam_stop"
+IN, OUT = 1.0, 0.0
 
 
 class Settings:
@@ -30,37 +37,65 @@ class Settings:
         self._go_safe = go_safe
         self._before: dict[str, float] = {}
         self._tolerances: Mapping[str, float] = {}
+        self._slews: Mapping[str, Slew] = {}
+        # Nobody knows where a beam stop is when the server starts.
+        self._stop_out = self._column is not None
 
-    @property
-    def changed(self) -> bool:
-        """Whether something has been set that is to be put back."""
-        return bool(self._before)
+    def unrested(self, *, held: bool) -> bool:
+        """Whether there is something to be put back.
 
-    async def confirm(self, plan: AcquisitionPlan, description: Description) -> None:
+        Args:
+            held: whether somebody has the lease.
+        """
+        return self._stop_out or (bool(self._before) and not held)
+
+    async def confirm(self, entry: LedgerEntry, description: Description) -> None:
         """Set the column as a plan wants it, let it settle, and read it back; the beam is off meanwhile.
 
         Args:
-            plan: that is to be exposed.
-            description: of the instrument; its tolerances and settle time.
+            entry: that is to be exposed.
+            description: of the instrument; its tolerances, slews and settle time.
 
         Raises:
             SettingsError: twice it has not become what it has to be; the instrument is in SAFE.
         """
         if self._column is None:
             return
-        self._tolerances = description.tolerances
+        self._learn(description)
         if not self._before:
             self._before = dict(await self._column.read_back())
-        if wrong := await self._set({"defocus": plan.defocus}, description.settle_time):
+        wanted = {"defocus": entry.plan.defocus}
+        if description.beam_stop is not None:
+            inside = entry.check.beam_stop or needs_beam_stop(entry.plan, entry.check, description)
+            wanted[STOP], self._stop_out = (IN, False) if inside else (OUT, True)
+        if wrong := await self._set(wanted, description.settle_time):
             self._go_safe(wrong)
             raise SettingsError(f"{wrong}; nothing was exposed")
 
-    async def restore(self) -> None:
-        """Put back what was set before the first exposure; where that fails the log says so, and nobody is kept waiting."""
+    def _learn(self, description: Description) -> None:
+        self._tolerances = {STOP: 0.5} | description.tolerances
+        self._slews = description.slews
+
+    async def rest(self, description: Description, *, held: bool) -> None:
+        """Put the beam stop in; and where nobody commands any more what was set before the first exposure.
+
+        Where the latter fails the log says so, and nobody is kept waiting.
+
+        Args:
+            description: of the instrument.
+            held: whether somebody has the lease.
+        """
         if self._column is None:
             return
+        self._learn(description)
+        if self._stop_out:
+            self._stop_out = False
+            if description.beam_stop is not None and (wrong := await self._set({STOP: IN}, 0.0)):
+                self._go_safe(f"the beam stop cannot be put in: {wrong}")
+        if held or not self._before:
+            return
         before, self._before = self._before, {}
-        wanted = {name: value for name, value in before.items() if name in self._tolerances}
+        wanted = {name: value for name, value in before.items() if name in self._tolerances and name != STOP}
         if wrong := await self._set(wanted, 0.0):
             log.warning("the settings of before could not be put back: %s", wrong)
 
@@ -70,8 +105,8 @@ class Settings:
         wrong = ""
         for _ in range(ATTEMPTS):
             try:
-                async with asyncio.timeout(settle_time + LIMIT):
-                    await self._column.set(wanted)
+                async with asyncio.timeout(settle_time + LIMIT + (LONGEST_WALK if self._slews else 0.0)):
+                    await self._walk(wanted)
                     await asyncio.sleep(settle_time)
                     wrong = self._difference(wanted, await self._column.read_back())
             except TimeoutError:
@@ -81,6 +116,20 @@ class Settings:
             if not wrong:
                 break
         return wrong
+
+    async def _walk(self, wanted: Mapping[str, float]) -> None:
+        """Set at once what may change at once, and the rest in portions from where it is."""
+        assert self._column is not None
+        if quick := {name: value for name, value in wanted.items() if name not in self._slews}:
+            await self._column.set(quick)
+        slow = {name: value for name, value in wanted.items() if name in self._slews}
+        found = await self._column.read_back() if slow else {}
+        for name, value in slow.items():
+            slew, change = self._slews[name], value - found[name]
+            portions = slew.portions(change)
+            for number in range(1, portions + 1):
+                await self._column.set({name: value - change * (1 - number / portions)})
+                await asyncio.sleep(slew.duration(change) / portions)
 
     def _difference(self, wanted: Mapping[str, float], found: Mapping[str, float]) -> str:
         for name, value in wanted.items():

@@ -27,6 +27,7 @@ class InstrumentStatus(Record):
         acquisition: id of the running acquisition; "" where there is none.
         uptime: s since the server started.
         suspended: why nothing may be exposed although it is not in SAFE; it ends by itself. "" otherwise.
+        dry_run: whether the owner keeps the beam blanked, or a dry run is under way.
     """
 
     phase: Phase
@@ -40,6 +41,7 @@ class InstrumentStatus(Record):
     acquisition: str = ""
     uptime: float = 0.0
     suspended: str = ""
+    dry_run: bool = False
 
 
 class Figures(Record):

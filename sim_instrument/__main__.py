@@ -17,6 +17,7 @@ from instrument.keys import ServerKeys
 from instrument.metrics import METRICS_HELP
 from instrument.microscope import Microscope
 from instrument.serve import EXIT_BAD_INPUT, LEGACY_HELP, WATCHDOG_HELP, serve
+from instrument.terms import DRY_RUN_HELP, LIMITS_HELP
 from instrument.text import write_anything
 
 EXIT_STOPPED = 4
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             backup=arguments.backup,
             metrics=arguments.metrics,
             data_faults=arguments.data_faults,
+            limits=arguments.limits,
+            dry_run=arguments.dry_run,
         )
     finally:
         microscope.close()
@@ -155,6 +158,8 @@ def _add_serving(parser: argparse.ArgumentParser, state_dir: Path) -> None:
     group.add_argument("--metrics", metavar="PORT|ADDRESS:PORT", help=METRICS_HELP)
     group.add_argument("--watchdog", metavar="BLANKER|SOCKET", help=WATCHDOG_HELP)
     group.add_argument("--legacy-stream", metavar="ENDPOINT", help=LEGACY_HELP)
+    group.add_argument("--limits", type=Path, metavar="FILE", help=LIMITS_HELP)
+    group.add_argument("--dry-run", action="store_true", help=DRY_RUN_HELP)
     group.add_argument(
         "--keys", type=Path, metavar="FOLDER", help="both: NAME.key_secret and clients/*.key in one folder"
     )

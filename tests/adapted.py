@@ -41,10 +41,24 @@ class CountingScan(FakeScan):
     Args:
         shape: of the patterns.
         emit: sends the frame of a position.
+        column: without whose beam the patterns are dark.
     """
 
-    def __init__(self, shape: tuple[int, int], emit: Callable[[int, np.ndarray], Awaitable[None]]) -> None:
-        self._shape, self._emit = shape, emit
+    def __init__(
+        self, shape: tuple[int, int], emit: Callable[[int, np.ndarray], Awaitable[None]], column: Column
+    ) -> None:
+        self._shape, self._emit, self._lit = shape, emit, False
+        unblank, blank = column.unblank, column.blank
+
+        async def on() -> None:
+            await unblank()
+            self._lit = True
+
+        def off() -> None:
+            self._lit = False
+            blank()
+
+        vars(column).update(unblank=on, blank=off)
         self._stopped = threading.Event()
 
     async def start(self, plan: AcquisitionPlan, dwell: float) -> None:
@@ -60,7 +74,7 @@ class CountingScan(FakeScan):
             await asyncio.sleep(dwell)
             if stopped.is_set():
                 return
-            mean = plan.electrons_per_pattern / np.prod(self._shape)
+            mean = self._lit * plan.electrons_per_pattern / np.prod(self._shape)
             await self._emit(index, rng.poisson(mean, self._shape).astype(np.uint16))
 
 
@@ -71,7 +85,7 @@ def with_fake_camera(name: str, column: Column, *to_enter: AbstractAsyncContextM
     async def emit(index: int, pattern: np.ndarray) -> None:
         camera.queue.put_nowait(CameraFrame(camera.series, 1 + index, pattern))
 
-    scan = CountingScan(camera.detector.shape, emit)
+    scan = CountingScan(camera.detector.shape, emit, column)
     return ComposedMicroscope(name, column, scan, camera, to_enter=to_enter)
 
 
@@ -120,7 +134,9 @@ def merlin() -> ComposedMicroscope:
         with suppress(OSError):
             await fake.send(fake.frame(1 + index, pattern))
 
-    return ComposedMicroscope("merlin", FakeColumn(), CountingScan(MERLIN, emit), camera, to_enter=(fake, camera))
+    column = FakeColumn()
+    scan = CountingScan(MERLIN, emit, column)
+    return ComposedMicroscope("merlin", column, scan, camera, to_enter=(fake, camera))
 
 
 def simplon(*, legacy: bool = False) -> ComposedMicroscope:
@@ -131,8 +147,9 @@ def simplon(*, legacy: bool = False) -> ComposedMicroscope:
     async def emit(index: int, pattern: np.ndarray) -> None:
         fake.send_image(index, pattern=pattern)
 
-    scan = CountingScan(SIMPLON, emit)
-    return ComposedMicroscope("simplon", FakeColumn(), scan, camera, to_enter=(Entering(fake), camera))
+    column = FakeColumn()
+    scan = CountingScan(SIMPLON, emit, column)
+    return ComposedMicroscope("simplon", column, scan, camera, to_enter=(Entering(fake), camera))
 
 
 def legacy_simplon() -> ComposedMicroscope:

@@ -72,6 +72,7 @@ class FakeScan:
     Args:
         camera: is told its frames.
         fault: what becomes of them on their way.
+        column: without whose beam they are dark; None: the beam is always on.
     """
 
     step = between(0.2, 10)
@@ -79,8 +80,13 @@ class FakeScan:
     area = square(500)
     line_overhead = 0.0
 
-    def __init__(self, camera: FakeCamera, fault: Callable[[Frames], Frames] = lambda frames: frames) -> None:
-        self._camera, self._fault = camera, fault
+    def __init__(
+        self,
+        camera: FakeCamera,
+        fault: Callable[[Frames], Frames] = lambda frames: frames,
+        column: FakeColumn | None = None,
+    ) -> None:
+        self._camera, self._fault, self._column = camera, fault, column
         self.ends = True
 
     def check(self, plan: AcquisitionPlan) -> None:
@@ -89,7 +95,8 @@ class FakeScan:
             raise OutOfLimitsError(msg)
 
     async def start(self, plan: AcquisitionPlan, dwell: float) -> None:
-        frames = [CameraFrame(self._camera.series, 1 + n, counts_of(n)) for n in range(plan.n_positions)]
+        lit = self._column is None or self._column.on
+        frames = [CameraFrame(self._camera.series, 1 + n, counts_of(n) * lit) for n in range(plan.n_positions)]
         for frame in self._fault(frames):
             self._camera.queue.put_nowait(frame)
         if self.ends:

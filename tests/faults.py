@@ -32,6 +32,12 @@ DAMAGED = "a_damaged_ledger_never_opens_with_fewer_electrons_booked"
 BROKER = "a_broker_that_hangs_does_not_keep_the_agent_from_ending"
 CLOCKS = "commands_go_on_after_the_clocks_have_parted"
 LOST_JOB = "a_lost_job_is_a_typed_error_and_the_next_one_works"
+WALK = "a_lens_is_walked_in_portions_that_it_bears"
+STOP_IN = "a_beam_stop_is_in_while_the_beam_is_too_bright_for_the_detector"
+STOP_STUCK = "a_beam_stop_that_does_not_go_in_leads_to_safe"
+DRY = "a_dry_run_exposes_and_costs_nothing"
+DRY_LIT = "a_dry_run_that_shows_a_beam_leads_to_safe_and_is_booked"
+WIDER = "limits_that_are_wider_or_cannot_be_kept_are_refused"
 LENS = "a_lens_that_does_not_become_what_it_is_set_to_exposes_nothing"
 SIGNAL = "the_beam_is_off_after_any_signal_that_can_be_caught"
 STUCK = "the_beam_goes_off_while_the_event_loop_is_stuck"
@@ -113,6 +119,10 @@ FAULTS = (
     Fault("clocks jump, drift, machine suspended", LEASE, CLOCKS, "", "", CLOCKS),
     Fault("more counts than were paid for", COUNTS, "", COUNTS, "", COUNTS),
     Fault("settings that are not what was set", LENS, LENS, LENS, "", LENS),
+    Fault("settings that jump; promises that no one can keep", WALK, "", "", "", "what_nobody_can_keep_is_not_served"),
+    Fault("beam too bright for the detector; beam stop stuck", STOP_IN, "", "", "", STOP_STUCK),
+    Fault("dry run whose blanker does not work", DRY, DRY, DRY_LIT, "", DRY_LIT),
+    Fault("owner's limits wider than the microscope's", "an_owners_limits_hold_for_everybody", "", "", "", WIDER),
     Fault(
         "vacuum, valves, high tension, emission, cooling",
         TRIP,

@@ -30,6 +30,7 @@ from instrument.errors import InstrumentError
 from instrument.ledger import Ledger
 from instrument.models import ELEMENTARY_CHARGE
 from instrument.server import _make_guard
+from instrument.terms import Terms
 
 BUDGET, DOSE_LIMIT, CURRENT = 2500.0, 250.0, 10e-12
 AGENTS = ("ann", "bob")
@@ -132,10 +133,11 @@ class SafetyMachine(RuleBasedStateMachine):
 
     async def _start(self) -> None:
         self.ledger = Ledger(self.folder)
-        self.guard = _make_guard(self.column, self.ledger, lambda: self.now)
+        terms = Terms(self.column)
+        self.guard = _make_guard(terms, self.ledger, lambda: self.now)
         self.column.allowed = self._wrong
         self.commands = Commands(
-            self.column,
+            terms,
             self.ledger,
             self.guard,
             self.receiver,  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class ComposedMicroscope:
             illuminated=plan.field.grown(radius),
         )
 
-    async def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+    def acquire(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
         """Set, arm, scan; frames come as the camera delivers them. See `Microscope.acquire`.
 
         Raises:
@@ -126,6 +126,13 @@ class ComposedMicroscope:
             NotConfirmedError: the column does not do what it was told.
             BlankedError: `blank` was called, or a frame was held for too long.
         """
+        return self._acquire(plan, lit=True)
+
+    def acquire_blanked(self, plan: AcquisitionPlan) -> AsyncIterator[Frame]:
+        """The same with the beam blanked, for dry runs. See `ScansBlanked`."""
+        return self._acquire(plan, lit=False)
+
+    async def _acquire(self, plan: AcquisitionPlan, *, lit: bool) -> AsyncGenerator[Frame]:
         check = await self.check(plan)
         self._blanked.clear()
         self.gaps = None
@@ -135,7 +142,7 @@ class ComposedMicroscope:
         series, first = await self._camera.arm(plan.n_positions, check.dwell_time)
         join = FrameJoin(plan.n_positions, series, first=first, most_missing=self._most_missing)
         try:
-            await self._begin(plan, check.dwell_time)
+            await self._begin(plan, check.dwell_time, lit=lit)
             patience = check.dwell_time + self._scan.line_overhead + self._camera.latency + PATIENCE
             async with aclosing(self._frames(join, plan.n_positions, patience)) as frames:
                 async for frame in frames:
@@ -173,9 +180,10 @@ class ComposedMicroscope:
     def _electrons_per_second(self) -> float:
         return self._column.beam_current * 1e-12 / ELEMENTARY_CHARGE
 
-    async def _begin(self, plan: AcquisitionPlan, dwell: float) -> None:
+    async def _begin(self, plan: AcquisitionPlan, dwell: float, *, lit: bool) -> None:
         self._require_beam(0, plan.n_positions)
-        await self._column.unblank()
+        if lit:
+            await self._column.unblank()
         if self._blanked.is_set():  # between the two
             self._column.blank()
         self._require_beam(0, plan.n_positions)

@@ -10,8 +10,10 @@ import numpy as np
 
 from instrument.conformance.trial import NotOfferedError, Promise, Trial, require, timed
 from instrument.limits import check_cost, check_limits
-from instrument.microscope import CountsBeamTime, NeedsHeartbeat
+from instrument.microscope import CountsBeamTime, NeedsHeartbeat, ReadsBack
 from instrument.models import Description, Health
+from instrument.settings import IN, OUT, STOP
+from instrument.terms import unkept
 from instrument.text import printable
 
 ANSWER_LIMIT = 1.0
@@ -139,6 +141,28 @@ async def _counts_no_time_when_blanked(trial: Trial) -> None:
     require(before >= 0 and after == before, f"beam_time went from {before:g} to {after:g} s with the beam off")
 
 
+async def _keeps_its_pace(trial: Trial) -> None:
+    told, microscope = trial.description, trial.microscope
+    if not told.slews and told.beam_stop is None:
+        raise NotOfferedError("it states neither slews nor a beam stop")
+    wrong = await unkept(microscope, told)
+    require(not wrong, wrong)
+    for name in told.slews:
+        bounds = told.defocus.bounds if name == "defocus" else (0.0, 0.0)
+        require(all(map(math.isfinite, bounds)), f"{name} has no limits between which it could be walked")
+
+
+async def _moves_its_beam_stop(trial: Trial) -> None:
+    microscope = trial.microscope
+    if trial.description.beam_stop is None or not isinstance(microscope, ReadsBack):
+        raise NotOfferedError("it states no beam stop")
+    for wanted, word in ((OUT, "out"), (IN, "in")):
+        await microscope.set({STOP: wanted})
+        found = (await microscope.read_back()).get(STOP)
+        require(found == wanted, f"the beam stop was put {word} and is told as {found}; 1 is in, 0 is out")
+    await trial.require_blanked("after moving the beam stop")
+
+
 PROMISES = (
     Promise("the description allows a plan", _describes),
     Promise("a second description is the same, and is there within a second", _stays_the_same),
@@ -151,5 +175,7 @@ PROMISES = (
     Promise("blank may be called from any thread, again and again, and takes milliseconds", _blanks_quickly),
     Promise("blank may be called from many threads at once", _blanks_from_many_threads),
     Promise("the heartbeat takes milliseconds and turns nothing on", _pulses),
+    Promise("what has a slew or a beam stop can be set and read back, and walked in time", _keeps_its_pace),
+    Promise("the beam stop goes out and in, and says so", _moves_its_beam_stop),
     Promise("beam_time stands still while the beam is off", _counts_no_time_when_blanked),
 )

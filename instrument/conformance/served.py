@@ -42,8 +42,7 @@ class _Counted:
 @asynccontextmanager
 async def _served(trial: Trial, budget: float | None = None) -> AsyncIterator[InstrumentClient]:
     """A client of the microscope behind a server of its own, whose books are thrown away."""
-    plan = trial.plan()
-    cost = max(plan.electrons, (await trial.microscope.check(plan)).electrons)
+    cost = await _cost(trial)
     with tempfile.TemporaryDirectory(prefix="instrument-check-") as folder:
         async with (
             InstrumentServer(trial.microscope, state_dir=Path(folder)) as server,
@@ -51,6 +50,11 @@ async def _served(trial: Trial, budget: float | None = None) -> AsyncIterator[In
         ):
             await client.open_campaign(CAMPAIGN, 10 * cost if budget is None else budget * cost)
             yield client
+
+
+async def _cost(trial: Trial) -> float:
+    plan = trial.plan()
+    return max(plan.electrons, (await trial.microscope.check(plan)).electrons)
 
 
 def _beyond(parameter: Parameter) -> float:
@@ -132,6 +136,21 @@ async def _serves(trial: Trial) -> None:
     await trial.require_blanked("after a served scan")
 
 
+async def _runs_dry(trial: Trial) -> None:
+    plan, sink, microscope = trial.plan(dry=True), _Counted(), trial.microscope
+    lit = microscope.beam_time() if isinstance(microscope, CountsBeamTime) else 0.0
+    async with _served(trial) as client, client.lease():
+        before = (await client.open_campaign(CAMPAIGN, 10 * await _cost(trial))).left
+        require((await client.prepare(plan)).electrons_left == before, "electrons were reserved for a dry run")
+        outcome = await client.acquire(plan.id, sink)
+        require(outcome.state == "done", f"the dry run {outcome.state}: {outcome.reason}")
+        require(outcome.dry and not outcome.electrons, f"a dry run was charged {outcome.electrons:g} electrons")
+        require(len(set(sink.indices)) == plan.n_positions, f"{len(sink.indices)} of {plan.n_positions} frames came")
+    dark = not isinstance(microscope, CountsBeamTime) or microscope.beam_time() == lit
+    require(dark, "a dry run turned the beam on")
+    await trial.require_blanked("after a dry run")
+
+
 async def _keeps_ids_apart(trial: Trial) -> None:
     plan = trial.plan()
     other = plan.model_copy(update={"field": plan.field.model_copy(update={"height": plan.field.height - plan.step})})
@@ -192,6 +211,7 @@ PROMISES = (
     Promise("a plan that the budget does not cover is refused", _refuses_unpaid),
     Promise("a start without reservation is refused", _refuses_unreserved),
     Promise("an id stands for one plan and one reservation", _keeps_ids_apart),
+    Promise("a dry run keeps the beam off and costs nothing", _runs_dry),
     Promise("a served scan is complete, and a repeated start exposes nothing", _serves, beam=True),
     Promise("blank over the safe socket ends a scan, and leads to SAFE", _obeys_the_safe_socket, beam=True),
 )

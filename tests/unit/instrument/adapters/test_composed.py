@@ -24,9 +24,9 @@ DOSE = 2e4
 
 
 def compose(fault: object = None) -> ComposedMicroscope:
-    camera = FakeCamera()
-    scan = FakeScan(camera) if fault is None else FakeScan(camera, fault)
-    return ComposedMicroscope("composed", FakeColumn(), scan, camera)
+    camera, column = FakeCamera(), FakeColumn()
+    scan = FakeScan(camera, column=column) if fault is None else FakeScan(camera, fault, column)
+    return ComposedMicroscope("composed", column, scan, camera)
 
 
 async def scanned(microscope: ComposedMicroscope, size: float = 10.0) -> dict[int, np.ndarray]:
