@@ -35,13 +35,14 @@ class Budget(Record):
         description="of beam, for all acquisitions but the expert's together, with flyback, without reconstruction",
     )
 
-    def electrons(self, description: Description, final: float, share: float) -> float:
+    def electrons(self, description: Description, final: float, share: float, lit: float = 1.0) -> float:
         """What the budget is in electrons; infinite where neither is written.
 
         Args:
             description: of the instrument.
             final: electrons that a final picture of `dose` costs.
             share: largest part that exploration may spend.
+            lit: part of the beam time in which electrons are charged.
 
         Raises:
             BadInputError: the instrument does not say its beam current.
@@ -54,7 +55,7 @@ class Budget(Record):
                 f"budget.minutes: {description.name} does not say its beam current; write `electrons` or `budget.dose`"
             )
             raise BadInputError(msg)
-        return min(found, 60 * self.minutes * description.beam_current * 1e-12 / ELEMENTARY_CHARGE)
+        return min(found, 60 * self.minutes * lit * description.beam_current * 1e-12 / ELEMENTARY_CHARGE)
 
     def limited(self, description: Description) -> Description:
         """The description with the dose that a place may get.

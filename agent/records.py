@@ -12,6 +12,7 @@ from agent.config import CampaignConfig
 from agent.encoding import OsText
 from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
+from agent.scan_prices import ScanPrices
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
@@ -276,9 +277,8 @@ class Trial(Record):
 class ElectronBudget(Record):
     """The electrons of a campaign: what there is, what each role has spent, and what is left for which.
 
-    The reference comes off first. Of the rest exploration may spend `share`; everything that is left then goes into the
-    final picture. The expert's comparison has an account of its own and counts in no sum here.
-    The unit is electrons, or whatever `total` and the spending are in (`agent.campaign.planning.ration` counts per pattern).
+    The reference comes off first. Of the rest exploration may spend `share`; what is left then goes into the final picture.
+    The expert has an account of its own. Electrons, or what `total` is in (`agent.campaign.planning.ration`: per pattern).
     """
 
     total: float
@@ -384,6 +384,7 @@ class CampaignRecord(Record):
     trials: tuple[Trial, ...] = ()
     recommended: Recommendation | None = None
     target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
+    prices: ScanPrices | None = Field(default=None, description="what scans take besides their dose; None: not asked")
     model_view: ModelView | None = None
     electrons_spent: float = 0.0
     started: str = Field(default="", description="ISO 8601, UTC")

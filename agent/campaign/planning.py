@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from agent.aims import Budget
 from agent.campaign.layout import plan_layout, scored_edge
 from agent.campaign.memory import earlier_observations
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, interlacing
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
+from agent.scan_prices import Overheads, ScanPrices
 from instrument.limits import with_legal_dose
 from instrument.models import AcquisitionPlan, Description, Rectangle
 
@@ -27,6 +28,7 @@ def make_problem(
     layout: CampaignLayout,
     target: float | None,
     budget: ElectronBudget,
+    prices: ScanPrices | None = None,
 ) -> Problem:
     """The policy's problem.
 
@@ -36,6 +38,7 @@ def make_problem(
         layout: whose fields have the areas to pay for.
         target: score to reach, bit/Å², where it was measured; None before.
         budget: electrons; what the reference takes of them is not the policy's to plan with.
+        prices: what the instrument charges besides the dose; None: not known.
     """
     trial = layout.exploration[0]
     return Problem(
@@ -45,16 +48,36 @@ def make_problem(
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
         earlier=earlier_observations(config),
+        overheads=None if prices is None else overheads(config, description, layout, prices),
     )
 
 
-def with_electrons(config: CampaignConfig, description: Description, cost: float = 1.0) -> CampaignConfig:
+def overheads(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices
+) -> Overheads:
+    """What trials and the final acquisition take besides their dose.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+        layout: with the fields.
+        prices: of the instrument.
+    """
+    how = interlacing(config, description)
+    scanned = (2 if how == "offset" else 1, 1 if how is None else 2)
+    return Overheads(prices.overhead(layout.exploration[0], *scanned), prices.overhead(layout.final, *scanned))
+
+
+def with_electrons(
+    config: CampaignConfig, description: Description, cost: float = 1.0, lit: float = 1.0
+) -> CampaignConfig:
     """The configuration with what its budget is in electrons, where it is told in another way.
 
     Args:
         config: of the campaign.
         description: of the instrument.
         cost: electrons of a final picture over dose times area, as flyback and margins have it.
+        lit: part of the beam time in which electrons are charged: less where the beam is off during flyback.
 
     Raises:
         BadInputError: the instrument does not say its beam current.
@@ -62,7 +85,7 @@ def with_electrons(config: CampaignConfig, description: Description, cost: float
     if config.budget == Budget():
         return config
     final = (config.budget.dose or 0.0) * config.area.height * config.area.width * cost
-    allowed = config.budget.electrons(description, final, config.exploration.share)
+    allowed = config.budget.electrons(description, final, config.exploration.share, lit)
     return config.model_copy(update={"electrons": min(config.electrons or math.inf, allowed)})
 
 
@@ -231,34 +254,40 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     return layout
 
 
-def first_suggestion(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Suggestion:
+def first_suggestion(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices | None = None
+) -> Suggestion:
     """What the policy would try first.
 
     Args:
         config: of the campaign.
         description: of the instrument.
         layout: of the campaign.
+        prices: of the instrument.
 
     Raises:
         BadInputError: it has nothing to try.
     """
-    suggestions = first_policy(config, description, layout).suggest(1)
+    suggestions = first_policy(config, description, layout, prices).suggest(1)
     if not suggestions:
         msg = "electrons: the budget does not pay for a single exploratory acquisition"
         raise BadInputError(msg)
     return suggestions[0]
 
 
-def first_policy(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Policy:
+def first_policy(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices | None = None
+) -> Policy:
     """The policy before the first trial. A target that is still to be measured stands in as 1 bit/Å².
 
     Args:
         config: of the campaign.
         description: of the instrument.
         layout: of the campaign.
+        prices: of the instrument.
     """
     budget = planned_budget(config, description)
-    return make_policy(make_problem(description, config, layout, 1.0, budget), config.seed)
+    return make_policy(make_problem(description, config, layout, 1.0, budget, prices), config.seed)
 
 
 def _trial_area(config: CampaignConfig) -> float:

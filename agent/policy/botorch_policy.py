@@ -53,7 +53,7 @@ class BotorchPolicy:
         """
         self.problem = problem
         self.seed = seed
-        self.space = SearchSpace(problem.description, problem.config)
+        self.space = SearchSpace(problem.description, problem.config, problem.overheads)
         self.budget = ExplorationBudget(problem, self.space)
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}

@@ -9,6 +9,7 @@ from agent.policy.base import Observation, Problem
 from agent.policy.limits import STEP, TOLERANCE, Array
 from agent.policy.space import SearchSpace
 from agent.records import Recommendation
+from agent.scan_prices import NONE
 
 CONFIDENCE = 0.9
 """Goal cheapest: probability with which the recommended settings reach the target."""
@@ -32,6 +33,21 @@ def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
     return np.where(affordable >= low * (1 - TOLERANCE), affordable, np.nan)
 
 
+def paid_dose(space: SearchSpace, step: Array, electrons: float | Array, area: float) -> Array:
+    """Largest legal dose of the final acquisition for which electrons pay, with what its scan takes besides.
+
+    Args:
+        space: the legal settings.
+        step: (n,) Å.
+        electrons: to spend on it; one number for all or (n,).
+        area: of the final acquisition, Å².
+
+    Returns:
+        (n,) e/Å²; nan where they pay for no legal dose.
+    """
+    return final_dose(space, step, electrons / area - space.overheads.final(step))
+
+
 def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) -> None:
     """Check that electrons pay for a final acquisition at some legal step.
 
@@ -46,12 +62,13 @@ def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) 
     step = space.axes[STEP]
     steps = step.values if step.values is not None else np.geomspace(step.low, step.high, 64)
     dose = electrons / problem.final_area
-    if np.isnan(final_dose(space, steps, dose)).all():
+    if np.isnan(paid_dose(space, steps, electrons, problem.final_area)).all():
         unit = problem.description.dose_unit
-        least = float(space.dose_interval(steps, final=True)[0].min())
+        least = float((space.dose_interval(steps, final=True)[0] + space.overheads.final(steps)).min())
+        scanned = " with what its scan takes besides" if space.overheads.final != NONE else ""
         msg = (
             f"{electrons:.4g} electrons over the area of {problem.final_area:.4g} Å² are {dose:.4g} {unit}; the smallest "
-            f"legal dose is {least:.4g} {unit}: raise electrons, lower exploration.share or choose a smaller area"
+            f"legal dose{scanned} is {least:.4g} {unit}: raise electrons, lower exploration.share or choose a smaller area"
         )
         raise BadInputError(msg)
 
@@ -83,7 +100,7 @@ def recommend_best_observed(
     dose = electrons_left / problem.final_area
     for observation in sorted(scored, key=lambda o: -(o.score or 0.0)):
         s = observation.settings
-        affordable = float(final_dose(space, np.array([s.step]), dose)[0])
+        affordable = float(paid_dose(space, np.array([s.step]), electrons_left, problem.final_area)[0])
         if np.isfinite(affordable):
             reason = (
                 f"trial {observation.trial} scored highest, {observation.score:.4g} bit/Å² "
