@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from agent.aims import Goal
 from agent.campaign.connection import PATIENCE_S, connected, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
@@ -52,6 +53,7 @@ class DryRun(Record):
     first: Suggestion = Field(description="the first settings that would be tried")
     layout: CampaignLayout
     description: Description
+    goal: Goal = Goal()
     expected: Recommendation | None = Field(
         default=None, description="of the final picture before the first trial; None: the policy has no prior"
     )
@@ -96,6 +98,7 @@ async def dry_run(
             settings = reference_settings(description, config).settings
             duration += (await scan(layout.exploration[0], settings)).duration
     return DryRun(
+        goal=config.goal,
         expected=expected,
         trials=config.exploration.trials,
         acquisitions=acquisitions_planned(config),

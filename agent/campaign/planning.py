@@ -15,6 +15,7 @@ from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
 from agent.scan_prices import Overheads, ScanPrices
+from instrument import optics
 from instrument.limits import with_legal_dose
 from instrument.models import AcquisitionPlan, Description, Rectangle
 
@@ -123,7 +124,7 @@ def ration(
 
 def needs_reference(config: CampaignConfig) -> bool:
     """Whether the score to reach has to be measured first."""
-    return config.goal.kind == "cheapest" and config.goal.score is None
+    return config.goal.measured
 
 
 def acquisitions_planned(config: CampaignConfig) -> int:
@@ -165,7 +166,7 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
     if not description.repeatable:
         msg = (
             "goal.score is missing: only a recording can tell by itself which score is the best it can give; "
-            "write the score to reach, bit/Å²"
+            "write the score to reach, bit/Å², or goal.resolution, Å"
         )
         raise BadInputError(msg)
     part = reference_part(description)
@@ -246,12 +247,30 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     """
     layout = plan_layout(description, config, exposed)
     config.geometry.applied(description)
+    _require_resolvable(config, description)
     scored_edge(config)
     for own in (config.reconstruction.function, config.score.function):
         if own is not None:
             load_attribute(own)
     first_policy(config, description, layout)
     return layout
+
+
+def _require_resolvable(config: CampaignConfig, description: Description) -> None:
+    """Refuse a resolution that the detector or the score's frequencies cannot show."""
+    wanted, detector = config.goal.resolution, description.detector
+    if wanted is None:
+        return
+    pixel = min(optics.pixel_size(detector.angular_pixel, n, description.energy) for n in detector.shape)
+    finest = max(1 / config.score.k_max, 2 * pixel)
+    coarsest = 1 / config.score.k_min if config.score.k_min > 0 else math.inf
+    if not finest <= wanted <= coarsest:
+        limit = "score.k_max" if finest == 1 / config.score.k_max else "the detector's edge"
+        msg = (
+            f"goal.resolution of {wanted:g} Å cannot be judged; legal: {finest:.3g} Å ({limit}) … {coarsest:.3g} Å "
+            "(score.k_min)"
+        )
+        raise BadInputError(msg)
 
 
 def first_suggestion(

@@ -116,7 +116,6 @@ async def run_campaign(
         processing=processing,
         versions=installed_versions(),
         started=utc_now(),
-        state="running",
     )
     with Journal.create(folder, facts) as journal:
         _write_campaign_file(folder, ready.config)

@@ -28,6 +28,7 @@ class Observation(Record):
         default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
     defocus_measured: float | None = Field(default=None, description="Å; None: the set-point is all that is known")
+    resolution: float | None = Field(default=None, description="half-bit, Å; None: not known")
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
         default="exploration", description="only exploration counts as a trial and against exploration.share"

@@ -70,6 +70,9 @@ class BestPicture:
         self.problem, self.space, self.budget = problem, space, budget
         refuse_unaffordable(space, problem, budget.final_electrons)
 
+    def learn(self, book: ObservationBook) -> None:
+        """See ModelGoal. Only scores count here."""
+
     def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal. Predictions in the reason are those of the final acquisition."""
         dose_max = self.budget.largest_dose(book)

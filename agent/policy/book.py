@@ -123,8 +123,8 @@ class ExplorationBudget:
             msg = (
                 f"the budget of {problem.config.electrons:.4g} electrons is too small: {exploration.trials} trials at the "
                 f"smallest legal dose ({self.smallest_dose:.4g} {unit}{scanned} over {problem.trial_area:.4g} Å²) need "
-                f"{least:.4g}, exploration.share {exploration.share:g} pays {self.electrons:.4g}; raise electrons, or use fewer trials "
-                "or a smaller field"
+                f"{least:.4g}, exploration.share {exploration.share:g} pays {self.electrons:.4g}; "
+                "raise electrons, or use fewer trials or a smaller field"
             )
             raise BadInputError(msg)
         self.final_electrons = self._budget.final_share

@@ -65,6 +65,7 @@ class BotorchPolicy:
     def ingest(self, observations: Iterable[Observation]) -> None:
         """See Policy."""
         self.book.ingest(observations)
+        self.goal.learn(self.book)
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
         """See Policy. Each of several points is chosen as if those before it were pending."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from agent.aims import Goal
 from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.limits import STEP, TOLERANCE, Array
 from agent.policy.space import SearchSpace
+from agent.policy.target import Target, target_of
 from agent.records import Recommendation
 from agent.scan_prices import NONE
-
-CONFIDENCE = 0.9
-"""Goal cheapest: probability with which the recommended settings reach the target."""
-CONFIDENCE_QUANTILE = 1.2815515655446004
-"""Standard normal quantile of CONFIDENCE."""
 
 
 def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
@@ -112,22 +111,27 @@ def recommend_best_observed(
 
 
 def _recommend_cheapest_observed(scored: list[Observation], problem: Problem) -> Recommendation:
-    """The lowest dose whose score reaches the target with a probability of CONFIDENCE; else the highest score."""
-    if problem.target is not None:
-        sufficient = [
-            o for o in scored if (o.score or 0.0) - CONFIDENCE_QUANTILE * (o.variance or 0.0) ** 0.5 >= problem.target
-        ]
+    """The lowest dose whose score reaches the target with the goal's confidence; else the highest score."""
+    goal, target = problem.config.goal, target_of(problem, scored)
+    if target is not None:
+        sufficient = [o for o in scored if _surely_reached(o, goal, target)]
         if sufficient:
             best = min(sufficient, key=lambda o: o.settings.dose)
             reason = (
-                f"trial {best.trial} is the cheapest that reached the target of {problem.target:.4g} bit/Å² "
-                f"with a probability of {CONFIDENCE:g}"
+                f"trial {best.trial} is the cheapest that reached the target of {target.words} "
+                f"with a probability of {goal.confidence:g}"
             )
             return Recommendation(settings=best.settings, reason=reason)
     best = max(scored, key=lambda o: o.score or 0.0)
-    target = (
-        "the target is not known yet" if problem.target is None else f"no trial surely reached {problem.target:.4g}"
-    )
-    return Recommendation(
-        settings=best.settings, reason=f"{target}; trial {best.trial} scored highest, {best.score:.4g}"
-    )
+    said = "the target is not known yet" if target is None else f"no trial surely reached {target.words}"
+    return Recommendation(settings=best.settings, reason=f"{said}; trial {best.trial} scored highest, {best.score:.4g}")
+
+
+def _surely_reached(trial: Observation, goal: Goal, target: Target) -> bool:
+    if goal.resolution is not None and trial.resolution is not None and trial.resolution > goal.resolution:
+        return False
+    score, variance = trial.score or 0.0, trial.variance or 0.0
+    if goal.resolution is not None and trial.resolution is not None:  # it was measured, not predicted
+        needed = (trial.resolution / goal.resolution) ** 2 * score
+        return bool(score - goal.quantile * variance**0.5 >= needed)
+    return bool(score - goal.quantile * math.hypot(variance**0.5, target.sd) >= target.score)
