@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agent.errors import BadInputError
 from instrument.models import ELEMENTARY_CHARGE, Description, Record
@@ -14,13 +15,61 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Goal(Record):
-    """best_picture: the highest score of the final picture. cheapest: the fewest electrons that reach a score."""
+    """best_picture: the highest score of the final picture. cheapest: the least dose that reaches a score or a resolution.
+
+    People write `goal: picture`, `goal: {least_dose: {score: 3}}` or `goal: {least_dose: {resolution: 1.2}}`.
+    """
 
     kind: Literal["best_picture", "cheapest"] = Field(default="best_picture", description="what the campaign is after")
     score: Positive | None = Field(default=None, description="cheapest: the score to reach, bit/Å²")
     fraction: Annotated[float, Field(gt=0, le=1)] = Field(
         default=0.9, description="cheapest, without score: this part of the score of everything the instrument can give"
     )
+    resolution: Positive | None = Field(
+        default=None, description="cheapest: the half-bit resolution to reach, Å, in place of a score"
+    )
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        default=0.9, description="cheapest: probability with which the recommended settings have to reach it"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_people_write_it(cls, raw: object) -> object:
+        if raw in ("picture", "best_picture"):
+            return {"kind": "best_picture"}
+        if raw in ("least_dose", "cheapest"):
+            return {"kind": "cheapest"}
+        if isinstance(raw, str):
+            msg = f"{raw!r} is unknown; legal: picture, or least_dose with a score or a resolution"
+            raise ValueError(msg)
+        if not isinstance(raw, dict) or "least_dose" not in raw:
+            return raw
+        told = raw["least_dose"] or {}
+        if len(raw) > 1 or not isinstance(told, dict):
+            raise ValueError("least_dose takes a score (bit/Å²) or a resolution (Å), and nothing stands beside it")
+        for name, value in told.items():
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                msg = f"least_dose.{name}: {value!r} is not a number"
+                raise ValueError(msg)
+        return {"kind": "cheapest", **told}
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Goal:
+        if self.resolution is not None and self.score is not None:
+            raise ValueError("score and resolution are both given; leave one of them out")
+        if self.resolution is not None and self.kind != "cheapest":
+            raise ValueError("a resolution is a goal of least_dose; write goal: {least_dose: {resolution: …}}")
+        return self
+
+    @property
+    def measured(self) -> bool:
+        """Whether the score to reach has to be measured first."""
+        return self.kind == "cheapest" and self.score is None and self.resolution is None
+
+    @property
+    def quantile(self) -> float:
+        """Of the standard normal distribution, below which `confidence` lies."""
+        return NormalDist().inv_cdf(self.confidence)
 
 
 class Budget(Record):
@@ -32,16 +81,17 @@ class Budget(Record):
     )
     minutes: Positive | None = Field(
         default=None,
-        description="of beam, for all acquisitions but the expert's together, with flyback, without reconstruction",
+        description="of scanning, for all acquisitions but the expert's together, with flyback, without reconstruction",
     )
 
-    def electrons(self, description: Description, final: float, share: float) -> float:
+    def electrons(self, description: Description, final: float, share: float, lit: float = 1.0) -> float:
         """What the budget is in electrons; infinite where neither is written.
 
         Args:
             description: of the instrument.
             final: electrons that a final picture of `dose` costs.
             share: largest part that exploration may spend.
+            lit: part of the beam time in which electrons are charged.
 
         Raises:
             BadInputError: the instrument does not say its beam current.
@@ -54,7 +104,7 @@ class Budget(Record):
                 f"budget.minutes: {description.name} does not say its beam current; write `electrons` or `budget.dose`"
             )
             raise BadInputError(msg)
-        return min(found, 60 * self.minutes * description.beam_current * 1e-12 / ELEMENTARY_CHARGE)
+        return min(found, 60 * self.minutes * lit * description.beam_current * 1e-12 / ELEMENTARY_CHARGE)
 
     def limited(self, description: Description) -> Description:
         """The description with the dose that a place may get.

@@ -12,6 +12,7 @@ from agent.config import CampaignConfig
 from agent.encoding import OsText
 from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
+from agent.scan_prices import ScanPrices
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
@@ -96,7 +97,7 @@ class Score(Record):
     resolution: float | None = Field(default=None, description="half-bit resolution, Å; None: no signal anywhere")
     halves: HalvesKind | None = Field(default=None, description="what was compared; None: it is not known")
     thinned: float | None = Field(
-        default=None, description="beside that of two passes: the score of halves drawn from the counts of both, bit/Å²"
+        default=None, description="beside two passes: score of halves drawn from both, bit/Å²"
     )
     frequency: tuple[float, ...] = Field(default=(), description="ring centres, 1/Å")
     frc: tuple[float, ...] = Field(default=(), description="F(k) between the half-count phase images")
@@ -276,9 +277,7 @@ class Trial(Record):
 class ElectronBudget(Record):
     """The electrons of a campaign: what there is, what each role has spent, and what is left for which.
 
-    The reference comes off first. Of the rest exploration may spend `share`; everything that is left then goes into the
-    final picture. The expert's comparison has an account of its own and counts in no sum here.
-    The unit is electrons, or whatever `total` and the spending are in (`agent.campaign.planning.ration` counts per pattern).
+    The reference comes off first, exploration may spend `share` of the rest, what is left is for the final picture.
     """
 
     total: float
@@ -345,7 +344,7 @@ class Recommendation(Record):
     predicted: float | None = None
     predicted_sd: float | None = None
     reason: str = ""
-    front: tuple[Alternative, ...] = Field(default=(), description="what less dose would give at its best settings")
+    front: tuple[Alternative, ...] = Field(default=(), description="what other doses would give, each at its best")
 
 
 class CampaignLayout(Record):
@@ -384,6 +383,7 @@ class CampaignRecord(Record):
     trials: tuple[Trial, ...] = ()
     recommended: Recommendation | None = None
     target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
+    prices: ScanPrices | None = Field(default=None, description="what scans take besides their dose; None: not asked")
     model_view: ModelView | None = None
     electrons_spent: float = 0.0
     started: str = Field(default="", description="ISO 8601, UTC")

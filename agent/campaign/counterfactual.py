@@ -84,7 +84,8 @@ def _again(record: CampaignRecord, config: CampaignConfig, trial: Trial) -> Deci
         same=False,
     )
     try:
-        asked = make_policy(make_problem(record.description, config, layout, record.target, budget), config.seed)
+        problem = make_problem(record.description, config, layout, record.target, budget, record.prices)
+        asked = make_policy(problem, config.seed)
         asked.ingest(told)
         if trial.role == "final":
             found = asked.recommend(budget.left)

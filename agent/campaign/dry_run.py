@@ -8,17 +8,20 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
+from agent.aims import Goal
 from agent.campaign.connection import PATIENCE_S, connected, waiting
 from agent.campaign.planning import (
     acquisitions_planned,
     first_policy,
     needs_reference,
+    overheads,
     planned_budget,
     reference_settings,
 )
-from agent.campaign.rehearsal import made_up_plan, preflight
+from agent.campaign.rehearsal import Ready, made_up_plan, preflight
 from agent.campaign.stop import Control
 from agent.config import CampaignConfig, interlacing
 from agent.errors import BadInputError, NoResultError
@@ -26,7 +29,7 @@ from agent.events import Audience, Observer
 from agent.records import CampaignLayout, Recommendation, Settings, Suggestion
 from agent.storage.facts import InstrumentLink
 from instrument import Description, InstrumentClient, Rectangle
-from instrument.models import Record
+from instrument.models import PlanCheck, Record
 
 
 class DryRun(Record):
@@ -44,10 +47,13 @@ class DryRun(Record):
     final_dose: float = Field(
         description="dose that the rest buys over the area of interest, in the description's unit"
     )
+    trial_electrons: float = Field(default=0.0, description="of the first trial, with flyback, margins and dead time")
+    trial_duration: float = Field(default=0.0, description="of the first trial, s")
     duration: float = Field(description="estimated beam time of all acquisitions, s, without reconstruction")
     first: Suggestion = Field(description="the first settings that would be tried")
     layout: CampaignLayout
     description: Description
+    goal: Goal = Goal()
     expected: Recommendation | None = Field(
         default=None, description="of the final picture before the first trial; None: the policy has no prior"
     )
@@ -76,18 +82,23 @@ async def dry_run(
     """
     link = InstrumentLink(endpoint=endpoint, keys=keys or config.keys)
     async with connected(link, "ptychopilot", patience, Control(), waiting(Audience(observers))) as client:
-        config, description, layout, first = await preflight(client, config)
-        scan = partial(_duration, client, config, description)
+        ready = await preflight(client, config)
+        config, description, layout, first = ready.config, ready.description, ready.layout, ready.first
+        scan = partial(_scan, client, config, description)
         budget = planned_budget(config, description)
-        final_dose = min(budget.final_share / layout.final.area, config.budget.dose or math.inf)
-        final = first.settings.model_copy(update={"dose": final_dose})
-        duration = config.exploration.trials * await scan(layout.exploration[0], first.settings)
-        duration += (1 + (config.expert is not None)) * await scan(layout.final, final)
+        expected = await asyncio.to_thread(_expected, ready, budget.final_share)
+        known = first.settings if expected is None else expected.settings
+        besides = overheads(config, description, layout, ready.prices)
+        final_dose = budget.final_share / layout.final.area - float(besides.final(np.array([known.step]))[0])
+        final_dose = max(min(final_dose, config.budget.dose or math.inf), description.dose.bounds[0])
+        final = await scan(layout.final, known.model_copy(update={"dose": final_dose}))
+        trial = await scan(layout.exploration[0], first.settings)
+        duration = config.exploration.trials * trial.duration + (1 + (config.expert is not None)) * final.duration
         if needs_reference(config):
             settings = reference_settings(description, config).settings
-            duration += await scan(layout.exploration[0], settings)
-    expected = await asyncio.to_thread(_expected, config, description, layout, budget.final_share)
+            duration += (await scan(layout.exploration[0], settings)).duration
     return DryRun(
+        goal=config.goal,
         expected=expected,
         trials=config.exploration.trials,
         acquisitions=acquisitions_planned(config),
@@ -97,6 +108,8 @@ async def dry_run(
         reference_electrons=budget.reference,
         exploration_electrons=budget.exploration_share,
         final_dose=final_dose,
+        trial_electrons=trial.electrons,
+        trial_duration=trial.duration,
         duration=duration,
         first=first,
         layout=layout,
@@ -104,20 +117,17 @@ async def dry_run(
     )
 
 
-def _expected(
-    config: CampaignConfig, description: Description, layout: CampaignLayout, electrons: float
-) -> Recommendation | None:
+def _expected(ready: Ready, electrons: float) -> Recommendation | None:
     """What the policy would recommend before it knows any score."""
     try:
-        found = first_policy(config, description, layout).recommend(electrons)
+        found = first_policy(ready.config, ready.description, ready.layout, ready.prices).recommend(electrons)
     except (BadInputError, NoResultError):
         return None
     return found if found.predicted is not None else None
 
 
-async def _duration(
+async def _scan(
     client: InstrumentClient, config: CampaignConfig, description: Description, field: Rectangle, settings: Settings
-) -> float:
-    """Beam time, s, of a field at `settings`, with no more electrons per pattern than the instrument can give."""
-    plan = made_up_plan(config, description, field, settings)
-    return (await client.check(plan)).duration
+) -> PlanCheck:
+    """What a field at `settings` costs, with no more electrons per pattern than the instrument can give."""
+    return await client.check(made_up_plan(config, description, field, settings))

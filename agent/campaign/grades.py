@@ -60,7 +60,9 @@ def grade(plan: DryRun, config: CampaignConfig, free_bytes: float) -> tuple[Grad
 
 def _budget(plan: DryRun, config: CampaignConfig) -> Grade:
     unit = plan.description.dose_unit
-    each = plan.exploration_electrons / plan.trials / plan.layout.exploration[0].area
+    area = plan.layout.exploration[0].area
+    besides = max(plan.trial_electrons / area - plan.first.settings.dose, 0.0)
+    each = max(plan.exploration_electrons / plan.trials / area - besides, 0.0)
     value = f"about {electrons(each)} {unit} for each of {plan.trials} trials, {electrons(plan.final_dose)} {unit} for the final"
     if each > plan.final_dose:
         return Grade(

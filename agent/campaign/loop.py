@@ -206,6 +206,7 @@ class Loop:
             self.layout,
             self._journal.facts.target,
             self._book.budget,
+            self._journal.facts.prices,
         )
         seed = self.config.seed
         return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from agent.aims import Budget
 from agent.campaign.layout import plan_layout, scored_edge
 from agent.campaign.memory import earlier_observations
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, interlacing
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
+from agent.scan_prices import Overheads, ScanPrices
+from instrument import optics
 from instrument.limits import with_legal_dose
 from instrument.models import AcquisitionPlan, Description, Rectangle
 
@@ -27,6 +29,7 @@ def make_problem(
     layout: CampaignLayout,
     target: float | None,
     budget: ElectronBudget,
+    prices: ScanPrices | None = None,
 ) -> Problem:
     """The policy's problem.
 
@@ -36,6 +39,7 @@ def make_problem(
         layout: whose fields have the areas to pay for.
         target: score to reach, bit/Å², where it was measured; None before.
         budget: electrons; what the reference takes of them is not the policy's to plan with.
+        prices: what the instrument charges besides the dose; None: not known.
     """
     trial = layout.exploration[0]
     return Problem(
@@ -45,16 +49,36 @@ def make_problem(
         trial_area=trial.area,
         target=config.goal.score if config.goal.score is not None else target,
         earlier=earlier_observations(config),
+        overheads=None if prices is None else overheads(config, description, layout, prices),
     )
 
 
-def with_electrons(config: CampaignConfig, description: Description, cost: float = 1.0) -> CampaignConfig:
+def overheads(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices
+) -> Overheads:
+    """What trials and the final acquisition take besides their dose.
+
+    Args:
+        config: of the campaign.
+        description: of the instrument.
+        layout: with the fields.
+        prices: of the instrument.
+    """
+    how = interlacing(config, description)
+    scanned = (2 if how == "offset" else 1, 1 if how is None else 2)
+    return Overheads(prices.overhead(layout.exploration[0], *scanned), prices.overhead(layout.final, *scanned))
+
+
+def with_electrons(
+    config: CampaignConfig, description: Description, cost: float = 1.0, lit: float = 1.0
+) -> CampaignConfig:
     """The configuration with what its budget is in electrons, where it is told in another way.
 
     Args:
         config: of the campaign.
         description: of the instrument.
         cost: electrons of a final picture over dose times area, as flyback and margins have it.
+        lit: part of the beam time in which electrons are charged: less where the beam is off during flyback.
 
     Raises:
         BadInputError: the instrument does not say its beam current.
@@ -62,7 +86,7 @@ def with_electrons(config: CampaignConfig, description: Description, cost: float
     if config.budget == Budget():
         return config
     final = (config.budget.dose or 0.0) * config.area.height * config.area.width * cost
-    allowed = config.budget.electrons(description, final, config.exploration.share)
+    allowed = config.budget.electrons(description, final, config.exploration.share, lit)
     return config.model_copy(update={"electrons": min(config.electrons or math.inf, allowed)})
 
 
@@ -100,7 +124,7 @@ def ration(
 
 def needs_reference(config: CampaignConfig) -> bool:
     """Whether the score to reach has to be measured first."""
-    return config.goal.kind == "cheapest" and config.goal.score is None
+    return config.goal.measured
 
 
 def acquisitions_planned(config: CampaignConfig) -> int:
@@ -142,7 +166,7 @@ def reference_settings(description: Description, config: CampaignConfig) -> Sugg
     if not description.repeatable:
         msg = (
             "goal.score is missing: only a recording can tell by itself which score is the best it can give; "
-            "write the score to reach, bit/Å²"
+            "write the score to reach, bit/Å², or goal.resolution, Å"
         )
         raise BadInputError(msg)
     part = reference_part(description)
@@ -223,6 +247,7 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     """
     layout = plan_layout(description, config, exposed)
     config.geometry.applied(description)
+    _require_resolvable(config, description)
     scored_edge(config)
     for own in (config.reconstruction.function, config.score.function):
         if own is not None:
@@ -231,34 +256,57 @@ def plan_campaign(config: CampaignConfig, description: Description, exposed: lis
     return layout
 
 
-def first_suggestion(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Suggestion:
+def _require_resolvable(config: CampaignConfig, description: Description) -> None:
+    """Refuse a resolution that the detector or the score's frequencies cannot show."""
+    wanted, detector = config.goal.resolution, description.detector
+    if wanted is None:
+        return
+    pixel = min(optics.pixel_size(detector.angular_pixel, n, description.energy) for n in detector.shape)
+    finest = max(1 / config.score.k_max, 2 * pixel)
+    coarsest = 1 / config.score.k_min if config.score.k_min > 0 else math.inf
+    if not finest <= wanted <= coarsest:
+        limit = "score.k_max" if finest == 1 / config.score.k_max else "the detector's edge"
+        msg = (
+            f"goal.resolution of {wanted:g} Å cannot be judged; legal: {finest:.3g} Å ({limit}) … {coarsest:.3g} Å "
+            "(score.k_min)"
+        )
+        raise BadInputError(msg)
+
+
+def first_suggestion(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices | None = None
+) -> Suggestion:
     """What the policy would try first.
 
     Args:
         config: of the campaign.
         description: of the instrument.
         layout: of the campaign.
+        prices: of the instrument.
 
     Raises:
         BadInputError: it has nothing to try.
     """
-    suggestions = first_policy(config, description, layout).suggest(1)
+    suggestions = first_policy(config, description, layout, prices).suggest(1)
     if not suggestions:
         msg = "electrons: the budget does not pay for a single exploratory acquisition"
         raise BadInputError(msg)
     return suggestions[0]
 
 
-def first_policy(config: CampaignConfig, description: Description, layout: CampaignLayout) -> Policy:
+def first_policy(
+    config: CampaignConfig, description: Description, layout: CampaignLayout, prices: ScanPrices | None = None
+) -> Policy:
     """The policy before the first trial. A target that is still to be measured stands in as 1 bit/Å².
 
     Args:
         config: of the campaign.
         description: of the instrument.
         layout: of the campaign.
+        prices: of the instrument.
     """
     budget = planned_budget(config, description)
-    return make_policy(make_problem(description, config, layout, 1.0, budget), config.seed)
+    return make_policy(make_problem(description, config, layout, 1.0, budget, prices), config.seed)
 
 
 def _trial_area(config: CampaignConfig) -> float:

@@ -11,10 +11,12 @@ import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from agent.aims import Budget
 from agent.campaign.connection import take_stock
 from agent.campaign.layout import scored_edge
 from agent.campaign.planning import (
@@ -27,6 +29,7 @@ from agent.campaign.planning import (
     reference_settings,
     with_electrons,
 )
+from agent.campaign.pricing import ask_prices, typical_settings
 from agent.config import CampaignConfig, electrons_per_cell, interlacing
 from agent.errors import BadInputError, InstrumentUnavailableError
 from agent.plugins import load_attribute
@@ -34,6 +37,7 @@ from agent.policy.base import Observation
 from agent.reconstruction import Reconstruction
 from agent.records import CampaignLayout, CampaignRecord, Role, Score, Settings, Suggestion
 from agent.report.page import page
+from agent.scan_prices import ScanPrices
 from agent.scoring.comparison import score_halves
 from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition
 from agent.storage.reconstruction_file import write_reconstruction
@@ -41,7 +45,7 @@ from instrument import AcquisitionPlan, Description, InstrumentClient, Outcome, 
 from instrument.chunks import compress
 from instrument.errors import ExhaustedError, InstrumentError, OutOfLimitsError
 from instrument.limits import with_legal_dose
-from instrument.models import Rectangle
+from instrument.models import ELEMENTARY_CHARGE, PlanCheck, Rectangle
 
 _ID = "rehearsal"
 _CELLS = 2
@@ -74,18 +78,31 @@ def made_up_plan(
     return plan if description.electrons_per_pattern_values is None else with_legal_dose(plan, description)
 
 
-async def preflight(
-    client: InstrumentClient, config: CampaignConfig
-) -> tuple[CampaignConfig, Description, CampaignLayout, Suggestion]:
+@dataclass(frozen=True)
+class Ready:
+    """What is known before the first electron.
+
+    Attributes:
+        config: with its budget in electrons.
+        description: what the instrument offers.
+        layout: where everything will happen.
+        prices: what scans take besides their dose.
+        first: what would be tried first.
+    """
+
+    config: CampaignConfig
+    description: Description
+    layout: CampaignLayout
+    prices: ScanPrices
+    first: Suggestion
+
+
+async def preflight(client: InstrumentClient, config: CampaignConfig) -> Ready:
     """Everything that can be known before the first electron, in order: layout, policy, instrument, rehearsal.
 
     Args:
         client: connected; needs no lease.
         config: of the campaign.
-
-    Returns:
-        The configuration, with its budget in electrons; what the instrument offers; where everything will happen; what would be
-        tried first.
 
     Raises:
         BadInputError: something is impossible; nothing has been reserved or exposed.
@@ -97,15 +114,27 @@ async def preflight(
     description, exposed = await take_stock(client)
     asked, config = config, with_electrons(config, description)
     layout = await asyncio.to_thread(plan_campaign, config, description, exposed)
-    first = await asyncio.to_thread(first_suggestion, config, description, layout)
+    typical = typical_settings(config, description, layout)
+    plans = [made_up_plan(config, description, field, settings) for field, settings in typical]
+    prices = await ask_prices(client, plans)
+    first = await asyncio.to_thread(first_suggestion, config, description, layout, prices)
     await ask_instrument(client, config, description, layout, first)
-    if config.budget.dose is not None:
+    if config.budget != Budget():
         final = dict(_kinds(config, description, layout, first))["final"]
-        cost = (await client.check(final)).electrons / (final.dose * layout.final.area)
-        config = with_electrons(asked, description, max(cost, 1.0))
-        first = await asyncio.to_thread(first_suggestion, config, description, layout)
+        check = await client.check(final)
+        cost = check.electrons / (final.dose * layout.final.area)
+        config = with_electrons(asked, description, max(cost, 1.0), _lit(check, description))
+        first = await asyncio.to_thread(first_suggestion, config, description, layout, prices)
     await asyncio.to_thread(rehearse, config, description, layout)
-    return config, description, layout, first
+    return Ready(config, description, layout, prices, first)
+
+
+def _lit(check: PlanCheck, description: Description) -> float:
+    """Part of an acquisition's time in which electrons are charged, at most 1."""
+    if description.beam_current is None or check.duration <= 0:
+        return 1.0
+    lit = check.electrons * ELEMENTARY_CHARGE / (description.beam_current * 1e-12)
+    return min(lit / check.duration, 1.0)
 
 
 async def ask_instrument(

@@ -105,20 +105,20 @@ async def run_campaign(
         endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
     )
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
-        config, description, layout, _ = await preflight(client, config)
+        ready = await preflight(client, config)
     facts = CampaignFacts(
-        config=config,
-        description=description,
+        config=ready.config,
+        description=ready.description,
         campaign=f"{config.name}-{secrets.token_hex(3)}",
-        layout=layout,
+        layout=ready.layout,
+        prices=ready.prices,
         link=link,
         processing=processing,
         versions=installed_versions(),
         started=utc_now(),
-        state="running",
     )
     with Journal.create(folder, facts) as journal:
-        _write_campaign_file(folder, config)
+        _write_campaign_file(folder, ready.config)
         return await _live(journal, observers, _Ways(patience, pool), control, steering, resumed=False)
 
 

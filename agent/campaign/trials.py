@@ -215,6 +215,7 @@ def observe(trial: Trial, *, pending: bool) -> Observation:
         state="done",
         score=trial.score.value,
         variance=trial.score.sd**2,
+        resolution=trial.score.resolution,
         knee=dose_knee(trial.score, trial.settings.dose),
         defocus_measured=trial.defocus_measured,
         **common,

@@ -67,12 +67,35 @@ def show_plan(console: Console, plan: DryRun) -> None:
         ("budget", f"{electrons(plan.electrons)} {'electrons' if unit == 'e/Å²' else 'counts'}{_told(plan)}"),
         *([("of which reference", electrons(plan.reference_electrons))] if plan.reference_electrons else []),
         ("of which exploration", f"at most {electrons(plan.exploration_electrons)}"),
+        *_first_trial(plan),
+        *_least_dose(plan),
         ("final picture", f"{electrons(plan.final_dose)} {unit} over the area of interest"),
         ("beam time", f"about {duration(plan.duration)}, without reconstruction"),
         ("first settings", f"{settings_text(first, unit)}: {plan.first.reason}"),
     ):
         table.add_row(name, Text(value))
     console.print(table)
+
+
+def _least_dose(plan: DryRun) -> list[tuple[str, str]]:
+    """What is expected of the least dose before the first trial; nothing where that is not the goal."""
+    if plan.goal.kind != "cheapest" or plan.expected is None:
+        return []
+    dose = f"{electrons(plan.expected.settings.dose)} {plan.description.dose_unit}"
+    return [("least dose", f"{dose} before the first trial: {plan.expected.reason}")]
+
+
+def _first_trial(plan: DryRun) -> list[tuple[str, str]]:
+    """What the first trial costs, and how much of that is not its dose."""
+    if not plan.trial_electrons:
+        return []
+    asked = plan.first.settings.dose * plan.layout.exploration[0].area
+    besides = max(1 - asked / plan.trial_electrons, 0.0)
+    with_scan = f", {besides:.0%} of it flyback and other dead time" if besides >= 0.01 else ""
+    unit = "electrons" if plan.description.dose_unit == "e/Å²" else "counts"
+    return [
+        ("a trial", f"about {electrons(plan.trial_electrons)} {unit} and {duration(plan.trial_duration)}{with_scan}")
+    ]
 
 
 def _told(plan: DryRun) -> str:
@@ -133,7 +156,8 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
             "halves": expert.score.halves if expert.score is not None else None,
             "veto": expert.veto,
         },
-        "target": record.target,
+        "goal": record.config.goal.model_dump(mode="json", exclude_none=True),
+        "target": record.target if record.config.goal.score is None else record.config.goal.score,
         "electrons_spent": record.electrons_spent,
         "electrons_budget": record.config.electrons,
         "dose_unit": record.description.dose_unit,

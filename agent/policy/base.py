@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.records import ModelView, Recommendation, Role, Settings, Suggestion
+from agent.scan_prices import Overheads
 from instrument.models import Description, Record
 
 ObservationState = Literal["pending", "done", "failed"]
@@ -27,6 +28,7 @@ class Observation(Record):
         default=None, description="e/Å², see agent.scoring.information.dose_knee; None: not known"
     )
     defocus_measured: float | None = Field(default=None, description="Å; None: the set-point is all that is known")
+    resolution: float | None = Field(default=None, description="half-bit, Å; None: not known")
     electrons: float = Field(default=0.0, description="booked; 0: not known yet, what the settings ask for is assumed")
     role: Role = Field(
         default="exploration", description="only exploration counts as a trial and against exploration.share"
@@ -42,6 +44,7 @@ class Problem:
         config: of the campaign.
         final_area: scanned area of the final acquisition, Å².
         trial_area: scanned area of a trial, Å².
+        overheads: what scans take besides their dose, as the instrument told; None: nothing, or not known.
         earlier: trials of an earlier campaign on the same column; their numbers say nothing here.
         target: score to reach, bit/Å², where the goal is `cheapest`; None before it is known.
     """
@@ -52,6 +55,7 @@ class Problem:
     trial_area: float
     target: float | None = None
     earlier: tuple[Observation, ...] = ()
+    overheads: Overheads | None = None
 
 
 @runtime_checkable

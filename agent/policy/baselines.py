@@ -12,7 +12,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.coordinates import as_points, as_settings
-from agent.policy.final import final_dose, recommend_best_observed, refuse_unaffordable
+from agent.policy.final import paid_dose, recommend_best_observed, refuse_unaffordable
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
@@ -26,8 +26,8 @@ DUPLICATE_DISTANCE = 1e-3
 class Baseline(ABC):
     """suggest/ingest around a rule for the next settings, which a subclass states in `choose`.
 
-    Goal best_picture: all trials get the same dose, so that their scores can be compared; it is at most that of the final
-    acquisition. Goal cheapest: doses differ.
+    Goal best_picture: all trials get the same electrons, so that their scores can be compared; they are at most those of the
+    final acquisition per area. Goal cheapest: doses differ.
     """
 
     name: ClassVar[str]
@@ -44,7 +44,7 @@ class Baseline(ABC):
         """
         self.problem = problem
         self.seed = seed
-        self.space = SearchSpace(problem.description, problem.config)
+        self.space = SearchSpace(problem.description, problem.config, problem.overheads)
         self.budget = ExplorationBudget(problem, self.space)
         self.book = ObservationBook()
         if problem.config.goal.kind == "best_picture":
@@ -132,7 +132,8 @@ class ExpertPolicy(Baseline):
             raise BadInputError(msg)
         self.step, self.defocus = problem.config.expert
         low, high = (float(v[0]) for v in self.space.dose_interval(np.array([self.step])))
-        dose = float(np.clip(self.budget.even_dose(self.book), low, max(low, high)))
+        besides = float(self.space.overheads.trial(np.array([self.step]))[0])
+        dose = float(np.clip(self.budget.even_dose(self.book) - besides, low, max(low, high)))
         if self.space.dose_is_discrete and (doses := self.space.legal_doses(self.step)).size:
             dose = float(doses[np.argmin(np.abs(np.log(doses / dose)))])
         illegal = self.space.why_illegal(Settings(step=self.step, defocus=self.defocus, dose=dose))
@@ -152,7 +153,7 @@ class ExpertPolicy(Baseline):
         """See Policy: these settings, also where no trial has a score."""
         if self.book.scored_trials or self.problem.config.goal.kind == "cheapest":
             return super().recommend(electrons_left)
-        dose = float(final_dose(self.space, np.array([self.step]), electrons_left / self.problem.final_area)[0])
+        dose = float(paid_dose(self.space, np.array([self.step]), electrons_left, self.problem.final_area)[0])
         if not np.isfinite(dose):
             return super().recommend(electrons_left)
         settings = Settings(step=self.step, defocus=self.defocus, dose=dose)

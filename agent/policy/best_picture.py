@@ -16,7 +16,7 @@ from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.coordinates import as_points, as_settings
-from agent.policy.final import final_dose, refuse_unaffordable
+from agent.policy.final import final_dose, paid_dose, refuse_unaffordable
 from agent.policy.improvement import Value, exact_improvement, explore_share, sampled_improvement
 from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
 from agent.policy.proposal import (
@@ -70,6 +70,9 @@ class BestPicture:
         self.problem, self.space, self.budget = problem, space, budget
         refuse_unaffordable(space, problem, budget.final_electrons)
 
+    def learn(self, book: ObservationBook) -> None:
+        """See ModelGoal. Only scores count here."""
+
     def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """See ModelGoal. Predictions in the reason are those of the final acquisition."""
         dose_max = self.budget.largest_dose(book)
@@ -85,7 +88,7 @@ class BestPicture:
         best, *others = select_distinct(self.space, finals, value, 2)
         point = self._with_dose(trials[best], self._best_dose(model, book, trials[best], finals[best]))
         if self.problem.config.exploration.stop == "cost" and len(book.scored_trials) >= FEWEST_BEFORE_STOP:
-            loss = self._price(model, book, incumbent, float(point[DOSE]))
+            loss = self._price(model, book, incumbent, point)
             if np.exp(value[best]) < loss:
                 return Stop(
                     f"no trial is worth its electrons: the best one is expected to improve the final picture by "
@@ -117,7 +120,7 @@ class BestPicture:
         best = self._best_final(model, electrons_left)
         mean, sd = (float(v[0]) for v in model.predict(best[None]))
         unit = self.problem.description.dose_unit
-        affordable = electrons_left / self.problem.final_area
+        affordable = electrons_left / self.problem.final_area - float(self.space.overheads.final(best[:1])[0])
         reason = (
             f"highest predicted score of all legal settings, {mean:.4g} ± {sd:.2g} bit/Å² at {best[DOSE]:.4g} {unit}"
         )
@@ -125,7 +128,7 @@ class BestPicture:
             saturated = np.isclose(best[DOSE], final_dose(self.space, best[:1], affordable)[0])
             why = "more would exceed what a pattern may hold" if saturated else "more is predicted to damage"
             reason += f"; the electrons left would buy {affordable:.4g}, but {why}"
-        front = self._front(model, float(best[DOSE]))
+        front = self._front(model, best)
         return Recommendation(settings=as_settings(best), predicted=mean, predicted_sd=sd, reason=reason, front=front)
 
     def view(self, model: PictureModel, electrons_left: float) -> ModelView:
@@ -135,12 +138,13 @@ class BestPicture:
             return step_defocus_view(model, self.space, dose)
         return step_dose_view(model, self.space, self.space.axes[DEFOCUS].low, dose)
 
-    def _front(self, model: PictureModel, dose: float) -> tuple[Alternative, ...]:
+    def _front(self, model: PictureModel, recommended: Array) -> tuple[Alternative, ...]:
         """Less dose, each at its best settings and worse than more: the Pareto front of score and dose."""
         points: list[Alternative] = []
+        dose, besides = float(recommended[DOSE]), float(self.space.overheads.final(recommended[:1])[0])
         for part in FRONT:
             try:
-                best = self._best_final(model, part * dose * self.problem.final_area)
+                best = self._best_final(model, (part * dose + besides) * self.problem.final_area)
             except BadInputError:  # no legal acquisition has so little dose
                 break
             mean, sd = (float(v[0]) for v in model.predict(best[None]))
@@ -180,7 +184,7 @@ class BestPicture:
     ) -> tuple[Array, Array, Array]:
         """Trials (n, 3) that have a final point, refined around the best; their final points (n, 3) and values (n,)."""
         generator = np.random.default_rng([seed, 1])
-        dose_max = trials[:, DOSE].max(initial=0.0)
+        dose_max = self.space.charge(trials).max(initial=0.0)
         trials, finals = project(trials)
         if len(trials) == 0:
             return trials, finals, np.zeros(0)
@@ -202,9 +206,10 @@ class BestPicture:
         if defocus.values is None and not defocus.fixed:
             points[:, DEFOCUS] += (defocus.high - defocus.low) * generator.normal(0, spread, len(points))
         low, high = self.space.dose_interval(points[:, STEP])
-        dose = np.maximum(np.minimum(points[:, DOSE], np.minimum(high, dose_max)), low)
+        paid = dose_max - self.space.overheads.trial(points[:, STEP])
+        dose = np.maximum(np.minimum(points[:, DOSE], np.minimum(high, paid)), low)
         points[:, DOSE] = self.space.dose_at_most(points[:, STEP], dose)
-        legal: Array = points[self.space.is_legal(points) & (points[:, DOSE] <= dose_max)]
+        legal: Array = points[self.space.is_legal(points) & (points[:, DOSE] <= paid)]
         return legal
 
     def _project(self, model: PictureModel, electrons: float, trials: Array) -> tuple[Array, Array]:
@@ -212,7 +217,7 @@ class BestPicture:
 
         The dose is what `electrons` buy over the area, or a lower one whose predicted score is higher by more than its sd.
         """
-        affordable = final_dose(self.space, trials[:, STEP], electrons / self.problem.final_area)
+        affordable = paid_dose(self.space, trials[:, STEP], electrons, self.problem.final_area)
         trials, affordable = trials[np.isfinite(affordable)], affordable[np.isfinite(affordable)]
         points = np.repeat(trials[:, None], len(LOWER_DOSES), axis=1)
         lower = [final_dose(self.space, trials[:, STEP], affordable * part) for part in LOWER_DOSES]
@@ -228,7 +233,8 @@ class BestPicture:
     def _best_dose(self, model: PictureModel, book: ObservationBook, trial: Array, final: Array) -> float:
         """Dose of the next trial, e/Å², that per electron most reduces the variance at `final` and at the best final point."""
         even = max(self.budget.even_dose(book), self.budget.smallest_dose)
-        dose_max = min(self.budget.largest_dose(book), max(LARGEST_SHARE * even, float(trial[DOSE])))
+        besides = float(self.space.overheads.trial(trial[:1])[0])
+        dose_max = min(self.budget.largest_dose(book), max(LARGEST_SHARE * even, float(trial[DOSE]) + besides))
         doses = self.space.legal_doses(float(trial[STEP]), dose_max=dose_max)
         pending = as_points(o.settings for o in book.in_state("pending"))
         known = model
@@ -240,14 +246,14 @@ class BestPicture:
         covariance = known.covariance(points)
         observed = np.diag(covariance)[2:] + model.noise.variance(doses)
         reduction = (covariance[:2, 2:] ** 2 / observed).sum(axis=0)
-        return float(doses[np.argmax(reduction / doses)])
+        return float(doses[np.argmax(reduction / (doses + besides))])
 
-    def _price(self, model: PictureModel, book: ObservationBook, incumbent: Array, dose: float) -> float:
-        """By how much, bit/Å², the final picture gets worse if a trial of this dose takes its electrons."""
+    def _price(self, model: PictureModel, book: ObservationBook, incumbent: Array, trial: Array) -> float:
+        """By how much, bit/Å², the final picture gets worse if a trial (3,) takes its electrons."""
         left = self.budget.electrons - self.budget.spent(book) + self.budget.final_electrons
-        after = left - dose * self.problem.trial_area
+        after = left - float(self.space.charge(trial[None])[0]) * self.problem.trial_area
         points = np.repeat(incumbent[None], 2, axis=0)
-        points[:, DOSE] = final_dose(self.space, points[:, STEP], np.array([left, after]) / self.problem.final_area)
+        points[:, DOSE] = paid_dose(self.space, points[:, STEP], np.array([left, after]), self.problem.final_area)
         if not np.isfinite(points).all():
             return 0.0
         mean, _ = model.predict(points)

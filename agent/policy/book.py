@@ -14,6 +14,7 @@ from agent.policy.coordinates import as_points
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace
 from agent.records import ElectronBudget, Settings
+from agent.scan_prices import NONE
 
 
 class ObservationBook:
@@ -110,18 +111,20 @@ class ExplorationBudget:
 
     def __init__(self, problem: Problem, space: SearchSpace) -> None:
         self.problem = problem
+        self._space = space
         self.smallest_dose = space.smallest_dose
         exploration = problem.config.exploration
         self._budget = ElectronBudget(total=problem.config.electrons, share=exploration.share)
         self.electrons = self._budget.exploration_share
         least = self.smallest_dose * problem.trial_area * exploration.trials
         unit = problem.description.dose_unit
+        scanned = " with what a scan takes besides" if space.overheads.trial != NONE else ""
         if least > self.electrons:
             msg = (
                 f"the budget of {problem.config.electrons:.4g} electrons is too small: {exploration.trials} trials at the "
-                f"smallest legal dose ({self.smallest_dose:.4g} {unit} over {problem.trial_area:.4g} Å²) need {least:.4g}, "
-                f"exploration.share {exploration.share:g} pays {self.electrons:.4g}; raise electrons, or use fewer trials "
-                "or a smaller field"
+                f"smallest legal dose ({self.smallest_dose:.4g} {unit}{scanned} over {problem.trial_area:.4g} Å²) need "
+                f"{least:.4g}, exploration.share {exploration.share:g} pays {self.electrons:.4g}; "
+                "raise electrons, or use fewer trials or a smaller field"
             )
             raise BadInputError(msg)
         self.final_electrons = self._budget.final_share
@@ -149,13 +152,17 @@ class ExplorationBudget:
         return max(self.problem.config.exploration.trials - len(book.exploration), 1)
 
     def _overhead(self, book: ObservationBook) -> float:
-        """What trials have cost so far relative to dose × area (flyback, margins), at least 1."""
-        asked = sum(o.settings.dose for o in book.exploration if o.electrons) * self.problem.trial_area
+        """What trials have cost so far relative to what was expected of them, at least 1."""
+        asked = self._charges(o for o in book.exploration if o.electrons) * self.problem.trial_area
         return max(sum(o.electrons for o in book.exploration) / asked, 1.0) if asked else 1.0
+
+    def _charges(self, trials: Iterable[Observation]) -> float:
+        """What trials are expected to take together, as a dose over the area of one, e/Å²."""
+        return float(self._space.charge(as_points(o.settings for o in trials)).sum())
 
     def _left_as_dose(self, book: ObservationBook) -> float:
         """What is left, as a dose over the area of a trial, e/Å²."""
         booked = sum(o.electrons for o in book.exploration)
-        unbooked = sum(o.settings.dose for o in book.exploration if not o.electrons and o.state != "failed")
+        unbooked = self._charges(o for o in book.exploration if not o.electrons and o.state != "failed")
         left = self._budget.model_copy(update={"exploration": booked}).exploration_left
         return left / (self.problem.trial_area * self._overhead(book)) - unbooked

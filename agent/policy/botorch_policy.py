@@ -53,7 +53,7 @@ class BotorchPolicy:
         """
         self.problem = problem
         self.seed = seed
-        self.space = SearchSpace(problem.description, problem.config)
+        self.space = SearchSpace(problem.description, problem.config, problem.overheads)
         self.budget = ExplorationBudget(problem, self.space)
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
@@ -65,6 +65,7 @@ class BotorchPolicy:
     def ingest(self, observations: Iterable[Observation]) -> None:
         """See Policy."""
         self.book.ingest(observations)
+        self.goal.learn(self.book)
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
         """See Policy. Each of several points is chosen as if those before it were pending."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from agent.aims import Goal
 from agent.errors import BadInputError
 from agent.policy.base import Observation, Problem
 from agent.policy.limits import STEP, TOLERANCE, Array
 from agent.policy.space import SearchSpace
+from agent.policy.target import Target, target_of
 from agent.records import Recommendation
-
-CONFIDENCE = 0.9
-"""Goal cheapest: probability with which the recommended settings reach the target."""
-CONFIDENCE_QUANTILE = 1.2815515655446004
-"""Standard normal quantile of CONFIDENCE."""
+from agent.scan_prices import NONE
 
 
 def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
@@ -32,6 +32,21 @@ def final_dose(space: SearchSpace, step: Array, dose: float | Array) -> Array:
     return np.where(affordable >= low * (1 - TOLERANCE), affordable, np.nan)
 
 
+def paid_dose(space: SearchSpace, step: Array, electrons: float | Array, area: float) -> Array:
+    """Largest legal dose of the final acquisition for which electrons pay, with what its scan takes besides.
+
+    Args:
+        space: the legal settings.
+        step: (n,) Å.
+        electrons: to spend on it; one number for all or (n,).
+        area: of the final acquisition, Å².
+
+    Returns:
+        (n,) e/Å²; nan where they pay for no legal dose.
+    """
+    return final_dose(space, step, electrons / area - space.overheads.final(step))
+
+
 def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) -> None:
     """Check that electrons pay for a final acquisition at some legal step.
 
@@ -46,12 +61,13 @@ def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) 
     step = space.axes[STEP]
     steps = step.values if step.values is not None else np.geomspace(step.low, step.high, 64)
     dose = electrons / problem.final_area
-    if np.isnan(final_dose(space, steps, dose)).all():
+    if np.isnan(paid_dose(space, steps, electrons, problem.final_area)).all():
         unit = problem.description.dose_unit
-        least = float(space.dose_interval(steps, final=True)[0].min())
+        least = float((space.dose_interval(steps, final=True)[0] + space.overheads.final(steps)).min())
+        scanned = " with what its scan takes besides" if space.overheads.final != NONE else ""
         msg = (
             f"{electrons:.4g} electrons over the area of {problem.final_area:.4g} Å² are {dose:.4g} {unit}; the smallest "
-            f"legal dose is {least:.4g} {unit}: raise electrons, lower exploration.share or choose a smaller area"
+            f"legal dose{scanned} is {least:.4g} {unit}: raise electrons, lower exploration.share or choose a smaller area"
         )
         raise BadInputError(msg)
 
@@ -83,7 +99,7 @@ def recommend_best_observed(
     dose = electrons_left / problem.final_area
     for observation in sorted(scored, key=lambda o: -(o.score or 0.0)):
         s = observation.settings
-        affordable = float(final_dose(space, np.array([s.step]), dose)[0])
+        affordable = float(paid_dose(space, np.array([s.step]), electrons_left, problem.final_area)[0])
         if np.isfinite(affordable):
             reason = (
                 f"trial {observation.trial} scored highest, {observation.score:.4g} bit/Å² "
@@ -95,22 +111,27 @@ def recommend_best_observed(
 
 
 def _recommend_cheapest_observed(scored: list[Observation], problem: Problem) -> Recommendation:
-    """The lowest dose whose score reaches the target with a probability of CONFIDENCE; else the highest score."""
-    if problem.target is not None:
-        sufficient = [
-            o for o in scored if (o.score or 0.0) - CONFIDENCE_QUANTILE * (o.variance or 0.0) ** 0.5 >= problem.target
-        ]
+    """The lowest dose whose score reaches the target with the goal's confidence; else the highest score."""
+    goal, target = problem.config.goal, target_of(problem, scored)
+    if target is not None:
+        sufficient = [o for o in scored if _surely_reached(o, goal, target)]
         if sufficient:
             best = min(sufficient, key=lambda o: o.settings.dose)
             reason = (
-                f"trial {best.trial} is the cheapest that reached the target of {problem.target:.4g} bit/Å² "
-                f"with a probability of {CONFIDENCE:g}"
+                f"trial {best.trial} is the cheapest that reached the target of {target.words} "
+                f"with a probability of {goal.confidence:g}"
             )
             return Recommendation(settings=best.settings, reason=reason)
     best = max(scored, key=lambda o: o.score or 0.0)
-    target = (
-        "the target is not known yet" if problem.target is None else f"no trial surely reached {problem.target:.4g}"
-    )
-    return Recommendation(
-        settings=best.settings, reason=f"{target}; trial {best.trial} scored highest, {best.score:.4g}"
-    )
+    said = "the target is not known yet" if target is None else f"no trial surely reached {target.words}"
+    return Recommendation(settings=best.settings, reason=f"{said}; trial {best.trial} scored highest, {best.score:.4g}")
+
+
+def _surely_reached(trial: Observation, goal: Goal, target: Target) -> bool:
+    if goal.resolution is not None and trial.resolution is not None and trial.resolution > goal.resolution:
+        return False
+    score, variance = trial.score or 0.0, trial.variance or 0.0
+    if goal.resolution is not None and trial.resolution is not None:  # it was measured, not predicted
+        needed = (trial.resolution / goal.resolution) ** 2 * score
+        return bool(score - goal.quantile * variance**0.5 >= needed)
+    return bool(score - goal.quantile * math.hypot(variance**0.5, target.sd) >= target.score)

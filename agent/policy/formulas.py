@@ -12,7 +12,7 @@ from agent.policy.base import Problem
 from agent.policy.baselines import Baseline
 from agent.policy.book import ObservationBook
 from agent.policy.coordinates import as_points
-from agent.policy.final import final_dose, refuse_unaffordable
+from agent.policy.final import paid_dose, refuse_unaffordable
 from agent.policy.limits import DEFOCUS, STEP, Array, probe_diameter
 from agent.records import Recommendation, Settings
 from instrument import optics
@@ -51,7 +51,7 @@ class FormulaPolicy(Baseline):
         step, defocus, reason = self.formula()
         dose = electrons_left / self.problem.final_area
         point = self.space.nearest(np.array([step, defocus, dose]))
-        affordable = float(final_dose(self.space, point[:1], dose)[0])
+        affordable = float(paid_dose(self.space, point[:1], electrons_left, self.problem.final_area)[0])
         if not math.isfinite(affordable):
             return super().recommend(electrons_left)
         settings = Settings(step=float(point[STEP]), defocus=float(point[DEFOCUS]), dose=affordable)

@@ -40,7 +40,7 @@ def vocs_of(problem: Problem) -> VOCS:
     Args:
         problem: the campaign's.
     """
-    space = SearchSpace(problem.description, problem.config)
+    space = SearchSpace(problem.description, problem.config, problem.overheads)
     variables: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     for axis in space.axes:

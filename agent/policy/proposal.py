@@ -113,6 +113,14 @@ class PictureModel(Protocol):
 class ModelGoal(Protocol):
     """How a goal turns a model of the score into settings."""
 
+    def learn(self, book: ObservationBook) -> None:
+        """Take note of what trials say besides their scores.
+
+        Args:
+            book: all that is known.
+        """
+        ...
+
     def propose(self, model: PictureModel, book: ObservationBook, seed: int) -> Proposal | Stop | str:
         """The next trial.
 

@@ -33,6 +33,7 @@ from agent.policy.limits import (
     probe_diameter,
 )
 from agent.records import Settings
+from agent.scan_prices import Overheads
 from instrument.models import Description
 
 ACTIVE_MARGIN = 0.03
@@ -50,21 +51,24 @@ class SearchSpace:
         coordinates: of models.
         variables: names of the settings that are not fixed.
         largest_defocus: |Δf|, Å, at which the probe disc fills the part of the window that the campaign allows.
-        lowest_dose_trial: (3,) the legal trial with the smallest dose.
+        overheads: what scans take besides their dose.
+        lowest_dose_trial: (3,) the legal trial with the smallest dose, counting what its scan takes besides.
     """
 
-    def __init__(self, description: Description, config: CampaignConfig) -> None:
+    def __init__(self, description: Description, config: CampaignConfig, overheads: Overheads | None = None) -> None:
         """Combine the limits of both.
 
         Args:
             description: of the instrument.
             config: of the campaign.
+            overheads: what scans take besides their dose; None: nothing.
 
         Raises:
             BadInputError: where no settings are legal; the message names the limits that collide.
         """
         self.description = description
         self.config = config
+        self.overheads = overheads or Overheads()
         search = config.search
         self.axes = (
             Axis.intersect("step", description.step, search.step),
@@ -149,7 +153,7 @@ class SearchSpace:
 
         Args:
             defocus: (n,) Å.
-            dose_max: largest dose that the trial may have, e/Å².
+            dose_max: what the trial may take, with its overhead, e/Å².
 
         Returns:
             Both (n,), Å; no step is legal where the smallest exceeds the largest.
@@ -157,10 +161,29 @@ class SearchSpace:
         step, _, dose = self.axes
         fewest, most = electrons_per_cell(self.config, self.description)
         field = self.config.exploration
-        low = max(step.low, math.sqrt(fewest / min(dose.high, self._largest_dose, dose_max)))
+        low = max(step.low, math.sqrt(fewest / min(dose.high, self._largest_dose)))
         high = min(step.high, math.sqrt(most / dose.low), field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER)
         overlapping = (1 - self.config.search.overlap) * probe_diameter(self.description, defocus)
+        low = self._smallest_paid(low, high, max(dose.low, 0.0), fewest, dose_max)
         return np.full(defocus.shape, low), np.minimum(high, overlapping)
+
+    def _smallest_paid(self, low: float, high: float, dose: float, fewest: float, paid: float) -> float:
+        """Smallest step, Å, from `low` on at which the smallest dose and its overhead cost at most `paid`, e/Å²."""
+
+        def cost(step: float) -> float:
+            return max(dose, fewest / step**2) + float(self.overheads.trial(np.array([step]))[0])
+
+        if low >= high or cost(low) <= paid or not cost(high) <= paid:
+            return low if low >= high or cost(low) <= paid else math.inf
+        for _ in range(60):  # both terms fall with the step
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if cost(middle) <= paid else (middle, high)
+        return high
+
+    def charge(self, points: Array) -> Array:
+        """What trials (n, 3) take per area, (n,) e/Å²: their dose, and what their scan costs besides."""
+        total: Array = points[:, DOSE] + self.overheads.trial(points[:, STEP])
+        return total
 
     def dose_interval(self, step: Array, *, final: bool = False) -> tuple[Array, Array]:
         """Smallest and largest legal dose.
@@ -202,8 +225,8 @@ class SearchSpace:
 
     @property
     def smallest_dose(self) -> float:
-        """Smallest dose of any legal trial, e/Å²."""
-        return float(self.lowest_dose_trial[DOSE])
+        """What the cheapest legal trial takes, e/Å², with its overhead."""
+        return float(self.charge(self.lowest_dose_trial[None])[0])
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
@@ -212,8 +235,8 @@ class SearchSpace:
 
         Args:
             cube: (n, 3) in [0, 1): where in the legal range of defocus, step and dose, in this order.
-            dose_min: e/Å²; no dose is below, where step and `dose_max` leave the choice.
-            dose_max: e/Å²; no dose is above.
+            dose_min: e/Å²; no dose with its overhead is below, where step and `dose_max` leave the choice.
+            dose_max: e/Å²; no dose with its overhead is above.
 
         Returns:
             (m, 3) points, m ≤ n: some are dropped where discrete values leave no legal step or dose.
@@ -232,8 +255,9 @@ class SearchSpace:
         found = np.isfinite(step)
         defocus, step = defocus[found], step[found]
         low, high = self.dose_interval(step)
-        high = self.dose_at_most(step, np.minimum(high, dose_max))
-        low = np.maximum(low, np.minimum(dose_min, high))
+        besides = self.overheads.trial(step)
+        high = self.dose_at_most(step, np.minimum(high, dose_max - besides))
+        low = np.maximum(low, np.minimum(dose_min - besides, high))
         if self._dwell is None:
             dose = self.axes[DOSE].choose(low, high, along_dose[found])
         else:
@@ -249,14 +273,14 @@ class SearchSpace:
 
         Args:
             step: Å.
-            dose_max: e/Å²; no dose is above.
+            dose_max: e/Å²; no dose with its overhead is above.
             count: how many, where the dose is continuous.
 
         Returns:
             (m,) e/Å², ascending: all discrete doses, or `count` on a logarithmic scale; may be empty.
         """
         low, high = (float(v[0]) for v in self.dose_interval(np.array([step])))
-        high = min(high, dose_max)
+        high = min(high, dose_max - float(self.overheads.trial(np.array([step]))[0]))
         values = self.axes[DOSE].values if self._dwell is None else self._dwell_doses(step)
         if values is not None:
             return values[(values >= low * (1 - TOLERANCE)) & (values <= high * (1 + TOLERANCE))]
@@ -286,7 +310,7 @@ class SearchSpace:
 
         Args:
             point: (3,) step Å, defocus Å, dose e/Å².
-            dose_max: e/Å²; no dose is above.
+            dose_max: e/Å²; no dose with its overhead is above.
 
         Returns:
             (3,).
@@ -295,7 +319,8 @@ class SearchSpace:
         legal = self.draw(cube, dose_min=min(float(point[DOSE]), dose_max), dose_max=dose_max)
         clipped = np.array([[axis.low, axis.high] for axis in self.axes])
         held = np.clip(point, clipped[:, 0], clipped[:, 1])[None]
-        held[:, DOSE] = self.dose_at_most(held[:, STEP], np.minimum(held[:, DOSE], dose_max))
+        paid = dose_max - self.overheads.trial(held[:, STEP])
+        held[:, DOSE] = self.dose_at_most(held[:, STEP], np.minimum(held[:, DOSE], paid))
         candidates = np.concatenate([held[self.is_legal(held)], legal, self.lowest_dose_trial[None]])
         best: Array = candidates[
             np.argmin(np.linalg.norm(self.normalize(candidates) - self.normalize(point[None]), axis=1))
@@ -333,7 +358,7 @@ class SearchSpace:
         legal = np.stack([c.margin(corners) >= -TOLERANCE for c in self._trial_constraints])
         found = corners[legal.all(axis=0)]
         if len(found):
-            lowest: Array = found[np.argmin(found[:, DOSE])]
+            lowest: Array = found[np.argmin(self.charge(found))]
             return lowest
         collide = [c for i, c in enumerate(self._trial_constraints) if np.delete(legal, i, axis=0).all(axis=0).any()]
         if not collide:

@@ -90,7 +90,7 @@ def sentences(record: CampaignRecord) -> list[str]:
     final, expert = record.trial("final"), record.trial("expert")
     if final is not None and expert is not None and final.score is not None and expert.score is not None:
         found.append(_comparison(final, expert))
-    if record.target is not None:
+    if wanted(record) is not None:
         found.append(_saving(record))
     return found
 
@@ -113,14 +113,30 @@ def quantity_name(record: CampaignRecord) -> str:
 
 def cheapest(record: CampaignRecord) -> Trial | None:
     """The trial that reached the target with the fewest electrons per area, if any did."""
-    if record.target is None:
-        return None
-    reached = [
-        t
-        for t in record.trials
-        if t.state == "done" and t.score is not None and t.score.veto is None and t.score.value >= record.target
-    ]
+    reached = [t for t in record.trials if t.state == "done" and _reached(record, t)]
     return min(reached, key=lambda t: t.settings.dose, default=None)
+
+
+def wanted(record: CampaignRecord) -> str | None:
+    """What the least dose is looked for, in words; None: the goal is another, or it is not known yet."""
+    goal = record.config.goal
+    if goal.kind != "cheapest":
+        return None
+    if goal.resolution is not None:
+        return f"a resolution of {length(goal.resolution)}"
+    target = goal.score if goal.score is not None else record.target
+    return None if target is None else f"{uncertain(target, None, shared_power(record))} {SCORE_UNIT}"
+
+
+def _reached(record: CampaignRecord, trial: Trial) -> bool:
+    """Whether a picture, trusted, is as good as wanted."""
+    goal, score = record.config.goal, trial.score
+    if goal.kind != "cheapest" or score is None or score.veto is not None:
+        return False
+    if goal.resolution is not None:
+        return score.resolution is not None and score.resolution <= goal.resolution * (1 + 1e-6)
+    target = goal.score if goal.score is not None else record.target
+    return target is not None and score.value >= target
 
 
 def _comparison(final: Trial, expert: Trial) -> str:
@@ -148,10 +164,11 @@ def _comparison(final: Trial, expert: Trial) -> str:
 
 
 def _saving(record: CampaignRecord) -> str:
-    assert record.target is not None
-    power = shared_power(record)
-    target = f"{uncertain(record.target, None, power)} {SCORE_UNIT}"
-    if record.config.goal.score is None:
+    power, goal = shared_power(record), record.config.goal
+    aim = goal.score if goal.score is not None else record.target
+    target = wanted(record)
+    assert target is not None
+    if goal.measured:
         carries = "is expected to carry" if record.description.consumable else "carries"
         target += f" ({record.config.goal.fraction:.0%} of what the whole recording {carries})"
     unit = record.description.dose_unit
@@ -164,10 +181,13 @@ def _saving(record: CampaignRecord) -> str:
         parts.append(f"The cheapest acquisition that reached the target of {target} is {where}.")
         margin = (
             ", so the target lies within its uncertainty"
-            if best.score.value - record.target < 2 * best.score.sd
+            if aim is not None and best.score.value - aim < 2 * best.score.sd
             else ""
         )
-        parts.append(f"It scored {score_text(best, power)}{margin}.")
+        shown = (
+            "" if goal.resolution is None else f" and shows {resolution_text(best.score, record.config.score.k_max)}"
+        )
+        parts.append(f"It scored {score_text(best, power)}{margin}{shown}.")
         if record.description.repeatable:
             share = best.settings.dose / record.description.full_dose
             parts.append(f"It needs {share:.1%} of the recording's dose: {1 - share:.1%} is saved.")
@@ -175,12 +195,10 @@ def _saving(record: CampaignRecord) -> str:
     if final is not None and final.score is not None and (best is None or final.number != best.number):
         if final.veto is not None:
             outcome = ", a score that is not to be trusted"
-        elif abs(final.score.value - record.target) < 2 * final.score.sd:
+        elif aim is not None and abs(final.score.value - aim) < 2 * final.score.sd:
             outcome = ", which is the target within the uncertainty"
         else:
-            outcome = (
-                " and reached the target" if final.score.value >= record.target else " and did not reach the target"
-            )
+            outcome = " and reached the target" if _reached(record, final) else " and did not reach the target"
         parts.append(f"The final acquisition at the recommended settings scored {score_text(final, power)}{outcome}.")
     return " ".join(parts)
 

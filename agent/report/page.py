@@ -235,7 +235,7 @@ def _model_figure(record: CampaignRecord) -> str:
 
 
 def _front(record: CampaignRecord) -> str:
-    """What less dose would have given, in words."""
+    """What other doses would give, in words: the front of score and dose."""
     if record.recommended is None or not record.recommended.front:
         return ""
     unit = record.description.dose_unit
@@ -244,7 +244,7 @@ def _front(record: CampaignRecord) -> str:
         f"({each.settings.step:.3g} Å, {each.settings.defocus:+.4g} Å)"
         for each in record.recommended.front
     )
-    return f" Less dose, each at its own best settings, is predicted to give {told}."
+    return f" Other doses, each at its own best settings, are predicted to give {told}."
 
 
 def _facts(record: CampaignRecord) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field
 from agent.config import CampaignConfig
 from agent.encoding import OsPath, OsText
 from agent.records import CampaignLayout, CampaignState, ModelView, Recommendation, Role, Suggestion
+from agent.scan_prices import ScanPrices
 from instrument.models import Description, Record
 
 
@@ -44,6 +45,7 @@ class CampaignFacts(Record):
     reason: str = Field(default="", description="why it stopped or failed")
     finished: str = Field(default="", description="ISO 8601, UTC; empty while it runs")
     target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
+    prices: ScanPrices | None = Field(default=None, description="what scans take besides their dose; None: not asked")
     recommended: Recommendation | None = None
     model_view: ModelView | None = None
     requests: tuple[Request, ...] = Field(default=(), description="what a person has asked for, in order")

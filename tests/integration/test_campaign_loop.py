@@ -287,7 +287,8 @@ async def test_a_budget_in_dose_or_minutes_becomes_electrons_and_the_tightest_co
         current = (await client.describe()).beam_current
     assert current is not None
     minutes = await dry_run(told(minutes=0.25), server.endpoint)
-    assert minutes.electrons == pytest.approx(15 * current * 1e-12 / 1.602176634e-19)
+    whole = 15 * current * 1e-12 / 1.602176634e-19
+    assert 0.7 * whole < minutes.electrons < whole, "a scan takes longer than its beam is on"
     assert minutes.budget_told == "0.25 min of beam"
     assert (await dry_run(told(minutes=0.25, electrons=2e6), server.endpoint)).electrons == 2e6
     record = await run_campaign(told(dose=400.0), server.endpoint, tmp_path / "c", processing=PROCESSING)
@@ -308,5 +309,5 @@ async def test_a_dry_run_counts_the_electrons_of_the_reference(tmp_path: Path) -
     reference = 1000.0 * 24 * 24
     assert plan.reference_electrons == pytest.approx(reference), "half of what there is, over a trial's field"
     assert plan.exploration_electrons == pytest.approx(0.6 * (2e6 - reference))
-    assert plan.final_dose == pytest.approx(0.4 * (2e6 - reference) / 24**2)
+    assert plan.final_dose == pytest.approx(0.4 * (2e6 - reference) / 24**2, rel=1e-3)
     assert plan.acquisitions == 6
