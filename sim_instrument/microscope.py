@@ -36,7 +36,7 @@ from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
 from sim_instrument.detector import PixelDetector
 from sim_instrument.multislice import Grid
-from sim_instrument.potential import RIM
+from sim_instrument.potential import RIM, import_abtem
 from sim_instrument.simulation import THREADS, Block, Exposure, Timing
 from sim_instrument.specimen import SpecimenOptions, build_specimen
 
@@ -207,7 +207,9 @@ class SimulatedMicroscope:
         Args:
             wait: return when that is done (seconds). Loading libraries may keep a heartbeat waiting.
         """
-        done = self._pool.submit(_import_physics)
+        if len(self.specimen.positions) == 0:  # a vacuum has no potential
+            return
+        done = self._pool.submit(import_abtem)
         if wait:
             done.result()
 
@@ -269,7 +271,3 @@ def _too_fast(plan: AcquisitionPlan, column: Column, timing: Timing) -> OutOfLim
         f"{math.sqrt(per_cell / plan.dose):.3g} Å{one_pass}"
     )
     return OutOfLimitsError(msg, parameter="electrons_per_pattern", value=plan.electrons_per_pattern, minimum=least)
-
-
-def _import_physics() -> None:
-    import abtem  # noqa: F401

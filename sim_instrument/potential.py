@@ -6,7 +6,12 @@ Windows are computed when they are needed: a window of 90 Å takes a fraction of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +22,42 @@ from sim_instrument.specimen import Specimen
 
 RIM = 5.0
 """Å beyond a window from which atoms still contribute; a projected Lobato potential has decayed below 1e-3 there."""
+_IMPORTING = threading.Lock()
+
+
+def import_abtem() -> Any:
+    """The module abtem. What it compiles is kept on disk: by itself it compiles for 2.5 s in every process."""
+    with _IMPORTING:
+        if "abtem" not in sys.modules:
+            import numba
+
+            decorators = {name: getattr(numba, name) for name in ("jit", "njit", "vectorize", "guvectorize")}
+            try:
+                for name, decorator in decorators.items():
+                    setattr(numba, name, _keeping(decorator))
+                importlib.import_module("abtem")
+            finally:
+                for name, decorator in decorators.items():
+                    setattr(numba, name, decorator)
+        return sys.modules["abtem"]
+
+
+def _keeping(decorator: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator of numba's with `cache=True`, where there is a folder that can be written."""
+
+    def keeping(*arguments: Any, **options: Any) -> Any:
+        if inspect.isfunction(arguments[0] if arguments else None):  # without brackets
+            return keeping(**options)(*arguments)
+
+        def compiled(function: Callable[..., Any]) -> Any:
+            try:
+                return decorator(*arguments, **{**options, "cache": True})(function)
+            except RuntimeError:
+                return decorator(*arguments, **options)(function)
+
+        return compiled
+
+    return keeping
 
 
 def projected_potentials(
@@ -68,9 +109,9 @@ def _one_slice(
     positions: NDArray[np.float64], numbers: NDArray[np.int64], shape: Sequence[int], pixel: float
 ) -> NDArray[np.float32]:
     """Potential of atoms at (y, x) in a periodic box of `shape` pixels, V Å. abTEM's first axis is our y."""
-    import abtem
     from ase import Atoms
 
+    abtem = import_abtem()
     thickness = 1.0
     box = Atoms(
         numbers=numbers,

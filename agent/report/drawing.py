@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.patches import Rectangle
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6B7280"
 """Okabe and Ito's colours, which people with any colour vision can tell apart."""
@@ -35,21 +34,33 @@ STYLE: dict[str, Any] = {
 }
 
 
-styled = mpl.rc_context(STYLE)
-"""Decorator of functions that draw: the report's style, whatever the process uses otherwise."""
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of functions that draw: the report's style, whatever the process uses otherwise."""
+
+    @wraps(draw)
+    def drawn(*arguments: P.args, **options: P.kwargs) -> R:
+        import matplotlib as mpl  # half a second, which a process that draws nothing does without
+
+        with mpl.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return drawn
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Any, Any]:
     """A figure of `width` × `height` inches with `columns` axes side by side."""
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
-    return figure, axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)
 
 
 def to_png(figure: Any) -> bytes:
-    """The figure as a PNG file. Closes the figure."""
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)
-    plt.close(figure)
     return buffer.getvalue()
 
 
@@ -73,6 +84,8 @@ def add_scale_bar(axes: Any, extent: tuple[float, float], length: float, label: 
         length: of the bar, in the same units.
         label: beside the bar.
     """
+    from matplotlib.patches import Rectangle
+
     height, width = extent
     x, y, thick = 0.05 * width, 0.94 * height, 0.014 * height
     axes.add_patch(

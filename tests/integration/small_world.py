@@ -17,18 +17,12 @@ import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from examples import between, check, description, detector, one_of
 from fail_points import arm_from_environment
 
-from agent.processing.process import ProcessingJob, ProcessingResult, Progress
-from agent.reconstruction.solver.result import Reconstruction
-from agent.scoring.information import score_spectrum
-from agent.scoring.ring_correlation import Spectrum
-from agent.storage.acquisition_file import read_acquisition
-from agent.storage.reconstruction_file import write_reconstruction
 from instrument import (
     AcquisitionPlan,
     BlankedError,
@@ -39,6 +33,9 @@ from instrument import (
     PlanCheck,
 )
 from instrument.models import ELEMENTARY_CHARGE
+
+if TYPE_CHECKING:  # the microscope's process does without them
+    from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 
 SHAPE = (16, 16)
 MARGIN = 12.0
@@ -133,6 +130,13 @@ def make_recording() -> SmallMicroscope:
 
 def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     """Deflection images from two halves of the counts; information of their correlation, bit/Å²."""
+    from agent.processing.process import ProcessingResult
+    from agent.reconstruction.solver.result import Reconstruction
+    from agent.scoring.information import score_spectrum
+    from agent.scoring.ring_correlation import Spectrum
+    from agent.storage.acquisition_file import read_acquisition
+    from agent.storage.reconstruction_file import write_reconstruction
+
     started = time.monotonic()
     number = job.acquisition.name[:3].lstrip("0")
     if (world() / f"die-{number}").exists():

@@ -49,16 +49,16 @@ async def test_a_signal_ends_the_scan_books_it_and_exits_cleanly(tmp_path: Path,
     with server(tmp_path) as (process, ready):
         assert ready["ready"] is True
         assert ready["name"] == "striped"
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=2.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
-            async with client.lease(ttl=2.0), Background() as tasks:
+            async with client.lease(ttl=20.0), Background() as tasks:
                 await client.prepare(PLAN)
                 sink = Signal(3)
                 tasks.create_task(_signal_when(sink.reached, process, number))
                 # The last words of the server may arrive or not; either way it is gone afterwards.
                 with contextlib.suppress(UnreachableError):
                     assert (await client.acquire("a1", sink)).state == "aborted"
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=30) == 0
         with pytest.raises(UnreachableError):
             async with InstrumentClient(ready["control"], timeout=0.2, request_timeout=0.2) as late:
                 await late.describe()
@@ -149,14 +149,14 @@ async def test_a_server_under_nohup_survives_its_terminal(tmp_path: Path):
             assert (await client.status()).phase == "idle"
         assert process.poll() is None
         process.terminate()
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=30) == 0
 
 
 async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tmp_path: Path):
     with server(tmp_path) as (process, ready):
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=2.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
-            async with client.lease(ttl=2.0), Background() as tasks:
+            async with client.lease(ttl=20.0), Background() as tasks:
                 await client.prepare(PLAN)
                 sink = Signal(3)
                 tasks.create_task(_signal_when(sink.reached, process, signal.SIGKILL))
@@ -181,7 +181,7 @@ async def test_killed_while_exposing_it_starts_in_safe_with_everything_booked(tm
 
 async def test_killed_with_a_reservation_open_it_still_counts(tmp_path: Path):
     with server(tmp_path) as (process, ready):
-        async with InstrumentClient(ready["control"], timeout=5, request_timeout=2.0) as client:
+        async with InstrumentClient(ready["control"], timeout=5, request_timeout=5.0) as client:
             await client.open_campaign("c", 1e6)
             async with client.lease():
                 await client.prepare(PLAN)

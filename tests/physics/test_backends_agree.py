@@ -33,7 +33,7 @@ def _both(other: Backend, way: dict[str, Any]) -> float:
     """Relative L2 difference of the objects, over the illuminated field, of the fused CPU form and another backend."""
     data = experiment(dose=1e5 if "slices" in way else 3e3, step=2.0)  # so many counts tell what slices absorb
     # not scaled: the simulated counts would be others where the model differs in its last digit
-    settings = ReconstructionSettings(max_passes=20, stop_early=False, quantitative=False, device="cpu", **way)
+    settings = ReconstructionSettings(max_passes=8, stop_early=False, quantitative=False, device="cpu", **way)
     first = reconstruct(data, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "choose", lambda device: other)

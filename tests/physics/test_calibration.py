@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import fft
 
 from agent.reconstruction.calibration.bright_field import fit_disc
 from agent.reconstruction.calibration.calibrate import Calibration, calibrate
@@ -194,9 +195,13 @@ def crystal_scan(defocus: float, detector_to_scan: NDArray[np.float64], step: fl
     positions = (np.indices((26, 26)).reshape(2, -1).T - 12.5) * step @ detector_to_scan + edge / 2
     counts = np.empty((len(positions), 96, 96), dtype=np.uint16)
     rng = np.random.default_rng(0)
+    probe, specimen = probe.astype(np.complex64), specimen.astype(np.complex64)  # in half of the time
     for i, (y, x) in enumerate(positions):
-        wave = np.fft.ifft2(probe * np.exp(-2j * math.pi * (ky * y + kx * x))) * specimen
-        pattern = np.fft.fftshift(np.abs(np.fft.fft2(wave)) ** 2)[72:168, 72:168]
+        shift = np.exp(-2j * math.pi * ky * y).astype(np.complex64) * np.exp(-2j * math.pi * kx * x).astype(
+            np.complex64
+        )
+        wave = fft.ifft2(probe * shift) * specimen
+        pattern = np.fft.fftshift(np.abs(fft.fft2(wave)) ** 2)[72:168, 72:168]
         counts[i] = rng.poisson(pattern * 3000 * step**2)
     return counts.reshape(26, 26, 96, 96)
 

@@ -32,7 +32,7 @@ def test_nothing():
 def test_what_is_left_running_fails_the_test_that_left_it(tmp_path: Path) -> None:
     shutil.copy(CONFTEST, tmp_path)
     (tmp_path / "test_leaky.py").write_text(LEAKY)
-    options = ("-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider")
+    options = ("-q", "-o", "asyncio_mode=auto", "-p", "no:cacheprovider", "-p", "no:zarr", "-p", "no:anyio")
     command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "4 passed, 3 errors" in done.stdout, done.stdout

@@ -8,13 +8,14 @@ gest = pytest.importorskip("gest_api.generator")
 
 from agent.policy import make_policy  # noqa: E402
 from agent.policy.baselines import SobolPolicy  # noqa: E402
-from agent.policy.botorch_policy import BotorchPolicy  # noqa: E402
 from agent.policy.generators import PolicyGenerator, vocs_of  # noqa: E402
 
 from .landscapes import Landscape, explore, problem, spent  # noqa: E402
 
 
 def test_a_policy_of_ours_is_driven_as_a_generator():
+    from agent.policy.botorch_policy import BotorchPolicy
+
     task = problem(trials=6)
     generator = PolicyGenerator(vocs_of(task), problem=task, policy=BotorchPolicy, seed=1)
     assert isinstance(generator, gest.Generator)

@@ -11,7 +11,6 @@ from agent.config import Goal, Search
 from agent.errors import BadInputError
 from agent.policy import Observation, make_policy
 from agent.policy.ensemble import DOSES, PARTS, STEPS
-from agent.policy.prior import load_prior
 from agent.records import Settings
 from instrument import optics
 from instrument.models import Parameter
@@ -163,6 +162,8 @@ def test_the_cheapest_sufficient_dose_is_found_from_a_prior(files):
 
 
 def test_where_steps_are_far_coarser_than_an_ensembles_there_is_no_prior(files):
+    from agent.policy.prior import load_prior
+
     coarse = description(step=Parameter(kind="continuous", unit="Å", minimum=50.0, maximum=5000.0))
     task = problem(prior=str(files[False]))
     assert load_prior(task) is not None

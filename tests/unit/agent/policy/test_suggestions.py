@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-from botorch.exceptions import ModelFittingError
 from examples import description
 
 from agent.config import Goal, Search
@@ -103,6 +101,8 @@ def test_a_search_with_nothing_to_search_ends_when_its_only_settings_have_a_scor
 
 
 def test_the_same_observations_give_the_same_suggestion_in_whatever_order_they_came():
+    import torch
+
     landscape = Landscape(1)
     policy = make_policy(problem(), 7)
     explore(policy, landscape)
@@ -121,6 +121,8 @@ def test_the_same_observations_give_the_same_suggestion_in_whatever_order_they_c
 
 
 def test_the_callers_torch_is_left_alone():
+    import torch
+
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -215,6 +217,8 @@ def test_exploration_ends_when_its_share_is_spent():
 
 
 def test_a_fit_that_fails_falls_back_to_sobol_and_says_so(monkeypatch):
+    from botorch.exceptions import ModelFittingError
+
     def fail(*_args, **_kwargs):
         raise ModelFittingError
 

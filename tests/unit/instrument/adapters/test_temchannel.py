@@ -47,7 +47,7 @@ async def test_the_beam_is_off_from_the_start_and_after_blank_whatever_happens_b
         channel.deaf.set()
         began = time.monotonic()
         driven.blank()
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 2.0  # who waits for the microscope's answer waits for 5 s
         assert channel.values["BeamBlankState"] == 0
         channel.deaf.clear()
         async with asyncio.timeout(5):

@@ -133,7 +133,7 @@ BINNED = 100.0
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing_is_read_from_the_device_inside_a_pass(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
+    data = phantom.experiment(step=4.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=9, stop_early=False, **case)
     strict = StrictBackend()
     objects, found_deviances = [], []
@@ -173,7 +173,7 @@ def test_graphs_find_their_arrays_where_they_were(
         pytest.skip("no g++: the kernels cannot be compiled for the CPU")
     device = RecordingDevice(tmp_path)
     monkeypatch.setattr(choice, "choose", lambda _: GpuBackend(device))
-    data = phantom.experiment(step=3.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
+    data = phantom.experiment(step=4.0, defocus=BINNED, dose=1e5)  # so many counts tell what slices absorb
     settings = ReconstructionSettings(max_passes=12, stop_early=False, **case)
     worker = Reconstructor(data, settings)
     for step in schedule(settings, len(data.positions)):
