@@ -31,7 +31,7 @@ from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
 from agent.policy.base import Observation, Policy
-from agent.processing.child import JobRunner, ReconstructionProcess
+from agent.processing.child import JobRunner
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
 from instrument import AcquisitionPlan, Description, ExhaustedError, InstrumentClient, OutOfLimitsError
@@ -90,8 +90,7 @@ class Loop:
             self._session, self._client, self._acquirer, lambda now, final: self._rationed(now, final=final)
         )
         parts = {"loop": self._acknowledge_pause, "acquisition": self._acquirer.acknowledge_pause}
-        if isinstance(self._child, ReconstructionProcess):  # a pool's worker is others' as well
-            parts["worker"] = self._child.acknowledge
+        parts["worker"] = self._child.acknowledge
         with self._steering.able_to_judge(judge), self._steering.parts.taking_part(**parts):
             await self._run()
 

@@ -35,6 +35,7 @@ def show(
     *,
     browser: bool,
     passwords: tuple[Path | None, Path | None],
+    proxy: tuple[list[str], str, str],
     broker: dict[str, Path | None],
     debug: bool = False,
 ) -> None:
@@ -46,6 +47,7 @@ def show(
         host, port: where; port 0: a free one.
         browser: whether to open it in one.
         passwords: files of the viewers' and the operators' password.
+        proxy: addresses of one that knows who somebody is, its header with groups, the group of operators.
         broker: files for `parse_broker`.
         debug: log to the terminal.
 
@@ -53,6 +55,7 @@ def show(
         BadInputError: what to show, where, or for whom cannot be used.
     """
     _require_nicegui()
+    from agent.dashboard.proxy import Proxy
     from agent.dashboard.roles import Passwords
     from agent.dashboard.server import Address, serve
     from agent.dashboard.sources import BrokerSource, FolderSource, Source
@@ -61,12 +64,13 @@ def show(
     if mqtt is not None and campaign is not None:
         raise BadInputError("--mqtt and --campaign: give one of the two")
     address = Address(host, port)
-    keys = Passwords.from_files(*passwords, loopback=address.loopback)
+    keys = Passwords.from_files(*passwords, loopback=address.loopback, proxied=bool(proxy[0]))
+    behind = Proxy.at(*proxy) if proxy[0] else None
     source: Source
     source = (
         BrokerSource(parse_broker(mqtt, **broker)) if mqtt is not None else FolderSource(campaign or Path("campaigns"))
     )
-    serve(source, keys, address, browser=browser and has_display())
+    serve(source, keys, address, browser=browser and has_display(), proxy=behind)
 
 
 def control(

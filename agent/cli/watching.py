@@ -75,6 +75,19 @@ def dashboard(
     operator_password: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Password of those who may command, and nothing else.")
     ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A reverse proxy that knows who somebody is; its headers are believed, nobody else's. May be repeated.",
+        ),
+    ] = None,
+    groups_header: Annotated[
+        str, typer.Option(metavar="NAME", help="The proxy's header with a person's groups; its user: Remote-User.")
+    ] = "Remote-Groups",
+    operator_group: Annotated[
+        str, typer.Option(metavar="GROUP", help="The group that may command; whoever else the proxy lets in may look.")
+    ] = "ptychopilot-operators",
     password_file: PasswordFile = None,
     ca: Authority = None,
     debug: Debug = False,
@@ -89,6 +102,7 @@ def dashboard(
         port,
         browser=not no_browser,
         passwords=(viewer_password, operator_password),
+        proxy=(proxy or [], groups_header, operator_group),
         broker={"password_file": password_file, "ca_file": ca},
         debug=debug,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.campaign.connection import load_keys
-from agent.dashboard.roles import Role
+from agent.dashboard.roles import Visitor
 from agent.dashboard.sources import FolderSource, Source
 from agent.dashboard.view import View
 from agent.errors import BadInputError
@@ -65,11 +65,11 @@ class Commander:
 
     Args:
         source: knows the way to the agent.
-        role: of the browser.
+        visitor: who looks.
     """
 
-    def __init__(self, source: Source, role: Role) -> None:
-        self.role = role
+    def __init__(self, source: Source, visitor: Visitor) -> None:
+        self.role, self.name = visitor.role, visitor.name
         self._source = source
 
     async def command(self, view: View, verb: str, **fields: Any) -> str:
@@ -88,7 +88,7 @@ class Commander:
         """
         self._require_operator(verb)
         try:
-            reply = await self._source.command(view, verb, "an operator on the dashboard", **fields)
+            reply = await self._source.command(view, verb, self._by, **fields)
         except NoAnswerError as error:
             if verb != "pause" or not isinstance(self._source, FolderSource):
                 raise
@@ -114,8 +114,12 @@ class Commander:
                 logger.warning("the instrument did not answer: %s", error)
         return await self.command(view, "blank")
 
+    @property
+    def _by(self) -> str:
+        return f"{self.name} (dashboard)" if self.name else "an operator on the dashboard"
+
     def _require_operator(self, verb: str) -> None:
         if self.role != "operator":
-            logger.warning("a viewer has tried to %s", verb)
+            logger.warning("a viewer %shas tried to %s", f"({self.name}) " if self.name else "", verb)
             msg = f"you are a viewer here and cannot {verb}; log in as operator at /login"
             raise BadInputError(msg)

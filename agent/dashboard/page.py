@@ -130,7 +130,9 @@ class Page:
             ui.label("ALL")
         _button("◐", lambda: ui.run_javascript("nextTheme()"), "plain theme", "dark or light (t)")
         _button("?", self._keys.open, "plain", "keys")
-        ui.label(self._commander.role).classes("role").tooltip("what you may do here")
+        ui.label(" ".join(filter(None, (self._commander.name, self._commander.role)))).classes("role").tooltip(
+            "what you may do here"
+        )
 
     def _build_suggestion(self) -> None:
         self._suggestion = ui.element("section").classes("panel suggestion")

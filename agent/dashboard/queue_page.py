@@ -5,6 +5,7 @@ It is there to look at; `ptychopilot queue` changes the queue.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from fastapi.responses import RedirectResponse
 from nicegui import ui
 
 from agent.dashboard.queue_view import QueueView
-from agent.dashboard.roles import COOKIE, Doorkeeper
+from agent.dashboard.roles import Visitor
 from agent.status.contract import JobMessage, QueueMessage
 
 STYLE = Path(__file__).with_name("style.css")
@@ -23,17 +24,17 @@ _THEME = '<script>document.documentElement.dataset.theme = localStorage.getItem(
 _COLUMNS = ("job", "state", "turn", "campaign", "instrument", "prio", "proposal", "user", "title", "")
 
 
-def add_queue_page(doorkeeper: Doorkeeper, queue: QueueView) -> None:
+def add_queue_page(visitor_of: Callable[[Request], Visitor | None], queue: QueueView) -> None:
     """Serve the page at /queue.
 
     Args:
-        doorkeeper: knows who may look.
+        visitor_of: who makes a request; None: a password is needed.
         queue: what is shown.
     """
 
     @ui.page("/queue", title="ptychopilot queue", response_timeout=10)
     async def page(request: Request) -> RedirectResponse | None:
-        if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
+        if visitor_of(request) is None:
             return RedirectResponse("/login")
         ui.add_head_html(_THEME)
         ui.add_css(STYLE.read_text(encoding="utf-8"))

@@ -26,6 +26,19 @@ SHORTEST = 8
 
 
 @dataclass(frozen=True)
+class Visitor:
+    """Who looks at the page.
+
+    Attributes:
+        role: what may be done.
+        name: as a proxy has told it; empty: nobody has.
+    """
+
+    role: Role
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Passwords:
     """Of the roles; None: nobody can take the role by password.
 
@@ -36,23 +49,35 @@ class Passwords:
     operator: str | None = None
     without: Role | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether there is a password to enter with."""
+        return self.viewer is not None or self.operator is not None
+
     @classmethod
-    def from_files(cls, viewer: Path | None, operator: Path | None, *, loopback: bool) -> Passwords:
+    def from_files(
+        cls, viewer: Path | None, operator: Path | None, *, loopback: bool, proxied: bool = False
+    ) -> Passwords:
         """Read them.
 
         Args:
             viewer, operator: files that hold a password and nothing else.
             loopback: whether the page is served on this machine only.
+            proxied: whether a proxy tells who somebody is. Whoever does not come from there then needs a password.
 
         Raises:
             BadInputError: a file cannot be read, a password is too short, or others could command without one.
         """
         if viewer is None and operator is None:
-            if not loopback:
-                msg = "a page that others can reach needs passwords: --operator-password FILE, --viewer-password FILE"
+            if not loopback and not proxied:
+                msg = (
+                    "a page that others can reach needs passwords: --operator-password FILE, --viewer-password FILE; "
+                    "or a proxy that knows who they are: --proxy ADDRESS"
+                )
                 raise BadInputError(msg)
-            return cls(without="operator")
-        found = cls(_read(viewer), _read(operator), without="viewer" if viewer is None and loopback else None)
+            return cls(without=None if proxied else "operator")
+        anybody: Role | None = "viewer" if viewer is None and loopback and not proxied else None
+        found = cls(_read(viewer), _read(operator), without=anybody)
         if found.viewer is not None and found.viewer == found.operator:
             raise BadInputError("viewers and operators have the same password; give them two")
         return found
@@ -71,6 +96,11 @@ class Doorkeeper:
         self._clock = clock
         self._sessions: OrderedDict[str, Role] = OrderedDict()
         self._wrong: list[float] = []
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether there is a password to enter with."""
+        return self._passwords.any
 
     def role_of(self, token: str | None) -> Role | None:
         """The role of a browser; None: it has to give a password first.

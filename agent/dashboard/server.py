@@ -20,8 +20,9 @@ from agent.dashboard import overview
 from agent.dashboard.commanding import Commander
 from agent.dashboard.gallery import Gallery
 from agent.dashboard.page import STYLE, THEME, Page
+from agent.dashboard.proxy import Proxy
 from agent.dashboard.queue_page import add_queue_page
-from agent.dashboard.roles import COOKIE, Doorkeeper, Passwords
+from agent.dashboard.roles import COOKIE, Doorkeeper, Passwords, Visitor
 from agent.dashboard.sources import FolderSource, Source
 from agent.errors import BadInputError
 from instrument.endpoints import is_loopback
@@ -53,13 +54,36 @@ class Address:
         return is_loopback(f"tcp://{self.host}:{self.port}")
 
 
-def serve(source: Source, passwords: Passwords, address: Address, *, browser: bool) -> None:
+class Entrance:
+    """Tells of a request who looks: from what a proxy says, from its cookie, or because nobody is asked.
+
+    Args:
+        doorkeeper: knows who has given which password.
+        proxy: that knows who somebody is; None: there is none.
+    """
+
+    def __init__(self, doorkeeper: Doorkeeper, proxy: Proxy | None = None) -> None:
+        self.doorkeeper = doorkeeper
+        self._proxy = proxy
+
+    def visitor(self, request: Request) -> Visitor | None:
+        """Who it is; None: a password is needed."""
+        if self._proxy is not None:
+            peer = request.client.host if request.client is not None else None
+            if (known := self._proxy.visitor(peer, request.headers)) is not None:
+                return known
+        role = self.doorkeeper.role_of(request.cookies.get(COOKIE))
+        return None if role is None else Visitor(role)
+
+
+def serve(source: Source, passwords: Passwords, address: Address, *, browser: bool, proxy: Proxy | None = None) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
         source: of what it shows.
         passwords: of the roles.
         address: where; port 0: a free one.
+        proxy: that knows who somebody is.
         browser: whether to open it in one.
 
     Raises:
@@ -67,20 +91,31 @@ def serve(source: Source, passwords: Passwords, address: Address, *, browser: bo
     """
     listener = _listener(address)
     address = Address(address.host, listener.getsockname()[1])
-    app = make_app(source, Doorkeeper(passwords))
-    config = uvicorn.Config(app, log_level="warning", ws_max_size=1 << 20, timeout_graceful_shutdown=2)
+    server = make_server(make_app(source, Entrance(Doorkeeper(passwords), proxy)))
     print(f"dashboard: {address.url}", flush=True)
     if browser:
         webbrowser.open(address.url)
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
-def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """What serves it. Who is at the other end is the connection's to say, since roles hang on it, and never a header's.
+
+    Args:
+        app: the application.
+    """
+    config = uvicorn.Config(
+        app, log_level="warning", ws_max_size=1 << 20, timeout_graceful_shutdown=2, proxy_headers=False
+    )
+    return uvicorn.Server(config)
+
+
+def make_app(source: Source, entrance: Entrance) -> FastAPI:
     """The application.
 
     Args:
         source: of what it shows.
-        doorkeeper: knows who may do what.
+        entrance: knows who may do what.
     """
 
     @asynccontextmanager
@@ -94,7 +129,7 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     gallery = Gallery(source)
-    _add_login(app, doorkeeper)
+    _add_login(app, entrance.doorkeeper)
 
     @app.middleware("http")
     async def say_security(request: Request, call_next):  # type: ignore[no-untyped-def]
@@ -104,8 +139,8 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
 
     @ui.page("/", title="ptychopilot", response_timeout=10)
     async def index(request: Request, campaign: str = "") -> RedirectResponse | None:
-        role = doorkeeper.role_of(request.cookies.get(COOKIE))
-        if role is None:
+        visitor = entrance.visitor(request)
+        if visitor is None:
             return RedirectResponse("/login")
         views = source.views
         first = source.first if isinstance(source, FolderSource) else None
@@ -120,24 +155,24 @@ def make_app(source: Source, doorkeeper: Doorkeeper) -> FastAPI:
             ui.timer(2.0, lambda: ui.navigate.reload() if source.views else None)
             return None
         await asyncio.to_thread(source.want, views[key])
-        page = Page(source, gallery, Commander(source, role), views[key])
+        page = Page(source, gallery, Commander(source, visitor), views[key])
         page.build()
         await page.refresh()
         return None
 
-    _add_sheets(source, gallery, doorkeeper)
+    _add_sheets(source, gallery, entrance)
     if source.queue is not None:
-        add_queue_page(doorkeeper, source.queue)
+        add_queue_page(entrance.visitor, source.queue)
     ui.run_with(app, title="ptychopilot", tailwind=False, show_welcome_message=False, reconnect_timeout=5.0)
     return app
 
 
-def _add_sheets(source: Source, gallery: Gallery, doorkeeper: Doorkeeper) -> None:
+def _add_sheets(source: Source, gallery: Gallery, entrance: Entrance) -> None:
     """The list of all campaigns, and two of them beside each other."""
 
     @ui.page("/campaigns", title="ptychopilot: campaigns", response_timeout=20)
     async def campaigns(request: Request) -> RedirectResponse | None:
-        if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
+        if entrance.visitor(request) is None:
             return RedirectResponse("/login")
         _frame("All campaigns")
         ui.html(overview.list_html(await asyncio.to_thread(source.rows)), sanitize=False).classes("sheet")
@@ -145,7 +180,7 @@ def _add_sheets(source: Source, gallery: Gallery, doorkeeper: Doorkeeper) -> Non
 
     @ui.page("/compare", title="ptychopilot: two campaigns", response_timeout=30)
     async def compare(request: Request) -> RedirectResponse | None:
-        if doorkeeper.role_of(request.cookies.get(COOKIE)) is None:
+        if entrance.visitor(request) is None:
             return RedirectResponse("/login")
         chosen = [source.views[key] for key in request.query_params.getlist("campaign") if key in source.views]
         _frame("Two campaigns")
@@ -181,6 +216,8 @@ def _frame(title: str) -> None:
 def _add_login(app: FastAPI, doorkeeper: Doorkeeper) -> None:
     @app.get("/login")
     async def show_login(wrong: bool = False) -> HTMLResponse:
+        if not doorkeeper.has_passwords:
+            return HTMLResponse(_NOT_HERE, status_code=403)
         said = "wrong password, or too many attempts; wait a minute" if wrong else ""
         return HTMLResponse(
             _LOGIN.replace("{style}", STYLE.read_text(encoding="utf-8")).replace("{said}", escape(said))
@@ -217,6 +254,9 @@ def _listener(address: Address) -> socket.socket:
     return listener
 
 
+_NOT_HERE = (
+    "<!doctype html><title>ptychopilot</title><p>This page is reached through its proxy, which knows who you are.</p>"
+)
 _LOGIN = """<!doctype html><html data-theme="dark"><head><meta charset="utf-8"><title>ptychopilot</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
 <body><form class="login" method="post" action="/login"><h1>ptychopilot</h1>

@@ -102,10 +102,10 @@ class Baseline(ABC):
 
     def _explain(self, point: Array, reason: str, book: ObservationBook) -> Suggestion:
         settings = as_settings(point)
-        cost = (
-            f"trial {len(book.exploration) + 1} of {self.problem.config.exploration.trials}, "
-            f"{settings.dose * self.problem.trial_area:.3g} electrons"
-        )
+        number, trials = len(book.exploration) + 1, self.problem.config.exploration.trials
+        # More than were planned: a person has refused some, or they were lost.
+        counted = f"trial {number} of {trials}, " if number <= trials else ""
+        cost = f"{counted}{settings.dose * self.problem.trial_area:.3g} electrons"
         return Suggestion(
             settings=settings,
             source=self.name,

@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 PROCESSING = "agent.processing:process"
 """The function that turns an acquisition into a score and a reconstruction file, unless a campaign brings its own."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-_PING = b"alive?\n"
+PING = b"alive?\n"
 """A line that is no job: the child's reader answers it, whatever is being computed."""
-_ALIVE = b'{"alive"'
+ALIVE = b'{"alive"'
 _LOOK_AGAIN_S = 0.2
 MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
@@ -56,6 +56,10 @@ class JobRunner(Protocol):
         self, job: ProcessingJob, on_progress: Progress | None = None, timeout_s: float | None = None
     ) -> ProcessingResult:
         """See ReconstructionProcess.run."""
+        ...
+
+    async def acknowledge(self) -> None:
+        """Return once whoever computes for the campaign now has answered."""
         ...
 
 
@@ -144,7 +148,7 @@ class ReconstructionProcess:
         if process is None or process.stdin is None or not self._one_at_a_time.locked():
             return
         self._answered.clear()
-        process.stdin.write(_PING)
+        process.stdin.write(PING)
         await process.stdin.drain()
         while self._one_at_a_time.locked() and not self._answered.is_set():
             with contextlib.suppress(TimeoutError):
@@ -161,7 +165,7 @@ class ReconstructionProcess:
         except ConnectionError as error:
             raise await self._death() from error
         while line := await self._replies.readline():
-            if line.startswith(_ALIVE):
+            if line.startswith(ALIVE):
                 self._answered.set()
             elif (result := take(line)) is not None:
                 return result
@@ -304,7 +308,7 @@ def main(processing: str, reply_descriptor: int) -> None:
 
 def _read_jobs(jobs: queue.SimpleQueue[str], say: Callable[..., None]) -> None:
     for line in sys.stdin:
-        if line.encode() == _PING:
+        if line.encode() == PING:
             say(alive=True)
         else:
             jobs.put(line)

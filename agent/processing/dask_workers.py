@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from agent.errors import AgentError, BadInputError, StoppedError
@@ -16,7 +17,7 @@ from agent.processing.child import ProcessingError, take_message
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 CONNECT_TIMEOUT_S = 20
 
@@ -33,6 +34,7 @@ class DaskWorkers:
         self.busy = 0
         self.waiting = 0
         self._client = client
+        self._futures: dict[Path, Future] = {}
 
     @classmethod
     async def connected(cls, address: str) -> Self:
@@ -60,6 +62,7 @@ class DaskWorkers:
     ) -> ProcessingResult:
         """See agent.processing.pool.Workers."""
         future = self._client.submit(process_remotely, processing, job.model_dump_json(), pure=False)
+        self._futures[job.output] = future
         self.busy += 1
         try:
             async with asyncio.timeout(timeout_s):
@@ -73,15 +76,30 @@ class DaskWorkers:
             raise ProcessingError(f"the cluster lost the reconstruction: {error}") from error
         finally:
             self.busy -= 1
+            del self._futures[job.output]
             if not future.done():
                 await future.cancel()
         result = take_message(line.encode(), on_progress)
         assert result is not None
         return result
 
+    async def acknowledge(self, job: ProcessingJob) -> None:
+        """See agent.processing.pool.Workers. The worker's process answers, not the reconstruction that runs in it."""
+        future = self._futures.get(job.output)
+        if future is None:
+            return
+        processing = await self._client.processing()
+        if at := [worker for worker, keys in processing.items() if future.key in keys]:
+            await self._client.run(is_alive, workers=at)
+
     async def close(self) -> None:
         """Leave the cluster, which goes on."""
         await self._client.close()
+
+
+def is_alive() -> bool:
+    """On the cluster: whoever can say so is."""
+    return True
 
 
 def process_remotely(processing: str, job: str) -> str:

@@ -1,8 +1,9 @@
 """A bounded number of reconstruction processes that several campaigns share.
 
 `ptychopilot serve` owns the pool. A campaign leases a process for one job at a time: a connection on the loopback interface
-is a job, one line of JSON in (`Request`), the lines of `agent.processing.child` out. Port and secret stand in `pool.json`,
-which this user alone can read. A campaign that goes away takes its job with it; a pool that goes away is asked again.
+is a job, one line of JSON in (`Request`), the lines of `agent.processing.child` out. A further line in asks whether its process
+is alive. Port and secret stand in `pool.json`, which this user alone can read. A campaign that goes away takes its job with it;
+a pool that goes away is asked again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any, Protocol
 
 from agent.errors import StoppedError
 from agent.processing.child import (
+    ALIVE,
     MAX_LINE,
+    PING,
     PROCESSING,
     THREAD_VARIABLES,
     LostProcessError,
@@ -74,6 +77,10 @@ class Workers(Protocol):
         """As ReconstructionProcess.run, with the `module:function` that is to be called."""
         ...
 
+    async def acknowledge(self, job: ProcessingJob) -> None:
+        """Return once who computes a job has answered; at once where it waits still."""
+        ...
+
     async def close(self) -> None:
         """End what was started."""
         ...
@@ -91,6 +98,7 @@ class LocalWorkers:
         self.count: int | None = count
         self.waiting = 0
         self._free = asyncio.Semaphore(count)
+        self._at_work: dict[Path, ReconstructionProcess] = {}
         self._slots = [_Slot(_environment(number, count, gpus)) for number in range(count)]
 
     @property
@@ -111,14 +119,20 @@ class LocalWorkers:
         slot = next((each for each in idle if each.processing == processing), idle[0])
         slot.busy = True
         try:
-            process = await slot.ready(processing)
+            process = self._at_work[job.output] = await slot.ready(processing)
             for _ in range(ATTEMPTS - 1):
                 with suppress(LostProcessError):
                     return await process.run(job, on_progress, timeout_s)
             return await process.run(job, on_progress, timeout_s)
         finally:
             slot.busy = False
+            self._at_work.pop(job.output, None)
             self._free.release()
+
+    async def acknowledge(self, job: ProcessingJob) -> None:
+        """See Workers."""
+        if (process := self._at_work.get(job.output)) is not None:
+            await process.acknowledge()
 
     async def close(self) -> None:
         """End all of them."""
@@ -204,7 +218,17 @@ async def _lend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secr
     def on_progress(phase: str, fraction: float) -> None:
         say(progress=[phase, fraction])
 
-    gone = asyncio.ensure_future(reader.read())
+    async def answer() -> None:
+        await workers.acknowledge(request.job)
+        say(alive=True)
+
+    async def listen() -> None:
+        async with asyncio.TaskGroup() as answers:
+            while await reader.readline() == PING:
+                answers.create_task(answer())
+            raise ConnectionResetError  # who does not answer keeps nobody who has gone
+
+    gone = asyncio.ensure_future(listen())
     work = asyncio.ensure_future(workers.run(request.processing, request.job, on_progress, request.timeout_s))
     try:
         await asyncio.wait({gone, work}, return_when=asyncio.FIRST_COMPLETED)
@@ -239,6 +263,16 @@ class LeasedProcess:
         self._folder = folder
         self._processing = processing
         self._patience = patience
+        self._asked: dict[asyncio.StreamWriter, asyncio.Event] = {}
+
+    async def acknowledge(self) -> None:
+        """Return once the process has answered that a job is leased to. One that has gone has taken its job with it."""
+        asked = tuple(self._asked.items())
+        for writer, answered in asked:
+            answered.clear()
+            writer.write(PING)
+        for _, answered in asked:
+            await answered.wait()
 
     async def run(
         self, job: ProcessingJob, on_progress: Progress | None = None, timeout_s: float | None = None
@@ -268,11 +302,16 @@ class LeasedProcess:
         told = json.loads((self._folder / POOL).read_text(encoding="utf-8"))
         request = Request(secret=told["secret"], processing=self._processing, job=job, timeout_s=timeout_s)
         reader, writer = await asyncio.open_connection("127.0.0.1", int(told["port"]), limit=MAX_LINE)
+        answered = self._asked[writer] = asyncio.Event()
         try:
             writer.write(request.model_dump_json().encode() + b"\n")
             while line := await reader.readline():
-                if (result := take_message(line, on_progress)) is not None:
+                if line.startswith(ALIVE):
+                    answered.set()
+                elif (result := take_message(line, on_progress)) is not None:
                     return result
             raise ConnectionResetError("the pool has gone")
         finally:
+            del self._asked[writer]
+            answered.set()
             writer.close()

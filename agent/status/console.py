@@ -27,6 +27,7 @@ from agent.events import (
 )
 from agent.formatting import duration, electrons, length, signed_length, uncertain
 from agent.records import Settings, Trial
+from agent.status.fields import is_besides
 from agent.status.redrawn import BAR_WIDTH, Redrawn
 
 
@@ -59,6 +60,7 @@ class ConsoleProgress:
         self._spent = 0.0
         self._time_left: tuple[float, float] | None = None
         self._ended = False
+        self._besides: set[int] = set()
         self._redrawn = Redrawn(console, self.render, bars)
 
     def __enter__(self) -> ConsoleProgress:
@@ -134,6 +136,8 @@ class ConsoleProgress:
         return Group(grid, Text(" · ".join(self._numbers()), style="dim"))
 
     def _note_trial(self, trial: Trial) -> None:
+        if is_besides(trial):
+            self._besides.add(trial.number)
         if self._reconstruction is not None and self._reconstruction.trial == trial.number:
             self._reconstruction = None if trial.state in ("done", "failed") else self._reconstruction
         if trial.state == "done" and trial.score is not None:
@@ -162,7 +166,7 @@ class ConsoleProgress:
     def _phase_text(self) -> str:
         if self._phase is None:
             return ""
-        planned = self._started.trials_planned if self._started else 0
+        planned = (self._started.trials_planned if self._started else 0) + len(self._besides)
         where = "" if self._phase.trial is None else f"trial {self._phase.trial} of {planned}: "
         return f"{where}{self._phase.phase}"
 

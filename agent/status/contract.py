@@ -96,7 +96,7 @@ class StateMessage(Message):
     trial: int | None = Field(description="that it is about; null for what belongs to none")
     role: str | None
     text: str
-    n_trials: int = Field(description="acquisitions planned in all")
+    n_trials: int = Field(description="acquisitions planned in all, and those that came on top")
     eta_s: Number = Field(description="estimated time left")
     autonomy: Autonomy = "auto"
     paused: bool = False

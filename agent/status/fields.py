@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from agent.config import CampaignConfig
-from agent.records import ModelView, Trial
+from agent.records import ModelView, Trial, TrialState
 from instrument.models import Description
 
 Fields = dict[str, Any]
+
+
+def is_besides(trial: Trial) -> bool:
+    """Whether a trial comes on top of those that were planned: a person refused it or asked for it, or it was lost on its way."""
+    if trial.state in (TrialState.VETOED, TrialState.ABANDONED) or trial.suggestion.origin in ("manual", "proposed"):
+        return True
+    return trial.state is TrialState.FAILED and trial.electrons > 0 and trial.acquisition_file is None
 
 
 def trial_fields(trial: Trial) -> Fields:

@@ -48,7 +48,7 @@ from agent.status.contract import (
     SuggestionMessage,
     TrialMessage,
 )
-from agent.status.fields import Fields, grid_fields, session_fields, trial_fields
+from agent.status.fields import Fields, grid_fields, is_besides, session_fields, trial_fields
 from agent.status.leaves import leaf_of
 from agent.status.outbox import Letter
 
@@ -77,6 +77,8 @@ class Translator:
         self._dose_unit: Literal["e/Å²", "counts/Å²"] = "e/Å²"
         self._best: Trial | None = None
         self._scored = 0
+        self._planned = 0
+        self._besides: set[int] = set()
         self._exposing: bool | None = None
         self._live: int | None = None
         self._alarms = Alarms()
@@ -129,6 +131,8 @@ class Translator:
     def _started(self, event: CampaignStarted) -> list[Letter]:
         description, config = event.description, event.config
         self._campaign, self._exposing = event.campaign, None
+        self._planned = event.trials_planned
+        self._besides.clear()
         self._dose_unit = "e/Å²" if description.dose_unit == "e/Å²" else "counts/Å²"
         self._description = description
         self._dose = {"budget": config.electrons, "spent": 0.0}
@@ -203,6 +207,7 @@ class Translator:
         letters = [
             self._letter(f"trial/{trial.number}", TrialMessage, fields | trial_fields(trial)),
             *self._reserve(trial),
+            *self._count(trial),
         ]
         if trial.state == "suggested":
             suggestion = trial.suggestion
@@ -229,6 +234,14 @@ class Translator:
         if trial.number == self._live and trial.state in ENDED:
             letters += self._no_live_pictures()
         return letters
+
+    def _count(self, trial: Trial) -> list[Letter]:
+        """A trial that comes on top of those that were planned."""
+        if not is_besides(trial) or trial.number in self._besides or not self._state:
+            return []
+        self._besides.add(trial.number)
+        self._state |= {"n_trials": self._planned + len(self._besides)}
+        return [self.heartbeat()]
 
     def _reserve(self, trial: Trial) -> list[Letter]:
         """The electrons that a trial holds from its reservation until they are booked."""

@@ -24,7 +24,7 @@ from instrument.models import Rectangle
 
 BEHAVIOUR = '''
 """What a job does is told by the name of its acquisition."""
-import os, signal
+import os, signal, time
 from agent.errors import StoppedError
 from agent.processing.process import ProcessingResult
 from agent.records import Score
@@ -34,6 +34,10 @@ def process(job, on_progress):
     if job.acquisition.stem == "die once" and not first_time.exists():
         first_time.touch()
         os.kill(os.getpid(), signal.SIGKILL)
+    if job.acquisition.stem == "wait":
+        (job.output.parent / "begun").touch()
+        while not (job.output.parent / "go on").exists():
+            time.sleep(0.01)
     if job.acquisition.stem == "raise":
         raise ValueError("makes no sense")
     if job.acquisition.stem == "full":
@@ -79,9 +83,19 @@ async def main(folder: Path) -> None:
             with pytest.raises(StoppedError, match="disk is full"):
                 await workers.run("behaviour:process", job(folder, "full"))
             assert workers.busy == 0
+            await workers.acknowledge(job(folder, "wait"))  # nothing is computed
+            work = asyncio.create_task(workers.run("behaviour:process", job(folder, "wait")))
+            while not (folder / "begun").exists():
+                await asyncio.sleep(0.01)
+            await workers.acknowledge(job(folder, "wait"))  # its process answers meanwhile
+            assert not work.done()
+            (folder / "go on").touch()
+            await work
         finally:
             await workers.close()
-    print("Dask: a job whose worker was killed was repeated; what fails on the cluster fails here")
+    print(
+        "Dask: a job whose worker was killed was repeated; what fails on the cluster fails here; a pause is acknowledged"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from agent import run_campaign
 from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
 from agent.dashboard.commanding import Commander
+from agent.dashboard.roles import Visitor
 from agent.dashboard.sources import FolderSource
 from agent.errors import BadInputError, StoppedError
 from agent.events import Event, FramesReceived, SteeringChanged, TrialChanged
@@ -193,7 +194,7 @@ async def test_a_pause_that_a_hanging_agent_does_not_answer_turns_the_beam_off_a
         )
         await started.wait()
         source = FolderSource(folder)
-        commander = Commander(source, "operator")
+        commander = Commander(source, Visitor("operator"))
         with pytest.raises(BadInputError, match=r"pause was not acknowledged.*beam off, the instrument is in SAFE"):
             await commander.command(source.views[folder.name], "pause")
         control.stop("enough seen", now=True)

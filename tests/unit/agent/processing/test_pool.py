@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.config import ScoreChoice
@@ -94,6 +96,35 @@ async def test_a_campaign_that_goes_away_frees_its_process_and_one_whose_pool_go
         gone.cancel()
         async with lending(LocalWorkers(1), folder):
             assert (await waiting).score.value == 7
+
+
+async def test_a_pause_is_acknowledged_by_the_process_that_computes_and_not_for_one_that_hangs(folder: Path) -> None:
+    workers = LocalWorkers(1)
+    campaign, waiting = (LeasedProcess(folder, "behaviour:process") for _ in range(2))
+    async with asyncio.timeout(LIMIT), lending(workers, folder):
+        await campaign.acknowledge()  # nothing is computed for it
+        pid = int((await campaign.run(job("good"))).device)
+        work = asyncio.create_task(campaign.run(job("hang", folder=folder)))
+        while not workers.busy:
+            await asyncio.sleep(0.01)
+        await campaign.acknowledge()
+        other = asyncio.create_task(waiting.run(job("good", 5)))
+        while not workers.waiting:
+            await asyncio.sleep(0.01)
+        await waiting.acknowledge()  # it waits for a process: nobody computes for it
+
+        os.kill(pid, signal.SIGSTOP)
+        while any(
+            psutil.Process(thread.id).status() != psutil.STATUS_STOPPED for thread in psutil.Process(pid).threads()
+        ):
+            await asyncio.sleep(0.01)
+        asking = asyncio.create_task(campaign.acknowledge())
+        await asyncio.wait([asking], timeout=0.3)
+        assert not asking.done()
+        work.cancel()  # the campaign goes away: who does not answer is ended, and its place is free
+        assert (await other).score.value == 5
+        await asking
+        await asyncio.wait([work])
 
 
 async def test_without_a_pool_the_campaign_stops_and_says_what_to_do(folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_terminal_shows_phase_budget_score_and_time_left(finished_campaign: Pa
         console.print(progress.render())
     shown = capture.get()
     for expected in (
-        "trial 3 of 6: acquiring",
+        "trial 3 of 7: acquiring",  # trial 2 was lost, and is made up for
         "300 of 400 patterns",
         "trial 2: pass 3 of 6",
         "50%",
@@ -104,3 +104,23 @@ def test_a_vetoed_score_is_never_the_best_and_says_so_on_terminal_and_broker(fin
     told = [json.loads(letter.payload) for letter in letters if letter.topic == "event" and "trial 7" in letter.payload]
     assert [event["severity"] for event in told] == ["warning"]
     assert "not to be trusted: it explains noise" in told[0]["text"]
+
+
+def test_a_vetoed_trial_comes_on_top_of_those_that_were_planned(finished_campaign: Path) -> None:
+    events = _events(finished_campaign)
+    done = next(event.trial for event in events if isinstance(event, TrialChanged))
+    vetoed = [
+        TrialChanged(trial=done.model_copy(update={"number": number, "state": "vetoed", "electrons": 0.0}))
+        for number in (3, 4, 4)
+    ]
+    last = PhaseChanged(phase="acquiring", trial=9, role="final")
+    console = Console(file=io.StringIO(), width=120)
+    progress, translator = ConsoleProgress(console, clock=lambda: 0.0), Translator("1", lambda: "")
+    told = []
+    for event in [*events, *vetoed, last]:
+        progress.on_event(event)
+        told += [letter for letter in translator.letters(event) if letter.topic == "state"]
+    with console.capture() as capture:
+        console.print(progress.render())
+    assert "trial 9 of 9: acquiring" in capture.get()
+    assert json.loads(told[-1].payload)["n_trials"] == 9
