@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +17,10 @@ from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
 from agent.study.comparison import DESIGNS, POLICIES, VARIANTS, ComparisonRecord, Design, compare
 from agent.study.comparison_summary import summarise
-from agent.study.exposures import ExposureError, Simulator
+from agent.study.exposures import ExposureError, Simulator, listed
 from agent.study.plans import Wanted
 from agent.study.pool import Pool
+from agent.study.resume import write_records
 
 FIRST_SEED = 1000
 COUNTS = {True: 2, False: 10}
@@ -67,14 +65,15 @@ def run_comparison(
     console = Terminal()
     records: list[ComparisonRecord] = []
     number = COUNTS[wanted.quick] if count is None else count
-    with _listed(subject, columns, number) as file, console.status("starting the simulator") as status:
+    zoo = (DOSE_SPECIMEN if subject == "dose" else None, range(FIRST_SEED, FIRST_SEED + number))
+    with listed(columns, *zoo) as file, console.status("starting the simulator") as status:
         identity = "zoo" if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
         with Simulator(file, number, FIRST_SEED) as simulator:
             shared = Pool(folder, simulator, identity)
             try:
                 for record in _records(console, simulator, shared, design):
                     records.append(record)
-                    _write(json_file, records)
+                    write_records(json_file, records)
                     told = f"{record.column}, {record.policy}, {record.dose:g} e/Å²"
                     status.update(f"{told}; {shared.made} acquisitions made for {len(simulator.columns)} columns")
                 stopped = False
@@ -113,26 +112,6 @@ def _records(console: Terminal, simulator: Simulator, pool: Pool, design: Design
             say(console, f"{column.name} failed: {error}")
             continue
         yield from compare(pool, column, description, design)
-
-
-@contextmanager
-def _listed(subject: str, columns: Path | None, count: int) -> Iterator[Path | None]:
-    """The file of columns; the study `dose` has the columns of the zoo with one specimen."""
-    if columns is not None or subject != "dose":
-        yield columns
-        return
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    listed = [{"name": f"mos2-{s}", "seed": s, "specimen": DOSE_SPECIMEN, "column": f"random-{s}"} for s in seeds]
-    with tempfile.TemporaryDirectory(prefix="ptychopilot-study-") as folder:
-        path = Path(folder) / "columns.yaml"
-        path.write_text(json.dumps(listed), encoding="utf-8")
-        yield path
-
-
-def _write(path: Path | None, records: Sequence[ComparisonRecord]) -> None:
-    if path is not None:
-        listed = [record.model_dump(mode="json") for record in records]
-        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def _show(console: Terminal, records: Sequence[ComparisonRecord], json_file: Path | None) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.table import Table
 
-from agent.campaign.counterfactual import Decision, decisions
+from agent.campaign.counterfactual import decisions
 from agent.cli.results import check_json, say
 from agent.cli.terminal import Terminal
 from agent.errors import BadInputError
 from agent.records import Settings
 from agent.report.headline import settings_text
-from agent.storage.atomic import atomic_write
+from agent.study.resume import write_records
 
 
 def run_counterfactual(
@@ -44,14 +43,8 @@ def run_counterfactual(
     console.print(table)
     same = sum(each.same for each in found)
     say(console, f"{same} of {len(found)} choices are the same to the last bit")
-    _write(json_file, found)
+    write_records(json_file, found)
 
 
 def _text(settings: Settings | None) -> str:
     return "nothing" if settings is None else settings_text(settings, "e/Å²")
-
-
-def _write(path: Path | None, found: list[Decision]) -> None:
-    if path is not None:
-        listed = [each.model_dump(mode="json") for each in found]
-        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")

@@ -12,9 +12,9 @@ from rich.table import Table
 from agent.cli.results import check_json, say
 from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
-from agent.storage.atomic import atomic_write
 from agent.study.exposures import Simulator
 from agent.study.plans import Wanted
+from agent.study.resume import write_records
 from agent.study.seed import DESIGNS, ENTRY, SeedDesign, SeedRecord, seed_records, told
 
 
@@ -46,7 +46,7 @@ def run_seed_study(json_file: Path | None, wanted: Wanted, figures: Path | None,
             try:
                 for found in seed_records(simulator, simulator.columns[0], design, seed, status.update):
                     records += found
-                    _write(json_file, records)
+                    write_records(json_file, records)
             except KeyboardInterrupt:
                 stopped = True
     _show(console, records, json_file)
@@ -56,12 +56,6 @@ def run_seed_study(json_file: Path | None, wanted: Wanted, figures: Path | None,
     if not any(record.truth for record in records):
         msg = "no picture came of it"
         raise NoResultError(msg)
-
-
-def _write(path: Path | None, records: Sequence[SeedRecord]) -> None:
-    if path is not None:
-        listed = [record.model_dump(mode="json") for record in records]
-        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def _show(console: Terminal, records: Sequence[SeedRecord], json_file: Path | None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from agent.cli.options import FileOptions, grouped
 
 if TYPE_CHECKING:
     from agent.study.plans import Wanted
@@ -24,10 +26,13 @@ class Subject(StrEnum):
     counterfactual = "counterfactual"
     tune = "tune"
     seed = "seed"
+    replay = "replay"
 
 
+@grouped
 def study(
     subject: Annotated[Subject, typer.Argument(help="What to examine.")],
+    stated: FileOptions,
     columns: Annotated[
         Path | None,
         typer.Option(
@@ -57,6 +62,9 @@ def study(
     campaign: Annotated[Path | None, typer.Option(metavar="DIR", help="counterfactual: a finished campaign.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: another seed; seed: of the run.")] = None,
     electrons: Annotated[float | None, typer.Option(min=0, help="counterfactual: another budget.")] = None,
+    recording: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="replay: a 4D data set, as for `reconstruct`.")
+    ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from (a traceback).")] = False,
 ) -> None:
     """Hold calibration, score or policies against the truth, on simulated columns that you list or the zoo draws.
@@ -67,18 +75,27 @@ def study(
     seed: the idealised setting of Cao et al. 2022, its method with 200 doses and the truth, ours with one and without.
     policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped.
     counterfactual: the choices of a finished campaign made again.
+    replay: the least dose of a recording that keeps 90 % of its score, judged by counts that were held out of it.
     """
+    _conduct(
+        subject,
+        _wanted(doses, steps, defoci, quick),
+        _Asked(
+            columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons, recording, stated
+        ),
+    )
+
+
+def _wanted(doses: str | None, steps: str | None, defoci: str | None, quick: bool) -> Wanted:
+    """Settings in place of the study's own. Raises BadInputError for what is no list of numbers."""
     from agent.cli.study import numbers
     from agent.study.plans import Wanted
 
-    wanted = Wanted(
+    return Wanted(
         numbers(doses, "--doses", positive=True),
         numbers(steps, "--steps", positive=True),
         numbers(defoci, "--defoci", positive=False),
         quick,
-    )
-    _conduct(
-        subject, wanted, _Asked(columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons)
     )
 
 
@@ -96,14 +113,23 @@ class _Asked:
     campaign: Path | None
     seed: int | None
     electrons: float | None
+    recording: Path | None
+    stated: FileOptions
 
 
 def _conduct(subject: Subject, wanted: Wanted, asked: _Asked) -> None:
-    columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons = astuple(asked)
+    columns, json_file, count, figures, resume, pool, policies, campaign, seed, electrons, recording, stated = (
+        getattr(asked, field.name) for field in fields(asked)
+    )
     if subject is Subject.counterfactual:
         from agent.cli.counterfactual import run_counterfactual
 
         run_counterfactual(campaign, json_file, policies, seed, electrons)
+    elif subject is Subject.replay:
+        from agent.cli.replay_study import run_replay_study
+
+        options = stated.recording()
+        run_replay_study(recording, options, json_file, figures, seed or 0, quick=wanted.quick, resume=resume)
     elif subject is Subject.tune:
         from agent.cli.tuning_study import run_tuning_study
 

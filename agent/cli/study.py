@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from agent.study.calibration import calibration_records
 from agent.study.exposures import Exposed, Simulator, StudyColumn, ahead, exposures
 from agent.study.plans import Planned, Wanted, calibration_plans, score_plans
 from agent.study.records import CalibrationRecord, Key, ScoreRecord
-from agent.study.resume import read_records, what_is_left
+from agent.study.resume import read_records, what_is_left, write_records
 from agent.study.score import score_records
 from agent.study.tables import calibration_tables, score_tables
 from instrument.models import Description
@@ -93,7 +92,7 @@ def run_study(
                 if record.key in done:  # of a column that cannot be simulated
                     continue
                 records.append(record)
-                _write(json_file, records)
+                write_records(json_file, records)
                 number = len({r.name for r in records})
                 status.update(f"column {number} of {total}: {record.name}, {len(records)} acquisitions so far")
         except KeyboardInterrupt:
@@ -144,12 +143,6 @@ def _plans(
     description: Description,
 ) -> list[Planned]:
     return what_is_left(study.plans(number, description, wanted), columns[number], study.record, done)
-
-
-def _write(path: Path | None, records: Sequence[CalibrationRecord | ScoreRecord]) -> None:
-    if path is not None:
-        listed = [record.model_dump(mode="json") for record in records]
-        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def _show(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -15,9 +12,9 @@ from agent.cli.results import check_json, make_writable, say
 from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.storage.atomic import atomic_write
-from agent.study.exposures import Simulator
+from agent.study.exposures import Simulator, listed
 from agent.study.plans import Wanted
-from agent.study.resume import read_records
+from agent.study.resume import read_records, write_records
 from agent.study.tuning import ARMS, BUDGET, QUICK_BUDGET, SPECIMEN, Compared, TuningRecord, compared, regrets
 from agent.study.tuning_page import page
 from agent.tuning.trial import Task
@@ -67,7 +64,7 @@ def run_tuning_study(
     stopped = False
     number = COUNTS[wanted.quick] if count is None else count
     with (
-        _listed(columns, number) as file,
+        listed(columns, SPECIMEN, range(FIRST_SEED, FIRST_SEED + number)) as file,
         console.status("starting the simulator") as status,
         Simulator(file, number, FIRST_SEED) as simulator,
     ):
@@ -78,7 +75,7 @@ def run_tuning_study(
                 if (column.name, dose) not in done:
                     results.append(compared(simulator, column, dose, budget, arms, _workers, status.update))
                     records += results[-1].records
-                    _write(json_file, records)
+                    write_records(json_file, records)
         except KeyboardInterrupt:
             stopped = True
     _show(console, records, json_file)
@@ -112,26 +109,6 @@ def _arms(policies: str | None) -> tuple[str, ...]:
 def _workers(task: Task) -> Workers:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return HereAndNow(task) if cores == 1 else LocalWorkers(task, cores)
-
-
-@contextmanager
-def _listed(columns: Path | None, count: int) -> Iterator[Path]:
-    """The file of columns; without one, those of the zoo with the study's specimen."""
-    if columns is not None:
-        yield columns
-        return
-    seeds = range(FIRST_SEED, FIRST_SEED + count)
-    listed = [{"name": f"{SPECIMEN}-{s}", "seed": s, "specimen": SPECIMEN, "column": f"random-{s}"} for s in seeds]
-    with tempfile.TemporaryDirectory(prefix="ptychopilot-study-") as folder:
-        path = Path(folder) / "columns.yaml"
-        path.write_text(json.dumps(listed), encoding="utf-8")
-        yield path
-
-
-def _write(path: Path | None, records: Sequence[TuningRecord]) -> None:
-    if path is not None:
-        listed = [record.model_dump(mode="json") for record in records]
-        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def _show(console: Terminal, records: Sequence[TuningRecord], json_file: Path | None) -> None:

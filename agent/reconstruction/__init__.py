@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agent.reconstruction.backends.choice import gpu_reason
 from agent.reconstruction.counts.patterns import selected
 from agent.reconstruction.counts.survey import Survey, survey
-from agent.reconstruction.counts.thinning import halves
+from agent.reconstruction.counts.thinning import halves, thin
 from agent.reconstruction.model.checks import SMALLEST_DETECTOR, check_data
 from agent.reconstruction.model.counting import expected_deviance
 from agent.reconstruction.model.data import DiffractionData
@@ -96,6 +96,7 @@ __all__ = [
     "reconstruct",
     "selected",
     "survey",
+    "thin",
     "tukey",
     "widths",
     "window_of",

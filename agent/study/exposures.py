@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
@@ -76,6 +77,25 @@ class Exposed:
     acquisition: Acquisition | None = None
     truth: Truth | None = None
     error: str | None = None
+
+
+@contextmanager
+def listed(columns: Path | None, specimen: str | None, seeds: Sequence[int]) -> Iterator[Path | None]:
+    """The file of columns: one that was given, or that of the zoo's columns with one specimen; None: the zoo as it is.
+
+    Args:
+        columns: that was given.
+        specimen: that all columns of the zoo have; None: each has its own.
+        seeds: of the zoo's columns.
+    """
+    if columns is not None or specimen is None:
+        yield columns
+        return
+    entries = [{"name": f"{specimen}-{s}", "seed": s, "specimen": specimen, "column": f"random-{s}"} for s in seeds]
+    with tempfile.TemporaryDirectory(prefix="ptychopilot-study-") as folder:
+        path = Path(folder) / "columns.yaml"
+        path.write_text(json.dumps(entries), encoding="utf-8")
+        yield path
 
 
 class Simulator:

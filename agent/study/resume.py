@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.errors import BadInputError
+from agent.storage.atomic import atomic_write
 from agent.study.exposures import StudyColumn
 from agent.study.plans import Planned
 from agent.study.records import CalibrationRecord, Key, ScoreRecord
@@ -37,6 +38,18 @@ def read_records(path: Path | None, kind: type[_Record]) -> list[_Record]:
     except (OSError, ValueError, TypeError) as error:  # pydantic's and json's are ValueErrors
         msg = f"--resume: {path} does not hold the records of such a study; leave --resume out to begin it anew"
         raise BadInputError(msg) from error
+
+
+def write_records(path: Path | None, records: Sequence[Record]) -> None:
+    """Replace a file of records as a whole; nothing where none is wanted.
+
+    Args:
+        path: of the file.
+        records: all that there are.
+    """
+    if path is not None:
+        listed = [record.model_dump(mode="json") for record in records]
+        atomic_write(path, json.dumps(listed, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def what_is_left(planned: Sequence[Planned], column: StudyColumn, kind: Kind, done: Collection[Key]) -> list[Planned]:

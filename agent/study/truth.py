@@ -21,6 +21,8 @@ from agent.scoring.ring_correlation import remove_plane, ring_correlation
 
 LARGEST_CORRELATION = 0.9995
 """C is capped here; it corresponds to LARGEST_FRC of the score, C² = 2F/(1 + F)."""
+LEAST_SIGNAL = 0.1
+"""Rings of a picture that holds less signal than this tell nothing of another."""
 _FINE, _TRIED = 0.1, 8
 """Å to which shifts are told apart at first, and how many of them are looked at more closely: a crystal has several."""
 _RIM = 0.3
@@ -33,6 +35,7 @@ def true_information(
     truth: NDArray[np.float64],
     truth_pixel: float,
     choice: ScoreChoice,
+    signal: NDArray[np.float64] | None = None,
 ) -> float:
     """The integral of the module's heading, bit/Å², after the shift at which picture and truth agree best.
 
@@ -42,6 +45,7 @@ def true_information(
         truth: (y, x) true phase, rad, of the same square with a margin that is equal on opposite sides.
         truth_pixel: of the truth, Å; not more than that of the image.
         choice: rings and taper, those of the score.
+        signal: (rings,) part of the truth's power that is signal, where it is another picture with noise of its own; None: all.
     """
     smooth = spline_filter(_band_limited(truth, truth_pixel, pixel_size), order=3)
     axes = [
@@ -66,6 +70,9 @@ def true_information(
     found = minimize(lambda shift: -agreement(shift), best, method="Nelder-Mead", options=options).x
     spectrum = ring_correlation([(image, moved(found))], pixel_size, choice)
     square = np.clip(spectrum.frc, 0, LARGEST_CORRELATION) ** 2
+    if signal is not None:  # C² with what both have in common is C² with the picture, over its part of signal
+        told = signal > LEAST_SIGNAL
+        square = np.where(told, np.minimum(square / np.where(told, signal, 1.0), LARGEST_CORRELATION**2), 0.0)
     bits = np.where(spectrum.pairs > FEWEST_PAIRS, 0.5 * np.log2(1 + square / (1 - square)), 0.0)
     return float((bits * np.pi * np.diff(spectrum.edges**2)).sum())
 
