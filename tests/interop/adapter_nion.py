@@ -25,10 +25,11 @@ from nion.instrumentation import Acquisition, HardwareSource, camera_base, scan_
 from nion.usim_device import DeviceConfiguration
 from nion.utils import Geometry, Registry
 
-from instrument import AcquisitionPlan, BlankedError, Description, Detector, Frame, Health, PlanCheck, Rectangle, serve
+from instrument import AcquisitionPlan, BlankedError, Description, Detector, Frame, Health, PlanCheck, Rectangle
 from instrument.beam import Hold
 from instrument.models import ELEMENTARY_CHARGE, Parameter
 from instrument.optics import probe_diameter, wavelength
+from instrument.serve import serve
 
 FLYBACK = 2
 """Positions at the beginning of a line, which the camera sees and Nion Swift throws away."""
@@ -205,9 +206,10 @@ def find_lag(patterns: np.ndarray) -> int:
     before, after = patterns[:, :-1].astype(float), patterns[:, 1:].astype(float)
     seen = before + after > 10
     change = np.where(seen, (before - after) ** 2 / np.maximum(before + after, 1), 0)
-    values = np.maximum(seen.sum(axis=(0, 2, 3)), 1)
-    excess = change.sum(axis=(0, 2, 3)) / values - 1  # 0 ± noise where only the noise differs
-    noise = np.sqrt(2 / values)
+    values = np.maximum(seen.sum(axis=(2, 3)), 1)
+    # 0 ± noise where only the noise differs. The median of the lines: the very last frame may be dark, the scan being over.
+    excess = np.median(change.sum(axis=(2, 3)) / values - 1, axis=0)
+    noise = 1.25 * np.sqrt(2 / values.sum(axis=0))
     lag = 0
     while lag < len(excess) and excess[-1 - lag] < 3 * noise[-1 - lag]:
         lag += 1

@@ -144,6 +144,25 @@ for number in range(10**6):
 """
 
 
+def test_a_ledger_that_somebody_has_touched_since_it_was_closed_is_looked_at_again(tmp_path: Path):
+    note = tmp_path / "ledger.closed"
+    Ledger(tmp_path).close()
+    assert note.exists()
+    ledger = Ledger(tmp_path)
+    assert not note.exists(), "while it is open, and after a kill, it is not known to be sound"
+    use(ledger)
+    ledger.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
+        root = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'acquisitions_open'").fetchone()[0]
+        size = database.execute("PRAGMA page_size").fetchone()[0]
+    database.close()
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(bytes(size))
+    with pytest.raises(InstrumentError, match="is damaged"):
+        Ledger(tmp_path)
+
+
 def test_the_trail_of_a_server_that_runs_is_read_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with subprocess.Popen([sys.executable, "-c", _WRITER, tmp_path], stdout=subprocess.PIPE) as writer:
         try:
