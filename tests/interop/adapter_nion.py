@@ -99,6 +99,8 @@ class NionMicroscope:
             area=Rectangle(y=0, x=0, height=AREA, width=AREA),
             line_overhead=(FLYBACK + self.lag) * LONGEST,
             settle_time=0.05,
+            scan_rotation=0.0,
+            mirrored=False,
             latency=60.0,  # Nion Swift hands frames on about once a second, and the simulator may be slow
             tolerances={"defocus": 0.5},
         )
