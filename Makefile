@@ -107,7 +107,14 @@ test-interop-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/write_files.py .interop/files-$*
 	.interop/$*/bin/python $(READER_FILES)/read_$*.py .interop/files-$*
 
-INSTRUMENTS := tickit temscript epics libertemlive deapi
+INSTRUMENTS := tickit temscript epics libertemlive deapi nion
+NION_PYTHON ?= python3.12
+
+# Nion Swift needs Python 3.12 or later: make test-drive-nion NION_PYTHON=/path/to/python3.13
+.interop/nion/.installed: $(READER_FILES)/requirements-nion.txt
+	$(NION_PYTHON) -m venv .interop/nion
+	.interop/nion/bin/pip install --quiet -r $<
+	@touch $@
 
 # test-drive-NAME drives one of INSTRUMENTS, a foreign program, with our adapter
 test-drive-%: env .interop/%/.installed

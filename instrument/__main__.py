@@ -135,7 +135,7 @@ def _add_audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "audit", help="print who did what to a ledger, and check that nothing is missing or changed"
     )
     trail.set_defaults(act=_audit)
-    trail.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="of a server that does not run")
+    trail.add_argument("state_dir", type=Path, metavar="STATE_DIR", help="of a server, which may run")
     trail.add_argument("--last", type=int, metavar="N", help="print only the last N entries; all are checked")
     trail.add_argument("--json", action="store_true", help="an object a line, with sums and hashes")
 

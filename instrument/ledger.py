@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from instrument.dose_map import check_region, peak_dose
 from instrument.errors import BudgetError, ConflictError, NotReservedError
-from instrument.ledger_file import FILE_NAME, open_ledger
+from instrument.ledger_file import FILE_NAME, close_ledger, open_ledger
 from instrument.models import AcquisitionPlan, Outcome, PlanCheck, Rectangle
 from instrument.status import CampaignAccount, LedgerEntry, OperatorEvent
 
@@ -64,7 +64,7 @@ class Ledger:
     def close(self) -> None:
         """Release the file."""
         self._trail.close()
-        self._db.close()
+        close_ledger(self._db, self.path)
 
     @property
     def changes(self) -> int:
