@@ -15,6 +15,7 @@ from agent.reconstruction.calibration.bright_field import fit_disc
 from agent.reconstruction.calibration.calibrate import Calibration, calibrate
 from instrument import optics
 from instrument.errors import BadInputError
+from sim_instrument.potential import import_abtem
 
 VOLTAGE, SEMIANGLE, STEP, SCAN, CELL = 80e3, 21.4, 1.5, 26, 72.0
 THICKNESS = 10.0
@@ -27,8 +28,7 @@ def abtem_scan(
 
     abTEM's first axes, of scan and of detector, are the same; the scan is turned by leading the probe along turned lines.
     """
-    abtem = pytest.importorskip("abtem")
-    ase = pytest.importorskip("ase")
+    ase, abtem = pytest.importorskip("ase"), import_abtem()
     rng = np.random.default_rng(3)
     atoms = ase.Atoms(
         "C400", positions=rng.random((400, 3)) * [CELL, CELL, THICKNESS], cell=[CELL, CELL, THICKNESS], pbc=True
