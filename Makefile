@@ -3,7 +3,8 @@
 # make test   format, lint, types, import rules, all tests
 # make bench  the benchmarks; prints a table
 # make faults  28 faults and what must hold through each, with the test that shows it
-# make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour)
+# make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour); first
+#              the tests marked `long`, further cases of what make test proves (two minutes)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
@@ -73,6 +74,7 @@ fuzz-%: .interop/fuzz/.installed
 	PYTHONPATH=. .interop/fuzz/bin/python tests/fuzz/fuzz.py $* -runs=1000000 -max_total_time=$(FUZZ_SECONDS)
 
 soak: env
+	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 	$(BIN)/python -m pytest tests/soak -s -n 0
 
 soak-serve: env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -261,11 +262,11 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
     assert await ledger(server.endpoint) == []
 
 
-async def test_a_used_folder_is_refused_for_a_new_campaign(server: Server, tmp_path: Path) -> None:
+async def test_a_used_folder_is_refused_for_a_new_campaign(tmp_path: Path) -> None:
     folder = tmp_path / "campaign"
-    await run_campaign(config(expert=None), server.endpoint, folder, processing=PROCESSING)
+    shutil.copytree(Path(__file__).with_name("golden_campaigns") / "finished", folder)
     with pytest.raises(BadInputError, match="resume"):
-        await run_campaign(config(), server.endpoint, folder, processing=PROCESSING)
+        await run_campaign(config(), "tcp://127.0.0.1:9", folder, processing=PROCESSING)
     assert (await resume_campaign(folder)).state == "done", "resuming what is done does nothing"
 
 

@@ -113,7 +113,7 @@ def test_a_key_that_is_missing_or_not_admitted_is_named_at_once(
     started = time.monotonic()
     code, _, err = _call(capsys, "run", _campaign(tmp_path), "-i", locked, "--dry-run", *given)
     assert (code, says in err) == (3, True), err
-    assert time.monotonic() - started < 20, "it does not wait for what cannot come"
+    assert time.monotonic() - started < 40, "it does not wait a minute for what cannot come"
     code, out, _ = _call(capsys, "doctor", "-i", locked, *given)
     assert (code, says in out) == (3, True), out
 
@@ -238,7 +238,7 @@ def test_it_waits_as_long_as_it_is_told(tmp_path: Path, capsys: pytest.CaptureFi
     code, _, err = _call(capsys, "run", _campaign(tmp_path), "-i", endpoint, "--dry-run", "--wait", "1")
     assert code == 3
     assert f"no instrument answers at {endpoint} (tried for 1 s)" in err
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40  # and not for a minute
 
 
 # A campaign without a result

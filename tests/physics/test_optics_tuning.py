@@ -70,7 +70,7 @@ def all_wrong(data: DiffractionData) -> DiffractionData:
     return replace(data, defocus=data.defocus + 12.0, aberrations={}, detector_to_scan=turned, centre=None)
 
 
-@pytest.mark.parametrize("dose", [1e3, 1e4])
+@pytest.mark.parametrize("dose", [1e3, pytest.param(1e4, marks=pytest.mark.long)])
 def test_all_together(dose: float) -> None:
     data = experiment(dose=dose, field=27.0, aberrations=TRUTH, rotation=ROTATION, centre=CENTRE)
     wrong = all_wrong(data)

@@ -95,6 +95,10 @@ def test_positions_are_found_one_by_one(rotation: float, mirrored: bool) -> None
     turned = replace(data, positions=data.positions @ matrix.T, detector_to_scan=matrix)
     result = reconstruct(turned, replace(SETTINGS, max_passes=20, refine_positions="free"))
     assert rms(result.positions, truth @ matrix.T) < 0.04  # 0.29 Å before
+
+
+def test_the_phase_is_no_longer_too_weak_where_positions_are_found() -> None:
+    data = phantom.experiment(dose=1e5, true_positions=jittered())
     better, worse = (
         phantom.phase_scale(*phantom.inner(r))
         for r in (

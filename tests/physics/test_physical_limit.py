@@ -91,7 +91,9 @@ def test_a_probe_takes_up_no_noise_where_no_light_falls(dose: float, most: float
     assert np.mean(errors) < most
 
 
-@pytest.mark.parametrize(("dose", "tolerance"), [(1e2, 0.08), (1e3, 0.02), (1e4, 0.02)])
+@pytest.mark.parametrize(
+    ("dose", "tolerance"), [(1e2, 0.08), (1e3, 0.02), pytest.param(1e4, 0.02, marks=pytest.mark.long)]
+)
 def test_regularisation_never_makes_it_worse(dose: float, tolerance: float) -> None:
     errors, scales = [], []
     for regularise in (False, True):
@@ -105,7 +107,7 @@ def test_regularisation_never_makes_it_worse(dose: float, tolerance: float) -> N
     assert np.mean(scales[3:]) == pytest.approx(1.0, abs=tolerance)  # at 1e2 e/Å², noise alone moves a seed's by 0.05
 
 
-@pytest.mark.parametrize("dose", [3e2, 3e3])
+@pytest.mark.parametrize("dose", [3e2, pytest.param(3e3, marks=pytest.mark.long)])
 def test_held_out_counts_stop_near_the_best(dose: float) -> None:
     def error(settings: ReconstructionSettings, seed: int) -> float:
         got, truth, k, _ = picture(dose, seed, replace(settings, device="cpu", quantitative=False))
@@ -160,7 +162,7 @@ def sharp_atoms(y: NDArray[np.float64], x: NDArray[np.float64], layer: int) -> N
     return np.asarray(1.2 * rows @ columns.T)
 
 
-@pytest.mark.parametrize("gap", [6.0, 1.25], ids=["thick slices", "thin slices"])
+@pytest.mark.parametrize("gap", [pytest.param(6.0, marks=pytest.mark.long), 1.25], ids=["thick slices", "thin slices"])
 def test_what_is_scattered_beyond_the_detector_does_not_weaken_the_phase(gap: float) -> None:
     axis, n = (np.arange(int(20 / STEP)) + 0.5) * STEP, 2 * N
     positions = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

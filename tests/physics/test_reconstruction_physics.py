@@ -263,7 +263,7 @@ def test_a_warm_start_knows_the_column() -> None:
     assert error(reconstruct(other, short, warm_start=learned)) < 0.65 * error(reconstruct(other, short))
 
 
-@pytest.mark.parametrize("dose", [1e2, 1e3])
+@pytest.mark.parametrize("dose", [pytest.param(1e2, marks=pytest.mark.long), 1e3])
 def test_it_stops_by_itself_where_the_error_is_least(dose: float) -> None:
     ratios = []
     for seed in range(4):

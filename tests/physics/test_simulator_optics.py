@@ -18,6 +18,7 @@ from sim_instrument import Column, SpecimenOptions, build_specimen, expected_int
 from sim_instrument.column import FWHM
 from sim_instrument.detector import PixelDetector, poisson
 from sim_instrument.multislice import Multislice, build_scene
+from sim_instrument.potential import import_abtem
 from sim_instrument.simulation import Exposure
 
 MOS2 = build_specimen(SpecimenOptions(vacancies=2))
@@ -52,8 +53,7 @@ def centre_of_mass(pattern: NDArray) -> NDArray[np.float64]:
 @functools.cache
 def abtem_patterns(defocus: float) -> NDArray[np.float64]:
     """(n, 128, 128) by abTEM, at PROBES."""
-    import abtem
-
+    abtem = import_abtem()
     # Measuring the fastest transform takes longer than these few patterns.
     with abtem.config.set({"fftw.planning_effort": "FFTW_ESTIMATE"}):
         return np.array([abtem_pattern(position, defocus) for position in PROBES])

@@ -38,9 +38,9 @@ def test_a_long_night_takes_no_more_memory_and_is_drawn_at_once() -> None:
     for _ in range(5 * EVENTS_KEPT):
         shown.take("event", payload, 0.0)
     assert len(shown.events) == EVENTS_KEPT
-    began = time.perf_counter()
+    began = time.process_time()
     panels.events_html(shown)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_silence_is_shown_as_stale_after_five_seconds_but_not_for_what_has_ended() -> None:
