@@ -122,6 +122,12 @@ NION_PYTHON ?= python3.12
 test-drive-%: env .interop/%/.installed
 	$(BIN)/python $(READER_FILES)/drive_$*.py .interop/$*
 
+DRIVERS := libensemble xopt
+
+# test-gest-NAME lets one of DRIVERS, a foreign optimisation program, drive our policy
+test-gest-%: env .interop/%/.installed
+	PYTHONPATH=.:tests .interop/$*/bin/python $(READER_FILES)/gest_$*.py
+
 # mqtt.js, a client that browsers have, against our agent on a real broker; needs node
 test-mqttjs: env
 	@command -v npm >/dev/null || { echo "npm is missing: apt-get install nodejs npm"; exit 1; }
@@ -133,7 +139,7 @@ test-mqttjs: env
 test-day: env
 	PTYCHOPILOT_DAY=1 $(BIN)/python -m pytest -q -n 0 tests/integration/test_operators_day.py
 
-test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%)
+test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%) $(DRIVERS:%=test-gest-%)
 
 test-deploy: env
 	$(BIN)/python -m pytest -q tests/deploy
