@@ -28,7 +28,8 @@ from agent.reconstruction import DiffractionData, Reconstructor
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Score
 from agent.report.thumbnails import Thumbnails, unfinished
-from agent.scoring.so_far import CHECKPOINTS, FIRST_PASS, Scanned, score_so_far
+from agent.scoring.regions import tiles
+from agent.scoring.so_far import CHECKPOINTS, score_so_far
 from agent.storage.frame_mirror import MirroredFrames
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
@@ -177,14 +178,13 @@ def _tell_score(job: LiveJob, frames: MirroredFrames, part: float, tell: Tell) -
     number = job.plan.n_positions
     modelled = _modelled(job, frames, np.arange(min(round(part * number), number // 2)))
     edge = job.score.field or min(job.scored.height, job.scored.width)
-    scanned = Scanned(modelled.data, part >= FIRST_PASS, job.scored, edge)
     try:
-        score = score_so_far(scanned, replace(modelled.settings, device="cpu"), job.score, job.seed)
+        settings = replace(modelled.settings, device="cpu")
+        score = score_so_far(modelled.data, settings, tiles(job.scored, edge), job.score, job.seed)
     except (BadInputError, ArithmeticError, ValueError) as error:
         logger.info("trial %d after %g of the scan: %s", job.trial, part, error)
         return
-    if score is not None:
-        tell("estimate", LiveEstimate(part=part, score=score).model_dump(mode="json"))
+    tell("estimate", LiveEstimate(part=part, score=score).model_dump(mode="json"))
 
 
 def _modelled(job: LiveJob, frames: MirroredFrames, index: np.ndarray[Any, np.dtype[np.int64]]) -> Modelled:

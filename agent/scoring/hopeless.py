@@ -12,10 +12,8 @@ from agent.scoring.information import scale_score
 
 SURENESS = 2.5
 """Standard deviations by which another trial must be ahead."""
-OFFSET = {0.3: 0.0, 0.5: 0.0}
-"""Part of the scan -> by how much whole acquisitions come out higher than expected, relative, mean over simulated columns."""
-SCATTER = {0.3: 0.6, 0.5: 0.4}
-"""Part of the scan -> relative standard deviation of that from acquisition to acquisition."""
+SCATTER = 0.6
+"""Relative standard deviation of whole acquisitions about what is expected of them; assumed, see README."""
 COMPARABLE = 2.0
 """Largest ratio of two doses at which trials are compared: farther apart the better settings may be others."""
 
@@ -33,10 +31,9 @@ class LiveScore:
     part: float
 
     def expected(self) -> Score:
-        """The score with what simulated columns have told of such scores: how far off they are, and how uncertain."""
-        value = self.score.value * (1 + OFFSET[self.part])
-        sd = float(np.hypot(self.score.sd, SCATTER[self.part] * max(self.score.value, 0.0)))
-        return self.score.model_copy(update={"value": value, "sd": sd})
+        """The score with all that is uncertain of it."""
+        sd = float(np.hypot(self.score.sd, SCATTER * max(self.score.value, 0.0)))
+        return self.score.model_copy(update={"sd": sd})
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from agent.records import Score
 from agent.scoring.halves import judge
 from agent.scoring.hopeless import LiveScore, Rival, winner
 from agent.scoring.regions import crop, tiles
-from agent.scoring.so_far import CHECKPOINTS, Scanned, first_of, score_so_far
+from agent.scoring.so_far import CHECKPOINTS, first_of, score_so_far
 from agent.storage.acquisition_file import Acquisition
 from agent.study.calibration import calibrated
 from agent.study.exposures import ExposureError, Simulator, StudyColumn, Truth
@@ -51,7 +51,7 @@ class LiveRecord(Record):
     score: Score | None = Field(default=None, description="of the whole acquisition")
     truth: float | None = Field(default=None, description="information in its picture")
     parts: tuple[float, ...] = Field(default=(), description="of the scan, after which it was judged")
-    live: tuple[Score | None, ...] = Field(default=(), description="the score expected then; None: too little to tell")
+    live: tuple[Score, ...] = Field(default=(), description="the score expected then")
     seconds: float = Field(default=0.0, description="that judging it took")
     error: str | None = None
 
@@ -148,10 +148,9 @@ def _judged(
     picture = whole.reconstruction
     image = crop(picture.phase, picture.origin, picture.pixel_size, scored)
     started = time.perf_counter()
-    number, live = len(data.positions), []
+    number, live = len(data.positions), list[Score]()
     for part in CHECKPOINTS:
-        scanned = Scanned(first_of(data, part, number), part >= 0.5, scored, SCORED)
-        live.append(score_so_far(scanned, settings, choice, record.seed))
+        live.append(score_so_far(first_of(data, part, number), settings, tiles(scored, SCORED), choice, record.seed))
     return record.model_copy(
         update={
             "score": whole.score,
@@ -222,7 +221,7 @@ def stop_at(record: LiveRecord, rivals: Sequence[Rival]) -> float | None:
         rivals: trials that are scored.
     """
     for part, score in zip(record.parts, record.live, strict=True):
-        if score is not None and winner(LiveScore(score, part), record.dose, rivals) is not None:
+        if winner(LiveScore(score, part), record.dose, rivals) is not None:
             return part
     return None
 

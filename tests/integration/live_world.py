@@ -23,7 +23,7 @@ class _Follow:
             frames = MirroredFrames(job.frames, job.plan.n_positions, detector.shape, np.dtype(detector.dtype))
             while frames.received().sum() < HELD_AT:
                 time.sleep(0.01)  # as the real one looks again and again
-            hopeless = LiveEstimate(part=0.3, score=Score(value=0.01, sd=0.01, halves="thinned"))
+            hopeless = LiveEstimate(part=0.5, score=Score(value=0.01, sd=0.01, halves="thinned"))
             tell("estimate", hopeless.model_dump(mode="json"))
         return LiveResult(pictures=0)
 

@@ -57,7 +57,7 @@ async def test_a_scan_that_cannot_win_is_stopped_and_told_as_what_it_was(
     assert (seen.state, seen.score) == ("done", stopped.expected)
     assert seen.variance == pytest.approx(stopped.expected_sd**2)
     assert stopped.rival == 1, "what has arrived since the suggestion does not count"
-    assert "stopped after 30% of the scan" in trial.reason
+    assert "stopped after 50% of the scan" in trial.reason
     assert read_acquisition(folder / trial.acquisition_file).received.sum() < plan.n_positions
 
     assert "could no longer win: 1, which saved" in write_report(record, folder).read_text(encoding="utf-8")

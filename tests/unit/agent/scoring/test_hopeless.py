@@ -32,14 +32,14 @@ def test_one_that_is_behind_by_less_than_its_uncertainty_goes_on() -> None:
     live = LiveScore(score(0.4), 0.5)
     assert winner(live, 1e3, [rival(0.5)]) is None
     expected = live.expected()
-    assert expected.sd > SCATTER[0.5] * expected.value, "beginnings tell little"
+    assert expected.sd > SCATTER * expected.value, "beginnings tell little"
     uncertain = LiveScore(score(0.02, pairs=3.6), 0.5)
     assert winner(uncertain, 1e3, [rival(0.5)]) is None, "few rings tell little"
 
 
 def test_nothing_is_given_up_without_a_trial_to_compare_with() -> None:
-    assert winner(LiveScore(score(0.0), 0.3), 1e3, []) is None
-    assert winner(LiveScore(score(0.0), 0.3), 1e3, [rival(0.9, dose=1e4)]) is None, "another dose has other settings"
+    assert winner(LiveScore(score(0.0), 0.5), 1e3, []) is None
+    assert winner(LiveScore(score(0.0), 0.5), 1e3, [rival(0.9, dose=1e4)]) is None, "another dose has other settings"
 
 
 def test_trials_of_another_dose_are_compared_at_the_same() -> None:
