@@ -10,6 +10,7 @@ from pydantic import Field
 
 from agent.config import CampaignConfig
 from agent.encoding import OsText
+from agent.live_choice import StoppedScan
 from agent.model_record import ChosenModel
 from agent.plugins import load_attribute
 from agent.scan_prices import ScanPrices
@@ -142,9 +143,7 @@ class Optics(Record):
     """
 
     defocus: float = Field(description="Å, positive for underfocus")
-    rotation: float = Field(
-        description="from the detector's axes to the scan's, rad (instrument.optics.detector_to_scan)"
-    )
+    rotation: float = Field(description="from the detector's axes to the scan's, rad (optics.detector_to_scan)")
     mirrored: bool = Field(description="whether the detector is seen from behind")
     centre: tuple[float, float] = Field(description="(row, column) of the zero beam, detector pixels")
     aberrations: dict[str, float] = Field(default_factory=dict, description="others, Krivanek polar, Å and rad")
@@ -236,7 +235,7 @@ _NEXT: dict[TrialState, set[TrialState]] = {
     TrialState.VETOED: set(),
     TrialState.ABANDONED: set(),
     TrialState.RESERVED: {TrialState.ACQUIRING, *_SETTLED},
-    TrialState.ACQUIRING: _SETTLED,
+    TrialState.ACQUIRING: {TrialState.DONE, *_SETTLED},
     TrialState.ACQUIRED: {TrialState.RECONSTRUCTING},
     TrialState.RECONSTRUCTING: {TrialState.DONE, TrialState.FAILED},
     TrialState.DONE: set(),
@@ -258,7 +257,8 @@ class Trial(Record):
     optics: Optics | None = Field(default=None, description="as measured; None: it was not, or not yet")
     cleaning: Cleaning | None = Field(default=None, description="what was left out, masked and found in its patterns")
     model: ChosenModel | None = Field(default=None, description="as held-out counts chose it; None: as configured")
-    reason: str = Field(default="", description="why it failed, was vetoed or abandoned")
+    reason: str = Field(default="", description="why it failed, was vetoed, abandoned or stopped")
+    stopped: StoppedScan | None = Field(default=None, description="why its scan was stopped; None: it was not")
     acquisition_file: str | None = Field(default=None, description="relative to the campaign folder")
     reconstruction_file: str | None = None
     seconds: dict[str, float] = Field(default_factory=dict, description="phase of the loop -> wall-clock time, s")

@@ -13,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 
 from agent.campaign.layout import fresh_field
-from agent.campaign.live import LivePictures
+from agent.campaign.live import LivePictures, Prospects
 from agent.campaign.requests import Refusal
 from agent.campaign.session import Session
 from agent.config import interlacing
 from agent.errors import InstrumentUnavailableError, NoResultError, StoppedError
 from agent.events import FramesReceived, Phase, PhaseChanged
-from agent.records import Role, Trial, TrialState
+from agent.live_choice import StoppedScan
+from agent.records import Role, Score, Trial, TrialState
 from agent.storage.acquisition_file import AcquisitionWriter, require_space
 from agent.storage.atomic import part_of
 from instrument import (
@@ -197,11 +198,18 @@ class Acquirer:
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
         with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer, ExitStack() as stack:
+            prospects = None
             if self._live is not None:
-                stack.enter_context(self._live.following(trial, description, writer, reservation.check.duration))
-            outcome = await self._when_well(trial, lambda: self._expose(trial, writer), permitted)
+                duration = reservation.check.duration
+                prospects = stack.enter_context(self._live.following(trial, description, writer, duration))
+            outcome = await self._when_well(trial, lambda: self._expose(trial, writer, prospects), permitted)
             stack.close()
             trial = self._book.update(trial, electrons=outcome.electrons)
+            if prospects is not None and outcome.state == "aborted" and not self._control.reason:
+                stopped = prospects.stopped(reservation.check.electrons, outcome.electrons)
+                if stopped is not None:
+                    await asyncio.to_thread(writer.finish, outcome)
+                    return self._stopped(trial, stopped, prospects.score, time.monotonic() - started)
             gap = 1 - writer.received.mean()
             if outcome.state != "done" or gap > LARGEST_GAP:
                 reason = outcome.reason or f"{gap:.0%} of the frames are missing"
@@ -229,7 +237,19 @@ class Acquirer:
         file = str(self.path(trial).relative_to(self._folder))
         return self._book.update(trial, state=TrialState.ACQUIRED, acquisition_file=file, seconds={"acquire": seconds})
 
-    async def _expose(self, trial: Trial, writer: AcquisitionWriter) -> Outcome:
+    def _stopped(self, trial: Trial, stopped: StoppedScan, score: Score | None, seconds: float) -> Trial:
+        """A scan that could no longer win ends as a trial with the score that was expected of it."""
+        return self._book.update(
+            trial,
+            state=TrialState.DONE,
+            score=score,
+            stopped=stopped,
+            reason=stopped.sentence(),
+            acquisition_file=str(self.path(trial).relative_to(self._folder)),
+            seconds={"acquire": seconds},
+        )
+
+    async def _expose(self, trial: Trial, writer: AcquisitionWriter, prospects: Prospects | None) -> Outcome:
         plan = writer.plan
         self._running = arrived = asyncio.Event()
         before = 0
@@ -243,7 +263,9 @@ class Acquirer:
 
         try:
             async with Background() as tasks:
-                tasks.create_task(self._abort_on_stop(plan.id))
+                tasks.create_task(self._abort_when(self._control.wait_now, plan.id))
+                if prospects is not None:
+                    tasks.create_task(self._abort_when(prospects.hopeless, plan.id))
                 return await self._client.acquire(plan.id, writer, on_frames)
         except StreamError as error:
             logger.warning("%s: %s", plan.id, error)
@@ -263,8 +285,8 @@ class Acquirer:
         outcome = await self._client.abort(plan_id)
         return outcome if outcome.reason else outcome.model_copy(update={"reason": reason})
 
-    async def _abort_on_stop(self, plan_id: str) -> None:
-        await self._control.wait_now()
+    async def _abort_when(self, reason: Callable[[], Awaitable[None]], plan_id: str) -> None:
+        await reason()
         while True:  # the stop may have come before the start
             try:
                 await self._client.abort(plan_id)
@@ -288,7 +310,8 @@ class Acquirer:
         outcome = await self._client.outcome(trial.plan.id)
         if outcome is not None and outcome.state == "running":
             outcome = await self._client.abort(trial.plan.id)
-        if path.exists():
+        # the file of a scan that was stopped is whole, and lacks frames
+        if path.exists() and (outcome is None or outcome.state == "done"):
             trial = self._book.update(trial, electrons=trial.plan.electrons if outcome is None else outcome.electrons)
             return self._acquired(trial, 0.0)
         if outcome is None or outcome.state == "reserved":

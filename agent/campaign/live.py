@@ -8,19 +8,22 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 
-from agent.campaign.live_picture import PICTURES, LiveJob, LiveResult, LiveView, picture_path
+from agent.campaign.layout import scored_edge, scored_rectangle
+from agent.campaign.live_picture import PICTURES, LiveEstimate, LiveJob, LiveResult, LiveView, picture_path
 from agent.campaign.memory import earlier_column
 from agent.campaign.session import Session
 from agent.events import LivePictureDrawn
+from agent.live_choice import StoppedScan
 from agent.processing.child import PROCESSING, THREAD_VARIABLES, ProcessingError, ReconstructionProcess
-from agent.records import Trial, TrialState
+from agent.records import Score, Trial, TrialState
+from agent.scoring.hopeless import LiveScore, Rival, winner
 from agent.storage.acquisition_file import AcquisitionWriter
 from agent.storage.frame_mirror import FrameMirror
 from instrument import Description
@@ -48,14 +51,18 @@ class LivePictures:
     Args:
         session: whose scans they are.
         shared: whether reconstruction processes are shared with other campaigns.
-        follow: `module:function` that follows a scan.
     """
 
-    def __init__(self, session: Session, *, shared: bool = False, follow: str = FOLLOW) -> None:
+    def __init__(self, session: Session, *, shared: bool = False) -> None:
         self._session = session
         self._folder = session.folder.resolve()
-        self._process = ReconstructionProcess(follow, dict.fromkeys(THREAD_VARIABLES, "1"))
-        self._wanted = _wanted(session, shared=shared)
+        self._process = ReconstructionProcess(FOLLOW, dict.fromkeys(THREAD_VARIABLES, "1"))
+        config = session.config
+        possible = session.journal.facts.processing == PROCESSING and config.reconstruction.function is None
+        self._shows = possible and _shown(config.live.picture, shared=shared)
+        self._stops = (
+            possible and config.live.stop and config.goal.kind == "best_picture" and config.score.function is None
+        )
         self._failures = 0
 
     async def __aenter__(self) -> Self:
@@ -71,7 +78,7 @@ class LivePictures:
     @contextmanager
     def following(
         self, trial: Trial, description: Description, writer: AcquisitionWriter, duration: float
-    ) -> Iterator[None]:
+    ) -> Iterator[Prospects]:
         """While the block lasts, what `writer` is given is reconstructed as well.
 
         Args:
@@ -79,16 +86,20 @@ class LivePictures:
             description: of the instrument.
             writer: of the acquisition file.
             duration: of the scan, s.
+
+        Yields:
+            What is to be expected of the scan, as it becomes known.
         """
+        prospects = Prospects(trial, self._session.book if self._stops else ())
         with ExitStack() as stack:
-            if self._wanted and self._failures < _FAILURES and duration >= SHORTEST_SCAN:
+            if (self._shows or self._stops) and self._failures < _FAILURES and duration >= SHORTEST_SCAN:
                 job = self._job(trial, description)
                 if job is not None and (mirror := _mirror(job)) is not None:
                     writer.mirror = stack.enter_context(mirror)
                     limit = asyncio.timeout(None)
-                    task = self._tasks.create_task(self._follow(job, trial, limit))
+                    task = self._tasks.create_task(self._follow(job, trial, prospects, limit))
                     stack.callback(_end, task, limit)
-            yield
+            yield prospects
 
     def _job(self, trial: Trial, description: Description) -> LiveJob | None:
         """What is to be done; None where a scan is too large, or nobody knows how the detector is turned."""
@@ -109,7 +120,10 @@ class LivePictures:
             geometry=config.geometry,
             column=column,
             reconstruction=config.reconstruction,
-            k_max=config.score.k_max,
+            score=config.score.model_copy(update={"field": scored_edge(config)}),
+            scored=scored_rectangle(plan.field, config),
+            judged=self._stops and trial.role == "exploration" and plan.passes == 2,
+            seed=config.seed + trial.number,
             niceness=NICENESS,
         )
 
@@ -119,7 +133,7 @@ class LivePictures:
         known = [path for t in done if (path := self._folder / "columns" / f"{t.number:03d}.json").exists()]
         return known[-1] if known else earlier_column(self._session.config)
 
-    async def _follow(self, job: LiveJob, trial: Trial, limit: asyncio.Timeout) -> None:
+    async def _follow(self, job: LiveJob, trial: Trial, prospects: Prospects, limit: asyncio.Timeout) -> None:
         """Nothing that goes wrong here may reach the campaign."""
         assert trial.plan is not None
         total = trial.plan.n_positions
@@ -127,7 +141,11 @@ class LivePictures:
         def take(line: bytes) -> LiveResult | None:
             message = json.loads(line)
             if "progress" in message:
-                self._tell(LiveView.model_validate(message["progress"][0]), trial, total)
+                kind, told = message["progress"]
+                if kind == "estimate":
+                    prospects.take(LiveEstimate.model_validate(told))
+                elif self._shows:
+                    self._tell(LiveView.model_validate(told), trial, total)
             elif "result" in message:
                 return LiveResult.model_validate(message["result"])
             elif "error" in message:
@@ -158,11 +176,66 @@ class LivePictures:
         )
 
 
-def _wanted(session: Session, *, shared: bool) -> bool:
-    """Whether scans are to be followed, and can be: a processing of the user's own may make pictures of another kind."""
-    config, wanted = session.config, session.config.live.picture
-    if session.journal.facts.processing != PROCESSING or config.reconstruction.function is not None:
-        return False
+class Prospects:
+    """What is to be expected of the running scan, against the trials that are scored.
+
+    Args:
+        trial: that is scanned.
+        others: trials that it may lose against; none: it is not stopped.
+    """
+
+    def __init__(self, trial: Trial, others: Iterable[Trial]) -> None:
+        self._trial = trial
+        # those that the suggestion was made from: what has arrived meanwhile depends on how long reconstructions take
+        before = [t for t in others if t.number <= trial.number - 2 and t.role == "exploration"]
+        self._rivals = [
+            Rival(t.number, t.score, t.settings.dose)
+            for t in before
+            if t.state is TrialState.DONE and t.score is not None and t.score.veto is None and t.stopped is None
+        ]
+        self._hopeless = asyncio.Event()
+        self.score: Score | None = None
+        self._lost: tuple[float, Rival, float] | None = None
+
+    def take(self, estimate: LiveEstimate) -> None:
+        """Note what the live process expects now.
+
+        Args:
+            estimate: of the whole scan.
+        """
+        live = LiveScore(estimate.score, estimate.part)
+        better = winner(live, self._trial.settings.dose, self._rivals)
+        if better is not None and self._lost is None:
+            self._lost, self.score = (estimate.part, *better), live.expected()
+            self._hopeless.set()
+
+    async def hopeless(self) -> None:
+        """Return once the scan can no longer win."""
+        await self._hopeless.wait()
+
+    def stopped(self, planned: float, spent: float) -> StoppedScan | None:
+        """Why it was stopped; None where it can still win.
+
+        Args:
+            planned: electrons of the whole scan, with flyback and margins.
+            spent: electrons that the instrument has booked.
+        """
+        if self._lost is None or self.score is None:
+            return None
+        part, rival, rival_score = self._lost
+        return StoppedScan(
+            part=part,
+            expected=self.score.value,
+            expected_sd=self.score.sd,
+            rival=rival.number,
+            rival_score=rival_score,
+            planned=planned,
+            saved=max(planned - spent, 0.0),
+        )
+
+
+def _shown(wanted: Literal["auto"] | bool, *, shared: bool) -> bool:
+    """Whether there are to be pictures; a processing of the user's own may make some of another kind."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores > 1 and not shared if wanted == "auto" else wanted
 

@@ -17,17 +17,21 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from agent.config import ScoreChoice
 from agent.encoding import OsPath
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.processing.column import measure_column
 from agent.processing.column_state import ColumnState
-from agent.reconstruction import DiffractionData, ReconstructionSettings, Reconstructor
+from agent.processing.how_much_model import Modelled, applied
+from agent.reconstruction import DiffractionData, Reconstructor
 from agent.reconstruction_choice import ReconstructionChoice
+from agent.records import Score
 from agent.report.thumbnails import Thumbnails, unfinished
-from agent.status.contract import LARGEST_IMAGE
+from agent.scoring.regions import tiles
+from agent.scoring.so_far import CHECKPOINTS, score_so_far
 from agent.storage.frame_mirror import MirroredFrames
-from instrument.models import AcquisitionPlan, Description, Record
+from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 logger = logging.getLogger(__name__)
 SHARE = 0.1
@@ -35,6 +39,19 @@ SHARE = 0.1
 PASSES = 4
 """Over all patterns so far, whenever some have come."""
 PICTURES = ("phase", "spectrum")
+LARGEST_PICTURE = 80_000
+"""Bytes: about half of what the contract allows, since there is a new one with every tenth of a scan."""
+_PLAIN: dict[str, Any] = {
+    "max_passes": PASSES,
+    "stop_early": False,
+    "quantitative": False,
+    "refine_positions": None,
+    "refine_intensity": False,
+    "variable_modes": 0,
+    "device": "cpu",
+}
+Tell = Callable[[str, dict[str, Any]], None]
+"""Called with a kind, `view` or `estimate`, and its record as JSON values."""
 _LOOK_AGAIN_S = 0.05
 
 
@@ -49,7 +66,10 @@ class LiveJob(Record):
     geometry: KnownGeometry = KnownGeometry()
     column: OsPath | None = Field(default=None, description="what is known of the column; None: what is advertised")
     reconstruction: ReconstructionChoice
-    k_max: float = Field(description="highest scored frequency, 1/Å")
+    score: ScoreChoice = Field(description="of the campaign; `field` is the edge of a scored square, Å")
+    scored: Rectangle = Field(description="the part of the field that is scored, specimen frame")
+    judged: bool = Field(default=False, description="whether to tell what score is to be expected; of two passes")
+    seed: int = 0
     niceness: int = Field(
         default=0, description="of the process from now on: whatever else wants the processor goes first"
     )
@@ -66,6 +86,13 @@ class LiveView(Record):
     spectrum: str = Field(description="PNG, base64", repr=False)
 
 
+class LiveEstimate(Record):
+    """The score that is expected of the whole scan."""
+
+    part: float = Field(description="of the scan, that it was judged by")
+    score: Score
+
+
 class LiveResult(Record):
     """The scan has ended."""
 
@@ -77,7 +104,7 @@ class _Follow:
 
     job_type = LiveJob
 
-    def __call__(self, job: LiveJob, tell: Callable[[dict[str, Any]], None]) -> LiveResult:
+    def __call__(self, job: LiveJob, tell: Tell) -> LiveResult:
         os.nice(max(0, job.niceness - os.nice(0)))
         try:
             return LiveResult(pictures=_watched(job, tell))
@@ -86,17 +113,22 @@ class _Follow:
 
 
 follow = _Follow()
-"""follow(job, tell) -> LiveResult: `tell` hears of a LiveView, as JSON values, with every tenth of the scan."""
+"""follow(job, tell) -> LiveResult: `tell` hears of a LiveView, as JSON values, with every tenth of the scan, and of what
+score is to be expected."""
 
 
-def _watched(job: LiveJob, tell: Callable[[dict[str, Any]], None]) -> int:
+def _watched(job: LiveJob, tell: Tell) -> int:
     detector = job.description.detector
     number = job.plan.n_positions
     frames = MirroredFrames(job.frames, number, detector.shape, np.dtype(detector.dtype))
     _forget_others(job)
     used, drawn = np.zeros(number, bool), 0
     found: Reconstructor | None = None
+    checkpoints = list(CHECKPOINTS) if job.judged else []
     while not frames.over:
+        if checkpoints and frames.received()[: round(checkpoints[0] * number)].all():
+            _tell_score(job, frames, checkpoints.pop(0), tell)
+            continue
         new = np.flatnonzero(frames.received() & ~used)
         if len(new) < min(SHARE * number, number - used.sum()) or not len(new):
             if used.all():
@@ -107,7 +139,7 @@ def _watched(job: LiveJob, tell: Callable[[dict[str, Any]], None]) -> int:
         found = continued(job, frames, found, np.flatnonzero(used), new)
         view = _view(job, found, int(used.sum()))
         if view is not None and not frames.over:
-            tell(view.model_dump(mode="json"))
+            tell("view", view.model_dump(mode="json"))
             drawn += 1
     return drawn
 
@@ -135,16 +167,28 @@ def continued(
         except BadInputError:  # too few to stand alone, or not beside the others: begin again with all
             found = None
     if found is None:
-        data, settings = _optics(job, frames, so_far)
-        found = Reconstructor(data, settings)
+        modelled = _modelled(job, frames, so_far)
+        found = Reconstructor(modelled.data, replace(modelled.settings, **_PLAIN))
     found.run()
     return found
 
 
-def _optics(
-    job: LiveJob, frames: MirroredFrames, index: np.ndarray[Any, np.dtype[np.int64]]
-) -> tuple[DiffractionData, ReconstructionSettings]:
-    """The frames with the optics as they are known now, and how they are reconstructed: nothing is measured or chosen."""
+def _tell_score(job: LiveJob, frames: MirroredFrames, part: float, tell: Tell) -> None:
+    """What is to be expected after part of the scan; nothing where that cannot be said."""
+    number = job.plan.n_positions
+    modelled = _modelled(job, frames, np.arange(min(round(part * number), number // 2)))
+    edge = job.score.field or min(job.scored.height, job.scored.width)
+    try:
+        settings = replace(modelled.settings, device="cpu")
+        score = score_so_far(modelled.data, settings, tiles(job.scored, edge), job.score, job.seed)
+    except (BadInputError, ArithmeticError, ValueError) as error:
+        logger.info("trial %d after %g of the scan: %s", job.trial, part, error)
+        return
+    tell("estimate", LiveEstimate(part=part, score=score).model_dump(mode="json"))
+
+
+def _modelled(job: LiveJob, frames: MirroredFrames, index: np.ndarray[Any, np.dtype[np.int64]]) -> Modelled:
+    """Frames with the optics, and the model, that are known by now: nothing is measured or chosen here."""
     description = job.geometry.applied(job.description)
     detector = description.detector
     mask = np.ones(detector.shape, bool)
@@ -162,19 +206,18 @@ def _optics(
         aberrations=description.nominal_aberrations,
     )
     known = None if job.column is None else ColumnState.load(job.column)
-    measured = measure_column(
+    data = measure_column(
         data, description, raster=None, known=known, enabled=False, on_progress=lambda fraction: None
-    )
-    plain: dict[str, Any] = {"refine_optics": (), "refine_positions": None, "variable_modes": 0, "device": "cpu"}
-    if known is not None and known.model is not None:
-        plain |= {name: value for name, value in known.model.settings.items() if name.startswith("slice")}
-    settings = replace(job.reconstruction.settings(), max_passes=PASSES, stop_early=False, quantitative=False, **plain)
-    return measured.data, settings
+    ).data
+    settings = replace(job.reconstruction.settings(), refine_optics=())
+    if known is None or known.model is None or not job.reconstruction.chosen:
+        return Modelled(data, settings, 0.0, None)
+    return applied(known.model, data, settings)
 
 
 def _view(job: LiveJob, found: Reconstructor, received: int) -> LiveView | None:
     try:
-        drawn = unfinished(found.result(), _scanned(job), job.k_max, LARGEST_IMAGE)
+        drawn = unfinished(found.result(), _scanned(job), job.score.k_max, LARGEST_PICTURE)
     except (ArithmeticError, ValueError) as error:  # too little to see
         logger.info("trial %d after %d frames: %s", job.trial, received, error)
         return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
 
 from agent.events import Audience, BudgetChanged, TrialChanged
+from agent.live_choice import StoppedScan
 from agent.model_record import ChosenModel
 from agent.policy.base import Observation
 from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Settings, Suggestion, Trial, TrialState
@@ -28,12 +29,13 @@ class TrialChanges(TypedDict, total=False):
     suggestion: Suggestion
     plan: AcquisitionPlan
     electrons: float
-    score: Score
+    score: Score | None
     defocus_measured: float
     optics: Optics | None
     cleaning: Cleaning | None
     model: ChosenModel | None
     reason: str
+    stopped: StoppedScan | None
     acquisition_file: str
     reconstruction_file: str
     seconds: dict[str, float]

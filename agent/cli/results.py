@@ -290,6 +290,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "optics": None if trial.optics is None else trial.optics.model_dump(mode="json"),
         "model": None if trial.model is None else trial.model.model_dump(mode="json"),
         "reason": trial.reason,
+        "stopped": None if trial.stopped is None else trial.stopped.model_dump(mode="json"),
         "acquisition_file": trial.acquisition_file,
         "reconstruction_file": trial.reconstruction_file,
         "seconds": trial.seconds,

@@ -23,6 +23,7 @@ class Subject(StrEnum):
     policies = "policies"
     dose = "dose"
     stop = "stop"
+    live_stop = "live-stop"
     counterfactual = "counterfactual"
     tune = "tune"
     seed = "seed"
@@ -60,7 +61,9 @@ def study(
     pool: Annotated[Path | None, typer.Option(metavar="FOLDER", help="policies …: shared acquisitions.")] = None,
     policies: Annotated[str | None, typer.Option(metavar="NAME[,…]", help="policies, dose, tune: only these.")] = None,
     campaign: Annotated[Path | None, typer.Option(metavar="DIR", help="counterfactual: a finished campaign.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="counterfactual: another seed; seed: of the run.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="counterfactual: another seed; seed: of the run; live-stop: first column.")
+    ] = None,
     electrons: Annotated[float | None, typer.Option(min=0, help="counterfactual: another budget.")] = None,
     recording: Annotated[
         Path | None, typer.Option(metavar="FILE", help="replay: a 4D data set, as for `reconstruct`.")
@@ -74,6 +77,7 @@ def study(
     tune: searches for settings of a reconstruction on MoSe2/WS2, ours beside random, Optuna and scikit-optimize.
     seed: the idealised setting of Cao et al. 2022, its method with 200 doses and the truth, ours with one and without.
     policies, dose, stop: what policies recommend after some trials, at several doses, or having stopped.
+    live-stop: how often a scan would be stopped rightly and wrongly while it runs, and what that saves (--seed: first column).
     counterfactual: the choices of a finished campaign made again.
     replay: the least dose of a recording that keeps 90 % of its score, judged by counts that were held out of it.
     """
@@ -138,6 +142,10 @@ def _conduct(subject: Subject, wanted: Wanted, asked: _Asked) -> None:
         from agent.cli.seed_study import run_seed_study
 
         run_seed_study(json_file, wanted, figures, seed or 0)
+    elif subject is Subject.live_stop:
+        from agent.cli.live_stop_study import run_live_stop_study
+
+        run_live_stop_study(columns, json_file, count, seed, quick=wanted.quick, resume=resume)
     elif subject in (Subject.policies, Subject.dose, Subject.stop):
         from agent.cli.comparison import run_comparison
 

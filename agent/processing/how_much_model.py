@@ -61,7 +61,7 @@ def with_model(
     chosen = measured.state.model
     if _worth_asking(chosen, measured, choice, dose, nominal_defocus):
         chosen = _asked(measured.data, settings, choice, chosen, dose, nominal_defocus, on_progress)
-    return Modelled(measured.data, settings, 0.0, None) if chosen is None else _applied(chosen, measured.data, settings)
+    return Modelled(measured.data, settings, 0.0, None) if chosen is None else applied(chosen, measured.data, settings)
 
 
 def depth_of(settings: ReconstructionSettings, measured: Measured) -> float:
@@ -111,7 +111,14 @@ def _asked(
     )
 
 
-def _applied(chosen: ChosenModel, data: DiffractionData, settings: ReconstructionSettings) -> Modelled:
+def applied(chosen: ChosenModel, data: DiffractionData, settings: ReconstructionSettings) -> Modelled:
+    """An acquisition with a model that was chosen before.
+
+    Args:
+        chosen: by held-out counts.
+        data: with its optics.
+        settings: as configured.
+    """
     changes: dict[str, Any] = dict(chosen.settings)
     settings = replace(settings, **changes)
     # what was measured is the defocus of the specimen's middle, what slices are counted from is their first

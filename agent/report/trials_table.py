@@ -36,6 +36,11 @@ def trials_table(record: CampaignRecord) -> str:
             "‡ From halves of one pass, which share what the scan has not seen: such a score claims too much where the scan is "
             "coarse."
         )
+    if stopped := [t.stopped for t in record.trials if t.stopped is not None]:
+        notes.append(
+            f"Scans that were stopped while they ran, since they could no longer win: {len(stopped)}, which saved "
+            f"{electrons(sum(each.saved for each in stopped))} electrons. Their score is what was expected of the whole scan."
+        )
     if any(_back(t) for t in record.trials):
         notes.append(
             "† The first crossing of the half-bit threshold, as at a zero of the contrast transfer: the correlation comes back "

@@ -195,6 +195,10 @@ class TrialMessage(SettingsMessage):
     field_x_a: Number = None
     field_height_a: Number = None
     field_width_a: Number = None
+    stopped_at: Number = Field(
+        default=None, description="part of the scan after which it was stopped; null: it was not"
+    )
+    electrons_saved: Number = Field(default=None, description="by stopping it")
     picture_file: str | None = Field(default=None, description="its reconstruction, relative to the campaign's folder")
 
 

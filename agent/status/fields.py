@@ -28,6 +28,8 @@ def trial_fields(trial: Trial) -> Fields:
         "reason": trial.reason or trial.suggestion.reason,
         "defocus_measured_a": trial.defocus_measured,
         "picture_file": trial.reconstruction_file,
+        "stopped_at": None if trial.stopped is None else trial.stopped.part,
+        "electrons_saved": None if trial.stopped is None else trial.stopped.saved,
     }
     if trial.plan is not None:
         found |= {f"field_{name}_a": getattr(trial.plan.field, name) for name in ("y", "x", "height", "width")}

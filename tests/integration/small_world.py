@@ -2,7 +2,7 @@
 
 The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
 deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
-names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N` (N: number of the acquisition), `leak` (no vacuum).
+names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N`, `wait-N` (N: number of the acquisition), `leak` (no vacuum).
 Every exposure is written into `exposures.jsonl` there, by the microscope itself; every job into `jobs.jsonl`.
 """
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # the microscope's process does without them
 
 SHAPE = (16, 16)
 MARGIN = 12.0
+HELD_AT, SLOW = 40, 0.25
+"""Frame from which on an acquisition goes slowly, and s that each takes then, where `wait-N` is there."""
 
 
 def world() -> Path:
@@ -98,6 +100,8 @@ class SmallMicroscope:
             self._beam_time += plan.electrons_per_pattern * ELEMENTARY_CHARGE / 10e-12
             if self.frame_interval:
                 await asyncio.sleep(self.frame_interval)
+            if index >= HELD_AT and (world() / f"wait-{plan.id[-3:].lstrip('0')}").exists():
+                await asyncio.sleep(SLOW)
             if self._blanked.is_set():
                 raise BlankedError("blanked")
             intensity = disc * (1 + deflection(y, x) * columns / 6.5)
