@@ -179,10 +179,10 @@ class ReconstructionProcess:
                 begun = True
             elif (result := take(line)) is not None:
                 return result
-        error = await self._death()
-        if isinstance(error, LostProcessError):
-            error.begun = begun
-        raise error
+        death = await self._death()
+        if isinstance(death, LostProcessError):
+            death.begun = begun
+        raise death
 
     async def _death(self) -> ProcessingError:
         assert self._process is not None
