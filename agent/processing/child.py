@@ -53,7 +53,7 @@ class LostProcessError(ProcessingError):
         begun: whether it had begun the job. Otherwise the job is surely not to blame.
     """
 
-    begun = True
+    begun = False
 
 
 class JobRunner(Protocol):
