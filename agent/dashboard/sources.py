@@ -113,8 +113,7 @@ class FolderSource:
 
     def read(self, view: View) -> None:
         """Bring a view up to date here and now, for a program without pages."""
-        while self._take(view.key, self._fetched(view.key)):
-            pass
+        self._readers[view.key].read(view, self._clock())
 
     @property
     def first(self) -> str | None:
@@ -147,13 +146,7 @@ class FolderSource:
 
     def _take(self, key: str, told: list[Told]) -> bool:
         """Hand what was read to its view; whether there was any."""
-        view, reader, now = self.views[key], self._readers[key], self._clock()
-        for topic, payload in told:
-            view.take(topic, payload, now)
-        view.garbled += reader.garbled
-        reader.garbled = 0
-        if reader.changed is not None:
-            view.heard = now - max(time.time() - reader.changed, 0.0)
+        self._readers[key].hand(self.views[key], told, self._clock())
         return bool(told)
 
     async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
@@ -205,7 +198,7 @@ class FolderReader:
 
     Attributes:
         changed: when its agent last gave a sign of life, s since 1970; None: it never has.
-        garbled: lines that could not be read since somebody has set it to 0.
+        garbled: lines that could not be read and of which no view knows yet.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -215,6 +208,34 @@ class FolderReader:
         self._position = 0
         self._told = False
         self._rest = b""
+
+    def read(self, view: View, now: float) -> None:
+        """Hand all that is new to a view, here and now.
+
+        Args:
+            view: of the campaign.
+            now: monotonic time, s.
+        """
+        told = self.fetch()
+        while told:
+            self.hand(view, told, now)
+            told = self.fetch()
+        self.hand(view, [], now)
+
+    def hand(self, view: View, told: list[Told], now: float) -> None:
+        """Hand to a view what was fetched.
+
+        Args:
+            view: of the campaign.
+            told: as `fetch` returned it.
+            now: monotonic time, s.
+        """
+        for topic, payload in told:
+            view.take(topic, payload, now)
+        view.garbled += self.garbled
+        self.garbled = 0
+        if self.changed is not None:
+            view.heard = now - max(time.time() - self.changed, 0.0)
 
     def fetch(self) -> list[Told]:
         """The next part of what is new; empty: there is no more."""
