@@ -133,8 +133,11 @@ class FolderSource:
 
     async def _catch_up(self, key: str) -> None:
         async with self._reading:
-            while self._take(key, await asyncio.to_thread(self._fetched, key)):
-                pass
+            more = True
+            while more:
+                told = await asyncio.to_thread(self._fetched, key)
+                self._readers[key].hand(self.views[key], told, self._clock())
+                more = bool(told)
 
     def _fetched(self, key: str) -> list[Told]:
         reader = self._readers[key]
@@ -143,11 +146,6 @@ class FolderSource:
         except (OSError, BadInputError) as error:
             logger.info("%s: %s", reader.folder, error)
             return []
-
-    def _take(self, key: str, told: list[Told]) -> bool:
-        """Hand what was read to its view; whether there was any."""
-        self._readers[key].hand(self.views[key], told, self._clock())
-        return bool(told)
 
     async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
         """See Source. Through the loopback socket of the agent that runs the campaign."""
