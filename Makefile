@@ -12,6 +12,7 @@
 # make test-day  an operator's day at the page, in a browser
 # make test-mqttjs  the status contract seen from mqtt.js, where node is
 # make test-deploy  server, agent, broker, Prometheus from the files in deploy/ on this machine: a campaign, every series, an alert
+# make test-image  the image, built with podman on a base made here, and `doctor` in it (15 minutes, 5 GB)
 # make grafana  Grafana's dashboard, from its code
 # make contract  JSON Schemas and AsyncAPI document of the status contract, from its models
 # make bench-peers  other engines, each in an environment of its own, and ours on the same recordings (8 GB, about an hour)
@@ -24,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # the tests start hundreds of processes, each of which would compile our modules again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: contract grafana test-deploy test-mqttjs test-day env demo faults fuzz soak soak-serve test style types pytest lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy test-image test-mqttjs test-day env demo faults fuzz soak soak-serve test style types pytest lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -143,6 +144,9 @@ test-interop: $(READERS:%=test-interop-%) $(INSTRUMENTS:%=test-drive-%) $(DRIVER
 
 test-deploy: env
 	$(BIN)/python -m pytest -q tests/deploy
+
+test-image: env
+	PTYCHOPILOT_IMAGE=1 $(BIN)/python -m pytest -q -s -n 0 tests/deploy/test_image.py
 
 grafana: env
 	$(BIN)/python deploy/grafana/make_dashboard.py

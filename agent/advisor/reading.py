@@ -95,7 +95,7 @@ def plan(folder: Path) -> Told:
 def _view(folder: Path) -> View:
     source = FolderSource(folder)
     view = source.views[folder.absolute().name]
-    source.want(view)
+    source.read(view)
     return view
 
 

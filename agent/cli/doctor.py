@@ -24,7 +24,14 @@ PACKAGES = (
     "aiomqtt",
     "matplotlib",
 )
-SIMULATOR_PACKAGES = ("abtem", "ase")
+OPTIONAL = {
+    "abtem": ("sim", "the simulated microscope"),
+    "ase": ("sim", "the simulated microscope"),
+    "nicegui": ("dashboard", "the dashboard"),
+    "prometheus-client": ("metrics", "/metrics"),
+    "mcp": ("mcp", "a language model"),
+}
+"""Distribution -> the extra that brings it, and what it is for."""
 GPU_PACKAGES = ("cupy-cuda13x", "cupy-cuda12x")
 LITTLE_DISK = 2e9
 """Free bytes below which the disk is called too small; a campaign of the demo's size needs some 0.5 GB."""
@@ -53,7 +60,7 @@ def examine(
         patience: s to wait for an answer of either.
         keys: folder of CURVE keys; None: the default, where there is one.
     """
-    findings = [_python(), *map(_package, PACKAGES), *map(_simulator_package, SIMULATOR_PACKAGES)]
+    findings = [_python(), *map(_package, PACKAGES), *map(_optional_package, OPTIONAL)]
     findings += [_gpu(), _disk(Path.cwd())]
     if instrument is not None:
         findings.append(asyncio.run(_reach_instrument(instrument, patience, keys)))
@@ -81,9 +88,10 @@ def _package(name: str) -> Finding:
     return Finding("installation", name, version is not None, version or "missing; pip install 'ptychopilot[agent]'")
 
 
-def _simulator_package(name: str) -> Finding:
+def _optional_package(name: str) -> Finding:
     version = installed_version(name)
-    missing = "missing; only the simulated microscope needs it: pip install 'ptychopilot[sim]'"
+    extra, purpose = OPTIONAL[name]
+    missing = f"missing; only {purpose} needs it: pip install 'ptychopilot[{extra}]'"
     return Finding("installation", name, None if version is None else True, version or missing)
 
 

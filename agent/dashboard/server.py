@@ -154,7 +154,7 @@ def make_app(source: Source, entrance: Entrance) -> FastAPI:
                 ui.link("queue", "/queue")
             ui.timer(2.0, lambda: ui.navigate.reload() if source.views else None)
             return None
-        await asyncio.to_thread(source.want, views[key])
+        await source.want(views[key])
         page = Page(source, gallery, Commander(source, visitor), views[key])
         page.build()
         await page.refresh()
@@ -190,7 +190,7 @@ def _add_sheets(source: Source, gallery: Gallery, entrance: Entrance) -> None:
             return None
         pictures = []
         for view in chosen:
-            await asyncio.to_thread(source.want, view)
+            await source.want(view)
             trials = gallery.trials(view)
             last = max(trials, key=lambda n, v=view: (v.trials[n].role == "final", n)) if trials else None  # type: ignore[misc]
             pictures.append(None if last is None else await gallery.picture(view, last))

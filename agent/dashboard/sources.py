@@ -40,6 +40,10 @@ RESCAN_S = 5.0
 REPLY_TIMEOUT = 5.0
 RETRY_S = 2.0
 AGENTS_KEPT = 64
+CHUNK = 1 << 18
+"""Bytes of a file that are taken note of at once: some hundredths of a second, in which no page is served."""
+Told = tuple[str, bytes]
+"""Topic below the root and payload."""
 
 
 class Source(Protocol):
@@ -52,8 +56,8 @@ class Source(Protocol):
         """Of the facility, where it has one."""
         ...
 
-    def want(self, view: View) -> None:
-        """Somebody looks at a view: keep it up to date from now on."""
+    async def want(self, view: View) -> None:
+        """Somebody looks at a view: bring it up to date, and keep it so from now on."""
         ...
 
     async def run(self) -> None:
@@ -76,6 +80,8 @@ class Source(Protocol):
 class FolderSource:
     """Campaign folders: one, and the others beside it; or all below a folder.
 
+    Files are read in threads; views are changed where pages read them, in the event loop.
+
     Args:
         folder: a campaign folder, or one that holds some.
         clock: seconds, monotonic.
@@ -92,17 +98,22 @@ class FolderSource:
         self._readers: dict[str, FolderReader] = {}
         self._rescanned = float("-inf")
         self._wanted: set[str] = set()
+        self._reading = asyncio.Lock()
         self._first: str | None = None
         if not self._folder.is_dir():
             msg = f"{folder}: there is no such folder; name a campaign's folder, or the one that holds them"
             raise BadInputError(msg)
-        self.look()
+        self._find_folders()
 
-    def want(self, view: View) -> None:
+    async def want(self, view: View) -> None:
         """See Source. Old campaigns may be many and long: what nobody looks at is not read."""
         if view.key not in self._wanted:
             self._wanted.add(view.key)
-            self._read(view.key, self._clock())
+            await self._catch_up(view.key)
+
+    def read(self, view: View) -> None:
+        """Bring a view up to date here and now, for a program without pages."""
+        self._readers[view.key].read(view, self._clock())
 
     @property
     def first(self) -> str | None:
@@ -113,23 +124,28 @@ class FolderSource:
         """Until cancelled: follow what is written."""
         while True:
             await asyncio.sleep(POLL_S)
-            await asyncio.to_thread(self.look)
+            now = self._clock()
+            if now - self._rescanned > RESCAN_S or not self.views:
+                self._rescanned = now
+                await asyncio.to_thread(self._find_folders)
+            for key in tuple(self._wanted):
+                await self._catch_up(key)
 
-    def look(self) -> None:
-        """Read what is new."""
-        now = self._clock()
-        if now - self._rescanned > RESCAN_S or not self.views:
-            self._rescanned = now
-            self._find_folders()
-        for key in tuple(self._wanted):
-            self._read(key, now)
+    async def _catch_up(self, key: str) -> None:
+        async with self._reading:
+            more = True
+            while more:
+                told = await asyncio.to_thread(self._fetched, key)
+                self._readers[key].hand(self.views[key], told, self._clock())
+                more = bool(told)
 
-    def _read(self, key: str, now: float) -> None:
+    def _fetched(self, key: str) -> list[Told]:
         reader = self._readers[key]
         try:
-            reader.read(self.views[key], now)
+            return reader.fetch()
         except (OSError, BadInputError) as error:
             logger.info("%s: %s", reader.folder, error)
+            return []
 
     async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
         """See Source. Through the loopback socket of the agent that runs the campaign."""
@@ -177,59 +193,88 @@ class FolderReader:
 
     Args:
         folder: of the campaign.
+
+    Attributes:
+        changed: when its agent last gave a sign of life, s since 1970; None: it never has.
+        garbled: lines that could not be read and of which no view knows yet.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.changed: float | None = None
+        self.garbled = 0
         self._position = 0
         self._told = False
         self._rest = b""
 
     def read(self, view: View, now: float) -> None:
-        """Hand what is new to the view.
+        """Hand all that is new to a view, here and now.
 
         Args:
             view: of the campaign.
             now: monotonic time, s.
         """
+        told = self.fetch()
+        while told:
+            self.hand(view, told, now)
+            told = self.fetch()
+        self.hand(view, [], now)
+
+    def hand(self, view: View, told: list[Told], now: float) -> None:
+        """Hand to a view what was fetched.
+
+        Args:
+            view: of the campaign.
+            told: as `fetch` returned it.
+            now: monotonic time, s.
+        """
+        for topic, payload in told:
+            view.take(topic, payload, now)
+        view.garbled += self.garbled
+        self.garbled = 0
+        if self.changed is not None:
+            view.heard = now - max(time.time() - self.changed, 0.0)
+
+    def fetch(self) -> list[Told]:
+        """The next part of what is new; empty: there is no more."""
         path = self.folder / STATUS
         if not path.exists():
-            if not self._told:
-                self._told = True
-                for letter in told_by_journal(load_campaign(self.folder)):
-                    view.take(*letter, now)
-            return
+            if self._told:
+                return []
+            self._told = True
+            return told_by_journal(load_campaign(self.folder))
+        found: list[Told] = []
         status = path.stat()
-        if status.st_size > self._position:
-            with path.open("rb") as file:
-                file.seek(self._position)
-                text = self._rest + file.read()
-                self._position = file.tell()
-            *lines, self._rest = text.split(b"\n")
-            for line in lines:
-                self._take(view, line, now)
-        silent = max(time.time() - status.st_mtime, 0.0)
-        view.heard = now - silent
+        with path.open("rb") as file:
+            file.seek(self._position)
+            while not found and (text := file.read(CHUNK)):
+                self._position += len(text)
+                *lines, self._rest = (self._rest + text).split(b"\n")
+                found += [each for line in lines for each in self._told_by(line)]
+        self.changed = status.st_mtime
+        return found
 
-    def _take(self, view: View, line: bytes, now: float) -> None:
+    def _told_by(self, line: bytes) -> list[Told]:
         try:
             told = json.loads(line)
             payload = b"" if told["payload"] is None else json.dumps(told["payload"]).encode()
-            if told["topic"] == "live" and told["payload"] is not None:
-                self._take_live(view, told["payload"], now)
-            view.take(str(told["topic"]), payload, now)
+            live = self._live(told["payload"]) if told["topic"] == "live" and told["payload"] is not None else []
+            return [*live, (str(told["topic"]), payload)]
         except (ValueError, KeyError, TypeError):
-            view.garbled += 1
+            self.garbled += 1
+            return []
 
-    def _take_live(self, view: View, told: dict[str, str], now: float) -> None:
+    def _live(self, told: dict[str, str]) -> list[Told]:
         """The pictures of a running scan are files; those of one that is over are gone."""
+        found = []
         for name in ("phase", "spectrum"):
             path = (self.folder / told[f"{name}_file"]).resolve()
             if path.is_relative_to(self.folder.resolve()):
-                view.take(f"image/live-{name}", path.read_bytes() if path.is_file() else b"", now)
+                found.append((f"image/live-{name}", path.read_bytes() if path.is_file() else b""))
+        return found
 
 
-def told_by_journal(record: CampaignRecord) -> list[tuple[str, bytes]]:
+def told_by_journal(record: CampaignRecord) -> list[Told]:
     """The messages that a campaign would have sent, from what its journal holds.
 
     Args:
@@ -326,7 +371,7 @@ class BrokerSource:
             await asyncio.sleep(0.05)
         return view.replies.pop(command.id)
 
-    def want(self, view: View) -> None:
+    async def want(self, view: View) -> None:
         """See Source: the broker sends everything."""
 
     def picture_file(self, view: View, trial: int) -> Path | None:

@@ -34,6 +34,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 PING = b"alive?\n"
 """A line that is no job: the child's reader answers it, whatever is being computed."""
 ALIVE = b'{"alive"'
+_BEGUN = b'{"begun"'
 _LOOK_AGAIN_S = 0.2
 MAX_LINE = 16 * 2**20
 """Bytes of one message; a score with its rings is some ten thousand."""
@@ -46,7 +47,13 @@ class ProcessingError(AgentError):
 
 
 class LostProcessError(ProcessingError):
-    """The process died of a signal: somebody or the lack of memory has killed it, the job need not be to blame."""
+    """The process died of a signal: somebody or the lack of memory has killed it, the job need not be to blame.
+
+    Attributes:
+        begun: whether it had begun the job. Otherwise the job is surely not to blame.
+    """
+
+    begun = False
 
 
 class JobRunner(Protocol):
@@ -164,12 +171,18 @@ class ReconstructionProcess:
             await self._process.stdin.drain()
         except ConnectionError as error:
             raise await self._death() from error
+        begun = False
         while line := await self._replies.readline():
             if line.startswith(ALIVE):
                 self._answered.set()
+            elif line.startswith(_BEGUN):
+                begun = True
             elif (result := take(line)) is not None:
                 return result
-        raise await self._death()
+        death = await self._death()
+        if isinstance(death, LostProcessError):
+            death.begun = begun
+        raise death
 
     async def _death(self) -> ProcessingError:
         assert self._process is not None
@@ -291,6 +304,7 @@ def main(processing: str, reply_descriptor: int) -> None:
         if process is None:
             say(error=failure)
             continue
+        say(begun=True)
         try:
             result = process(getattr(process, "job_type", ProcessingJob).model_validate_json(line), on_progress)
         except StoppedError as error:

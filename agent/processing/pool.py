@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,8 @@ PATIENCE_S = 600.0
 """s that a campaign waits for a pool that has gone, such as one that is being restarted."""
 ATTEMPTS = 3
 """At a job whose process is killed. The campaign, which does not see them, makes two of its own at whatever fails."""
+STARTS = 20
+"""Of processes for one job, those included that are killed before they begin it."""
 _RETRY_S = 0.5
 logger = logging.getLogger(__name__)
 
@@ -120,10 +122,14 @@ class LocalWorkers:
         slot.busy = True
         try:
             process = self._at_work[job.output] = await slot.ready(processing)
-            for _ in range(ATTEMPTS - 1):
-                with suppress(LostProcessError):
+            lost = starts = 0
+            while True:
+                try:
                     return await process.run(job, on_progress, timeout_s)
-            return await process.run(job, on_progress, timeout_s)
+                except LostProcessError as error:
+                    starts, lost = starts + 1, lost + error.begun
+                    if lost == ATTEMPTS or starts == STARTS:
+                        raise
         finally:
             slot.busy = False
             self._at_work.pop(job.output, None)

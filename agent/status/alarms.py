@@ -39,6 +39,10 @@ _INSTRUMENT: dict[str, tuple[str, Severity, str]] = {
 """State of the instrument: code of its alarm, severity, what to do."""
 
 
+CODES = (*(code for code, _, _ in _INSTRUMENT.values()), "DOSE", "FRAMES", "APPROVAL", "ENDED")
+"""Of all alarms that there are."""
+
+
 class Alarms:
     """Which alarms stand. `changes` tells what an event has raised and cleared."""
 
@@ -49,6 +53,11 @@ class Alarms:
 
     def changes(self, event: Event) -> list[tuple[str, Alarm | None]]:
         """Codes with their new alarm; None: it is over."""
+        if isinstance(event, CampaignStarted) and event.resumed:
+            # Whoever remembers has heard of alarms from the process before this one. What still holds is told again.
+            self._folder = event.folder
+            self._standing.clear()
+            return [(code, None) for code in CODES]
         changed = []
         for code, alarm in self._of(event):
             if alarm != self._standing.get(code):

@@ -82,7 +82,7 @@ async def test_an_operator_vetoes_one_pauses_and_approves_the_rest(server: Serve
 
     source = FolderSource(folder)
     view = source.views[folder.name]
-    source.want(view)
+    source.read(view)
     assert view.garbled == 0
     assert view.finished
     assert [view.trials[n].state for n in sorted(view.trials)] == [str(t.state) for t in record.trials]

@@ -19,7 +19,7 @@ from agent.processing.process import ProcessingJob
 from agent.reconstruction_choice import ReconstructionChoice
 from instrument.models import Rectangle
 
-LIMIT = 60.0
+LIMIT = 120.0
 BEHAVIOUR = '''
 """What a job does is told by the name of its acquisition."""
 import os, signal, time
@@ -96,6 +96,27 @@ async def test_a_campaign_that_goes_away_frees_its_process_and_one_whose_pool_go
         gone.cancel()
         async with lending(LocalWorkers(1), folder):
             assert (await waiting).score.value == 7
+
+
+async def test_a_process_that_is_killed_while_it_starts_costs_the_job_no_attempt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.processing.pool.ATTEMPTS", 1)
+    (folder / "starts.py").write_text(
+        "import os, pathlib, signal\n"
+        "from behaviour import process\n"
+        "first = pathlib.Path(__file__).with_name('first')\n"
+        "if first.exists():\n"
+        "    first.unlink()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (folder / "first").touch()
+    async with asyncio.timeout(LIMIT), lending(LocalWorkers(1), folder):
+        campaign = LeasedProcess(folder, "starts:process")
+        assert (await campaign.run(job("good", 4))).score.value == 4
+        (folder / "lives").write_text("x")
+        with pytest.raises(ProcessingError, match="SIGKILL"):
+            await campaign.run(job("die", folder=folder))  # it was at work: this may be the job's fault
 
 
 async def test_a_pause_is_acknowledged_by_the_process_that_computes_and_not_for_one_that_hangs(folder: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from examples import description
 
 from agent.config import parse_config
+from agent.dashboard.view import View
 from agent.events import (
     BudgetChanged,
     CampaignEnded,
@@ -91,3 +92,34 @@ def test_an_alarm_says_what_to_do_about_it() -> None:
     alarm = _standing(SAFE)["SAFE"]
     assert (alarm.severity, alarm.text) == ("error", "the instrument is safe: blanked by hand")
     assert "ptychopilot resume /data/c" in alarm.action
+
+
+def test_alarms_of_the_process_before_are_over_when_a_campaign_is_resumed() -> None:
+    raw = {
+        "name": "c",
+        "electrons": 1e6,
+        "area": {"height": 9, "width": 9},
+        "exploration": {"height": 9, "width": 9},
+    }
+    config, view = parse_config(raw, "test"), View("v")
+
+    def process(resumed: bool, *events: Event) -> set[str]:
+        """What stands on a page that has read everything since the campaign began."""
+        translator = Translator("0.1.0", lambda: "2026-11-30T12:00:00+00:00")
+        started = CampaignStarted(
+            campaign="c-1",
+            folder="/data/c",
+            config=config,
+            description=description(),
+            trials_planned=3,
+            resumed=resumed,
+        )
+        for event in (started, *events):
+            for letter in translator.letters(event):
+                view.take(letter.topic, str(letter.payload).encode(), 0.0)
+        return set(view.alarms)
+
+    safe = InstrumentChanged(state="safe", reason="blanked by hand")
+    assert process(False, safe, CampaignEnded(state="stopped", reason="SAFE")) == {"SAFE", "ENDED"}
+    assert process(True) == set()
+    assert process(True, safe) == {"SAFE"}, "what still holds is told again"
