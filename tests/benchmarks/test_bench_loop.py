@@ -50,8 +50,12 @@ async def test_end_of_scan_to_next_command(
             "name": "bench",
             "electrons": 6e6,
             "area": {"height": 24, "width": 24},
-            "exploration": {"trials": 10, "height": 16, "width": 16, "initial": 4},
-            "search": {"step": (0.8, 2.0), "defocus": (50, 150), "dose": (50, 1000)},
+            "exploration": {"trials": 10, "height": 21, "width": 21, "initial": 4},
+            "search": {
+                "step": (1.0, 1.0),  # 441 positions
+                "defocus": (50, 150),
+                "dose": (50, 1000),
+            },
             "score": {"field": 12},
         }
     )
