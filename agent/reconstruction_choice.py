@@ -10,7 +10,7 @@ import inspect
 from dataclasses import fields
 from itertools import pairwise
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, create_model, model_validator
 
@@ -22,8 +22,8 @@ from instrument.models import Record
 _NAMED_HERE = "max_passes"
 """Of the engine's; it is called `passes` here and has another default, but its own name is understood as well."""
 _OTHER_DEFAULTS = {"stop_early": False, "coherence": 0.95}
-"""The same number of passes for every trial: scores are compared. And states of a source that carry less, in nearly half of the
-time: pictures of up to 1e4 e/Å² lose less than a hundredth of their information (reconstruction/model/README.md)."""
+"""The same number of passes for every exploration: scores are compared. And states of a source that carry less, in nearly half
+of the time: pictures of up to 1e4 e/Å² lose less than a hundredth of their information (reconstruction/model/README.md)."""
 
 
 Part = Literal["amplitude", "slices", "background", "intensity", "positions", "spread", "modes", "variations"]
@@ -39,6 +39,11 @@ class _Surroundings(Record):
         validate_default=True,
     )
     passes: Annotated[int, Field(ge=1, le=1000)] = Field(default=10, description="passes over all patterns")
+    final_passes: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=60,
+        description="of a campaign's final, expert and reference picture: passes end where held-out counts gain no more, after "
+        "so many at the latest; 0: those pictures get the passes of every trial",
+    )
     calibrate: bool = Field(default=True, description="measure rotation, handedness and defocus from the data")
     probe: WholePath | None = Field(
         default=None,
@@ -63,6 +68,12 @@ class _Surroundings(Record):
     def chosen(self) -> tuple[str, ...]:
         """Parts of the model that held-out counts choose."""
         return () if isinstance(self.model, str) else self.model
+
+    def to_the_end(self) -> Self:
+        """The choice for a picture that is compared in the end; a function of the user's own is called as for every trial."""
+        if not self.final_passes or self.function is not None:
+            return self
+        return self.model_copy(update={"passes": max(self.passes, self.final_passes), "stop_early": True})
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,8 @@ ATTEMPTS = 2
 COMPARED_SPLITS = 2
 """Random splits of the counts of the acquisitions that are compared in the end: final, expert, reference."""
 _TIMEOUT_S = 300.0
-_TIMEOUT_PER_POSITION_S = 0.5
+_TIMEOUT_PER_POSITION_S, _COMPARED_PER_POSITION_S = 0.5, 2.0
+"""An exploration's; and of those that are compared in the end, with their passes to the end and their splits."""
 
 
 class Pipeline:
@@ -92,7 +93,8 @@ class Pipeline:
 
     async def _attempt(self, trial: Trial) -> ProcessingResult:
         assert trial.plan is not None
-        timeout = _TIMEOUT_S + _TIMEOUT_PER_POSITION_S * trial.plan.n_positions
+        per_position = _TIMEOUT_PER_POSITION_S if trial.role == "exploration" else _COMPARED_PER_POSITION_S
+        timeout = _TIMEOUT_S + per_position * trial.plan.n_positions
 
         def on_progress(phase: str, fraction: float) -> None:
             self._audience.tell(ReconstructionProgress(trial=trial.number, phase=phase, fraction=fraction))
@@ -108,7 +110,7 @@ class Pipeline:
     def _job(self, trial: Trial) -> ProcessingJob:
         assert trial.plan is not None
         assert trial.acquisition_file is not None
-        config = self._config
+        config, explores = self._config, trial.role == "exploration"
         earlier = [self._column(t) for t in self._book if t.number < trial.number and t.state is TrialState.DONE]
         known = [path for path in earlier if path.exists()]
         return ProcessingJob(
@@ -118,10 +120,10 @@ class Pipeline:
             column_output=self._column(trial),
             scored=scored_rectangle(trial.plan.field, config),
             geometry=config.geometry,
-            reconstruction=config.reconstruction,
+            reconstruction=config.reconstruction if explores else config.reconstruction.to_the_end(),
             # The edge belongs to the score: larger fields are judged by tiles of the same size.
             score=config.score.model_copy(update={"field": scored_edge(config)}),
-            splits=1 if trial.role == "exploration" else COMPARED_SPLITS,
+            splits=1 if explores else COMPARED_SPLITS,
             seed=config.seed + trial.number,
         )
 

@@ -137,8 +137,11 @@ async def test_every_trial_is_reconstructed_as_the_campaign_file_says(
     assert record.config == told
     jobs = [ProcessingJob.model_validate_json(line) for line in (world / "jobs.jsonl").read_text().splitlines()]
     assert len(jobs) == 3
-    for job in jobs:
-        assert (job.geometry, job.reconstruction) == (told.geometry, told.reconstruction)
+    assert {job.geometry for job in jobs} == {told.geometry}
+    exploration, *compared = [job.reconstruction for job in jobs]
+    assert exploration == told.reconstruction
+    assert [(each.passes, each.stop_early) for each in compared] == [(60, True)] * 2
+    assert {each.model_copy(update={"passes": 4, "stop_early": False}) for each in compared} == {told.reconstruction}
 
 
 async def test_the_acquisition_of_the_next_trial_overlaps_the_reconstruction_of_the_last(

@@ -39,7 +39,7 @@ SMALL = {
     "search": {"step": [0.8, 2.0], "defocus": [50, 150], "dose": [900, 1000]},
     "policy": "random",
     "score": {"field": 12, "k_max": 1.0, "ring_width": 0.1},
-    "reconstruction": {"passes": 1},
+    "reconstruction": {"passes": 1, "final_passes": 0},
 }
 """A campaign of two acquisitions."""
 

@@ -58,6 +58,18 @@ def test_scores_are_compared_so_every_trial_gets_the_same_passes_unless_told_oth
             assert getattr(settings, field.name) == field.default, field.name
 
 
+def test_pictures_that_are_compared_in_the_end_get_as_many_passes_as_held_out_counts_ask_for():
+    ends = {
+        "as by default": (ReconstructionChoice(), (60, True)),
+        "more for every trial": (ReconstructionChoice(passes=80), (80, True)),
+        "as every trial": (ReconstructionChoice(final_passes=0), (10, False)),
+        "of the user's own": (ReconstructionChoice(function="a:b"), (10, False)),
+    }
+    for name, (choice, expected) in ends.items():
+        settings = choice.to_the_end().settings()
+        assert (settings.max_passes, settings.stop_early) == expected, name
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
