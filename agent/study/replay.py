@@ -1,6 +1,6 @@
 """The least dose of a recording that keeps a part of its score, judged against counts that were held out of it.
 
-Half of the recording, every other position, is held out and makes a picture of its own, of whose power the part that is
+Half of the recording, every other line, is held out and makes a picture of its own, of whose power the part that is
 signal is known ring by ring from its two halves. Acquisitions of less dose are taken from the other half: fewer counts, or
 fewer positions. What their pictures have in common with the held-out picture is the information they carry; their own scores
 say what a campaign would see.
@@ -28,7 +28,6 @@ from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Score
 from agent.scoring.information import scale_score
 from agent.scoring.regions import crop
-from agent.scoring.splitting import alternate
 from agent.storage.acquisition_file import Acquisition
 from agent.storage.reconstruction_file import read_reconstruction
 from agent.study.truth import true_information
@@ -37,7 +36,7 @@ from instrument.models import Record, Rectangle
 KEPT = 0.9
 """Part of the whole recording's score that is to be kept."""
 RUNGS = ((1, 1.0), (1, 0.5), (2, 1.0), (1, 0.25), (2, 0.5), (1, 0.125), (2, 0.25))
-"""(step over that of the recording, part of a pattern's counts); of step 1 every other position is left."""
+"""(step over that of the recording, part of a pattern's counts); of step 1 every other line is left."""
 QUICK = 32
 """Positions along each edge of the part that a quick study looks at."""
 _PIXEL = 0.2
@@ -150,9 +149,9 @@ def ladder(whole: Acquisition, seed: int) -> Iterator[tuple[str, float, Acquisit
         seed: of the counts that are drawn.
     """
     n_y, n_x = whole.plan.shape
-    even = alternate(whole.plan.scan_positions())
-    if not even[0]:
-        even = ~even
+    even = np.repeat(
+        np.arange(n_y) % 2 == 0, n_x
+    )  # lines: of a checkerboard's half the score would find no second half
     every = np.arange(len(even))
     yield "whole", 1.0, whole
     yield "held-out", 0.5, _taken(whole, every[~even], whole.plan.step, None)
@@ -161,7 +160,7 @@ def ladder(whole: Acquisition, seed: int) -> Iterator[tuple[str, float, Acquisit
             yield "ladder", part / 2, _taken(whole, every[even], whole.plan.step, None, part, seed)
             continue
         rows, columns = np.arange(0, n_y, multiple), np.arange(0, n_x, multiple)
-        index = (rows[:, None] * n_x + columns).ravel()  # row + column is even: none of them is held out
+        index = (rows[:, None] * n_x + columns).ravel()  # of even lines: none of them is held out
         taken = _taken(whole, index, multiple * whole.plan.step, (len(rows), len(columns)), part, seed)
         yield "ladder", part / multiple**2, taken
 

@@ -33,6 +33,7 @@ def replay_figure(replayed: Replayed, records: Sequence[ReplayRecord], found: Le
             low, high = np.percentile(phase, [0.5, 99.5])
             levels = float(low), float(high)
         extent = (0.0, phase.shape[1] * pixel[1], phase.shape[0] * pixel[0], 0.0)
+        axis.grid(visible=False)
         axis.imshow(phase, cmap="gray", vmin=levels[0], vmax=levels[1], extent=extent)
         kept = "" if record.regret is None else f", keeps {1 - record.regret:.0%}"
         axis.set(title=f"{record.budget:.3g} of the dose, step {record.step:.3g} Å{kept}", xlabel="Å")
