@@ -101,9 +101,8 @@ async def run_campaign(
     control, observers = control or Control(), list(observers)
     require_new(folder)
     load_attribute(processing := processing or config.processing)
-    link = InstrumentLink(
-        endpoint=endpoint, command=None if command is None else tuple(command), keys=_absolute(keys or config.keys)
-    )
+    command = None if command is None else tuple(command)
+    link = InstrumentLink(endpoint=endpoint, command=command, keys=_absolute(keys or config.keys))
     async with connected(link, "ptychopilot", patience, control, waiting(Audience(observers))) as client:
         ready = await preflight(client, config)
     facts = CampaignFacts(
@@ -116,6 +115,7 @@ async def run_campaign(
         processing=processing,
         versions=installed_versions(),
         started=utc_now(),
+        state="running",
     )
     with Journal.create(folder, facts) as journal:
         _write_campaign_file(folder, ready.config)

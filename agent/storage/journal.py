@@ -375,12 +375,12 @@ def _read_facts(folder: Path, connection: sqlite3.Connection, required: Set[str]
         msg = f"{folder}: the journal is incomplete; run the campaign again in another folder"
         raise BadInputError(msg)
     config = known.get("config")
-    # what began before there were two passes, a prior, or a choice of the model, goes on without
+    # what began before there were two passes, a prior, a choice of the model, or final passes, goes on without
     if isinstance(config, dict):
         config.setdefault("passes", 1)
         config.setdefault("prior", "none")
         if isinstance(chosen := config.get("reconstruction"), dict):
-            chosen.setdefault("model", "given")
+            config["reconstruction"] = {"model": "given", "final_passes": 0, **chosen}
     return known
 
 
