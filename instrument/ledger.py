@@ -1,8 +1,7 @@
 """The books of an instrument: campaigns, reservations, exposures, the fence counter and operator events in SQLite.
 
-One file in the server's state directory (WAL, synchronous=FULL): what a method has returned from survives a kill and a
-power cut. Electrons are reserved before they are spent; a reservation that was left open counts as spent until somebody
-reconciles it, so the books err on the side of the specimen.
+One file in the server's state directory (WAL, synchronous=FULL): what a method has returned from survives a kill and a power
+cut. Electrons are reserved before they are spent, and what was left open counts as spent, on the side of the specimen.
 """
 
 from __future__ import annotations
@@ -102,6 +101,8 @@ class Ledger:
                 )
                 self._spend(row["campaign"], row["electrons"])
                 self._note("failed", row["id"], electrons=row["electrons"], reason=reason)
+            if rows:  # a start that comes no further than this is remembered by the next
+                self.safe_note.enter(reason)
         return tuple(row["id"] for row in rows)
 
     def open_campaign(self, campaign: str, budget: float) -> CampaignAccount:
@@ -163,8 +164,7 @@ class Ledger:
             plan: to be reserved.
             check: what the microscope says it costs.
             region_dose_limit: largest accumulated dose of any point, e/Å²; None: no limit.
-            accumulated: dose, e/Å², that the place has already, where the caller has computed it since the last
-                reservation; None: it is computed here.
+            accumulated: dose, e/Å², of the place, computed since the last reservation; None: it is computed here.
 
         Raises:
             ConflictError: the id is known with another plan.

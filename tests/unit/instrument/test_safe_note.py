@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples import check, plan
 from fail_points import dies_at
 from striped_microscope import StripedMicroscope
 
@@ -149,3 +150,16 @@ def test_a_long_reason_is_noted_as_far_as_there_is_room(tmp_path: Path):
     again.close()
     assert again.path.stat().st_size == safe_note.SIZE
     assert again.reason.startswith("ä vacuum valve ä")
+
+
+def test_a_start_that_fails_after_a_crash_does_not_use_up_its_safe(tmp_path: Path):
+    ledger = Ledger(tmp_path)
+    ledger.open_campaign("c", 1e6)
+    scan = plan("a1", 10.0, 0.0, 0.0)
+    ledger.reserve(scan, check(scan), None)
+    ledger.mark_running("a1")
+    ledger.close()
+    Ledger(tmp_path).close()  # its microscope does not answer: it ends before it has a guard
+    state, reason = phase(tmp_path)
+    assert state == "safe"
+    assert "ended while it was exposing" in reason
