@@ -1,7 +1,7 @@
 """Copies of the books, by SQLite's own backup: of a server that runs, and of a database that nobody writes.
 
-A ledger is two files, the database and the head of its audit trail. The database is copied first: one that is ahead of its
-head is whole, one that is behind has lost its end.
+A ledger is three files, the database, the head of its audit trail and the note of SAFE. The database is copied first: one that
+is ahead of its head is whole, one that is behind has lost its end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from instrument.audit import head_of
 from instrument.errors import BadInputError
 from instrument.ledger import Ledger
 from instrument.ledger_file import FILE_NAME
+from instrument.safe_note import note_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Backups:
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._ledger.copy_to(lambda database: copy_database(database, _in(self._folder)))
-            _copy_head(self._ledger.path, _in(self._folder))
+            _copy_beside(self._ledger.path, _in(self._folder))
         except (OSError, sqlite3.Error) as error:
             log.warning("%s: the ledger could not be copied there (%s)", self._folder, error)
         else:
@@ -86,7 +87,7 @@ def copy_ledger(state_dir: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with closing(sqlite3.connect(f"{source.resolve().as_uri()}?mode=rw", uri=True, timeout=0.5)) as database:
             copy_database(database, target)
-        _copy_head(source, target)
+        _copy_beside(source, target)
     except sqlite3.OperationalError as error:
         msg = f"{source} cannot be read ({error}); of a server that runs, `serve --backup FOLDER` keeps a copy"
         raise BadInputError(msg) from error
@@ -119,13 +120,15 @@ def _in(folder: Path | None) -> Path:
     return folder / FILE_NAME
 
 
-def _copy_head(source: Path, target: Path) -> None:
-    head = head_of(source)
-    if not head.exists():  # of an earlier version
-        return
-    part = head_of(target).with_suffix(".head.part")
-    part.write_bytes(head.read_bytes())
-    _publish(part, head_of(target))
+def _copy_beside(source: Path, target: Path) -> None:
+    for place in (head_of, note_of):
+        file, copy = place(source), place(target)
+        if file.exists():  # an earlier version had none
+            part = copy.with_name(f"{copy.name}.part")
+            part.write_bytes(file.read_bytes())
+            _publish(part, copy)
+        elif place is note_of:  # it is missing in the copy as well, and counts as SAFE
+            copy.unlink(missing_ok=True)
 
 
 def _publish(part: Path, target: Path) -> None:

@@ -39,6 +39,7 @@ class BeamGuard:
         blank: takes the beam off; called from any thread.
         clock: monotonic time, s.
         on_safe: told the reason, from any thread, when the instrument goes to SAFE.
+        on_release: called when an operator releases it; where it raises the instrument stays in SAFE.
         safe_reason: why it is in SAFE from the start; "" where it is not.
         fence: the last fence number given.
         dry_run: whether the beam stays blanked in all acquisitions.
@@ -53,6 +54,7 @@ class BeamGuard:
         *,
         clock: Callable[[], float],
         on_safe: Callable[[str], None],
+        on_release: Callable[[], None],
         safe_reason: str = "",
         fence: int = 0,
         dry_run: bool = False,
@@ -60,6 +62,7 @@ class BeamGuard:
         self._blank_microscope = blank
         self._clock = clock
         self._on_safe = on_safe
+        self._on_release = on_release
         self._lock = threading.RLock()
         self._lease: _Lease | None = None
         self._fence = fence
@@ -350,7 +353,8 @@ class BeamGuard:
 
     def resume(self) -> None:
         """An operator's release from SAFE."""
-        with self._lock:
+        with self._lock:  # whoever goes to SAFE next comes after the release in what was noted, too
+            self._on_release()
             self._safe_reason = ""
 
     def _stop_running(self, reason: str) -> None:

@@ -1,8 +1,7 @@
 """The books of an instrument: campaigns, reservations, exposures, the fence counter and operator events in SQLite.
 
-One file in the server's state directory (WAL, synchronous=FULL): what a method has returned from survives a kill and a
-power cut. Electrons are reserved before they are spent; a reservation that was left open counts as spent until somebody
-reconciles it, so the books err on the side of the specimen.
+One file in the server's state directory (WAL, synchronous=FULL): what a method has returned from survives a kill and a power
+cut. Electrons are reserved before they are spent, and what was left open counts as spent, on the side of the specimen.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ def utc_now() -> datetime:
 class Ledger:
     """The SQLite file of one instrument. Used from one thread; only one process may have it open.
 
-    Opening it reconciles what an unclean end left behind: acquisitions that were running become failed, with all
-    their electrons counted as spent. `interrupted` names them.
+    Opening it books what ran at an unclean end, `interrupted`, as failed and with all its electrons spent.
 
     Args:
         state_dir: where the file lives; made if it is missing.
@@ -55,7 +53,7 @@ class Ledger:
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=0.5)
         self._db.row_factory = sqlite3.Row
         try:
-            self._map, self._trail = open_ledger(self._db, self.path, self._stamp())
+            self._map, self._trail, self.safe_note = open_ledger(self._db, self.path, self._stamp())
             self.interrupted = self._reconcile()
         except BaseException:
             self._db.close()
@@ -64,12 +62,13 @@ class Ledger:
     def close(self) -> None:
         """Release the file."""
         self._trail.close()
+        self.safe_note.close()
         close_ledger(self._db, self.path)
 
     @property
     def changes(self) -> int:
         """Rises with every change of the books."""
-        return self._db.total_changes
+        return self._db.total_changes + self.safe_note.changes
 
     def copy_to(self, copy: Callable[[sqlite3.Connection], None]) -> None:
         """Have somebody copy the database."""
@@ -81,7 +80,7 @@ class Ledger:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.rollback()  # nothing where SQLite has done it itself, as it does on a full disk
             raise
         self._db.execute("COMMIT")
         self._trail.seal()
@@ -102,6 +101,8 @@ class Ledger:
                 )
                 self._spend(row["campaign"], row["electrons"])
                 self._note("failed", row["id"], electrons=row["electrons"], reason=reason)
+            if rows:  # a start that comes no further than this is remembered by the next
+                self.safe_note.enter(reason)
         return tuple(row["id"] for row in rows)
 
     def open_campaign(self, campaign: str, budget: float) -> CampaignAccount:
@@ -163,8 +164,7 @@ class Ledger:
             plan: to be reserved.
             check: what the microscope says it costs.
             region_dose_limit: largest accumulated dose of any point, e/Å²; None: no limit.
-            accumulated: dose, e/Å², that the place has already, where the caller has computed it since the last
-                reservation; None: it is computed here.
+            accumulated: dose, e/Å², of the place, computed since the last reservation; None: it is computed here.
 
         Raises:
             ConflictError: the id is known with another plan.
@@ -374,7 +374,7 @@ class Ledger:
         return [OperatorEvent(**dict(row)) for row in rows]
 
     def safe_reason(self) -> str:
-        """Why the instrument is in SAFE according to the books; "" where it was released or never was."""
+        """Why the instrument is in SAFE according to its last event; "" where it was released or never was."""
         row = self._db.execute("SELECT kind, reason FROM events ORDER BY number DESC LIMIT 1").fetchone()
         return "" if row is None or row["kind"] == "resume" else str(row["reason"])
 

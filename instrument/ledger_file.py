@@ -10,9 +10,12 @@ from pathlib import Path
 from instrument.audit import AuditTrail, check_end, head_of
 from instrument.dose_map import DoseMap
 from instrument.errors import ConflictError, InstrumentError
+from instrument.safe_note import SafeNote
 
 FILE_NAME = "ledger.sqlite"
 SCHEMA_VERSION = 3
+HAS_NOTE = 0x70747953
+"""SQLite's application id of a ledger beside which there is a note of SAFE; 0 where there never was one."""
 
 _SCHEMA = """
 CREATE TABLE campaigns (
@@ -138,7 +141,7 @@ def _untouched(path: Path) -> bool:
         return False
 
 
-def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[DoseMap, AuditTrail]:
+def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[DoseMap, AuditTrail, SafeNote]:
     """Take possession of the file; a new one gets its tables, one of an earlier version is brought up to date.
 
     Args:
@@ -147,7 +150,7 @@ def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[Dos
         now: ISO 8601 with zone.
 
     Returns:
-        The map of its acquisitions, and its audit trail.
+        The map of its acquisitions, its audit trail, and its note of SAFE.
 
     Raises:
         ConflictError: another server has it open.
@@ -173,7 +176,12 @@ def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[Dos
             trail.begin(now, SCHEMA_VERSION, version)
         _require_sound(database, path, structure=not untouched)
         dose_map = DoseMap(database)
-        database.execute("COMMIT")
+        note = _open_note(database, path)
+        try:
+            database.execute("COMMIT")
+        except sqlite3.Error:
+            note.close()
+            raise
         trail.seal()
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
@@ -184,7 +192,15 @@ def open_ledger(database: sqlite3.Connection, path: Path, now: str) -> tuple[Dos
     except (sqlite3.DatabaseError, ValueError) as error:  # sqlite3 cannot decode what it wants to complain of
         msg = f"{path} is not a ledger ({error}); move it away or give another state directory"
         raise InstrumentError(msg) from error
-    return dose_map, trail
+    return dose_map, trail, note
+
+
+def _open_note(database: sqlite3.Connection, path: Path) -> SafeNote:
+    expected = database.execute("PRAGMA application_id").fetchone()[0] == HAS_NOTE
+    note = SafeNote(path, expected=expected)
+    if not expected:
+        database.execute(f"PRAGMA application_id={HAS_NOTE}")
+    return note
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -257,29 +257,39 @@ class InstrumentServer:
 
 def _make_guard(terms: Terms, ledger: Ledger, clock: Callable[[], float]) -> BeamGuard:
     loop, loop_thread = asyncio.get_running_loop(), threading.get_ident()
+    booked, safe_note = ledger.safe_reason(), ledger.safe_note
 
     def journal(reason: str) -> None:
         log.warning("SAFE: %s", reason)
+        safe_note.enter(reason)
         if threading.get_ident() == loop_thread:
             note(reason)
         else:
             loop.call_soon_threadsafe(note, reason)
 
     def note(reason: str) -> None:
+        safe_note.sync()
         try:
             ledger.record_event("safe", reason)
         except sqlite3.Error:
-            log.exception("the ledger takes no note of SAFE; it holds until the server ends")
+            log.exception("the ledger takes no note of SAFE; %s does", safe_note.path)
+
+    def release() -> None:
+        safe_note.release()
+        loop.call_soon_threadsafe(safe_note.sync)  # a disk that is slow does not keep the guard from its turns
 
     guard = BeamGuard(
         terms.microscope.blank,
         clock=clock,
         on_safe=journal,
-        safe_reason=ledger.safe_reason(),
+        on_release=release,
+        safe_reason=booked or safe_note.reason,
         fence=ledger.fence(),
         dry_run=terms.dry_run,
     )
     guard.book(*ledger.totals())
+    if safe_note.reason and not booked:
+        note(safe_note.reason)
     if ledger.interrupted:
         guard.go_safe(f"the server ended while acquisition {ledger.interrupted[-1]} was running")
     return guard

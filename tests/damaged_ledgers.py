@@ -38,8 +38,8 @@ def booked(folder: Path) -> dict[str, float]:
 
 
 def damage(folder: Path, rng: random.Random) -> str:
-    """Change bytes of one of the files, or cut it off; its name."""
-    file = rng.choice([path for path in sorted(folder.iterdir()) if path.stat().st_size])
+    """Change bytes of one of the files of the books, or cut it off; its name. The note of SAFE has no electrons."""
+    file = rng.choice([path for path in sorted(folder.iterdir()) if path.stat().st_size and path.suffix != ".safe"])
     data = bytearray(file.read_bytes())
     if rng.random() < 0.2:
         del data[rng.randrange(len(data)) :]
