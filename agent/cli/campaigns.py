@@ -8,7 +8,7 @@ import os
 import shutil
 import webbrowser
 from collections.abc import Awaitable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,6 +21,7 @@ from rich.console import Console
 from agent.campaign.dry_run import dry_run as plan_only
 from agent.campaign.grades import grade
 from agent.campaign.pictures import drawing
+from agent.campaign.rehearsal import preflight
 from agent.campaign.run import resume_campaign, run_campaign
 from agent.campaign.steering import Steering
 from agent.campaign.stop import Control
@@ -41,7 +42,10 @@ from agent.status.metrics import measuring
 from agent.status.mqtt import publishing
 from agent.status.record_file import recording
 from agent.storage.journal import INSTRUMENT, JOURNAL, load_campaign, load_link, require_new
-from instrument import InstrumentClient
+from instrument import Description, InstrumentClient
+
+MORE_ELECTRONS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
+"""Factors of the demo's budget, of which the first that pays for its trials is taken."""
 
 
 class Start(Protocol):
@@ -228,7 +232,7 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
         raise BadInputError(msg) from error
     command = simulator_command(state.resolve(), "--column", f"random-{seed}", "--seed", str(seed))
     with instrument_process(command, state / "log.txt") as endpoint:
-        config = asyncio.run(_with_possible_expert(config, endpoint))
+        config = asyncio.run(_for_this_column(config, endpoint))
         start = partial(run_campaign, config, endpoint, folder, command=command)
         with dashboard_process(folder) as url:
             if url is not None:
@@ -240,19 +244,38 @@ def demo(*, seed: int, out: Path | None, json_file: Path | None, browser: bool, 
         webbrowser.open(report.resolve().as_uri())
 
 
-async def _with_possible_expert(config: CampaignConfig, endpoint: str) -> CampaignConfig:
-    """The example with an expert's defocus that the column drawn by the seed can have; a change is said."""
+async def _for_this_column(config: CampaignConfig, endpoint: str) -> CampaignConfig:
+    """The example with an expert and a budget that the column drawn by the seed can have; a change is said."""
+    async with InstrumentClient(endpoint) as client:
+        return await _with_possible_budget(_with_possible_expert(config, await client.describe()), client)
+
+
+def _with_possible_expert(config: CampaignConfig, description: Description) -> CampaignConfig:
     if config.expert is None:
         return config
     step, defocus = config.expert
-    async with InstrumentClient(endpoint) as client:
-        description = await client.describe()
     largest = min(description.defocus.bounds[1], config.search.largest_defocus(description))
     if defocus <= largest:
         return config
     why = f"this column does not reach {defocus:g} Å, or its detector would not hold the probe"
     print(f"the expert's defocus is {largest:.4g} Å: {why}", flush=True)
     return config.model_copy(update={"expert": (step, largest)})
+
+
+async def _with_possible_budget(config: CampaignConfig, client: InstrumentClient) -> CampaignConfig:
+    """With more electrons where a scan of this column costs much besides its dose."""
+    for factor in MORE_ELECTRONS:
+        tried = config.model_copy(update={"electrons": factor * config.electrons})
+        with suppress(BadInputError):
+            await preflight(client, tried)
+            if factor > 1:
+                why = "the beam of this column stays on between lines, or its scans are slow"
+                print(
+                    f"the budget is {tried.electrons:.2g} electrons instead of {config.electrons:.2g}: {why}",
+                    flush=True,
+                )
+            return tried
+    return config  # the campaign says what is wrong
 
 
 def make_report(folder: Path, out: Path | None, json_file: Path | None) -> None:
