@@ -69,7 +69,10 @@ def cards(record: CampaignRecord) -> list[Card]:
         own = expert.settings
         detail = f"step {length(own.step)}, defocus {signed_length(own.defocus)}; {_trusted(expert, record)}"
         share = expert.settings.dose / final.settings.dose if final is not None else 1.0
-        got = "same electrons" if abs(share - 1) < SAME_DOSE else f"{share:.0%} of the dose"
+        got = "same dose" if abs(share - 1) < SAME_DOSE else f"{share:.0%} of the dose"
+        taken = expert.electrons / final.electrons if final is not None and final.electrons else share
+        if abs(taken / share - 1) > SAME_DOSE:  # by what the beam does between lines
+            detail += f"; the scan took {taken:.0%} of the final picture's electrons"
         found.append(Card(f"Expert's settings, {got}", score_text(expert, power), detail, "expert"))
     if reference is not None and reference.score is not None:
         detail = f"{electrons(reference.electrons)} {quantity}; {settings_text(reference.settings, record.description.dose_unit)}"

@@ -116,7 +116,7 @@ def test_a_whole_campaign_in_an_odd_folder_on_an_ascii_terminal(stranger: Strang
     (stranger.folder / "world").chmod(0o777)
     stranger.environment["SMALL_WORLD"] = str(stranger.folder / "world")
     assert "campaign file: " in stranger.call("init", "Probe ü.yaml")
-    told = {"passes": 1, "calibrate": False}
+    told = {"passes": 1, "calibrate": False, "final_passes": 0}
     written = yaml.safe_dump({**SMALL, "reconstruction": told}, allow_unicode=True)
     (stranger.folder / "Probe ü.yaml").write_text(written, encoding="utf-16")
     serve = (sys.executable, "-m", "instrument", "serve", "small_world:make", "--state-dir", "Zustand ü")

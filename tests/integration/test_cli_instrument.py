@@ -257,7 +257,7 @@ def test_a_small_campaign_on_the_simulated_microscope(tmp_path: Path, capsys: py
         exploration={"trials": 1, "height": 16, "width": 16, "initial": 1},
         search={"step": [1.4, 2.5], "defocus": [150, 400], "dose": [2000, 2400]},
         score={"k_max": 1.0, "ring_width": 0.1},
-        reconstruction={"passes": 3, "final_passes": 14},
+        reconstruction={"passes": 3, "final_passes": 0},
     )
     small = ("--pixels", "64", "--angular-pixel", "2.192")
     with instrument_process(simulator_command(tmp_path / "state", *small), tmp_path / "sim.log") as endpoint:

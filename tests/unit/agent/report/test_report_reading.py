@@ -186,6 +186,16 @@ def test_an_expert_who_got_less_dose_is_compared_at_the_same(finished_campaign: 
     assert "% of the dose" not in text_of(record, finished_campaign)
 
 
+def test_an_expert_whose_scan_took_more_electrons_for_the_same_dose_is_said_to_have(finished_campaign: Path) -> None:
+    record = load_campaign(finished_campaign)
+    final = record.trial("final")
+    assert final is not None
+    text = text_of(changed(record, "expert", electrons=1.4 * final.electrons), finished_campaign)
+    assert "Expert's settings, same dose" in text
+    assert "the scan took 140% of the final picture's electrons" in text
+    assert "of the final picture's electrons" not in text_of(record, finished_campaign)
+
+
 def test_a_vetoed_score_is_not_the_best_so_far(finished_campaign: Path) -> None:
     record = load_campaign(finished_campaign)
     trials = tuple(
