@@ -45,7 +45,7 @@ from agent.storage.journal import INSTRUMENT, JOURNAL, load_campaign, load_link,
 from instrument import Description, InstrumentClient
 
 MORE_ELECTRONS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0)
-"""Factors of the demo's budget, of which the first that pays for its trials is taken."""
+"""Factors of the demo's budget and largest dose, of which the first that allows and pays for its trials is taken."""
 
 
 class Start(Protocol):
@@ -263,13 +263,16 @@ def _with_possible_expert(config: CampaignConfig, description: Description) -> C
 
 
 async def _with_possible_budget(config: CampaignConfig, client: InstrumentClient) -> CampaignConfig:
-    """With more electrons where a scan of this column costs much besides its dose."""
+    """With more electrons and larger doses where a scan of this column cannot do with fewer."""
+    low, high = config.search.dose or (None, None)
     for factor in MORE_ELECTRONS:
-        tried = config.model_copy(update={"electrons": factor * config.electrons})
+        larger = config.search.dose if high is None else (low, factor * high)
+        search = config.search.model_copy(update={"dose": larger})
+        tried = config.model_copy(update={"electrons": factor * config.electrons, "search": search})
         with suppress(BadInputError):
             await preflight(client, tried)
             if factor > 1:
-                why = "the beam of this column stays on between lines, or its scans are slow"
+                why = "the beam of this column stays on between lines, or its detector is slow"
                 print(
                     f"the budget is {tried.electrons:.2g} electrons instead of {config.electrons:.2g}: {why}",
                     flush=True,
