@@ -108,7 +108,7 @@ class Score(Record):
         description="Poisson deviance of the full fit over what counting noise alone explains; 1 is perfect",
     )
     heldout_gain: float | None = Field(
-        default=None, description="log-likelihood of held-out counts over the empty object's, nat per electron"
+        default=None, description="log-likelihood of held-out counts over a vacuum's, nat per electron"
     )
     fourier_error: float | None = Field(
         default=None,

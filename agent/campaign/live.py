@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,7 +20,7 @@ from agent.campaign.memory import earlier_column
 from agent.campaign.session import Session
 from agent.events import LivePictureDrawn
 from agent.live_choice import StoppedScan
-from agent.processing.child import PROCESSING, THREAD_VARIABLES, ProcessingError, ReconstructionProcess
+from agent.processing.child import PROCESSING, THREAD_VARIABLES, ProcessingError, ReconstructionProcess, usable_cores
 from agent.records import Score, Trial, TrialState
 from agent.scoring.hopeless import LiveScore, Rival, winner
 from agent.storage.acquisition_file import AcquisitionWriter
@@ -236,8 +235,7 @@ class Prospects:
 
 def _shown(wanted: Literal["auto"] | bool, *, shared: bool) -> bool:
     """Whether there are to be pictures; a processing of the user's own may make some of another kind."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores > 1 and not shared if wanted == "auto" else wanted
+    return usable_cores() > 1 and not shared if wanted == "auto" else wanted
 
 
 def _mirror(job: LiveJob) -> FrameMirror | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from agent.cli.results import check_json, make_writable, say
 from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
+from agent.processing.child import usable_cores
 from agent.storage.atomic import atomic_write
 from agent.study.exposures import Simulator, listed
 from agent.study.plans import Wanted
@@ -107,7 +107,7 @@ def _arms(policies: str | None) -> tuple[str, ...]:
 
 
 def _workers(task: Task) -> Workers:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return HereAndNow(task) if cores == 1 else LocalWorkers(task, cores)
 
 

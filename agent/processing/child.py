@@ -260,13 +260,17 @@ def take_message(line: bytes, on_progress: Progress | None) -> ProcessingResult 
     return ProcessingResult.model_validate(message["result"])
 
 
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _child_environment() -> dict[str, str]:
     """The environment, with as many threads as there are cores for this process unless the user has said otherwise.
 
     Threads wait passively: the next acquisition, perhaps a simulated one, runs meanwhile.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    defaults = {name: str(min(cores, 16)) for name in THREAD_VARIABLES}
+    defaults = {name: str(min(usable_cores(), 16)) for name in THREAD_VARIABLES}
     # OpenBLAS cannot be told to wait passively; matrices are small, and one thread does
     defaults |= {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
     path = os.pathsep.join(p for p in sys.path if p)  # a policy or processing of one's own stays importable

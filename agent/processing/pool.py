@@ -30,6 +30,7 @@ from agent.processing.child import (
     ProcessingError,
     ReconstructionProcess,
     take_message,
+    usable_cores,
 )
 from agent.processing.process import ProcessingJob, ProcessingResult, Progress
 from agent.storage.atomic import write_private
@@ -168,8 +169,7 @@ class _Slot:
 
 def _environment(number: int, count: int, gpus: Sequence[str]) -> dict[str, str]:
     """Of one worker among `count`: its part of the cores, its GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = str(max(cores // count, 1))
+    threads = str(max(usable_cores() // count, 1))
     found = {name: os.environ.get(name, threads) for name in THREAD_VARIABLES}
     return found | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
 

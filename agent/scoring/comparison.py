@@ -119,8 +119,8 @@ def _reconstructed(
     if theirs is not None:
         one, other = (theirs(half, replace(settings, seed=n)) for half, n in zip((first, second), seeds, strict=True))
         return one, other, None, 0.0
-    examined = reconstruct_examined(first, replace(settings, seed=seeds[0]))
-    if kind != "thinned":
+    examined = reconstruct_examined(first, replace(settings, seed=seeds[0]), of_one_scan=kind == "thinned")
+    if examined.seen is None:
         other = reconstruct(second, replace(settings, seed=seeds[1]))
         return examined.reconstruction, other, examined, 0.0
     other, seen = reconstruct_seen(second, replace(settings, seed=seeds[1]))

@@ -51,7 +51,7 @@ class Examined:
         settings: of the reconstruction.
         misfit: Poisson deviance of its own counts over what counting noise alone explains; 1 is perfect.
         fourier_error: Σ(√n − √I)²/Σn of its own counts n and their model I.
-        seen: some patterns of the half and what the model expects of them.
+        seen: some patterns of the half and what the model expects of them; None where the other half has other positions.
     """
 
     reconstruction: Reconstruction
@@ -59,7 +59,7 @@ class Examined:
     settings: ReconstructionSettings
     misfit: float
     fourier_error: float
-    seen: Seen
+    seen: Seen | None
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,19 @@ class Evidence:
     grid: float = 0.0
 
 
-def reconstruct_examined(half: DiffractionData, settings: ReconstructionSettings) -> Examined:
+def reconstruct_examined(half: DiffractionData, settings: ReconstructionSettings, *, of_one_scan: bool) -> Examined:
     """Reconstruct a half and ask its model for its counts.
 
     Args:
         half: of the counts.
         settings: of the reconstruction.
+        of_one_scan: whether the other half has the same positions.
     """
     solver = Reconstructor(half, settings)
     solver.run()
     seen = solver.compared(_spread(len(half.patterns)))
     misfit = relative_deviance(*seen) / max(half.counts_per_electron, 1.0)
-    of_half = Seen.of(solver, len(half.patterns))
+    of_half = Seen.of(solver, len(half.patterns)) if of_one_scan else None
     return Examined(solver.result(), solver.learned(), settings, misfit, fourier_error(*seen), of_half)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from agent.errors import BadInputError, StoppedError
+from agent.processing.child import usable_cores
 from agent.storage.atomic import atomic_write
 from agent.tuning.journal import TuningJournal, read
 from agent.tuning.records import Plan, TuningTrial
@@ -139,8 +139,7 @@ class _Page:
 def _workers(task: Task, cores: int | None, dask: str | None) -> Workers:
     if dask is not None:
         return DaskWorkers(task, dask)
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = here if cores is None else cores
+    count = usable_cores() if cores is None else cores
     return HereAndNow(task) if count == 0 else LocalWorkers(task, count)
 
 

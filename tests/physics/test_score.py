@@ -278,7 +278,7 @@ def test_a_picture_that_is_mostly_noise_predicts_when_weighted_with_what_halves_
 
 def test_halves_that_agree_on_what_the_counts_do_not_show_are_vetoed() -> None:
     claimed = judge(specimen(0.4, 2e3, 1), SETTINGS, SQUARE, CHOICE, 1).score
-    examined = reconstruct_examined(specimen(0.4, 2e3, 1), SETTINGS)
+    examined = reconstruct_examined(specimen(0.4, 2e3, 1), SETTINGS, of_one_scan=True)
     again = specimen(0.4, 2e3, 7)
     elsewhere = replace(again, patterns=again.patterns[::-1])
     for other, overfit in ((again, False), (elsewhere, True)):
