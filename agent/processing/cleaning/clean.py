@@ -80,7 +80,7 @@ def clean(
         counts_per_electron: as the instrument says; None: it is found from how much counts scatter.
 
     Raises:
-        BadInputError: fewer than FEWEST_PATTERNS are left.
+        BadInputError: fewer than FEWEST_PATTERNS are left, or no pixel.
     """
     _check_enough(received, received)
     looked = data.look()
@@ -93,6 +93,7 @@ def clean(
         shifts = descan.shifts(data.positions)
         data = replace(data, patterns=led_back(data.patterns, shifts), point_spread=BLUR)
         good = still_good(good, shifts)
+    _check_pixels(good)
     ready = data.at(kept)
     patterns = ready.patterns
     ready = replace(ready, mask=good, survey=looked if patterns is looked.patterns else survey(patterns))
@@ -128,6 +129,16 @@ def _descan(data: DiffractionData, kept: NDArray[np.bool_], good: NDArray[np.boo
     centre = find_zero_beam(mean, ~good, radius)
     found = measure_descan(data.patterns, data.positions, chosen, good, centre, radius)
     return found if found is not None and found.found else None
+
+
+def _check_pixels(good: NDArray[np.bool_]) -> None:
+    if good.any():
+        return
+    msg = (
+        f"none of the {good.shape[0]} × {good.shape[1]} pixels of the patterns counts all through the scan: all are bad, or the "
+        "beam wanders farther than the detector reaches, as where the detector's axes are not the last two of the data"
+    )
+    raise BadInputError(msg)
 
 
 def _check_enough(kept: NDArray[np.bool_], received: NDArray[np.bool_]) -> None:

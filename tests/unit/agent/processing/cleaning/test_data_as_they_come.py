@@ -244,3 +244,10 @@ def test_counts_per_electron_are_found_through_flicker(column: str, counts: int)
 def test_counts_of_a_strong_specimen_at_high_dose_are_still_single_electrons(column: str) -> None:
     data = recording(column, 5e4)
     assert excess_variance(data.patterns, data.positions) < 1.5
+
+
+def test_a_detector_without_a_pixel_that_counts_is_refused_with_what_may_be_wrong() -> None:
+    data = recording("80 kV")
+    everywhere = list(np.ndindex(data.patterns.shape[1:]))
+    with pytest.raises(BadInputError, match=r"none of the 32 × 32 pixels .* axes are not the last two"):
+        clean(data, np.ones(len(data.patterns), bool), (), dead_pixels=everywhere)
