@@ -77,6 +77,7 @@ class SmallMicroscope:
             "defocus": between(-200.0, 200.0),
             "dose": between(10.0, 1e5, "e/Å²"),
             "electrons_per_pattern": (10.0, 5e4),
+            "scan_patterns": ("raster", "spiral"),
         }
         return description(**(values | (recording if self.repeatable else {})))
 
@@ -155,7 +156,7 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     acquisition = read_acquisition(job.acquisition)
     rng = np.random.default_rng(job.seed)
     first = rng.binomial(acquisition.patterns, 0.5)
-    images = [_deflections(half, acquisition.plan.shape) for half in (first, acquisition.patterns - first)]
+    images = [_deflections(half, acquisition.plan.rasters()[0]) for half in (first, acquisition.patterns - first)]
     r = float(np.corrcoef(images[0].ravel(), images[1].ravel())[0, 1])
     pairs = np.full(2, images[0].size / 2)
     score = score_spectrum(Spectrum(edges=np.array([0.1, 0.3, 0.5]), frc=np.array([r, r]), pairs=pairs))
@@ -192,7 +193,7 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     )
 
 
-def _deflections(patterns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _deflections(patterns: np.ndarray, raster: np.ndarray) -> np.ndarray:
     columns = np.arange(SHAPE[1]) - 8
     total = np.maximum(patterns.sum(axis=(1, 2)), 1)
-    return ((patterns * columns).sum(axis=(1, 2)) / total).reshape(shape).astype(np.float32)
+    return ((patterns * columns).sum(axis=(1, 2)) / total)[raster].astype(np.float32)
