@@ -5,6 +5,7 @@
 # make faults  28 faults and what must hold through each, with the test that shows it
 # make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour); first
 #              the tests marked `long`, further cases of what make test proves (two minutes)
+# make kills   the kills alone: agent, then server of one small campaign, at every boundary; a line each (a quarter of an hour)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
 # make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
@@ -25,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # the tests start hundreds of processes, each of which would compile our modules again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: contract grafana test-deploy test-image test-mqttjs test-day env demo faults fuzz soak soak-serve test style types pytest lint bench bench-peers test-interop limit clean
+.PHONY: contract grafana test-deploy test-image test-mqttjs test-day env demo faults fuzz kills soak soak-serve test style types pytest lint bench bench-peers test-interop limit clean
 .PRECIOUS: .interop/%/.installed
 
 env: $(STAMP)
@@ -77,6 +78,9 @@ fuzz-%: .interop/fuzz/.installed
 soak: env
 	$(BIN)/python -m pytest -n auto --dist worksteal -m long
 	$(BIN)/python -m pytest tests/soak -s -n 0
+
+kills: env
+	$(BIN)/python -m pytest tests/soak/test_kills.py -s -n 0
 
 soak-serve: env
 	$(BIN)/python tests/integration/facility_soak.py

@@ -14,6 +14,15 @@ from instrument.models import ELEMENTARY_CHARGE, Description, Record
 Positive = Annotated[float, Field(gt=0)]
 
 
+class AreaOfInterest(Record):
+    """Where the final picture is taken. Without y, x it lies in the middle of what the instrument can reach."""
+
+    height: Positive = Field(description="height of the final picture, Å", examples=[32.0])
+    width: Positive = Field(description="width of the final picture, Å", examples=[32.0])
+    y: float | None = Field(default=None, description="upper edge in the specimen frame, Å; None: centred")
+    x: float | None = Field(default=None, description="left edge in the specimen frame, Å; None: centred")
+
+
 class Goal(Record):
     """best_picture: the highest score of the final picture. cheapest: the least dose that reaches a score or a resolution.
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from agent.aims import Budget, Goal, Positive
+from agent.aims import AreaOfInterest, Budget, Goal, Positive
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
@@ -33,15 +33,6 @@ class Metadata(Record):
     operator: str = Field(default="", description="who is responsible at the microscope")
     proposal: str = Field(default="", description="the facility's number for this beam time")
     comment: str = Field(default="", description="anything else worth keeping")
-
-
-class AreaOfInterest(Record):
-    """Where the final picture is taken. Without y, x it lies in the middle of what the instrument can reach."""
-
-    height: Positive = Field(description="height of the final picture, Å", examples=[32.0])
-    width: Positive = Field(description="width of the final picture, Å", examples=[32.0])
-    y: float | None = Field(default=None, description="upper edge in the specimen frame, Å; None: centred")
-    x: float | None = Field(default=None, description="left edge in the specimen frame, Å; None: centred")
 
 
 class Exploration(Record):
@@ -184,6 +175,9 @@ class CampaignConfig(Record):
         default=2,
         description="scans of which an acquisition consists; 2: at half the dose each, one between the other, each is one half "
         "of the score (one where the instrument cannot)",
+    )
+    scan: Literal["raster", "serpentine", "spiral"] = Field(
+        default="raster", description="in which order a field is visited, where the instrument offers it"
     )
     policy: str = Field(
         default="botorch",

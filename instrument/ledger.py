@@ -185,7 +185,7 @@ class Ledger:
                     f"{account.left:g} of {account.budget:g} left; lower dose or field"
                 )
                 raise BudgetError(msg, needed=electrons, left=account.left, budget=account.budget)
-            dose = electrons / (plan.n_cells * plan.step**2)
+            dose = electrons * plan.crowding / (plan.n_cells * plan.step**2)
             if region_dose_limit is not None and not check.dry:
                 if accumulated is None:
                     accumulated = peak_dose(self.overlapping(check.illuminated), check.illuminated)
@@ -294,7 +294,7 @@ class Ledger:
     def _light(self, acquisition: str, electrons: float) -> None:
         entry = self.exposure(acquisition)
         assert entry is not None
-        dose = electrons / (entry.plan.n_cells * entry.plan.step**2)
+        dose = electrons * entry.plan.crowding / (entry.plan.n_cells * entry.plan.step**2)
         self._db.execute(
             "UPDATE acquisitions SET electrons = ?, dose = ? WHERE series = ?", (electrons, dose, entry.series)
         )

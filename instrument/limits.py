@@ -23,6 +23,7 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
         possible = f"one, or two with {description.two_passes} interlacing" if description.two_passes else "one"
         msg = f"two passes with {plan.interlacing} interlacing are not possible here; legal: {possible}; change passes"
         raise OutOfLimitsError(msg, parameter="passes", value=plan.passes)
+    _check_pattern(plan, description)
     _check_dwell(plan, description)
     low, high = description.electrons_per_pattern
     per_pattern = plan.electrons_per_pattern
@@ -95,6 +96,18 @@ def needs_beam_stop(plan: AcquisitionPlan, check: PlanCheck, description: Descri
     """
     stop = description.beam_stop
     return stop is not None and disc_rate(plan, check, description) > stop.needed_above
+
+
+def _check_pattern(plan: AcquisitionPlan, description: Description) -> None:
+    """Refuse an order of positions that the scan engine does not have."""
+    wanted, offered = plan.scan_pattern, description.scan_patterns
+    if wanted in offered:
+        return
+    what, change = ("explicit positions are", "leave positions out")
+    if wanted != "positions":
+        what, change = f"a {wanted} scan is", "change the pattern"
+    msg = f"{what} not possible here; legal: {', '.join(offered)}; {change}"
+    raise OutOfLimitsError(msg, parameter="pattern", value=wanted, legal=list(offered))
 
 
 def _check_dwell(plan: AcquisitionPlan, description: Description) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from instrument import optics
 from instrument.errors import OutOfLimitsError
-from instrument.plans import AcquisitionPlan, Interlacing, Outcome, PlanCheck, Reservation
+from instrument.plans import AcquisitionPlan, Interlacing, Outcome, PlanCheck, Reservation, ScanPattern
 from instrument.records import Identifier, Record, Rectangle
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Record",
     "Rectangle",
     "Reservation",
+    "ScanPattern",
     "Slew",
 ]
 
@@ -176,6 +177,9 @@ class Description(Record):
     two_passes: Interlacing | None = Field(
         default=None, description="how it scans a field in two passes; None: it scans in one pass only"
     )
+    scan_patterns: tuple[ScanPattern, ...] = Field(
+        default=("raster",), min_length=1, description="in which orders its scan engine can visit a field"
+    )
     electrons_per_pattern: tuple[float, float] = Field(
         description="smallest and largest number in a pattern, from frame rate, dwell time, saturation or what is recorded"
     )
@@ -202,6 +206,10 @@ class Description(Record):
     )
     frame_overhead: float = Field(default=0.0, ge=0, description="s per pattern besides the dwell time")
     line_overhead: float = Field(default=0.0, ge=0, description="flyback, s per scan line")
+    line_trigger: float = Field(
+        default=0.0, ge=0, description="frequency, Hz, whose next period each line waits for; 0: lines wait for nothing"
+    )
+    flyback_blanked: bool = Field(default=False, description="the beam is off during flyback and waits for triggers")
     settle_time: float = Field(default=0.0, ge=0, description="s before a scan, after defocus or region changed")
     latency: float = Field(
         default=0.0, ge=0, description="s by which a frame may come later: arming, buffers of the detector, computing"
@@ -230,6 +238,14 @@ class Description(Record):
         """Pixels of the bright-field disc, at most those of the detector."""
         rows, columns = self.detector.shape
         return min(math.pi * (self.semiangle / self.detector.angular_pixel) ** 2, float(rows * columns))
+
+    @property
+    def dwell_times(self) -> tuple[float, ...] | None:
+        """The only legal ones, s, ascending, as `electrons_per_pattern_values` and the current say; None: any, or not known."""
+        values, current = self.electrons_per_pattern_values, self.beam_current
+        if values is None or not current:
+            return None
+        return tuple(value * ELEMENTARY_CHARGE * 1e12 / current for value in values)
 
     @property
     def energy(self) -> float:

@@ -243,6 +243,7 @@ class SimulatedMicroscope:
                 dead_pixels=PixelDetector(column, self._seed).dead_pixels,
             ),
             two_passes="offset",
+            scan_patterns=("raster", "serpentine", "spiral", "positions"),
             step=Parameter(kind="continuous", unit="Å", minimum=STEP_LIMITS[0], maximum=STEP_LIMITS[1]),
             defocus=Parameter(kind="continuous", unit="Å", minimum=-column.max_defocus, maximum=column.max_defocus),
             dose=Parameter(kind="continuous", unit="e/Å²", minimum=DOSE_LIMITS[0], maximum=DOSE_LIMITS[1]),
@@ -254,6 +255,8 @@ class SimulatedMicroscope:
             area=Rectangle(y=margin, x=margin, height=size, width=size),
             frame_overhead=column.readout,
             line_overhead=column.flyback + (1 / column.line_trigger if column.line_trigger else 0.0),
+            line_trigger=column.line_trigger,
+            flyback_blanked=column.flyback_blanked,
             settle_time=column.settle,
             latency=_LATENCY,
         )

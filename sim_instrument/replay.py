@@ -134,6 +134,7 @@ class ReplayMicroscope:
                 dead_pixels=self._dead,
             ),
             two_passes="checkerboard",
+            scan_patterns=("raster", "serpentine", "spiral", "positions"),
             step=Parameter(kind="discrete", unit="Å", values=tuple(m * step for m in self.multiples)),
             defocus=Parameter(kind="fixed", unit="Å", values=(numbers["defocus"],)),
             dose=Parameter(

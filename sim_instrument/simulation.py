@@ -34,18 +34,21 @@ _DAMAGE_STEPS = 16
 class Timing:
     """When the scan engine does what, on the instrument's clock; 0 is the start of the first dwell.
 
-    A second pass begins after the flyback of the first one's last line.
+    A second pass begins after the flyback of the first one's last line. What is scanned without flyback waits for line triggers
+    all the same, at the beginning of each row of a serpentine.
 
     Attributes:
         dwell: s per position in which electrons are counted.
         pitch: s per position, with the detector's dead time.
         line: s per scan line, with flyback and the wait for a line trigger.
+        per_line: positions of such a line.
         flyback_blanked: whether the beam is off between the last position of a line and the first of the next.
     """
 
     dwell: float
     pitch: float
     line: float
+    per_line: int
     flyback_blanked: bool
 
     @classmethod
@@ -58,10 +61,13 @@ class Timing:
         """
         dwell = plan.electrons_per_pattern / column.electrons_per_second
         pitch = dwell + column.readout
-        line = plan.shape[1] * pitch + column.flyback
+        per_line, flyback = plan.line_length, column.flyback
+        if column.line_trigger and plan.scan_pattern == "serpentine":
+            per_line, flyback = plan.shape[1], 0.0
+        line = per_line * pitch + flyback
         if column.line_trigger:
             line = math.ceil(line * column.line_trigger - 1e-9) / column.line_trigger
-        return cls(dwell, pitch, line, column.flyback_blanked)
+        return cls(dwell, pitch, line, per_line, column.flyback_blanked)
 
     def start(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
         """Begin of the dwell.
@@ -73,7 +79,7 @@ class Timing:
         Returns:
             s, shape of `index`.
         """
-        row, column = np.divmod(np.asarray(index), plan.shape[1])
+        row, column = np.divmod(np.asarray(index), self.per_line)
         return row * self.line + column * self.pitch
 
     def lit(self, plan: AcquisitionPlan, index: NDArray[np.int64] | int) -> NDArray[np.float64]:
@@ -94,7 +100,7 @@ class Timing:
         Args:
             plan: the scan.
         """
-        return plan.n_positions // plan.shape[1] * self.line
+        return plan.n_positions // self.per_line * self.line
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 A boundary is the moment before and the moment after every commit of an SQLite file (journal, ledger) and every renaming of a
 finished file into its place. They are watched where the standard library is called, so none can be forgotten, and what is
-shipped knows nothing of it. FAIL_POINT in the environment says at which one a process that calls `arm_from_environment` dies.
+shipped knows nothing of it. FAIL_POINT in the environment says at which one a process that calls `arm_from_environment` dies;
+what that boundary was goes into the file that FAIL_POINT_NOTE names.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "FAIL_POINT"
+NOTE = "FAIL_POINT_NOTE"
 
 
 class _Counter:
     def __init__(self, fatal: int) -> None:
         self.left = fatal
 
-    def pass_by(self) -> None:
+    def pass_by(self, boundary: str) -> None:
         self.left -= 1
         if self.left == 0:
+            if note := os.environ.get(NOTE):
+                Path(note).write_text(boundary)
             os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -37,20 +41,24 @@ def arm(fatal: int) -> None:
     counter = _Counter(fatal)
 
     class Watched(sqlite3.Connection):
+        def __init__(self, database: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(database, *arguments, **options)
+            self._name = Path(str(database)).name
+
         def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
             if sql != "COMMIT":
                 return super().execute(sql, *arguments)
-            counter.pass_by()
+            counter.pass_by(f"before a commit of {self._name}")
             done = super().execute(sql)
-            counter.pass_by()
+            counter.pass_by(f"after a commit of {self._name}")
             return done
 
     replace = Path.replace
 
     def watched_replace(self: Path, target: Any) -> Path:
-        counter.pass_by()
+        counter.pass_by(f"before {Path(target).name} gets its name")
         done = replace(self, target)
-        counter.pass_by()
+        counter.pass_by(f"after {Path(target).name} got its name")
         return done
 
     sqlite3.connect = partial(sqlite3.connect, factory=Watched)  # type: ignore[assignment]

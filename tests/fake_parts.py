@@ -10,7 +10,7 @@ from examples import between, detector, square
 
 from instrument.adapters.parts import CameraFrame
 from instrument.errors import OutOfLimitsError
-from instrument.models import AcquisitionPlan, Health
+from instrument.models import AcquisitionPlan, Health, ScanPattern
 
 SHAPE = (8, 8)
 Frames = list[CameraFrame]
@@ -79,6 +79,7 @@ class FakeScan:
     dwell_times: tuple[float, ...] = (1e-5, 1.0)
     area = square(500)
     line_overhead = 0.0
+    scan_patterns: tuple[ScanPattern, ...] = ("raster",)
 
     def __init__(
         self,
@@ -90,8 +91,8 @@ class FakeScan:
         self.ends = True
 
     def check(self, plan: AcquisitionPlan) -> None:
-        if plan.positions is not None:
-            msg = "this scan engine scans rasters only"
+        if plan.step > 9:
+            msg = "the fields of this scan engine are small; legal: steps up to 9 Å"
             raise OutOfLimitsError(msg)
 
     async def start(self, plan: AcquisitionPlan, dwell: float) -> None:

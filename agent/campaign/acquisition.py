@@ -83,6 +83,7 @@ class Acquirer:
         self._folder = session.folder
         self._metadata = session.config.metadata
         self._layout = session.layout
+        self._scan = session.config.scan
         self._interlacing = interlacing(session.config, session.journal.facts.description)
         self._book = session.book
         self._audience = session.audience
@@ -114,6 +115,7 @@ class Acquirer:
             step=trial.settings.step,
             defocus=trial.settings.defocus,
             dose=trial.settings.dose,
+            pattern=self._scan,
             passes=1 if self._interlacing is None else 2,
             interlacing=self._interlacing or "offset",
         )

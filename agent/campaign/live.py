@@ -121,7 +121,7 @@ class LivePictures:
             reconstruction=config.reconstruction,
             score=config.score.model_copy(update={"field": scored_edge(config)}),
             scored=scored_rectangle(plan.field, config),
-            judged=self._stops and trial.role == "exploration" and plan.passes == 2,
+            judged=self._stops and trial.role == "exploration" and plan.passes == 2 and plan.pattern == "raster",
             seed=config.seed + trial.number,
             niceness=NICENESS,
         )

@@ -72,6 +72,7 @@ def made_up_plan(
         step=settings.step,
         defocus=settings.defocus,
         dose=min(settings.dose, electrons_per_cell(config, description)[1] / settings.step**2),
+        pattern=config.scan,
         passes=1 if passes is None else 2,
         interlacing=passes or "offset",
     )

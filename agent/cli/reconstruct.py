@@ -145,6 +145,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         defocus=data.defocus,
         dose=float(data.patterns.sum(dtype=np.float64)) / cells / file.step**2,
         positions=None if file.scan_shape is not None else tuple((float(y), float(x)) for y, x in positions),
+        pattern=file.pattern if file.scan_shape is not None else "raster",
         passes=1 if file.interlacing is None else 2,
         interlacing=file.interlacing or "offset",
     )
@@ -170,6 +171,7 @@ def _as_acquisition(path: Path, file: PatternFile) -> Acquisition:
         defocus=fixed(plan.defocus, "Å"),
         dose=fixed(plan.dose, "counts/Å²"),
         two_passes=file.interlacing,
+        scan_patterns=(plan.scan_pattern,),
         electrons_per_pattern=(plan.electrons_per_pattern, plan.electrons_per_pattern),
         area=plan.field,
     )

@@ -89,7 +89,7 @@ def _read(
         raise BadInputError(msg)
     acquisition, notes = read_file(recording, options, MEASURED)
     plan = acquisition.plan
-    if plan.positions is not None or plan.passes != 1:
+    if plan.scan_pattern != "raster" or plan.passes != 1:
         msg = f"{recording}: a raster in one pass is expected; give --scan-shape ROWS,COLUMNS where the file does not say it"
         raise BadInputError(msg)
     return middle(acquisition, QUICK) if quick else acquisition, recording.name, notes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -38,6 +39,7 @@ class PatternFile:
         data: the patterns that were received, in scan order, with positions and optics; `data.patterns` may be a memory map, and
             of either byte order.
         scan_shape: (scan_y, scan_x) where `data` is a complete raster, or two of them; None otherwise.
+        pattern: in which order they were scanned, where `scan_shape` is known.
         interlacing: of two passes, where `data` holds both of them completely; None otherwise.
         step: scan step size, Å.
         geometry_known: whether `data.detector_to_scan` and `data.defocus` are more than a guess.
@@ -49,6 +51,7 @@ class PatternFile:
     step: float
     geometry_known: bool
     notes: tuple[str, ...] = ()
+    pattern: Literal["raster", "serpentine", "spiral"] = "raster"
     interlacing: Interlacing | None = None
 
 
@@ -122,6 +125,7 @@ def _from_acquisition(path: Path, given: Mapping[str, float]) -> PatternFile:
         plan.shape if complete else None,
         step,
         geometry_known=known,
+        pattern=plan.pattern,
         interlacing=plan.interlacing if complete and plan.passes > 1 else None,
     )
 

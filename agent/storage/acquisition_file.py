@@ -157,12 +157,16 @@ class AcquisitionWriter:
         write_image(
             entry, "mean_pattern", mean, "counts", (rows, columns), "mrad", "mean diffraction pattern", logarithmic=True
         )
+        if plan.scan_pattern != "raster":
+            measurement["positions"].attrs["pattern"] = plan.scan_pattern
         for number, raster in enumerate(plan.rasters()):
             positions = plan.scan_positions()[raster]
             y, x = positions[:, 0, 0], positions[0, :, 1]
             suffix, which = ("", "") if number == 0 else (f"_{number + 1}", ", second pass")
             title = f"counts outside the bright-field disc{which}"
             write_image(entry, f"dark_field{suffix}", self._dark_field[raster], "counts", (y, x), "Å", title)
+            if plan.pattern != "raster":  # a view of patterns that do not follow each other would be slower than a copy
+                continue
             self._write_raster(
                 file,
                 raster,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.aims import AreaOfInterest
+from agent.config import CampaignConfig, Exploration, Search
 from agent.errors import BadInputError
 from agent.policy import Observation, Policy, Problem, make_policy
 from agent.records import Settings

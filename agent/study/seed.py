@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from pydantic import Field
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, ScoreChoice, Search
+from agent.aims import AreaOfInterest
+from agent.config import CampaignConfig, Exploration, ScoreChoice, Search
 from agent.policy import Observation, Problem, make_policy
 from agent.processing.process import cleaned_data
 from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct

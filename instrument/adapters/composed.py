@@ -92,6 +92,7 @@ class ComposedMicroscope:
             ),
             electrons_per_pattern=(electrons[0], electrons[-1]),
             electrons_per_pattern_values=tuple(electrons) if fixed else None,
+            scan_patterns=scan.scan_patterns,
             area=scan.area,
             line_overhead=scan.line_overhead,
             settle_time=self._settle_time,
@@ -104,7 +105,7 @@ class ComposedMicroscope:
         check_limits(plan, told)
         self._scan.check(plan)
         dwell = plan.electrons_per_pattern / self._electrons_per_second
-        lines = plan.shape[0] * (plan.n_positions // math.prod(plan.shape)) if plan.positions is None else 1
+        lines = plan.n_positions // plan.line_length
         lit = plan.n_positions * dwell + lines * told.line_overhead
         radius = optics.probe_diameter(told.semiangle, plan.defocus, told.voltage) / 2
         pixels = math.prod(told.detector.shape) * np.dtype(told.detector.dtype).itemsize

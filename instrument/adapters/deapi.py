@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from instrument.adapters.parts import CameraFrame
 from instrument.errors import BadInputError, OutOfLimitsError
-from instrument.models import AcquisitionPlan, Detector, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Detector, Parameter, Rectangle, ScanPattern
 
 VOLTS = (-1.0, 1.0)
 """Of the coils, over the whole field."""
@@ -54,10 +54,11 @@ class DirectElectron:
         latency: s by which a frame may come late.
 
     Attributes:
-        detector, fastest, latency, step, dwell_times, area, line_overhead: see `Camera` and `ScanEngine`.
+        detector, fastest, latency, step, dwell_times, area, line_overhead, scan_patterns: see `Camera` and `ScanEngine`.
     """
 
     line_overhead = 0.0
+    scan_patterns: tuple[ScanPattern, ...] = ("raster",)
 
     def __init__(
         self,
@@ -124,10 +125,10 @@ class DirectElectron:
             self._client.disconnect()
 
     def check(self, plan: AcquisitionPlan) -> None:
-        """See `ScanEngine`: rasters of one pass."""
-        if plan.positions is not None or plan.passes != 1:
-            msg = "DE-Server scans rasters in one pass here; leave positions out, and set passes to 1"
-            raise OutOfLimitsError(msg, parameter="positions")
+        """See `ScanEngine`: one pass."""
+        if plan.passes != 1:
+            msg = "DE-Server scans in one pass here; set passes to 1"
+            raise OutOfLimitsError(msg, parameter="passes")
         if not all(POINTS[0] <= n <= POINTS[1] for n in plan.shape):
             msg = f"a scan of {plan.shape[0]} × {plan.shape[1]} points; legal: {POINTS[0]} … {POINTS[1]} along either side"
             raise OutOfLimitsError(msg, parameter="field")

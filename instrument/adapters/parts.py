@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument.models import AcquisitionPlan, Detector, Health, Parameter, Rectangle
+from instrument.models import AcquisitionPlan, Detector, Health, Parameter, Rectangle, ScanPattern
 
 SETTLE_POLL = 0.02
 
@@ -90,8 +90,13 @@ class ScanEngine(Protocol):
         """Flyback, s per line."""
         ...
 
+    @property
+    def scan_patterns(self) -> tuple[ScanPattern, ...]:
+        """In which orders it can visit a field; other plans never reach `start`."""
+        ...
+
     def check(self, plan: AcquisitionPlan) -> None:
-        """Raise OutOfLimitsError for what cannot be scanned (explicit positions, for example)."""
+        """Raise OutOfLimitsError for what cannot be scanned for another reason (two passes, for example)."""
         ...
 
     async def start(self, plan: AcquisitionPlan, dwell: float) -> None:

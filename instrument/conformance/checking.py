@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
 from instrument.conformance.describing import ANSWER_LIMIT
 from instrument.conformance.trial import NotOfferedError, Promise, Trial, require, scaled, timed
-from instrument.errors import OutOfLimitsError
 from instrument.limits import with_legal_dose
-from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan
+from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, ScanPattern
 
 ROUNDING = 1e-6
 
@@ -104,13 +104,18 @@ async def _checks_two_passes(trial: Trial) -> None:
     require(check.n_positions == plan.n_positions, f"check counts {check.n_positions} of {plan.n_positions} positions")
 
 
-async def _checks_positions(trial: Trial) -> None:
-    plan = explicit(trial)
-    try:
+def _checks(pattern: ScanPattern) -> Callable[[Trial], Awaitable[None]]:
+    async def attempt(trial: Trial) -> None:
+        plan = patterned(trial, pattern)
         check = await trial.microscope.check(plan)
-    except OutOfLimitsError as error:
-        raise NotOfferedError(error.message) from error
-    require(check.n_positions == plan.n_positions, f"check counts {check.n_positions} of {plan.n_positions} positions")
+        told = f"check counts {check.n_positions} of {plan.n_positions} positions"
+        require(check.n_positions == plan.n_positions, told)
+        require(
+            check.electrons >= plan.electrons * (1 - ROUNDING),
+            f"check counts {check.electrons:g} electrons, the patterns alone take {plan.electrons:g}",
+        )
+
+    return attempt
 
 
 def two_passes(trial: Trial) -> AcquisitionPlan:
@@ -121,8 +126,12 @@ def two_passes(trial: Trial) -> AcquisitionPlan:
     return with_legal_dose(trial.plan(passes=2, interlacing=interlacing), trial.description)
 
 
-def explicit(trial: Trial) -> AcquisitionPlan:
-    """A few positions of the small plan, in an order that no raster has."""
+def patterned(trial: Trial, pattern: ScanPattern) -> AcquisitionPlan:
+    """The small plan in another order; as positions, a few of it in one that no raster has. Raises NotOfferedError."""
+    if pattern not in trial.description.scan_patterns:
+        raise NotOfferedError(f"its scan patterns are {', '.join(trial.description.scan_patterns)}")
+    if pattern != "positions":
+        return trial.plan(pattern=pattern)
     plan = trial.plan()
     positions = plan.scan_positions()[::-5][:9]
     return plan.model_copy(update={"positions": tuple((float(y), float(x)) for y, x in positions)})
@@ -139,5 +148,7 @@ PROMISES = (
     Promise("a higher dose costs more", _charges_more_for_more),
     Promise("fewer lines cost less", _charges_for_area),
     Promise("two passes are checked where the description offers them", _checks_two_passes),
-    Promise("explicit positions are counted, or refused", _checks_positions),
+    Promise("a serpentine is checked where the description offers it", _checks("serpentine")),
+    Promise("a spiral is checked where the description offers it", _checks("spiral")),
+    Promise("explicit positions are checked where the description offers them", _checks("positions")),
 )

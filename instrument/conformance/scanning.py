@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 
 from instrument.beam import HOLD_LIMIT
-from instrument.conformance.checking import explicit, two_passes
+from instrument.conformance.checking import patterned, two_passes
 from instrument.conformance.describing import HEALTH_LIMIT
 from instrument.conformance.trial import BrokenPromiseError, NotOfferedError, Promise, Trial, require, scaled, timed
-from instrument.errors import BlankedError, OutOfLimitsError
+from instrument.errors import BlankedError
 from instrument.microscope import CountsBeamTime
-from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan
+from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, ScanPattern
 
 LOOP_LIMIT = 0.25
 """s that the event loop may stand still; the promise is 0.02, but other programs have their share of the processor."""
@@ -106,13 +107,12 @@ async def _scans_two_passes(trial: Trial) -> None:
     _complete((await trial.watch(plan)).indices, plan)
 
 
-async def _scans_positions(trial: Trial) -> None:
-    plan = explicit(trial)
-    try:
-        await trial.microscope.check(plan)
-    except OutOfLimitsError as error:
-        raise NotOfferedError(error.message) from error
-    _complete((await trial.watch(plan)).indices, plan)
+def _scans(pattern: ScanPattern) -> Callable[[Trial], Awaitable[None]]:
+    async def attempt(trial: Trial) -> None:
+        plan = patterned(trial, pattern)
+        _complete((await trial.watch(plan)).indices, plan)
+
+    return attempt
 
 
 async def _counts_beam_time(trial: Trial) -> None:
@@ -192,7 +192,9 @@ PROMISES = tuple(
         ("health answers during a scan", _answers_while_exposing),
         ("the event loop is left alone", _leaves_the_loop_alone),
         ("two passes are scanned where the description offers them", _scans_two_passes),
-        ("explicit positions are scanned, or refused", _scans_positions),
+        ("a serpentine is scanned where the description offers it", _scans("serpentine")),
+        ("a spiral is scanned where the description offers it", _scans("spiral")),
+        ("explicit positions are scanned where the description offers them", _scans("positions")),
         ("beam_time counts what the beam was on", _counts_beam_time),
         ("the beam is off until the first frame is asked for", _is_off_before_the_first_frame),
         ("closing the iterator turns the beam off", _stops_when_closed),

@@ -98,6 +98,20 @@ async def _refuses_passes(trial: Trial) -> None:
     await _refused(trial, passes=2, interlacing=other)
 
 
+async def _refuses_patterns(trial: Trial) -> None:
+    offered, plan = trial.description.scan_patterns, trial.plan()
+    foreign: list[dict[str, Any]] = [
+        {"pattern": name} for name in ("raster", "serpentine", "spiral") if name not in offered
+    ]
+    if "positions" not in offered:
+        middle = (plan.field.y + plan.field.height / 2, plan.field.x + plan.field.width / 2)
+        foreign.append({"positions": (middle,)})
+    if not foreign:
+        raise NotOfferedError("it scans in every pattern")
+    for changes in foreign:
+        await _refused(trial, **changes)
+
+
 async def _refuses_unpaid(trial: Trial) -> None:
     async with _served(trial, budget=0.5) as client, client.lease():
         try:
@@ -208,6 +222,7 @@ PROMISES = (
     Promise("a dose out of limits is refused", _refuses_dose),
     Promise("a field outside of the area is refused", _refuses_field),
     Promise("passes that are not offered are refused", _refuses_passes),
+    Promise("scan patterns that are not offered are refused", _refuses_patterns),
     Promise("a plan that the budget does not cover is refused", _refuses_unpaid),
     Promise("a start without reservation is refused", _refuses_unreserved),
     Promise("an id stands for one plan and one reservation", _keeps_ids_apart),

@@ -80,6 +80,7 @@ class StripedMicroscope:
             ),
             step=between(0.1, 10.0),
             dose=between(1.0, 1e6, "e/Å²"),
+            scan_patterns=("raster", "serpentine", "spiral", "positions"),
             electrons_per_pattern=(1.0, 1e7),
             area=square(500.0),
             region_dose_limit=self.region_dose_limit,

@@ -125,6 +125,20 @@ async def test_a_campaign_with_one_setting_measures_it_and_finishes(server: Serv
     assert write_report(record, tmp_path / "campaign").stat().st_size > 10_000
 
 
+async def test_a_campaign_in_spirals(server: Server, tmp_path: Path) -> None:
+    fixed = {"step": [1, 1], "defocus": [100, 100], "dose": [300, 300]}
+    trials = {"trials": 1, "height": 16, "width": 16, "initial": 1}
+    changes = {"scan": "spiral", "search": fixed, "exploration": trials, "expert": None}
+    record = await run_campaign(config(**changes), server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+    assert {t.state for t in record.trials} == {"done"}
+    for trial in record.trials:
+        assert trial.plan is not None
+        stored = read_acquisition(tmp_path / "campaign" / str(trial.acquisition_file))
+        assert stored.plan.pattern == trial.plan.pattern == "spiral"
+        assert trial.score is not None
+        assert trial.score.value > 0, "patterns are at home in the places that the spiral says"
+
+
 async def test_every_trial_is_reconstructed_as_the_campaign_file_says(
     server: Server, tmp_path: Path, world: Path
 ) -> None:
@@ -244,6 +258,7 @@ async def test_bad_input_leaves_no_folder_and_spends_nothing(server: Server, tmp
         ({"exploration": {"trials": 400, "height": 16, "width": 16}}, "fresh area runs out"),
         ({"goal": {"kind": "cheapest"}}, r"goal\.score"),
         ({"policy": "nothing:here"}, "nothing"),
+        ({"scan": "serpentine"}, "a serpentine scan is not possible here; legal: raster, spiral"),
         ({"geometry": {"centre": (40, 3)}}, r"the centre \(40, 3\) lies outside the detector"),
         ({"geometry": {"mask": "absent.npy"}}, r"absent\.npy: no mask can be read"),
         ({"score": {"field": 12, "function": "json:no_such_score"}}, "no_such_score"),

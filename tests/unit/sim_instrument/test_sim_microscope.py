@@ -186,3 +186,44 @@ async def test_the_jitter_of_two_passes_is_drawn_twice() -> None:
     first, second = (moved - twice.scan_positions()).reshape(2, -1)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.25
     assert np.std(first) == pytest.approx(0.1, rel=0.2)
+
+
+async def test_scan_patterns_pay_for_the_flyback_that_they_have(microscope: SimulatedMicroscope) -> None:
+    column = microscope.column
+    assert set((await microscope.describe()).scan_patterns) == {"raster", "serpentine", "spiral", "positions"}
+    places = tuple(map(tuple, plan(n=10).scan_positions()[::7].tolist()))
+    for lines, scan in (
+        (10, plan(n=10)),
+        (1, plan(n=10, pattern="serpentine")),
+        (2, plan(n=10, dose=4000.0, pattern="spiral", passes=2)),
+        (1, plan(n=10, positions=places)),
+    ):
+        cost = await microscope.check(scan)
+        flyback = lines * column.flyback * column.electrons_per_second
+        assert cost.electrons == pytest.approx(scan.electrons + flyback), scan.pattern
+        assert cost.duration == pytest.approx(cost.electrons / column.electrons_per_second + column.settle)
+        assert len(await frames(microscope, scan)) == scan.n_positions
+
+
+async def test_rows_of_a_serpentine_wait_for_the_line_trigger() -> None:
+    microscope = SimulatedMicroscope(VACUUM, Column(**SMALL, line_trigger=50.0))
+    scan = plan(n=10, pattern="serpentine")
+    cost = await microscope.check(scan)
+    assert cost.duration - microscope.column.settle == pytest.approx(10 / 50)
+    assert (await microscope.describe()).line_trigger == 50.0
+    microscope.close()
+
+
+@pytest.mark.parametrize("pattern", ["serpentine", "spiral"])
+async def test_each_frame_of_a_pattern_shows_the_place_that_the_plan_says(pattern: str) -> None:
+    """Descan moves the pattern with the position: the frames tell where the beam was."""
+    column = Column.ideal(**SMALL, descan_y=12.0, descan_x=12.0)
+    microscope = SimulatedMicroscope(VACUUM, column)
+    scan = plan(n=7, dose=20_000.0, pattern=pattern)
+    stack = (await frames(microscope, scan)).astype(float)
+    microscope.close()
+    index = np.arange(64) - 32
+    total = stack.sum(axis=(1, 2))
+    seen = np.stack([(stack.sum(2) @ index) / total, (stack.sum(1) @ index) / total], axis=1)
+    where = scan.scan_positions() - scan.scan_positions().mean(axis=0)
+    np.testing.assert_allclose(seen - seen.mean(axis=0), 2 * where, atol=0.5)

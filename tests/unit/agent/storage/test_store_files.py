@@ -52,6 +52,20 @@ def write(
         writer.finish(Outcome(id="a-001", state="done", frames=len(frames), electrons=4500))
 
 
+@pytest.mark.parametrize("pattern", ["serpentine", "spiral"])
+def test_images_of_any_scan_pattern_lie_as_the_specimen_does(tmp_path: Path, pattern: str) -> None:
+    frames, raster = patterns(16), plan(4.0)
+    wanted = raster.model_copy(update={"pattern": pattern})
+    write(tmp_path / "raster.h5", frames, wanted=raster)
+    write(tmp_path / "other.h5", frames[np.argsort(wanted.rasters()[0].ravel())], wanted=wanted)
+    with h5py.File(tmp_path / "raster.h5") as one, h5py.File(tmp_path / "other.h5") as other:
+        np.testing.assert_allclose(other["entry/dark_field/image"], one["entry/dark_field/image"])
+        assert other["entry/measurement/positions"].attrs["pattern"] == pattern
+        assert "diffraction" not in other["entry"]
+        assert "diffraction" in one["entry"]
+    assert read_acquisition(tmp_path / "other.h5").plan == wanted
+
+
 FOUND = Cleaning(patterns=9, empty=2, hot_pixels=4, counts_per_electron=1.02)
 MASK = np.ones((16, 16), bool)
 OPTICS = Optics(
