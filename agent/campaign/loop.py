@@ -30,7 +30,7 @@ from agent.campaign.session import Session
 from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.events import ModelChanged, Phase, PhaseChanged, Recommended, TargetSet
 from agent.policy import make_policy
-from agent.policy.base import Observation, Policy
+from agent.policy.base import Policy
 from agent.processing.child import JobRunner
 from agent.records import ENDED, OPEN, ModelView, Recommendation, Role, Suggestion, Trial, TrialState
 from agent.scoring.information import scale_score
@@ -159,39 +159,39 @@ class Loop:
         await self._steering.may_suggest()
         if (asked := self._asked_for("exploration")) is not None:
             return asked
-        if self._viewing is not None:
-            await self._viewing
         self._phase("suggesting", number, "exploration")
         started = time.monotonic()
         description = await self._client.describe()
         observations = self._book.observations(number)
 
-        def suggest(policy: Policy) -> tuple[list[Suggestion], str]:
+        def suggest(policy: Policy) -> tuple[list[Suggestion], str, Policy | None]:
             policy.ingest(observations)
             suggested = policy.suggest(1)
-            return suggested, getattr(policy, "stop_reason", None) or "the policy suggests no further trial"
+            return suggested, getattr(policy, "stop_reason", None) or "the policy suggests no further trial", policy
 
         try:
-            suggestions, reason = await self._ask_policy(description, suggest, final=False)
+            suggestions, reason, policy = await self._ask_policy(description, suggest, final=False)
         except BadInputError as error:
             # Checked before the campaign began; what is legal has shrunk since (a recording gets used up).
-            suggestions, reason = [], str(error)
-        if not suggestions:
+            suggestions, reason, policy = [], str(error), None
+        if not suggestions or policy is None:
             self._journal.note("exploration ends", reason=reason)
             return None
         trial = self._book.add("exploration", suggestions[0], time.monotonic() - started)
-        self._viewing = self._tasks.create_task(self._tell_view(description, observations))
+        self._drop_view()
+        self._viewing = self._tasks.create_task(self._tell_view(policy))
         return trial
 
-    async def _tell_view(self, description: Description, observations: list[Observation]) -> None:
+    def _drop_view(self) -> None:
+        """Tell no view that is still being made: nothing waits for it, and it would come after a newer one."""
+        if self._viewing is not None:
+            self._viewing.cancel()
+
+    async def _tell_view(self, policy: Policy) -> None:
         """Tell whoever watches what the model believes, while the trial that it suggested is being acquired."""
-
-        def look(policy: Policy) -> ModelView | None:
-            policy.ingest(observations)
-            return policy.view(self._book.budget.left)
-
+        left = self._book.budget.left
         try:
-            view = await self._ask_policy(description, look, final=False)
+            view = await self._control.unless_stopped(asyncio.to_thread(policy.view, left))
         except (BadInputError, StoppedError):
             return
         if view is not None:
@@ -294,8 +294,6 @@ class Loop:
 
     async def _recommend(self) -> Trial:
         number = self._book.next_number
-        if self._viewing is not None:
-            await self._viewing
         self._phase("recommending", number, "final")
         started = time.monotonic()
         description = await self._client.describe()
@@ -314,6 +312,7 @@ class Loop:
             raise NoResultError(msg) from error
         self._journal.write(recommended=recommendation)
         self._audience.tell(Recommended(recommendation=recommendation))
+        self._drop_view()
         if view is not None:
             self._journal.write(model_view=view)
             self._audience.tell(ModelChanged(view=view))

@@ -60,11 +60,13 @@ class BotorchPolicy:
         self.prior = load_prior(problem)
         self.memory = _taught(self.prior, problem)
         self.stop_reason: str | None = None
+        self._fitted: PictureModel | str | None = None
         self.goal: ModelGoal = goals[problem.config.goal.kind](problem, self.space, self.budget)
 
     def ingest(self, observations: Iterable[Observation]) -> None:
         """See Policy."""
         self.book.ingest(observations)
+        self._fitted = None
         self.goal.learn(self.book)
 
     def suggest(self, n_points: int = 1) -> list[Suggestion]:
@@ -90,7 +92,7 @@ class BotorchPolicy:
         return best.model_copy(update={"reason": f"{best.reason}; {model}"})
 
     def view(self, electrons_left: float) -> ModelView | None:
-        """See Policy. None before there is a model."""
+        """See Policy. None before there is a model. After `suggest` or `recommend` nothing is fitted any more."""
         with deterministic_torch(self.seed):
             model = self._model(self.book)
             return None if isinstance(model, str) else self.goal.view(model, electrons_left)
@@ -130,7 +132,12 @@ class BotorchPolicy:
             return f"the model could not be used ({type(error).__name__})"
 
     def _model(self, book: ObservationBook) -> PictureModel | str:
-        """The model of everything scored, or why there is none."""
+        """The model of everything scored, or why there is none; fitted once, since pending trials do not change it."""
+        if self._fitted is None:
+            self._fitted = self._fit(book)
+        return self._fitted
+
+    def _fit(self, book: ObservationBook) -> PictureModel | str:
         scored = book.scored_trials
         if not self.space.variables:
             return ONE_SETTING

@@ -5,6 +5,7 @@ The equations and priors are in README.md, "The model".
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ SMALLEST_VARIANCE = 1e-8
 """Of a score relative to the largest score squared: keeps the covariance matrix invertible."""
 SMALLEST_RELATIVE_SD = 0.02
 """Of the gain between settings, relative to its mean: keeps a model of few equal scores from being certain."""
+_ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class NoiseCurve:
 def deterministic_torch(seed: int, threads: int = 1) -> Iterator[None]:
     """A seeded generator and a fixed number of threads; the caller's state comes back afterwards.
 
+    All this belongs to the process, not to a thread, so one at a time.
+
     Two warnings are silenced: doses of the final acquisition lie outside the unit cube on purpose, and near-duplicate points
     of the baseline need jitter.
 
@@ -120,16 +124,17 @@ def deterministic_torch(seed: int, threads: int = 1) -> Iterator[None]:
         seed: of torch's generator.
         threads: of torch; another number may change the last bits.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputDataWarning)
-            warnings.simplefilter("ignore", NumericalWarning)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with _ONE_AT_A_TIME:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputDataWarning)
+                warnings.simplefilter("ignore", NumericalWarning)
+                torch.manual_seed(seed)
+                yield
+        finally:
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def _final(
     except BadInputError as error:
         return {"error": " ".join(str(error).split())}
     taken = settings.model_copy(update={"dose": dose})
-    truth = pool.record(column, taken, FRESH + seed % FRESH).truth or 0.0
+    truth = pool.record(column, taken, FRESH + seed % FRESH, final=True).truth or 0.0
     regret = None if not oracle else 1 - truth / oracle
     return {"step": taken.step, "defocus": taken.defocus, "truth": truth, "regret": regret}
 
@@ -239,9 +239,9 @@ def _oracle(pool: Pool, column: StudyColumn, description: Description, dose: flo
             if step > max(focused, 2e-3 * description.semiangle * abs(defocus)):
                 continue  # neighbouring probes do not touch: no policy may choose it either
             settings = Settings(step=step, defocus=defocus, dose=dose)
-            truths = [pool.record(column, settings, 2 * FRESH + r).truth or 0.0 for r in range(replicas)]
+            truths = [pool.record(column, settings, 2 * FRESH + r, final=True).truth or 0.0 for r in range(replicas)]
             if float(np.mean(truths)) > best:
                 best, chosen = float(np.mean(truths)), settings
     if chosen is None:
         return None
-    return pool.record(column, chosen, 2 * FRESH + replicas).truth
+    return pool.record(column, chosen, 2 * FRESH + replicas, final=True).truth

@@ -57,11 +57,13 @@ class Planned:
         plan: of the acquisition.
         scored: square, Å; None: it only calibrates.
         cell: number of its settings in the grid.
+        final: whether its patterns are gone over until held-out counts gain no more, as for a campaign's final picture.
     """
 
     plan: AcquisitionPlan
     scored: Rectangle | None = None
     cell: int = 0
+    final: bool = False
 
     @property
     def truth(self) -> Rectangle | None:

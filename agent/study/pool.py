@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Settings
 from agent.storage.atomic import atomic_write
 from agent.study.exposures import Exposed, ExposureError, Simulator, StudyColumn
@@ -38,33 +39,35 @@ class Pool:
         self._processing: tuple[StudyColumn, Iterator[ScoreRecord]] | None = None
         self.made = 0
 
-    def record(self, column: StudyColumn, settings: Settings, replica: int) -> ScoreRecord:
+    def record(self, column: StudyColumn, settings: Settings, replica: int, *, final: bool = False) -> ScoreRecord:
         """What a campaign would find at some settings, beside the truth.
 
         Args:
             column: of the study.
             settings: step Å, defocus Å, dose e/Å².
             replica: number of the repetition, with noise of its own and another place of the specimen.
+            final: whether it is processed as a campaign's final picture is, or as a trial.
         """
-        path = self._path(column, settings, replica)
+        path = self._path(column, settings, replica, final=final)
         try:
             return ScoreRecord.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError):
             pass
-        record = self._make(column, settings, replica)
+        record = self._make(column, replace(self._planned(column, settings, replica), final=final))
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(path, record.model_dump_json() + "\n")
         self.made += 1
         return record
 
-    def _path(self, column: StudyColumn, settings: Settings, replica: int) -> Path:
+    def _path(self, column: StudyColumn, settings: Settings, replica: int, *, final: bool = False) -> Path:
         asked = [VERSION, self._identity, column.name, column.seed, replica]
         asked += [f"{value:.6g}" for value in (settings.step, settings.defocus, settings.dose)]
+        if final:  # cells of before had the passes of a trial, and are left aside
+            asked += ["passes", ReconstructionChoice().to_the_end().passes]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:20]
         return self._folder / column.name / f"{key}.json"
 
-    def _make(self, column: StudyColumn, settings: Settings, replica: int) -> ScoreRecord:
-        planned = self._planned(column, settings, replica)
+    def _make(self, column: StudyColumn, planned: Planned) -> ScoreRecord:
         try:
             acquisition, truth = self._simulator.expose(column, planned)
         except ExposureError as error:

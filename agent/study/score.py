@@ -73,6 +73,7 @@ def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:
     assert each.truth is not None
     assert each.truth.phase is not None
     choice, scored = ScoreChoice(field=SCORED), each.planned.scored
+    passes = ReconstructionChoice()
     output = state.with_name("picture.h5")
     job = ProcessingJob(
         acquisition=state.with_name("none.h5"),  # it is in memory
@@ -80,7 +81,7 @@ def _scored(each: Exposed, record: ScoreRecord, state: Path) -> ScoreRecord:
         column=state if state.exists() else None,
         column_output=state.with_name("after.json"),
         scored=scored,
-        reconstruction=ReconstructionChoice(),
+        reconstruction=passes.to_the_end() if each.planned.final else passes,
         score=choice,
         seed=each.column.seed,
     )

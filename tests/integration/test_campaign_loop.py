@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from served_small_world import (
@@ -23,7 +25,9 @@ from agent.campaign.dry_run import dry_run
 from agent.config import CampaignConfig
 from agent.errors import AgentError, BadInputError, InstrumentUnavailableError
 from agent.events import Event, TrialChanged
+from agent.policy import RandomPolicy
 from agent.processing.process import ProcessingJob
+from agent.records import Recommendation, Suggestion
 from agent.report import write_report
 from agent.storage.journal import load_history
 from instrument import InstrumentClient
@@ -165,6 +169,40 @@ async def test_the_acquisition_of_the_next_trial_overlaps_the_reconstruction_of_
     order = [(e.trial, e.kind) for e in load_history(tmp_path / "campaign") if e.kind.startswith("trial ")]
     assert order.index((2, "trial suggested")) < order.index((1, "trial done"))
     assert record.state == "done"
+
+
+class LatePainter(RandomPolicy):
+    """The view of what it believes is ready only after it has been asked for the next settings."""
+
+    asked: ClassVar[list[float]] = []
+    in_time: ClassVar[list[bool]] = []
+    changed: ClassVar[threading.Condition] = threading.Condition()
+
+    def suggest(self, n_points: int = 1) -> list[Suggestion]:
+        self._note(self.book.next_number)
+        return super().suggest(n_points)
+
+    def recommend(self, electrons_left: float) -> Recommendation:
+        self._note(math.inf)
+        return super().recommend(electrons_left)
+
+    def view(self, electrons_left: float) -> None:
+        mine = self.book.next_number
+        with self.changed:
+            self.in_time.append(self.changed.wait_for(lambda: max(self.asked) > mine, timeout=120))
+
+    def _note(self, number: float) -> None:
+        with self.changed:
+            self.asked.append(number)
+            self.changed.notify_all()
+
+
+async def test_the_next_suggestion_does_not_wait_for_the_view_of_the_last(server: Server, tmp_path: Path) -> None:
+    told = config(policy=f"{__name__}:LatePainter", expert=None)
+    record = await run_campaign(told, server.endpoint, tmp_path / "campaign", processing=PROCESSING)
+    assert record.state == "done"
+    assert {1, 2, 3, math.inf} <= set(LatePainter.asked)
+    assert all(LatePainter.in_time)
 
 
 async def test_every_step_is_journalled_before_the_next(server: Server, tmp_path: Path) -> None:

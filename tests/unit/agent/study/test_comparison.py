@@ -1,11 +1,14 @@
 """Studies of policies: what each would have taken, its truth, and what the best setting would have given."""
 
+import numpy as np
 from examples import description
 
+from agent.errors import BadInputError
 from agent.records import Settings
+from agent.study import score
 from agent.study.comparison import Design, compare, on_grid
 from agent.study.comparison_summary import summarise
-from agent.study.exposures import StudyColumn
+from agent.study.exposures import StudyColumn, Truth
 from agent.study.pool import Pool
 from agent.study.records import ScoreRecord
 from instrument.models import AcquisitionPlan
@@ -22,9 +25,11 @@ class Answers:
 
     def __init__(self):
         self.asked = []
+        self.finals = []
 
-    def record(self, column, settings, replica):
+    def record(self, column, settings, replica, *, final=False):
         self.asked.append((settings, replica))
+        self.finals.append(final)
         truth = landscape(settings)
         return ScoreRecord(name=column.name, seed=column.seed, score=truth, sd=0.05, truth=truth)
 
@@ -59,6 +64,12 @@ def test_final_pictures_and_oracle_have_noise_that_no_policy_has_seen():
     finals = {replica for settings, replica in pool.asked if settings.dose == 1e3}
     assert trials
     assert not trials & finals
+
+
+def test_what_is_compared_in_the_end_is_processed_as_a_final_picture_and_trials_are_not():
+    _, pool = records()
+    for (settings, _), final in zip(pool.asked, pool.finals, strict=True):
+        assert final == (settings.dose == 1e3)
 
 
 def test_the_grid_leaves_nothing_but_its_own_settings():
@@ -101,3 +112,28 @@ def test_the_pool_asks_for_two_passes_at_a_place_that_belongs_to_the_replica(tmp
         assert area.y <= field.y <= scored.y
         assert scored.x + scored.width <= field.x + field.width <= area.x + area.width
     assert planned[0].plan.field != planned[1].plan.field
+
+
+def test_a_trials_record_is_not_taken_for_a_final_picture_which_has_more_passes(tmp_path, monkeypatch):
+    class Exposes:
+        def describe(self, column):
+            return description()
+
+        def expose(self, column, planned):
+            return object(), Truth(0.0, 0.0, False, np.zeros((4, 4)), 0.1)
+
+    jobs = []
+
+    def processed(acquisition, job):
+        jobs.append(job)
+        raise BadInputError("nothing comes of it")
+
+    monkeypatch.setattr(score, "process_acquisition", processed)
+    pool = Pool(tmp_path, simulator=Exposes(), identity="x")
+    settings = Settings(step=1.0, defocus=100.0, dose=1e3)
+    asked = [pool.record(COLUMN, settings, 4, final=final) for final in (False, True, True)]
+    assert [record.error for record in asked] == ["nothing comes of it"] * 3
+    trial, final = (job.reconstruction for job in jobs)
+    assert not trial.stop_early
+    assert final.stop_early
+    assert final.passes > trial.passes
