@@ -30,9 +30,9 @@ from agent.errors import AgentError
 from agent.storage.journal import is_begun, load_history
 
 pytestmark = pytest.mark.timeout(7200)
-TRIALS = {"trials": 2, "height": 16, "width": 16, "initial": 2}
-CAMPAIGN = {"expert": None, "exploration": TRIALS, "electrons": 1e6}
-"""Three acquisitions."""
+TRIALS = {"trials": 1, "height": 16, "width": 16, "initial": 1}
+CAMPAIGN = {"expert": None, "exploration": TRIALS, "electrons": 5e5}
+"""Two acquisitions: an exploratory one and the final one."""
 
 
 @dataclass
