@@ -31,7 +31,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 env: $(STAMP)
 
-# torch comes first and alone, at its pinned version: asked for as a range by another package it brings CUDA with it.
+# torch comes first and alone, at its pinned version: asked for as a range by another package it would be another build. The CPU build
+# has to be among what pip finds (the head of constraints.txt says how); else PyPI's comes, with CUDA's libraries.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is needed, this is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }

@@ -8,7 +8,7 @@ from typing import Any
 
 import zmq
 
-from instrument.errors import MalformedRequestError
+from instrument.errors import ConflictError, MalformedRequestError
 
 _TCP = re.compile(r"tcp://(?P<host>\[[^\[\]]+\]|[^:/\[\]\s]+):(?P<port>\*|\d{1,5})")
 _ALL_INTERFACES = ("0.0.0.0", "[::]", "*")
@@ -33,6 +33,46 @@ def check_endpoint(endpoint: str) -> None:
         "like tcp://[::1]:5555) or ipc://PATH"
     )
     raise MalformedRequestError(msg, endpoint=endpoint)
+
+
+def bind(socket: zmq.Socket[Any], endpoint: str) -> None:
+    """Bind a socket.
+
+    Args:
+        socket: with its options set.
+        endpoint: see `check_endpoint`.
+
+    Raises:
+        ConflictError: another program has it.
+        MalformedRequestError: it cannot be bound on this machine.
+    """
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            msg = f"{endpoint} is in use by another program; stop it or choose another port (* takes a free one)"
+            raise ConflictError(msg, endpoint=endpoint) from error
+        msg = f"{endpoint} cannot be bound here: {error.strerror}"
+        raise MalformedRequestError(msg, endpoint=endpoint) from error
+
+
+def require_free(*endpoints: str) -> None:
+    """Bind endpoints for a moment, before work that would be lost where one is taken. A socket file is left alone.
+
+    Args:
+        endpoints: see `check_endpoint`.
+
+    Raises:
+        ConflictError, MalformedRequestError: as `bind`.
+    """
+    with zmq.Context() as context:
+        for endpoint in endpoints:
+            check_endpoint(endpoint)
+            if endpoint.startswith("ipc://"):
+                continue
+            with context.socket(zmq.REP) as socket:
+                allow_ipv6(socket, endpoint)
+                bind(socket, endpoint)
 
 
 def is_loopback(endpoint: str) -> bool:

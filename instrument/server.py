@@ -28,8 +28,8 @@ from instrument.background import Background
 from instrument.backup import Backups
 from instrument.commands import Commands
 from instrument.data_socket import HANDSHAKE_LIMIT_MS, DataSocket
-from instrument.endpoints import allow_ipv6, beside, check_endpoint, is_loopback
-from instrument.errors import ConflictError, MalformedRequestError
+from instrument.endpoints import allow_ipv6, beside, bind, check_endpoint, is_loopback
+from instrument.errors import MalformedRequestError
 from instrument.guard import BeamGuard
 from instrument.health_watch import HealthWatch
 from instrument.heartbeat import HardwareLine, Heartbeat
@@ -236,14 +236,7 @@ class InstrumentServer:
         allow_ipv6(socket, endpoint)
         if self._keys is not None:
             self._keys.secure(socket)
-        try:
-            socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            if error.errno == zmq.EADDRINUSE:
-                msg = f"{endpoint} is in use by another program; stop it or choose another port (* takes a free one)"
-                raise ConflictError(msg, endpoint=endpoint) from error
-            msg = f"{endpoint} cannot be bound here: {error.strerror}"
-            raise MalformedRequestError(msg, endpoint=endpoint) from error
+        bind(socket, endpoint)
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     async def _supervise(self) -> None:

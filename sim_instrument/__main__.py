@@ -12,6 +12,7 @@ from typing import Any
 
 from instrument import InstrumentError
 from instrument.backup import BACKUP_HELP
+from instrument.endpoints import require_free
 from instrument.errors import BadInputError
 from instrument.keys import ServerKeys
 from instrument.metrics import METRICS_HELP
@@ -69,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _expose(arguments)
     try:
         keys = ServerKeys.load(arguments.secret_key, arguments.clients, arguments.keys)
+        # Before a specimen is built and abTEM loaded, which take seconds.
+        require_free(*filter(None, (arguments.control, arguments.safe, arguments.data)))
         microscope = arguments.make(arguments)
     except (InstrumentError, BadInputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

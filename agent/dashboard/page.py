@@ -25,14 +25,19 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.25
 """s between two looks at whether something has changed."""
 STYLE = Path(__file__).with_name("style.css")
-THEME = """<script>
-document.documentElement.dataset.theme = localStorage.getItem("theme") || "dark";
+THEME = """<meta name="theme-color" content="#14181e"><script>
+function setTheme(theme) {  // a phone paints its own bar, above the page, in theme-color
+  document.documentElement.dataset.theme = theme;
+  document.querySelector("meta[name=theme-color]").content = theme === "dark" ? "#14181e" : "#ffffff";
+}
+setTheme(localStorage.getItem("theme") || "dark");
 function nextTheme() {
   const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  document.documentElement.dataset.theme = theme;
+  setTheme(theme);
   localStorage.setItem("theme", theme);
 }
 </script>"""
+"""`--panel` of both themes, again: a meta element takes no variable."""
 KEYS = (
     ("p", "pause, or go on"),
     ("shift + b", "BLANK: beam off, instrument in SAFE"),

@@ -14,13 +14,12 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse
 from nicegui import ui
 
+from agent.dashboard.page import STYLE, THEME
 from agent.dashboard.queue_view import QueueView
 from agent.dashboard.roles import Visitor
 from agent.status.contract import JobMessage, QueueMessage
 
-STYLE = Path(__file__).with_name("style.css")
 TICK_S = 1.0
-_THEME = '<script>document.documentElement.dataset.theme = localStorage.getItem("theme") || "dark";</script>'
 _COLUMNS = ("job", "state", "turn", "campaign", "instrument", "prio", "proposal", "user", "title", "")
 
 
@@ -36,7 +35,7 @@ def add_queue_page(visitor_of: Callable[[Request], Visitor | None], queue: Queue
     async def page(request: Request) -> RedirectResponse | None:
         if visitor_of(request) is None:
             return RedirectResponse("/login")
-        ui.add_head_html(_THEME)
+        ui.add_head_html(THEME)
         ui.add_css(STYLE.read_text(encoding="utf-8"))
         box = ui.html(queue_html(*queue.look()), sanitize=False)
         ui.timer(TICK_S, lambda: box.set_content(queue_html(*queue.look())))

@@ -258,6 +258,7 @@ _NOT_HERE = (
     "<!doctype html><title>ptychopilot</title><p>This page is reached through its proxy, which knows who you are.</p>"
 )
 _LOGIN = """<!doctype html><html data-theme="dark"><head><meta charset="utf-8"><title>ptychopilot</title>
+<meta name="theme-color" content="#14181e">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
 <body><form class="login" method="post" action="/login"><h1>ptychopilot</h1>
 <label>password <input type="password" name="password" autofocus autocomplete="current-password"></label>

@@ -258,11 +258,8 @@ def require_new(folder: Path) -> None:
         BadInputError: it is a file, or not empty.
     """
     if folder.is_dir() and any(entry.name != INSTRUMENT for entry in folder.iterdir()):
-        hint = (
-            f"`ptychopilot resume {folder}` continues the campaign in it"
-            if (folder / JOURNAL).exists()
-            else "is not empty"
-        )
+        resumed = f"`ptychopilot resume {folder}` continues the campaign in it"
+        hint = resumed if (folder / JOURNAL).exists() else "is not empty"
         msg = f"{folder} exists and {hint}; choose another folder for a new campaign"
         raise BadInputError(msg)
     if folder.exists() and not folder.is_dir():
@@ -347,6 +344,9 @@ def _check_version(folder: Path, connection: sqlite3.Connection) -> None:
     except sqlite3.DatabaseError as error:
         msg = f"{folder / JOURNAL}: damaged or not a journal ({error})"
         raise BadInputError(msg) from error
+    if version == 0 and not any((folder / "acquisitions").glob("*")):
+        msg = f"{folder}: this campaign was ended before it began, and nothing was exposed; delete the folder and run it again"
+        raise BadInputError(msg)
     if version != SCHEMA_VERSION:
         msg = f"{folder / JOURNAL}: written with journal version {version}, this program reads version {SCHEMA_VERSION}"
         raise BadInputError(msg)

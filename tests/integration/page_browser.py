@@ -66,8 +66,10 @@ class Browser:
         """Keep a picture of the page in a window of so many pixels."""
         size = {"width": pixels, "height": height, "deviceScaleFactor": 1, "mobile": pixels < 600}
         self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self._driver.execute_script(f"document.documentElement.dataset.theme = '{theme}'")
-        time.sleep(0.3)  # the browser's own drawing
+        self._driver.execute_script(f"setTheme('{theme}')")
+        drawn = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => done()))"
+        self._driver.execute_async_script(drawn)
+        time.sleep(0.3)  # the bar on top is a layer of its own, which is drawn later than the rest
         path.parent.mkdir(parents=True, exist_ok=True)
         self._driver.save_screenshot(str(path))
 

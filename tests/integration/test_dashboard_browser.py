@@ -91,6 +91,9 @@ def a_viewer_looks(browser: Browser) -> None:
     browser.find(".act.pause").click()
     browser.find(".q-notification", "you are a viewer here and cannot pause")
     assert browser.width(390) == 390, "a phone does not scroll sideways"
+    for colour in ("#ffffff", "#14181e"):  # light, and dark again
+        browser.press("t")
+        browser.find(f"meta[name=theme-color][content='{colour}']")
 
 
 def the_past_is_shown(browser: Browser, host: str) -> None:

@@ -27,12 +27,12 @@ from served_small_world import (
 from agent import load_campaign, resume_campaign, run_campaign
 from agent.config import CampaignConfig
 from agent.errors import AgentError
-from agent.storage.journal import JOURNAL, load_history
+from agent.storage.journal import is_begun, load_history
 
 pytestmark = pytest.mark.timeout(7200)
-TRIALS = {"trials": 2, "height": 16, "width": 16, "initial": 2}
-CAMPAIGN = {"expert": None, "exploration": TRIALS, "electrons": 1e6}
-"""Three acquisitions."""
+TRIALS = {"trials": 1, "height": 16, "width": 16, "initial": 1}
+CAMPAIGN = {"expert": None, "exploration": TRIALS, "electrons": 5e5}
+"""Two acquisitions: an exploratory one and the final one."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ def boundaries(world: Path, monkeypatch: pytest.MonkeyPatch) -> Boundaries:
 
 async def _go_on(folder: Path, endpoint: str, wanted: CampaignConfig) -> str:
     """Resume; run again what has no entry of a journal yet."""
-    if (folder / JOURNAL).exists() and len(load_history(folder)):
+    if is_begun(folder):
         await resume_campaign(folder, endpoint=endpoint, patience=20)
         return "resumed"
     shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +129,7 @@ async def test_an_agent_killed_at_every_boundary_goes_on_as_if_nothing_had_been(
             code = await agent_process("run", folder, server.endpoint, file, "")
             fatal(None)
             assert code in (0, -9), (boundaries.number, code)
-            written = len(load_history(folder)) if (folder / JOURNAL).exists() else 0
+            written = len(load_history(folder)) if is_begun(folder) else 0
             then = await _go_on(folder, server.endpoint, wanted) if code else "-"
             assert len(load_history(folder)) >= written
             await boundaries.end(server, folder, then)
@@ -161,7 +161,7 @@ async def test_a_server_killed_at_every_boundary_is_started_again_and_the_campai
                 assert server.process.wait() == -9, boundaries.number
             if server.process.poll() is not None:
                 server.start()
-            if not (folder / JOURNAL).exists() or load_campaign(folder).state != "done":
+            if not is_begun(folder) or load_campaign(folder).state != "done":
                 then = await _go_on(folder, server.endpoint, wanted)
             died = boundaries.note.exists()
             await boundaries.end(server, folder, then)

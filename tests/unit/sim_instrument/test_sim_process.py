@@ -15,6 +15,7 @@ from pathlib import Path
 import examples
 import numpy as np
 import pytest
+import zmq
 
 from instrument import AcquisitionPlan, InstrumentError
 from instrument.background import Background
@@ -118,6 +119,20 @@ def test_a_process_that_cannot_serve_ends_with_exit_code_2(tmp_path: Path) -> No
     command = [sys.executable, "-m", "sim_instrument", "simulate", "--state-dir", str(tmp_path), "--size", "100"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_a_taken_port_is_told_before_abtem_is_loaded(tmp_path: Path) -> None:
+    with zmq.Context() as context, context.socket(zmq.REP) as other:
+        other.bind("tcp://127.0.0.1:*")
+        taken = other.getsockopt_string(zmq.LAST_ENDPOINT)
+        code = (
+            "import sys; from sim_instrument.__main__ import main; code = main(); "
+            "print('abtem' in sys.modules); sys.exit(code)"
+        )
+        command = [sys.executable, "-c", code, "simulate", "--safe", taken, "--state-dir", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "False\n")
+    assert f"{taken} is in use by another program; stop it or choose another port" in done.stderr
 
 
 def test_help_says_units_defaults_and_costs() -> None:

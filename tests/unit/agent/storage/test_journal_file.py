@@ -106,7 +106,7 @@ def test_what_is_no_journal_is_bad_input(tmp_path: Path, content: bytes | None) 
     if content is not None:
         (tmp_path / JOURNAL).write_bytes(content)
     for read in (load_campaign, Journal.open):
-        with pytest.raises(BadInputError, match=r"not a campaign folder|damaged|version"):
+        with pytest.raises(BadInputError, match=r"not a campaign folder|damaged|version|before it began"):
             read(tmp_path)
 
 
@@ -145,6 +145,14 @@ def test_after_kill_9_nothing_that_was_written_is_lost(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "c") as journal:
         assert [t.number for t in journal.trials()][:told] == list(range(1, told + 1))
         journal.write_trial(trial(2000))
+
+
+def test_a_campaign_that_was_killed_before_it_began_is_told_to_be_deleted(tmp_path: Path) -> None:
+    died, done = dies_at(1, lambda tell: one_trial(tmp_path / "c", tell))
+    assert died
+    assert not done
+    with pytest.raises(BadInputError, match="ended before it began, and nothing was exposed; delete the folder"):
+        load_campaign(tmp_path / "c")
 
 
 STATES_OF_A_TRIAL = ("suggested", "reserved", "acquiring", "acquired", "reconstructing", "done")
