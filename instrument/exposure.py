@@ -21,7 +21,9 @@ from instrument.microscope import CountsBeamTime, Frame, LosesFrames, Microscope
 from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, Description
 from instrument.status import LedgerEntry
 
-YIELD_INTERVAL = 0.005
+YIELD_INTERVAL, TURNS = 0.001, 6
+"""s after which frames let everything else in the loop have its turn, and how many turns: a request of the control socket is
+received, understood, answered and sent in one each, and would otherwise wait for that long before every one of them."""
 END_TIMEOUT = 1.0
 
 
@@ -233,7 +235,8 @@ async def _frames(
                 return
             # An iterator that never has to wait would keep everything else in this loop from running.
             if loop.time() - turn > YIELD_INTERVAL:
-                await asyncio.sleep(0)
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
                 turn = loop.time()
             beam_time.asked()
 
