@@ -15,7 +15,7 @@ from agent.cli.terminal import Terminal
 from agent.errors import BadInputError, NoResultError, StoppedError
 from agent.plugins import load_attribute
 from agent.storage.atomic import atomic_write
-from agent.study.comparison import DESIGNS, POLICIES, VARIANTS, ComparisonRecord, Design, compare
+from agent.study.comparison import DESIGNS, PEERS, POLICIES, VARIANTS, ComparisonRecord, Design, compare
 from agent.study.comparison_summary import summarise
 from agent.study.exposures import ExposureError, Simulator, listed
 from agent.study.plans import Wanted
@@ -60,9 +60,9 @@ def run_comparison(
     check_json(json_file)
     if figures is not None:
         make_writable(figures, "--figures")
-    design = _design(subject, wanted, policies)
-    folder = pool or Path(os.environ.get(POOL_VARIABLE, Path.home() / ".cache" / "ptychopilot" / "pool"))
     console = Terminal()
+    design = _design(console, subject, wanted, policies)
+    folder = pool or Path(os.environ.get(POOL_VARIABLE, Path.home() / ".cache" / "ptychopilot" / "pool"))
     records: list[ComparisonRecord] = []
     number = COUNTS[wanted.quick] if count is None else count
     zoo = (DOSE_SPECIMEN if subject == "dose" else None, range(FIRST_SEED, FIRST_SEED + number))
@@ -92,13 +92,22 @@ def run_comparison(
         raise NoResultError(msg)
 
 
-def _design(subject: str, wanted: Wanted, policies: str | None) -> Design:
-    """The study's own, with what is wanted in place of it."""
+def _design(console: Terminal, subject: str, wanted: Wanted, policies: str | None) -> Design:
+    """The study's own, with what is wanted in place of it; what is not installed is left out and said to be."""
     design = DESIGNS[subject, wanted.quick]
     named = design.policies if policies is None else tuple(policies.split(","))
     for name in named:
-        if name not in (*POLICIES, *VARIANTS) and ":" not in name:
-            msg = f"--policies {name} is unknown; legal: {', '.join(POLICIES)}, or module:attribute"
+        if name not in (*POLICIES, *VARIANTS, *PEERS) and ":" not in name:
+            msg = f"--policies {name} is unknown; legal: {', '.join((*POLICIES, *PEERS))}, or module:attribute"
+            raise BadInputError(msg)
+    if any(name in PEERS for name in named):
+        missing = load_attribute("agent.study.peer_generators:missing")
+        why = {name: missing(name) for name in named if name in PEERS}
+        for sentence in filter(None, why.values()):
+            say(console, sentence)
+        named = tuple(name for name in named if why.get(name) is None)
+        if not named:
+            msg = f"--policies {policies}: none of them is installed"
             raise BadInputError(msg)
     return replace(design, doses=wanted.doses or design.doses, policies=named)
 

@@ -5,6 +5,7 @@ Needs the package `gest-api`. A point is {step, defocus, dose} in Å, Å and e/�
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -139,7 +140,8 @@ def _observed(number: int, settings: Settings, result: dict[str, Any], area: flo
 class GeneratorPolicy(Baseline):
     """Any `Generator` as a policy: made anew with the campaign's variables for each trial and told all scores.
 
-    Its points are moved to the nearest legal ones. Where it fails, the trial is drawn at random, and the reason says so.
+    A class that takes `seed` gets the campaign's. Its points are moved to the nearest legal ones; a point without a dose gets
+    an even share of the electrons. Where it fails, the trial is drawn at random, and the reason says so.
     Whether a campaign can be repeated depends on whether the generator can.
     """
 
@@ -158,30 +160,32 @@ class GeneratorPolicy(Baseline):
             msg = f"policy {problem.config.policy!r}: {target} is no class of generators"
             raise BadInputError(msg)
         self._make = found
+        self.failure: str | None = None
 
     def choose(self, book: ObservationBook) -> tuple[Array, str]:
         """See Baseline."""
         try:
-            point = self._asked(book)
+            point, largest = self._asked(book)
         except Exception as error:  # whatever a stranger's optimiser does, the campaign goes on
-            why = " ".join(str(error).split()) or type(error).__name__
+            why = self.failure = " ".join(str(error).split()) or type(error).__name__
             return self.draw_one(book), f"drawn at random: the generator failed ({why[:120]})"
-        largest = max(self.budget.largest_dose(book), self.budget.smallest_dose)
         return self.space.nearest(point, dose_max=largest), f"suggested by {self._make.__name__}"
 
-    def _asked(self, book: ObservationBook) -> Array:
-        """(3,) what the generator wants."""
+    def _asked(self, book: ObservationBook) -> tuple[Array, float]:
+        """(3,) what the generator wants, and the largest dose that it may have: one that it leaves open is the even share."""
         np.random.seed(self.seed + book.next_number)  # noqa: NPY002 – the only seed that a stranger's code may use
-        generator = self._make(vocs_of(self.problem))
+        seeded = {"seed": self.seed} if "seed" in inspect.signature(self._make).parameters else {}
+        generator = self._make(vocs_of(self.problem), **seeded)
         generator.ingest(list(_results(book.scored_trials)))
         answer = generator.suggest(1)[0]
         _, high = self.dose_range(book)
+        largest = max(self.budget.largest_dose(book), self.budget.smallest_dose)
         given = {axis.name: axis.low for axis in self.space.axes if axis.fixed} | answer
         point = np.array([float(given.get(name, high)) for name in NAMES])
         if not np.isfinite(point).all():
             msg = f"it suggested {answer}"
             raise ValueError(msg)
-        return point
+        return point, largest if "dose" in given else high
 
 
 def _results(trials: Iterable[Observation]) -> Iterable[dict[str, float]]:

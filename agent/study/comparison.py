@@ -24,6 +24,8 @@ from instrument import optics
 from instrument.models import Description, Parameter, Record
 
 POLICIES = ("botorch", "botorch-alone", "expert", "ncem", "phaser", "random", "sobol", "grid", "seed-4", "seed")
+PEERS = ("ax", "ax-4", "optuna", "optuna-4", "skopt", "skopt-4")
+"""Other people's optimisers, with their own defaults and with 4 starts, where they are installed; only where asked for."""
 VARIANTS = ("botorch-alone", "botorch-stop")
 """`botorch-alone` has no prior; `botorch-stop` ends exploration once a trial costs more than it promises."""
 EXPERT_STEP, EXPERT_DEFOCUS = 0.85, 500.0
@@ -155,11 +157,20 @@ def _config(description: Description, dose: float, trials: int, name: str, seed:
             stop="cost" if name == "botorch-stop" else "trials",
         ),
         search=Search(dose=(TRIAL_PARTS[0] * dose, TRIAL_PARTS[-1] * dose), overlap=0.0, window=1.0),
-        policy="botorch" if name in VARIANTS else name,
+        policy=_policy(name),
         prior="none" if name == "botorch-alone" else "zoo",
         expert=expert,
         seed=seed,
     )
+
+
+def _policy(name: str) -> str:
+    """How a campaign file names it."""
+    if name in PEERS:
+        from agent.study.peer_generators import peer_policy
+
+        return peer_policy(name)
+    return "botorch" if name in VARIANTS else name
 
 
 def _campaign(
@@ -187,7 +198,11 @@ def _campaign(
                 yield base.model_copy(update=told | _final(pool, column, problem, observations, seed, dose, oracle))
             if budget < most:
                 policy = _told(problem, seed, observations)
-                for suggestion in policy.suggest(1):
+                suggested = policy.suggest(1)
+                if (failure := getattr(policy, "failure", None)) is not None:
+                    msg = f"{name} failed: {failure}"  # what is drawn at random in its place is not its choice
+                    raise BadInputError(msg)
+                for suggestion in suggested:
                     record = pool.record(column, suggestion.settings, seed % FRESH)
                     observations.append(_observation(len(observations) + 1, suggestion.settings, record))
     except (BadInputError, ExposureError) as error:
