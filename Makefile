@@ -5,9 +5,10 @@
 # make faults  28 faults and what must hold through each, with the test that shows it
 # make soak    100,000 steps of faults, 1,000 acquisitions, 2,000 damaged ledgers, a kill at every boundary (about an hour); first
 #              the tests marked `long`, further cases of what make test proves (two minutes)
-# make kills   the kills alone: agent, then server of one small campaign, at every boundary; a line each (a quarter of an hour)
+# make kills   the kills alone: agent, then server of one small campaign, at every boundary; a line each (half an hour on a busy machine)
 # make soak-serve  30 campaigns on 3 simulated instruments while workers, broker and `serve` itself are killed (half an hour)
-# make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each
+# make fuzz    rubbish to every reader, guided by coverage (atheris): a million inputs or FUZZ_SECONDS (300) for each; all ten millions
+#              are an hour and a half of one idle core (FUZZ_SECONDS=1500)
 # make limit   error of the phase over the physical limit against frequency: table and figure (ten minutes)
 # make test-interop  our files in other programs, and foreign instruments behind our adapters, each in an environment of its own (5 GB)
 # make test-day  an operator's day at the page, in a browser

@@ -6,7 +6,11 @@ value, what is legal and what to do.
 
 from __future__ import annotations
 
+from tokenize import TokenError
 from typing import Any, ClassVar
+
+NUMPY_REFUSES = (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError)
+"""What `numpy.load` raises of damaged files: their headers are Python."""
 
 
 class BadInputError(Exception):

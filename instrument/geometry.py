@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from instrument import optics
-from instrument.errors import BadInputError
+from instrument.errors import NUMPY_REFUSES, BadInputError
 from instrument.models import Description, Record
 
 _MOSTLY = 0.9
@@ -92,7 +92,7 @@ def read_mask(path: Path, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """
     try:
         given = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else _from_hdf5(path)
-    except (OSError, ValueError) as error:
+    except NUMPY_REFUSES as error:
         msg = f"{path}: no mask can be read from it ({error}); a .npy or HDF5 file with one two-dimensional array is expected"
         raise BadInputError(msg) from error
     if given.shape != shape:

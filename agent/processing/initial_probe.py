@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from agent.errors import BadInputError
 from agent.reconstruction import DiffractionData, carried_probe
 from agent.storage.reconstruction_file import read_reconstruction
+from instrument.errors import NUMPY_REFUSES
 
 
 def initial_probe(path: Path, data: DiffractionData) -> NDArray[np.complexfloating]:
@@ -34,7 +35,7 @@ def initial_probe(path: Path, data: DiffractionData) -> NDArray[np.complexfloati
             raise BadInputError(msg) from error
     try:
         waves = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except NUMPY_REFUSES as error:
         msg = f"{path}: no probe can be read from it ({error})"
         raise BadInputError(msg) from error
     window = data.patterns.shape[1:]

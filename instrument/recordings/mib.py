@@ -30,6 +30,8 @@ from instrument.recordings.recording import Recording, RecordingOptions
 _TYPES = {"U08": "u1", "U16": ">u2", "U32": ">u4"}
 _RAW_BITS = {1: 1, 6: 8, 12: 16, 24: 32}
 """Counter depth -> bits a pixel takes in an R64 frame."""
+_LARGEST = 1 << 20
+"""Bytes of a header, pixels along an edge: more is rubbish, with which files cannot even be positioned."""
 _NUMBERED = re.compile(r"(.*?)(\d+)\.mib", re.IGNORECASE)
 
 
@@ -171,12 +173,13 @@ def parse_header(path: Path, start: bytes) -> MibHeader:
     try:
         number, length, width, height = int(parts[1]), int(parts[2]), int(parts[4]), int(parts[5])
         kind, arrangement = parts[6].decode("ascii").strip().upper(), parts[7].decode("ascii").strip()
-        valid = length >= len(b"".join(parts[:8])) and width > 0 and height > 0
+        valid = length >= len(b"".join(parts[:8])) and min(width, height) > 0 and max(length, width, height) <= _LARGEST
     except (IndexError, ValueError) as error:
         msg = f"{path}: has a Merlin header that cannot be understood ({start[:48]!r}…)"
         raise BadInputError(msg) from error
     if not valid:
-        msg = f"{path}: has a Merlin header with impossible sizes: {length} bytes long, {width} × {height} pixels"
+        told = [str(size)[:12] for size in (length, width, height)]  # of what may have a thousand digits
+        msg = f"{path}: has a Merlin header with impossible sizes: {told[0]} bytes long, {told[1]} × {told[2]} pixels"
         raise BadInputError(msg)
     depth = re.search(rb"MQ1A,[^,]*,[^,]*,\s*(\d+)", start[:length])
     header = MibHeader(number, length, (height, width), kind, arrangement, None if depth is None else int(depth[1]))
@@ -200,7 +203,7 @@ def _stated(path: Path) -> dict[str, int]:
     for hdr in (path.with_suffix(".hdr"), path.with_name(f"{name[1]}.hdr") if name else path.with_suffix(".hdr")):
         if hdr.is_file():
             lines = re.findall(
-                r"^([^(:\n]*?) *(?:\([^)\n]*\))?:[ \t]*(\d+)\s*$", hdr.read_text("latin-1"), re.MULTILINE
+                r"^([^(:\n]*?) *(?:\([^)\n]*\))?:[ \t]*(\d{1,12})\s*$", hdr.read_text("latin-1"), re.MULTILINE
             )
             return {key: int(value) for key, value in lines}
     return {}
@@ -253,6 +256,9 @@ def _unpack(path: Path, header: MibHeader, frames: int) -> NDArray[Any]:
     depth, (height, width) = header.depth or 0, header.shape
     images = 2 if depth == 24 else 1
     row = width * _RAW_BITS[depth] // 8 // images
+    if row * 8 * images != width * _RAW_BITS[depth] or row % 8:
+        msg = f"{path}: raw frames (R64) are words of 64 bits; rows of {width} pixels of {depth} bits do not fill them"
+        raise BadInputError(msg)
     record = np.dtype([("header", f"V{header.length}"), ("words", "u1", (images * height, row // 8, 8))])
     mapped = np.memmap(path, dtype=record, mode="r", shape=(frames,))["words"]
     quad = header.layout == "2x2" and width == 4 * height

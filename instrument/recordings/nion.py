@@ -13,13 +13,12 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument.errors import BadInputError
+from instrument.errors import NUMPY_REFUSES, BadInputError
 from instrument.memory import allocate
 from instrument.recordings.recording import Number, Recording, RecordingOptions
 from instrument.recordings.units import Axis, axis_numbers, number_in
@@ -139,7 +138,7 @@ def _unzipped(path: Path) -> tuple[NDArray[Any], dict[str, Any]]:
                 return _map_stored(path, entry), properties
             with archive.open(entry) as file:
                 return _unpacked(file), properties
-    except (zipfile.BadZipFile, OSError, ValueError, EOFError, struct.error, TokenError) as error:
+    except (zipfile.BadZipFile, struct.error, *NUMPY_REFUSES) as error:
         msg = f"{path}: is damaged or truncated, or not an .ndata file ({' '.join(str(error).split())})"
         raise BadInputError(msg) from error
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instrument.errors import BadInputError
+from instrument.errors import NUMPY_REFUSES, BadInputError
 from instrument.recordings.raster import as_raster
 from instrument.recordings.recording import Recording, RecordingOptions
 
@@ -28,7 +27,7 @@ class NpyFormat:
         options.allow_only(path, "scan_shape")
         try:
             patterns: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError, TokenError) as error:  # the last from a header that is cut short
+        except NUMPY_REFUSES as error:
             msg = f"{path}: not a NumPy array file that can be read to its end ({' '.join(str(error).split())})"
             raise BadInputError(msg) from error
         if patterns.dtype.kind not in "uif" or patterns.ndim not in (3, 4):

@@ -169,4 +169,4 @@ async def test_a_server_killed_at_every_boundary_is_started_again_and_the_campai
             server.close()
         shutil.rmtree(state)
     print(f"{boundaries.number - 1} boundaries of the server")
-    assert boundaries.number > 20
+    assert boundaries.number > 15

@@ -62,6 +62,13 @@ def written(path: Path, mask: NDArray[np.uint8]) -> Path:
     return path
 
 
+def test_a_mask_whose_header_is_spoilt_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "mask.npy", np.ones(SHAPE, np.uint8))
+    path.write_bytes(path.read_bytes().replace(b"|u1", b",u1"))  # NumPy takes that for a Python expression
+    with pytest.raises(BadInputError, match=r"mask\.npy: no mask can be read from it"):
+        read_mask(path, SHAPE)
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

@@ -128,6 +128,16 @@ def test_a_mib_series_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
         (b"MPX,0000000769", SCAN, r"starts with b'MPX,' instead of b'MQ1,'"),
         (b"MQ1,000001,no", SCAN, r"header that cannot be understood"),
         (mib_header(1, 0, 16, "U08"), SCAN, r"impossible sizes: 384 bytes long, 0 × 16 pixels"),
+        (
+            b"MQ1,00000,00384,01,0016," + 90 * b"5" + b",R64,   1x1,0001,MQ1A,28Z,,24,",
+            SCAN,
+            r"impossible sizes: 384 bytes long, 16 × 555555555555 pixels",
+        ),
+        (
+            b"MQ1,00000,00084,01,0001,0006,R64,  1x1,01,MQ1A,28Z,,24,".ljust(84 + 24, b" "),
+            SCAN,
+            r"raw frames \(R64\) are words of 64 bits; rows of 1 pixels of 24 bits do not fill them",
+        ),
         (mib_header(1, 64, 16, "U01"), SCAN, r"type U01 are not supported; legal: U08, U16, U32, R64"),
         (mib_header(1, 64, 16, "R64", depth=7), SCAN, r"it says 7, legal: 1, 6, 12, 24"),
         (mib_header(1, 64, 16, "R64", layout="Nx1"), SCAN, r"Nx1 assembly are not supported; legal: 1x1, 2x2"),
