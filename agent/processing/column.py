@@ -33,6 +33,8 @@ PARAMETERS = ("defocus", "C12", "C21", "rotation", "centre", "source", "focal_sp
 """What is measured of a column, named as in `ReconstructionSettings.refine_optics`."""
 SETPOINT, SETPOINT_SCALE = 25.0, 0.03
 """By how much a lens misses its set-point at 25 mrad, Å, and relative; the depth of focus goes with the angle's square."""
+HALF_A_SPECIMEN = 40.0
+"""Å, standard deviation, by which the middle of an unknown specimen lies below the plane that a defocus was set for."""
 DRIFT = ("stretch", "shear")
 ADVERTISED_ROTATION = 0.015
 """By how much a detector is turned otherwise than its instrument says, rad."""
@@ -163,7 +165,7 @@ def _by_likelihood(
     """The data with the parameters named in `widths` as the counts have them; a note; their standard deviations."""
     from agent.reconstruction import find, with_usual_coherence
 
-    tuned = find(with_usual_coherence(data), widths, on_progress=on_progress)
+    tuned = find(with_usual_coherence(data), widths, deeper=HALF_A_SPECIMEN, on_progress=on_progress)
     if not tuned.improved and data.defocus != nominal:
         return data, "the counts of short reconstructions do not tell more than parallax, whose numbers are used", {}
     if not tuned.improved:

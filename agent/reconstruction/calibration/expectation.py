@@ -107,7 +107,8 @@ class Expectation:
             state.unknowns.background = before[1].unknowns.background.copy()
             steps = schedule(replace(settings, max_passes=LONG + FURTHER), len(everything))[LONG:]
         for step in steps:
-            make_pass(experiment, state, step)
+            # so few passes of half of the counts would only follow more of their noise
+            make_pass(experiment, state, replace(step, by_frequency=False))
         settle(state)
         expected = self._flat(experiment.backend.expected_counts(experiment.problem(), state.unknowns, everything))
         return np.ascontiguousarray(expected[:, self.pixels]).ravel(), (experiment, state)

@@ -67,6 +67,7 @@ def find(
     *,
     settings: ReconstructionSettings | None = None,
     n_positions: int = FINE_POSITIONS,
+    deeper: float = 0.0,
     on_progress: Callable[[float], None] | None = None,
 ) -> Tuned:
     """Find the parameters named in `widths`: the defocus first and from afar, then all together.
@@ -76,6 +77,7 @@ def find(
         widths: parameter (see `parameters`) -> standard deviation, in its unit, of what was known.
         settings: the physics that reconstructions are made with.
         n_positions: positions used, the dense square in the middle of the scan.
+        deeper: Å, standard deviation, by which the specimen's middle may lie below what the defocus was set for, beside `widths`.
         on_progress: called with the fraction done.
 
     Returns:
@@ -83,22 +85,22 @@ def find(
     """
     chosen = short_settings(settings or ReconstructionSettings(background=False))
     small, (row, column) = middle_of_patterns(data)
-    surface = Surface(part_of_scan(small, COARSE_POSITIONS), chosen, widths)
+    surface = Surface(part_of_scan(small, COARSE_POSITIONS), chosen, widths, deeper=deeper)
     starts = [surface.before]
     if "defocus" in widths:
-        starts = _starts(surface, widths["defocus"], parameters.unit(data, "defocus"))
+        starts = _starts(surface, widths["defocus"], deeper, parameters.unit(data, "defocus"))
     tell(on_progress, 0.2)
     ends = sorted((surface.descend(start) for start in starts), key=lambda end: end.loss)
     rival = surface.rival(ends)
     tell(on_progress, 0.6)
-    fine = Surface(part_of_scan(small, n_positions), chosen, widths)
+    fine = Surface(part_of_scan(small, n_positions), chosen, widths, deeper=deeper)
     end = fine.refine(ends[0].values)
     tell(on_progress, 1.0)
     assert end.sd is not None
     sd = dict(zip(surface.names, np.hypot(end.sd, _floors(data, surface.names, end.misfit)).tolist(), strict=True))
     found = dict(zip(surface.names, end.values.tolist(), strict=True))
     deviance, evaluations = end.loss / fine.counts.size, surface.function.evaluations + fine.function.evaluations
-    if doubt := _doubt(data, widths, found, sd, end.misfit) or _two_defoci(surface.names, ends[0], rival):
+    if doubt := _doubt(data, widths, deeper, found, sd, end.misfit) or _two_defoci(surface.names, ends[0], rival):
         return Tuned(data, dict(widths), deviance, evaluations, improved=False, doubt=doubt)
     offset = {"row": row, "column": column}
     found = {name: value + offset.get(name, 0) for name, value in found.items()}
@@ -139,6 +141,7 @@ def _measured(data: DiffractionData, widths: Mapping[str, float], settings: Reco
 def _doubt(
     data: DiffractionData,
     widths: Mapping[str, float],
+    deeper: float,
     found: Mapping[str, float],
     sd: Mapping[str, float],
     misfit: float,
@@ -149,7 +152,7 @@ def _doubt(
     if "defocus" not in widths:
         return ""
     value, error = found["defocus"], sd["defocus"]
-    reach = widths["defocus"]
+    reach = np.hypot(widths["defocus"], deeper if value < data.defocus else 0.0)
     if abs(value - data.defocus) + SURELY * error < FARTHEST * reach and error < TOLD * reach:
         return ""
     best = f"{value:.4g} ± {error:.2g} Å is best, too far from what was expected or too vague to be believed"
@@ -175,10 +178,10 @@ def _floors(data: DiffractionData, names: tuple[str, ...], misfit: float) -> lis
     return [each * parameters.unit(data, name) for each, name in zip(units, names, strict=True)]
 
 
-def _starts(surface: Surface, width: float, unit: float) -> list[NDArray[np.float64]]:
+def _starts(surface: Surface, width: float, deeper: float, unit: float) -> list[NDArray[np.float64]]:
     """Values to descend from: the deep minima along the defocus, those that were expected more first."""
-    n = int(np.ceil(REACH * width / unit))
-    offsets = unit * np.arange(-n, n + 1)
+    below, above = (int(np.ceil(REACH * reach / unit)) for reach in (np.hypot(width, deeper), width))
+    offsets = unit * np.arange(-below, above + 1)
     losses = np.array([surface.along("defocus", offset) for offset in offsets])
     padded = np.concatenate([[np.inf], losses, [np.inf]])
     inner = [i for i in range(len(losses)) if padded[i + 1] <= min(padded[i], padded[i + 2])]

@@ -83,6 +83,7 @@ class Surface:
         settings: as `short_settings` make them.
         widths: parameter -> standard deviation of what was known before `data`, whose values are its means.
         above: Å that the first slice lies above the plane whose defocus is meant.
+        deeper: Å, standard deviation, by which that plane may lie below the one that a defocus was set for.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Surface:
         settings: ReconstructionSettings,
         widths: Mapping[str, float],
         above: float = 0.0,
+        deeper: float = 0.0,
     ) -> None:
         self.names = tuple(widths)
         self.lift = np.array([above if name == "defocus" else 0.0 for name in self.names])
@@ -100,7 +102,10 @@ class Surface:
         self.function, self.counts, self.held_out = _halves(experiment, self.names)
         self.before = np.array([parameters.value(data, name) for name in self.names])
         self.lengths = np.array([length(data, name) for name in self.names])
-        self.prior = np.diag((self.lengths / np.array([widths[name] for name in self.names])) ** 2)
+        known = np.array([widths[name] for name in self.names])
+        below = np.array([deeper if name == "defocus" else 0.0 for name in self.names])
+        self.precision = (self.lengths / known) ** 2
+        self.precision_below = (self.lengths / np.hypot(known, below)) ** 2
         self.lowest = np.array([0.0 if name in parameters.VARIANCES else -np.inf for name in self.names])
         self.blocks = _blocks(data.positions)
 
@@ -121,7 +126,11 @@ class Surface:
             values: (p,) parameters.
         """
         x = (values - self.before) / self.lengths
-        return self._deviance(self.counts, expected) + float(x @ self.prior @ x)
+        return self._deviance(self.counts, expected) + float(x @ self.prior(values) @ x)
+
+    def prior(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(p, p) precision of what was known before, in lengths of the differences, on the side of it where `values` are."""
+        return np.diag(np.where(values < self.before, self.precision_below, self.precision))
 
     def _deviance(self, counts: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
         offset = self.function.count_offset
@@ -189,7 +198,7 @@ class Surface:
             jacobian[i] = (points[1][0] - points[0][0]) / np.float32(ahead - back)
         weighted = jacobian / np.sqrt(middle + self.function.count_offset)
         fisher = 2 * (weighted @ weighted.T).astype(np.float64)
-        return Linear(values, jacobian, _curvature(fisher, own, far) + 2 * self.prior)
+        return Linear(values, jacobian, _curvature(fisher, own, far) + 2 * self.prior(values))
 
     def gradients(self, linear: Linear, expected: NDArray[np.float32]) -> NDArray[np.float64]:
         """(blocks, p) slope of the deviance, in lengths of the differences.
@@ -214,7 +223,7 @@ class Surface:
             values: (p,) parameters.
             longest: how far any parameter may move, in lengths of the differences.
         """
-        slope = gradient + 2 * self.prior @ ((values - self.before) / self.lengths)
+        slope = gradient + 2 * self.prior(values) @ ((values - self.before) / self.lengths)
         curvature = linear.curvature
         for _ in range(12):
             step = -np.linalg.solve(curvature, slope)
@@ -271,7 +280,7 @@ class Surface:
         blocks = np.mean(slopes[1:], axis=0)
         apart = blocks - blocks.mean(axis=0)
         scatter = apart.T @ apart * (len(apart) / max(len(apart) - 1, 1))
-        covariance = inverse @ (scatter + 4 * self.prior) @ inverse
+        covariance = inverse @ (scatter + 4 * self.prior(mean)) @ inverse
         rough = np.var(np.array(minima[1:]) / self.lengths, axis=0, ddof=1) / (LOOKS - 1)
         part = np.array([MISFIT if name in MISLED else MISFIT_ELSEWHERE for name in self.names])
         excess, counting = np.median(misfits[1:], axis=0)

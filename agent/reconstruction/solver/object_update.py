@@ -8,7 +8,7 @@ import numpy as np
 
 from agent.reconstruction.model import forward
 from agent.reconstruction.model.depth import DAMPING
-from agent.reconstruction.solver import per_pattern
+from agent.reconstruction.solver import curvature, per_pattern
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.positions import moved
 from agent.reconstruction.solver.schedule import Step
@@ -109,10 +109,31 @@ def _step_object(
 ) -> None:
     """One preconditioned step of every slice; all together they shift the phase by what one slice would."""
     obj, floor = state.unknowns.object, ILLUMINATION_FLOOR * sums.illumination.max()
-    if phase_only:
+    if state.seen is not None:
+        _step_frequencies(experiment, state, sums, size, phase_only=phase_only)
+    elif phase_only:
         experiment.backend.step_phases(obj, sums, size / len(obj), floor, experiment.settings.positivity)
     else:
         obj += sums.object_numerator * (np.float32(size / len(obj)) / (sums.illumination + floor))
+
+
+def _step_frequencies(
+    experiment: Experiment, state: SolverState, sums: forward.Sums, size: float, *, phase_only: bool
+) -> None:
+    """A step of one slice, divided by what is seen of each frequency (`curvature`) between the roots of the illumination."""
+    xp, obj = experiment.backend.xp, state.unknowns.object
+    root = 1 / xp.sqrt(sums.illumination + ILLUMINATION_FLOOR * sums.illumination.max())
+    slope = obj.conj() * sums.object_numerator
+    slope = 1j * slope.imag if phase_only else slope
+    longest = curvature.held_back(state, slope, root, size, xp) if state.reached is not None else np.float32(size)
+    step = curvature.divided(slope, state.seen, root, xp) * longest
+    if not phase_only:
+        obj += obj * step
+        return
+    phases = step.imag
+    if experiment.settings.positivity:
+        phases = xp.maximum(phases, -2 * forward.half_tangent(obj, xp))
+    obj *= forward.phasor(phases / 2, xp)
 
 
 def _step_in_depth(experiment: Experiment, state: SolverState, sums: forward.Sums, size: float) -> None:

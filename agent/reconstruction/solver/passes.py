@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from agent.reconstruction.counts.layout import two_by_two
 from agent.reconstruction.model import background, binning, forward
-from agent.reconstruction.solver import object_update, per_pattern, raster_gauge
+from agent.reconstruction.solver import curvature, object_update, per_pattern, raster_gauge
 from agent.reconstruction.solver.experiment import Experiment
 from agent.reconstruction.solver.schedule import Step, schedule
 from agent.reconstruction.solver.state import SolverState
@@ -52,6 +52,8 @@ def make_pass(
     problem, model = seen_in_bins(experiment, state) if binned else (experiment.problem(), found)
     # a bin has four times the counts of a pixel
     model.count_offset = experiment.count_offset * step.offset_fraction * (2 if binned else 1)
+    if step.by_frequency:
+        curvature.look(experiment, state, experiment.count_offset * step.offset_fraction)
     probe_moves = step.probe > 0 and not binned
     slopes = probe_moves or (step.batch is None and per_pattern.needs_slopes(experiment.settings))
     wanted = forward.Wanted(probe=slopes, ratio=settings.background, deviance=want_deviance)

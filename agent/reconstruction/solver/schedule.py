@@ -38,6 +38,7 @@ class Step:
         probe: the same of the probe; 0: it stays.
         offset_fraction: fraction of the count offset of the first pass.
         binned: whether bins of the detector will do; the probe stays then.
+        by_frequency: whether an object that incoherent waves have lit takes steps by what is seen of each frequency.
         half: 0 or 1: every second pattern, from the first or from the second on; None: all.
     """
 
@@ -47,6 +48,7 @@ class Step:
     offset_fraction: float = 1.0
     binned: bool = False
     half: int | None = None
+    by_frequency: bool = True
 
 
 def schedule(settings: ReconstructionSettings, n_patterns: int, overlap: float = 0.0) -> list[Step]:

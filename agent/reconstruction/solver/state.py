@@ -32,6 +32,21 @@ class Reached:
     numbers: Any
 
 
+@dataclass(frozen=True)
+class Sloped:
+    """Where the last full pass has taken the slope of the likelihood (`curvature`); all on the backend.
+
+    Attributes:
+        object: (1, y, x) complex64.
+        slope: (1, y, x) complex64 by log amplitude and phase.
+        curved: largest curvature found lately, relative to what steps are divided by; a scalar.
+    """
+
+    object: Any
+    slope: Any
+    curved: Any
+
+
 @dataclass
 class SolverState:
     """Everything that passes change.
@@ -45,6 +60,8 @@ class SolverState:
         reached: None: no full pass was made since the start, or since the extrapolated point was left.
         probe_window: (y, x), corner-centred, 0 … 1: how far a change of the probe stands out of the noise in real space.
         binned: the problem and the unknowns with the detector in 2 × 2 bins, while the first passes need them.
+        seen: (y, x//2 + 1) part of the illumination's curvature left at each frequency (`curvature`); None: it is not asked.
+        sloped: where the last full pass was; None: there was none.
         gauge: (what the raster cannot tell, or None where there is no raster), once it has been looked for (`raster_gauge`).
         deviances: per detector pixel, on the backend, of the passes that it was wanted of.
         passes: number of passes made.
@@ -60,6 +77,8 @@ class SolverState:
     probe_window: Any = None
     binned: tuple[forward.Problem, forward.Unknowns] | None = None
     gauge: tuple[Any] | None = None
+    seen: Any = None
+    sloped: Sloped | None = None
     deviances: list[Any] = field(default_factory=list)
     passes: int = 0
     notes: list[str] = field(default_factory=list)
@@ -114,7 +133,7 @@ def grow(before: Experiment, experiment: Experiment, state: SolverState) -> None
     found.corners = xp.concatenate([moved, xp.asarray(new.corners[first:])])
     found.subpixel_shifts = xp.concatenate([found.subpixel_shifts, xp.asarray(new.subpixel_shifts[first:])])
     found.weights = xp.concatenate([found.weights, _weights(experiment, first)])
-    state.binned = state.gauge = None
+    state.binned = state.gauge = state.seen = state.sloped = None
     state.displacement = _displacement(experiment)
 
 
