@@ -20,7 +20,7 @@ from agent.study.records import ScoreRecord
 from agent.study.score import score_records
 from instrument.models import Rectangle
 
-VERSION = 1
+VERSION = 2
 """Of what a cell of the pool means; another one leaves older files aside."""
 
 
