@@ -17,6 +17,9 @@ from agent.reconstruction.solver.state import Reached, SolverState
 ILLUMINATION_FLOOR = 0.05
 """Part of the largest illumination added to the preconditioner, so that the rim of the field is not driven by noise."""
 
+TIED_PHASE = 5.0
+"""How much longer the steps of tied modes are in their aperture's phase than in its amplitude (README)."""
+
 PROBE_FREEDOM = 0.1
 """Part of its intensity by which a probe is expected to differ from the one it started from."""
 
@@ -150,7 +153,10 @@ def _step_probe(experiment: Experiment, state: SolverState, sums: forward.Sums, 
     """One step of the probe modes, small where a change of the probe would be noise."""
     xp, found, modes, tied = experiment.backend.xp, state.unknowns, experiment.n_modes, experiment.tied
     slope = sums.aperture_numerator[:modes] * experiment.support
-    slope = slope if tied is None else tied.common(slope)
+    if tied is not None:
+        slope = tied.common(slope)
+        turn = xp.exp(1j * xp.angle(tied.common(found.apertures[:modes])[0]))
+        slope[0] += (TIED_PHASE - 1) * 1j * turn * (turn.conj() * slope[0]).imag
     change = xp.fft.fft2(xp.fft.ifft2(slope) * state.probe_window) * experiment.support
     change = change if tied is None else tied.spread(change)
     found.apertures[:modes] += (size / len(found.corners)) * change
