@@ -24,7 +24,7 @@ from agent.errors import BadInputError
 from agent.events import BudgetChanged, CampaignEnded, CampaignStarted, Event, ModelChanged, Recommended, TrialChanged
 from agent.facility.queue import CAMPAIGNS, QUEUE
 from agent.records import CampaignRecord
-from agent.status.broker import connected, read_password
+from agent.status.broker import connected, heed_cancellation, read_password
 from agent.status.commands import new_command
 from agent.status.contract import FACILITY_AGENT, MAJOR_VERSION, Reply
 from agent.status.local import send
@@ -338,12 +338,11 @@ class BrokerSource:
 
     async def run(self) -> None:
         """Until cancelled: listen, and connect again where the broker was away."""
-        task = asyncio.current_task()
-        assert task is not None
-        while not task.cancelling():
+        while True:
             try:
                 async with connected(self._broker, self._password) as client:
                     await client.subscribe(f"emagent/{MAJOR_VERSION}/+/+/+/#", qos=1)
+                    heed_cancellation()
                     self.connected, self._client = True, client
                     async for message in client.messages:
                         self._take(message.topic.value, bytes(message.payload or b""), retained=message.retain)
@@ -351,8 +350,8 @@ class BrokerSource:
                 logger.info("broker %s:%d: %s", self._broker.host, self._broker.port, error)
             finally:
                 self.connected, self._client = False, None
-            if not task.cancelling():
-                await asyncio.sleep(self._retry)
+            heed_cancellation()
+            await asyncio.sleep(self._retry)
 
     async def command(self, view: View, verb: str, by: str, **fields: object) -> Reply:
         """See Source. Published once, never retained."""

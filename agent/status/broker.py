@@ -133,6 +133,13 @@ def make_client(broker: Mqtt, password: str | None, will: aiomqtt.Will | None = 
     )
 
 
+def heed_cancellation() -> None:
+    """Raise the cancellation that asyncio.wait_for of Python 3.11, and so aiomqtt, loses where it comes with a result."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def read_password(broker: Mqtt) -> str | None:
     """The password of a broker's user. Raises BadInputError where its file cannot be read."""
     if broker.password_file is None:

@@ -19,7 +19,7 @@ import aiomqtt
 
 from agent.config import Mqtt
 from agent.events import CampaignStarted, Event, FramesReceived, ReconstructionProgress
-from agent.status.broker import connected, read_password
+from agent.status.broker import connected, heed_cancellation, read_password
 from agent.status.commands import CommandDesk
 from agent.status.contract import HEARTBEAT_S, topic_root
 from agent.status.outbox import Letter, Outbox
@@ -178,16 +178,13 @@ class MqttPublisher:
                 await self._send(client, Letter(AVAILABILITY, "offline", qos=1, retain=True))
 
     async def _empty_outbox(self, client: aiomqtt.Client) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         while (letter := await self._outbox.take()) is not None:
             try:
                 await self._send(client, letter)
             except BaseException:
                 self._outbox.put_back(letter)
                 raise
-            if task.cancelling():  # asyncio.wait_for of Python 3.11 loses a cancellation that comes with its result
-                raise asyncio.CancelledError
+            heed_cancellation()
 
     async def _listen(self, client: aiomqtt.Client) -> None:
         """To commands, and to what others say in our name."""
@@ -203,6 +200,7 @@ class MqttPublisher:
                     await self._send(client, Letter(AVAILABILITY, "online", qos=1, retain=True))
             elif message.retain and leaf not in {letter.topic for letter in self._outbox.retained}:
                 await self._send(client, Letter(leaf, "", qos=1, retain=True))
+            heed_cancellation()
 
     async def _repeat_heartbeat(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 from examples import description
 
@@ -17,7 +18,7 @@ from agent.cli import campaigns
 from agent.config import Mqtt, parse_config
 from agent.errors import StoppedError
 from agent.events import CampaignEnded, CampaignStarted
-from agent.status.mqtt import publishing
+from agent.status.mqtt import MqttPublisher, publishing
 
 CONNACK = bytes([0x20, 2, 0, 0])
 SUBACK_ONE = bytes([0x90, 3, 0, 1, 1])
@@ -127,3 +128,31 @@ def test_the_report_is_written_before_the_broker_is_waited_for(
     asyncio.run(watched())
     assert said["report"] - said["end"] < 1.0
     assert time.monotonic() - said["end"] < 15.0
+
+
+class Losing:
+    """A client with one message, a retained one of an earlier session; its `publish` loses a cancellation, as one that came
+    together with the broker's answer is lost."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    @property
+    async def messages(self) -> AsyncIterator[aiomqtt.Message]:
+        yield aiomqtt.Message("root/old", b"{}", qos=1, retain=True, mid=1, properties=None)
+        await asyncio.Event().wait()
+
+    async def publish(self, *_: object, **__: object) -> None:
+        self.asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+
+async def test_a_cancellation_that_came_with_an_answer_ends_the_listening() -> None:
+    publisher, client = MqttPublisher(Mqtt(host="127.0.0.1", port=1, site="test")), Losing()
+    publisher.root = "root"
+    listening = asyncio.create_task(publisher._listen(client))  # type: ignore[arg-type]
+    await client.asked.wait()
+    listening.cancel()
+    await asyncio.wait([listening], timeout=20)
+    assert listening.cancelled()
