@@ -222,6 +222,14 @@ class TuneOptions:
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Scheduler of a Dask cluster to use instead: tcp://HOST:8786.")
     ] = None
+    slurm: Annotated[
+        int | None,
+        typer.Option(
+            metavar="JOBS",
+            min=1,
+            help="So many SLURM jobs instead, a core each; queue, account, … from Dask's configuration (jobqueue.slurm).",
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the search in --out.")] = False
 

@@ -78,7 +78,15 @@ def tune_file(
         facts: dict[str, JsonValue] = {"file": path.name, "counts": _fingerprint(acquisition)}
         try:
             result = tune(
-                task, how.plan(), folder, facts, resume=how.resume, cores=how.cores, dask=how.dask, tell=status.update
+                task,
+                how.plan(),
+                folder,
+                facts,
+                resume=how.resume,
+                cores=how.cores,
+                dask=how.dask,
+                slurm=how.slurm,
+                tell=status.update,
             )
         except StoppedError as error:
             stopped = error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from agent.tuning.searcher import ModelSearcher, Searcher
 from agent.tuning.settings_file import SETTINGS, settings_text
 from agent.tuning.standing import taken
 from agent.tuning.trial import Task
-from agent.tuning.workers import DaskWorkers, HereAndNow, LocalWorkers, Workers
+from agent.tuning.workers import HereAndNow, LocalWorkers, Workers
 
 REPORT_EVERY = 60.0
 """Seconds from one report of a search that goes on to the next."""
@@ -60,6 +61,7 @@ def tune(
     resume: bool = False,
     cores: int | None = None,
     dask: str | None = None,
+    slurm: int | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
     searcher: Searcher | None = None,
 ) -> Tuned:
@@ -73,6 +75,7 @@ def tune(
         resume: whether there is one already.
         cores: processes; None: as many as this machine has cores.
         dask: address of a Dask scheduler that is used instead.
+        slurm: so many jobs of SLURM instead.
         tell: called with a sentence on where it stands.
         searcher: that proposes values; None: the model.
 
@@ -89,8 +92,11 @@ def tune(
         _check_same(folder, known, begun)
         seconds = float(str(known.get("seconds", 0.0)))
     searcher = searcher or ModelSearcher(task.space, plan.drawn, len(plan.ladder), plan.seed)
-    with TuningJournal(folder, None if resume else begun) as journal:
-        workers = _workers(task, cores, dask)
+    # Workers first: where there are none, no search has begun.
+    with (
+        closing(_workers(task, folder, cores, dask, slurm)) as workers,
+        TuningJournal(folder, None if resume else begun) as journal,
+    ):
         search = Search(task, plan, searcher, workers, journal.keep, trials=trials, seconds=seconds)
         page = _Page(task, plan, folder, search, tell)
         search.tell = page.told
@@ -136,9 +142,18 @@ class _Page:
         return result
 
 
-def _workers(task: Task, cores: int | None, dask: str | None) -> Workers:
-    if dask is not None:
-        return DaskWorkers(task, dask)
+def _workers(task: Task, folder: Path, cores: int | None, dask: str | None, slurm: int | None) -> Workers:
+    if dask is not None and slurm is not None:
+        msg = "--dask and --slurm: only one of them can carry the trials out"
+        raise BadInputError(msg)
+    if dask is not None or slurm is not None:
+        try:
+            from agent.tuning.cluster import DaskWorkers
+        except ImportError as error:
+            option = "--slurm" if dask is None else "--dask"
+            msg = f"{option} needs Dask's scheduler; install it by `pip install ptychopilot[cluster]`"
+            raise BadInputError(msg) from error
+        return DaskWorkers.at(task, dask) if dask is not None else DaskWorkers.on_slurm(task, slurm or 1, folder)
     count = usable_cores() if cores is None else cores
     return HereAndNow(task) if count == 0 else LocalWorkers(task, count)
 

@@ -1,8 +1,7 @@
-"""Who carries out trials: processes of this machine, each replaced where it dies, or the workers of a Dask cluster."""
+"""Who carries out trials: this process, or processes of this machine, each replaced where it dies. `cluster` has others."""
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -13,16 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Protocol
 
-from agent.errors import AgentError, BadInputError, StoppedError
+from agent.errors import AgentError, BadInputError
 from agent.records import Score
 from agent.tuning.records import Judged
 from agent.tuning.space import Value
 from agent.tuning.trial import Bench, Task
-
-STOP_FLAG = "ptychopilot-tune-stop"
-"""Event of a Dask cluster that trials poll after each pass."""
 
 
 class LostWorkerError(AgentError):
@@ -57,7 +53,7 @@ class Workers(Protocol):
         ...
 
     def close(self) -> None:
-        """End all workers at once; what they were doing is lost."""
+        """End all workers at once; what they were doing is lost. A second time does nothing."""
         ...
 
 
@@ -186,78 +182,3 @@ class LocalWorkers:
             outer.set_result(inner.result())
         else:
             outer.set_exception(error)
-
-
-class DaskWorkers:
-    """The workers of a Dask cluster.
-
-    Args:
-        task: that all work on.
-        address: of the scheduler.
-        patience: s until no answer is none.
-
-    Raises:
-        BadInputError: Dask is not installed, there is no scheduler, or it has no workers.
-    """
-
-    def __init__(self, task: Task, address: str, patience: float = 10.0) -> None:
-        try:
-            from distributed import Client
-            from distributed import Event as Flag
-        except ImportError as error:
-            msg = f"--dask {address} needs Dask's scheduler; install it by `pip install ptychopilot[cluster]`"
-            raise BadInputError(msg) from error
-        try:
-            self._client: Any = Client(address, timeout=patience, set_as_default=False)
-        except (OSError, ValueError) as error:
-            msg = f"--dask {address}: no scheduler answers there; start one by `dask scheduler`"
-            raise BadInputError(msg) from error
-        self.count = len(self._client.nthreads())
-        if self.count == 0:
-            self._client.close()
-            msg = f"--dask {address}: the scheduler has no workers; start some by `dask worker {address} --nthreads 1`"
-            raise BadInputError(msg)
-        self._flag: Any = Flag(STOP_FLAG, client=self._client)
-        self._flag.clear()
-        self._task = self._client.scatter(task, broadcast=True)
-
-    def submit(self, request: Request) -> Future[Answer]:
-        """See Workers."""
-        outer: Future[Answer] = Future()
-        inner = self._client.submit(_on_cluster, self._task, request, pure=False, retries=0)
-
-        def done(finished: Any) -> None:
-            error = finished.exception() if finished.status == "error" else None
-            if finished.status == "finished":
-                outer.set_result(finished.result())
-            elif type(error).__name__ == "KilledWorker" or finished.status in ("lost", "cancelled"):
-                outer.set_exception(LostWorkerError("the worker that carried it out has died"))
-            else:
-                outer.set_exception(error or LostWorkerError("the cluster has given it up"))
-
-        inner.add_done_callback(done)
-        return outer
-
-    def close(self) -> None:
-        """See Workers."""
-        with contextlib.suppress(Exception):  # a cluster that has gone has stopped
-            self._flag.set()
-        self._client.close()
-
-
-def _on_cluster(task: Task, request: Request) -> Answer:
-    from distributed import Event as Flag
-    from distributed import get_worker
-
-    worker: Any = get_worker()
-    bench = getattr(worker, "ptychopilot_bench", None)
-    if bench is None or bench.task is not task:
-        bench = worker.ptychopilot_bench = Bench(task)
-    flag: Any = Flag(STOP_FLAG)
-
-    def check() -> None:
-        if flag.is_set():
-            msg = "the search was stopped"
-            raise StoppedError(msg)
-
-    return carried_out(bench, request, check)

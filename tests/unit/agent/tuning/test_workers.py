@@ -16,7 +16,7 @@ from agent.reconstruction import ReconstructionSettings
 from agent.tuning.records import Stage
 from agent.tuning.space import space_of
 from agent.tuning.trial import Task
-from agent.tuning.workers import DaskWorkers, HereAndNow, LocalWorkers, LostWorkerError, Request
+from agent.tuning.workers import HereAndNow, LocalWorkers, LostWorkerError, Request
 from instrument.models import Rectangle
 
 
@@ -58,7 +58,9 @@ def cluster() -> Iterator[str]:
 
 
 def test_a_dask_cluster_carries_trials_out(task: Task, cluster: str) -> None:
-    workers = DaskWorkers(task, cluster)
+    from agent.tuning.cluster import DaskWorkers
+
+    workers = DaskWorkers.at(task, cluster)
     try:
         request = Request({**task.space.start, "loss": "amplitude"}, 0)
         found = workers.submit(request).result(timeout=60)
@@ -73,5 +75,8 @@ def test_a_dask_cluster_carries_trials_out(task: Task, cluster: str) -> None:
 
 
 def test_a_scheduler_that_is_not_there_is_told_in_one_sentence(task: Task) -> None:
+    pytest.importorskip("distributed", reason="Dask's scheduler is not installed")
+    from agent.tuning.cluster import DaskWorkers
+
     with pytest.raises(BadInputError, match="no scheduler answers there; start one by `dask scheduler`"):
-        DaskWorkers(task, "tcp://127.0.0.1:9", patience=0.3)
+        DaskWorkers.at(task, "tcp://127.0.0.1:9", patience=0.3)
