@@ -23,7 +23,7 @@ from agent.study.pool import Pool
 from agent.study.resume import write_records
 
 FIRST_SEED = 1000
-COUNTS = {True: 2, False: 10}
+COUNTS = {True: 1, False: 10}
 """Quick or not -> columns of the zoo."""
 DOSE_SPECIMEN = "2h-mos2"
 """Of the study `dose`, the seed's figure 2."""

@@ -86,11 +86,11 @@ class Design:
 
 
 DESIGNS = {
-    ("policies", True): Design("policies", POLICIES, (1e3,), (0, 1, 2, 4, 8), (0, 1), (3, 4)),
+    ("policies", True): Design("policies", POLICIES, (1e3,), (0, 1, 2, 4), (0,), (3, 4)),
     ("policies", False): Design("policies", POLICIES, (1e3,), (0, 1, 2, 3, 4, 6, 8, 10), (0, 1, 2, 3, 4), (5, 8)),
-    ("stop", True): Design("stop", ("botorch", "botorch-stop"), (1e3,), (2, 4, 8), (0, 1), (3, 4)),
+    ("stop", True): Design("stop", ("botorch", "botorch-stop"), (1e3,), (2, 4, 8), (0,), (3, 4)),
     ("stop", False): Design("stop", ("botorch", "botorch-stop"), (1e3, 1e4), (2, 4, 6, 8, 10), (0, 1, 2, 3, 4), (5, 8)),
-    ("dose", True): Design("dose", POLICIES, (1e2, 1e3), (8,), (0,), (3, 4)),
+    ("dose", True): Design("dose", POLICIES, (1e2, 1e3), (4,), (0,), (3, 4)),
     ("dose", False): Design("dose", POLICIES, (1e2, 3e2, 1e3, 1e4, 1e5), (10,), (0, 1, 2), (5, 8)),
 }
 """(study, quick) -> what is run."""
