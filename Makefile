@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python >= 3.11 is needed, this is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,dashboard,mcp,test]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[agent,sim,dashboard,mcp,cluster,test]'
 	@if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then \
 	  cuda=$$(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\).*/\1/p'); \
 	  extra=gpu; [ "$${cuda:-12}" -ge 13 ] && extra=gpu13; \
