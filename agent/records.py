@@ -111,9 +111,9 @@ class Score(Record):
         default=None, description="log-likelihood of held-out counts over a vacuum's, nat per electron"
     )
     fourier_error: float | None = Field(
-        default=None,
-        description="Σ(√n − √I)²/Σn of the counts n of the first half and its model I; what others tune by",
+        default=None, description="Σ(√n − √I)²/Σn of the first half's counts n and model I"
     )
+    grid: float | None = Field(default=None, description="power at the scan's harmonics over that of their rings")
     veto: str | None = Field(default=None, description="why this score must not be trusted (overfit, misfit), if so")
 
     @property

@@ -80,5 +80,6 @@ def combined(passes: Score, thinned: Score, overlap: float) -> Score:
             "deviance": passes.deviance,
             "heldout_gain": passes.heldout_gain,
             "fourier_error": passes.fourier_error,
+            "grid": passes.grid,
         }
     )

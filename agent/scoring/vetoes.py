@@ -151,6 +151,7 @@ def apply_vetoes(score: Score, evidence: Evidence) -> Score:
             "heldout_gain": evidence.heldout_gain,
             "deviance": evidence.misfit,
             "fourier_error": evidence.fourier_error,
+            "grid": evidence.grid,
             "veto": score.veto or veto,
         }
     )
