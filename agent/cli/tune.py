@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -77,17 +78,8 @@ def tune_file(
         result = None
         facts: dict[str, JsonValue] = {"file": path.name, "counts": _fingerprint(acquisition)}
         try:
-            result = tune(
-                task,
-                how.plan(),
-                folder,
-                facts,
-                resume=how.resume,
-                cores=how.cores,
-                dask=how.dask,
-                slurm=how.slurm,
-                tell=status.update,
-            )
+            search = partial(tune, task, how.plan(), folder, facts, tell=status.update)
+            result = search(resume=how.resume, cores=how.cores, dask=how.dask, slurm=how.slurm)
         except StoppedError as error:
             stopped = error
     if result is not None:
