@@ -227,3 +227,36 @@ async def test_each_frame_of_a_pattern_shows_the_place_that_the_plan_says(patter
     seen = np.stack([(stack.sum(2) @ index) / total, (stack.sum(1) @ index) / total], axis=1)
     where = scan.scan_positions() - scan.scan_positions().mean(axis=0)
     np.testing.assert_allclose(seen - seen.mean(axis=0), 2 * where, atol=0.5)
+
+
+async def test_another_aperture_gives_another_disc_and_another_current() -> None:
+    microscope = SimulatedMicroscope(VACUUM, Column(apertures=(10.7, 21.4), **SMALL))
+    told = await microscope.describe()
+    assert told.semiangles == (10.7, 21.4)
+    wide, narrow = plan(), plan(semiangle=10.7, dose=2000.0)
+    costs = [await microscope.check(scan) for scan in (wide, narrow)]
+    assert costs[1].dwell_time == pytest.approx(4 * costs[0].dwell_time)
+    besides = [cost.electrons - scan.electrons for cost, scan in zip(costs, (wide, narrow), strict=True)]
+    assert besides[0] == pytest.approx(4 * besides[1])  # of flyback, with the beam on
+    radii = np.hypot(*np.meshgrid(*(np.arange(64) - 32,) * 2)) * 2.192
+    for scan, angle in ((wide, 21.4), (narrow, 10.7)):
+        mean = (await frames(microscope, scan)).mean(axis=0)
+        inside = mean[radii < angle + 2 * 2.192].sum() / mean.sum()
+        assert inside > 0.98, angle
+        assert mean[radii < angle - 2 * 2.192].mean() > 20 * mean[radii > angle + 3 * 2.192].mean()
+    with pytest.raises(OutOfLimitsError, match=r"semiangle of 30 mrad is not possible here; legal: 10\.7, 21\.4 mrad"):
+        await microscope.check(plan(semiangle=30.0))
+    microscope.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"apertures": (10.0, 30.0)}, "one of them"),
+        ({"apertures": (21.4, 50.0), "detector_pixels": 32}, "disc of 50 mrad does not fit"),
+        ({"apertures": (10.0, 21.4), "aperture_currents": (1.0,)}, "1 currents for 2 apertures"),
+    ],
+)
+def test_a_column_with_impossible_apertures_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Column(**({**SMALL, **changes}))
