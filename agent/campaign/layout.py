@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, expert_semiangle
 from agent.errors import BadInputError
 from agent.records import CampaignLayout
 from instrument import optics
@@ -56,7 +56,8 @@ def defocus_range(description: Description, config: CampaignConfig) -> tuple[flo
 def illumination_margin(description: Description, config: CampaignConfig) -> float:
     """The rim around a field that the widest probe of the campaign can reach.
 
-    Geometric radius α|Δf| (at least the diffraction limit) plus one diffraction-limited radius for the tails.
+    Geometric radius α|Δf| (at least the diffraction limit) plus one diffraction-limited radius for the tails, with the aperture
+    of which that is most.
 
     Args:
         description: of the instrument.
@@ -68,19 +69,33 @@ def illumination_margin(description: Description, config: CampaignConfig) -> flo
     Raises:
         BadInputError: the expert's probe is wider than one pattern's window, so that nothing could be made of the scan.
     """
+    _require_expert(description, config)
+    expert = [description.through(expert_semiangle(description, config))] if config.expert is not None else []
+    return max(_margin(each, config) for each in (*config.search.through(description), *expert))
+
+
+def _margin(description: Description, config: CampaignConfig) -> float:
+    """See illumination_margin, with one aperture."""
     candidates = [*defocus_range(description, config)]
-    if config.expert is not None:
-        detector = description.detector
-        widest = optics.largest_defocus(description.semiangle, detector.angular_pixel, description.voltage)
-        if abs(config.expert[1]) > widest:
-            msg = (
-                f"expert: at a defocus of {config.expert[1]:g} Å the probe is wider than the window of a pattern; "
-                f"legal with this detector: up to ±{widest:.4g} Å"
-            )
-            raise BadInputError(msg)
+    widest = optics.largest_defocus(description.semiangle, description.detector.angular_pixel, description.voltage)
+    if config.expert is not None and abs(config.expert[1]) <= widest:
         candidates.append(config.expert[1])
     diameter = optics.probe_diameter(description.semiangle, max(map(abs, candidates)), description.voltage)
     return 0.5 * (diameter + optics.probe_diameter(description.semiangle, 0.0, description.voltage))
+
+
+def _require_expert(description: Description, config: CampaignConfig) -> None:
+    """Refuse a probe of the expert's that is wider than one pattern's window, with the expert's aperture."""
+    if config.expert is None:
+        return
+    description = description.through(expert_semiangle(description, config))
+    widest = optics.largest_defocus(description.semiangle, description.detector.angular_pixel, description.voltage)
+    if abs(config.expert[1]) > widest:
+        msg = (
+            f"expert: at a defocus of {config.expert[1]:g} Å the probe is wider than the window of a pattern; "
+            f"legal with this detector: up to ±{widest:.4g} Å"
+        )
+        raise BadInputError(msg)
 
 
 def area_of_interest(description: Description, config: CampaignConfig) -> Rectangle:

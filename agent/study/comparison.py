@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from agent.aims import AreaOfInterest
-from agent.config import CampaignConfig, Exploration, Search
+from agent.config import CampaignConfig, Exploration
 from agent.errors import BadInputError
 from agent.policy import Observation, Policy, Problem, make_policy
 from agent.records import Settings
+from agent.search_choice import Search
 from agent.study.exposures import ExposureError, StudyColumn
 from agent.study.plans import FIELD, legal_defocus
 from agent.study.pool import Pool
