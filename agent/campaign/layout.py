@@ -69,25 +69,45 @@ def illumination_margin(description: Description, config: CampaignConfig) -> flo
     Raises:
         BadInputError: the expert's probe is wider than one pattern's window, so that nothing could be made of the scan.
     """
-    _require_expert(description, config)
-    expert = [description.through(expert_semiangle(description, config))] if config.expert is not None else []
-    return max(_margin(each, config) for each in (*config.search.through(description), *expert))
+    reached = [(each, max(map(abs, defocus_range(each, config)))) for each in apertures_in_reach(description, config)]
+    if config.expert is not None:
+        reached.append((_of_expert(description, config), abs(config.expert[1])))
+    return max(
+        0.5
+        * (
+            optics.probe_diameter(each.semiangle, defocus, each.voltage)
+            + optics.probe_diameter(each.semiangle, 0.0, each.voltage)
+        )
+        for each, defocus in reached
+    )
 
 
-def _margin(description: Description, config: CampaignConfig) -> float:
-    """See illumination_margin, with one aperture."""
-    candidates = [*defocus_range(description, config)]
-    widest = optics.largest_defocus(description.semiangle, description.detector.angular_pixel, description.voltage)
-    if config.expert is not None and abs(config.expert[1]) <= widest:
-        candidates.append(config.expert[1])
-    diameter = optics.probe_diameter(description.semiangle, max(map(abs, candidates)), description.voltage)
-    return 0.5 * (diameter + optics.probe_diameter(description.semiangle, 0.0, description.voltage))
+def apertures_in_reach(description: Description, config: CampaignConfig) -> list[Description]:
+    """The instrument with each aperture of the search with which some defocus is legal, ascending.
+
+    Args:
+        description: of the instrument.
+        config: of the campaign.
+
+    Raises:
+        BadInputError: with none there is.
+    """
+    found, refused = [], None
+    for each in config.search.through(description):
+        try:
+            defocus_range(each, config)
+        except BadInputError as error:
+            refused = refused or error
+        else:
+            found.append(each)
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
-def _require_expert(description: Description, config: CampaignConfig) -> None:
-    """Refuse a probe of the expert's that is wider than one pattern's window, with the expert's aperture."""
-    if config.expert is None:
-        return
+def _of_expert(description: Description, config: CampaignConfig) -> Description:
+    """The instrument with the expert's aperture. Raises BadInputError where the probe is wider than one pattern's window."""
+    assert config.expert is not None
     description = description.through(expert_semiangle(description, config))
     widest = optics.largest_defocus(description.semiangle, description.detector.angular_pixel, description.voltage)
     if abs(config.expert[1]) > widest:
@@ -96,6 +116,7 @@ def _require_expert(description: Description, config: CampaignConfig) -> None:
             f"legal with this detector: up to ±{widest:.4g} Å"
         )
         raise BadInputError(msg)
+    return description
 
 
 def area_of_interest(description: Description, config: CampaignConfig) -> Rectangle:

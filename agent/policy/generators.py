@@ -18,7 +18,7 @@ from agent.policy.apertures import search_space
 from agent.policy.base import Observation, Policy, Problem
 from agent.policy.baselines import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.limits import NAMES, Array
+from agent.policy.limits import NAMES, SEMIANGLE, Array
 from agent.records import Settings
 
 try:
@@ -130,7 +130,7 @@ class PolicyGenerator(Generator):  # type: ignore[misc]  # untyped
 
 def _names(problem: Problem) -> tuple[str, ...]:
     """Of the settings that a campaign has, the aperture where it may be chosen."""
-    return NAMES[: len(search_space(problem.description, problem.config, problem.overheads).axes)]
+    return NAMES[: SEMIANGLE if problem.config.search.semiangle is None else SEMIANGLE + 1]
 
 
 def _observed(number: int, settings: Settings, result: dict[str, Any], area: float) -> Observation:
@@ -182,7 +182,7 @@ class GeneratorPolicy(Baseline):
         np.random.seed(self.seed + book.next_number)  # noqa: NPY002 – the only seed that a stranger's code may use
         seeded = {"seed": self.seed} if "seed" in inspect.signature(self._make).parameters else {}
         generator = self._make(vocs_of(self.problem), **seeded)
-        generator.ingest(list(_results(book.scored_trials)))
+        generator.ingest(list(_results(book.scored_trials, self.problem)))
         answer = generator.suggest(1)[0]
         _, high = self.dose_range(book)
         largest = max(self.budget.largest_dose(book), self.budget.smallest_dose)
@@ -194,7 +194,8 @@ class GeneratorPolicy(Baseline):
         return point, largest if "dose" in given else high
 
 
-def _results(trials: Iterable[Observation]) -> Iterable[dict[str, float]]:
+def _results(trials: Iterable[Observation], problem: Problem) -> Iterable[dict[str, float]]:
+    own = {"semiangle": problem.description.semiangle} if len(_names(problem)) > SEMIANGLE else {}
     for trial in trials:
         deviation = math.sqrt(trial.variance or 0.0)
-        yield trial.settings.model_dump() | {OBJECTIVE: trial.score or 0.0, DEVIATION: deviation}
+        yield own | trial.settings.model_dump() | {OBJECTIVE: trial.score or 0.0, DEVIATION: deviation}
