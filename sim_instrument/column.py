@@ -125,6 +125,13 @@ class Column(DataFaults):
         if self.aperture_currents and len(self.aperture_currents) != len(self.apertures):
             msg = f"aperture_currents: {len(self.aperture_currents)} currents for {len(self.apertures)} apertures"
             raise ValueError(msg)
+        stated = dict(zip(self.apertures, self.aperture_currents, strict=False)).get(self.semiangle, self.beam_current)
+        if not math.isclose(stated, self.beam_current, rel_tol=1e-6):
+            msg = (
+                f"aperture_currents: {stated:g} pA through the aperture that is in at first, but the beam current is "
+                f"{self.beam_current:g} pA; make both the same"
+            )
+            raise ValueError(msg)
         for angle in self.apertures:
             if self.through(angle).dwell_electrons == ():
                 msg = f"apertures: no dwell time is possible with that of {angle:g} mrad; leave it out, or give another"

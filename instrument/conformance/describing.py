@@ -11,7 +11,7 @@ import numpy as np
 from instrument.conformance.trial import NotOfferedError, Promise, Trial, require, timed
 from instrument.limits import check_cost, check_limits
 from instrument.microscope import CountsBeamTime, NeedsHeartbeat, ReadsBack
-from instrument.models import Description, Health
+from instrument.models import Description, Health, same_angle
 from instrument.settings import APERTURE, IN, OUT, STOP
 from instrument.terms import unkept
 from instrument.text import printable
@@ -170,6 +170,9 @@ async def _changes_apertures(trial: Trial) -> None:
     wrong = await unkept(microscope, told)
     require(not wrong, wrong)
     assert isinstance(microscope, ReadsBack)
+    own = next(each for each in told.apertures if same_angle(each.semiangle, told.semiangle))
+    same = own.beam_current in (None, told.beam_current)
+    require(same, f"beam_current is {told.beam_current} pA, and {own.beam_current} pA in the list of apertures")
     before = (await microscope.read_back())[APERTURE]
     try:
         for angle in told.semiangles:

@@ -14,8 +14,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from instrument import AcquisitionPlan, BlankedError, ConflictError, Microscope, OutOfLimitsError, Rectangle
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    ConflictError,
+    MalformedRequestError,
+    Microscope,
+    OutOfLimitsError,
+    Rectangle,
+)
 from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions, build_specimen
+from sim_instrument.__main__ import build_parser
+from sim_instrument.options import column_from
 from sim_instrument.simulation import Exposure
 
 VACUUM = SpecimenOptions(material="vacuum")
@@ -255,8 +265,25 @@ async def test_another_aperture_gives_another_disc_and_another_current() -> None
         ({"apertures": (10.0, 30.0)}, "one of them"),
         ({"apertures": (21.4, 50.0), "detector_pixels": 32}, "disc of 50 mrad does not fit"),
         ({"apertures": (10.0, 21.4), "aperture_currents": (1.0,)}, "1 currents for 2 apertures"),
+        ({"apertures": (10.0, 21.4), "aperture_currents": (1.0, 3.0)}, "3 pA through the aperture that is in at first"),
     ],
 )
 def test_a_column_with_impossible_apertures_is_refused(changes: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Column(**({**SMALL, **changes}))
+
+
+def test_apertures_and_their_currents_are_options_of_the_command_line() -> None:
+    def column(text: str) -> Column:
+        return column_from(build_parser().parse_args(["simulate", "--apertures", text]))
+
+    told = column("15:1.2,21.4:2,30:3.5")
+    assert [told.through(angle).beam_current for angle in told.apertures] == [1.2, 2.0, 3.5]
+    assert column("15,21.4").through(15.0).beam_current == pytest.approx(2.0 * (15 / 21.4) ** 2)
+    for text, words in (
+        ("15,x", "not semi-angles"),
+        ("15:1,21.4", "1 of 2 apertures have a current"),
+        ("15,30", "21.4 mrad"),
+    ):
+        with pytest.raises(MalformedRequestError, match=words):
+            column(text)
