@@ -203,7 +203,7 @@ def expert_semiangle(description: Description, config: CampaignConfig) -> float 
         description: of the instrument.
         config: of the campaign.
     """
-    if config.search.semiangle is None:
+    if not config.search.has_apertures(description):
         return None
     usual = (angle for angle in description.semiangles if same_angle(angle, EXPERT_SEMIANGLE))
     return next(usual, description.semiangle)

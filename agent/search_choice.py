@@ -34,6 +34,10 @@ class Search(Record):
         default=0.8, description="largest part of the window 1/Δk the geometric probe disc may fill"
     )
 
+    def has_apertures(self, description: Description) -> bool:
+        """Whether an aperture is to be chosen: the campaign wants it, and the instrument offers some."""
+        return self.semiangle is not None and bool(description.apertures)
+
     def through(self, description: Description) -> tuple[Description, ...]:
         """The instrument with each of the apertures that may be chosen, ascending; itself where there is no choice.
 

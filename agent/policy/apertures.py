@@ -33,8 +33,10 @@ def search_space(description: Description, config: CampaignConfig, overheads: Ov
     Raises:
         BadInputError: no settings are legal, or an aperture is not offered.
     """
-    kind = SearchSpace if config.search.semiangle is None else ApertureSpace
-    return kind(description, config, overheads)
+    if config.search.has_apertures(description):
+        return ApertureSpace(description, config, overheads)
+    config.search.through(description)
+    return SearchSpace(description, config, overheads)
 
 
 def with_angle(point: Array, part: SearchSpace) -> Array:

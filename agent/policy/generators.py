@@ -130,7 +130,7 @@ class PolicyGenerator(Generator):  # type: ignore[misc]  # untyped
 
 def _names(problem: Problem) -> tuple[str, ...]:
     """Of the settings that a campaign has, the aperture where it may be chosen."""
-    return NAMES[: SEMIANGLE if problem.config.search.semiangle is None else SEMIANGLE + 1]
+    return NAMES[: SEMIANGLE + problem.config.search.has_apertures(problem.description)]
 
 
 def _observed(number: int, settings: Settings, result: dict[str, Any], area: float) -> Observation:

@@ -276,7 +276,7 @@ def _facts(record: CampaignRecord) -> str:
 
 def _apertures(config: CampaignConfig, description: Description) -> str:
     """Those that were searched, with their currents; "" where there was no choice."""
-    if config.search.semiangle is None:
+    if not config.search.has_apertures(description):
         return ""
     searched = config.search.through(description)
     return ", ".join(

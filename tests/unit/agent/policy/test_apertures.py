@@ -110,6 +110,12 @@ def test_without_a_search_for_it_the_aperture_stays_and_settings_are_three_numbe
     assert as_settings(space.lowest_dose_trial).semiangle is None
 
 
+def test_an_instrument_that_offers_no_apertures_is_asked_for_none():
+    for angles in ("auto", (21.4,)):
+        policy = make_policy(problem(search=SEARCH.model_copy(update={"semiangle": angles})), 0)
+        assert policy.suggest()[0].settings.semiangle is None
+
+
 def test_an_aperture_that_is_not_offered_is_refused_with_those_that_are():
     search = Search(semiangle=(15.0, 25.0))
     with pytest.raises(
