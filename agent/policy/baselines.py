@@ -15,7 +15,7 @@ from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.coordinates import as_settings
 from agent.policy.final import paid_dose, recommend_best_observed, refuse_unaffordable
-from agent.policy.limits import DOSE, Array
+from agent.policy.limits import DOSE, SEMIANGLE, Array
 from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
 
@@ -211,6 +211,11 @@ def sobol_point(space: SearchSpace, book: ObservationBook, seed: int, *, dose_mi
     cube = qmc.Sobol(space.dimensions, scramble=True, rng=np.random.default_rng(seed)).random_base2(
         int(index + 64).bit_length()
     )
+    if (apertures := len(space.parts)) > 1:
+        # Shuffled anew in every round: in thirds, every third point of this sequence lies in the same one.
+        rounds = np.tile(np.arange(apertures), (-(-len(cube) // apertures), 1))
+        dealt = np.random.default_rng([seed, SEMIANGLE]).permuted(rounds, axis=1).ravel()[: len(cube)]
+        cube[:, SEMIANGLE] = (dealt + 0.5) / apertures
     points = space.draw(cube, dose_min=dose_min, dose_max=dose_max)
     points = np.roll(points, -index, axis=0) if len(points) else space.lowest_dose_trial[None]
     known = space.normalize(space.points(o.settings for o in book.all))

@@ -49,6 +49,8 @@ MANY = 60
 """Trials from which fewer values are tried."""
 SCALE_SD = 0.1
 """Of a beside the value found, relative."""
+APERTURE_SD = 0.4
+"""Of a with one aperture beside a with others, relative, where they may be chosen: README.md, "Apertures"."""
 
 
 class Prior:
@@ -188,6 +190,15 @@ def _kernel(a: Array, b: Array) -> Array:
     return kernel
 
 
+def _scale_covariance(a: Array, b: Array) -> float | Array:
+    """Relative covariance of a at settings with apertures: near ones are alike. One number where there is no choice."""
+    if a.shape[1] <= SEMIANGLE:
+        return SCALE_SD**2
+    apart = (a[:, None, SEMIANGLE] - b[None, :, SEMIANGLE]) / LENGTHS[SEMIANGLE]
+    covariance: Array = SCALE_SD**2 + APERTURE_SD**2 * np.exp(-0.5 * apart**2)
+    return covariance
+
+
 @dataclass(frozen=True)
 class EnsembleModel:
     """A PictureModel: the prior and what the trials say.
@@ -299,7 +310,8 @@ class EnsembleModel:
         scale = self.curve.gain * self.curve.growth(points[:, DOSE])
         weights = self.prior.weights(self.prior.coordinates(points, self.defocus_offset))
         mean = np.maximum(weights @ self.prior.mean, 0.0)
-        spread = ((weights @ self.prior.root.T) ** 2).sum(axis=1) + self.own_sd**2 + (SCALE_SD * mean) ** 2
+        scale_variance = SCALE_SD**2 + (APERTURE_SD**2 if points.shape[1] > SEMIANGLE else 0.0)
+        spread = ((weights @ self.prior.root.T) ** 2).sum(axis=1) + self.own_sd**2 + scale_variance * mean**2
         return scale * mean, scale**2 * spread
 
     def _prior_at(self, points: Array, others: Array | None = None) -> tuple[Array, Array]:
@@ -312,7 +324,7 @@ class EnsembleModel:
         other_weights = weights if others is None else self.prior.weights(v)
         shape = (weights @ self.prior.root.T) @ (other_weights @ self.prior.root.T).T
         mean, other_mean = (np.maximum(w @ self.prior.mean, 0.0) for w in (weights, other_weights))
-        shape = shape + self.own_sd**2 * _kernel(u, v) + SCALE_SD**2 * np.outer(mean, other_mean)
+        shape = shape + self.own_sd**2 * _kernel(u, v) + _scale_covariance(u, v) * np.outer(mean, other_mean)
         return scale * mean, scale[:, None] * shape * other_scale
 
     def _conditioned(self, points: Array) -> tuple[Array, Array, Array]:

@@ -8,7 +8,9 @@ from agent.config import Goal
 from agent.errors import BadInputError
 from agent.policy import Problem, make_policy
 from agent.policy.apertures import ApertureSpace, search_space
-from agent.policy.coordinates import as_settings
+from agent.policy.coordinates import as_points, as_settings
+from agent.policy.ensemble import SHIPPED, read_members
+from agent.policy.prior import Prior
 from agent.records import Settings
 from agent.scan_prices import Overhead, Overheads
 from agent.search_choice import Search
@@ -35,12 +37,26 @@ class Chromatic(Landscape):
         return super().truth(settings) * (1.0 if settings.semiangle == self.best else 0.6)
 
 
+class AsColumnsAre(Chromatic):
+    """The mean of the simulated columns in step, part of the window and dose, better with one of the apertures."""
+
+    def __init__(self, seed, best):
+        super().__init__(seed, best)
+        self.prior = Prior(read_members(SHIPPED), offering())
+
+    def truth(self, settings):
+        u = self.prior.coordinates(as_points([settings], 21.4))
+        shape = float((self.prior.weights(u) @ self.prior.mean)[0])
+        return np.log2(1 + settings.dose / self.knee) * shape * (1.0 if settings.semiangle == self.best else 0.6)
+
+
+@pytest.mark.parametrize(("prior", "kind"), [("none", Chromatic), ("zoo", AsColumnsAre)])
 @pytest.mark.parametrize("best", [15.0, 30.0])
-def test_the_policy_finds_the_aperture_that_gives_the_better_picture(best):
+def test_the_policy_finds_the_aperture_that_gives_the_better_picture(best, prior, kind):
     found = []
     for seed in range(4):
-        landscape = Chromatic(seed, best)
-        policy = make_policy(problem(instrument=offering(), search=SEARCH, trials=12), seed)
+        landscape = kind(seed, best)
+        policy = make_policy(problem(instrument=offering(), search=SEARCH, trials=18, prior=prior), seed)
         suggestions = explore(policy, landscape)
         found.append(policy.recommend(1e7).settings.semiangle)
         assert policy.view(1e7).fixed["semiangle"] == found[-1]
