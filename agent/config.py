@@ -16,13 +16,12 @@ from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
 from agent.live_choice import LiveChoice
 from agent.reconstruction_choice import ReconstructionChoice
+from agent.search_choice import Search
 from agent.steering_choice import SteeringChoice
 from agent.strict_numbers import NO_NUMBER, no_numbers
 from agent.strict_yaml import Lines, parse_yaml
-from instrument import optics
-from instrument.models import Description, Interlacing, Record
+from instrument.models import Description, Interlacing, Record, same_angle
 
-Range = tuple[float, float]
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
@@ -49,37 +48,6 @@ class Exploration(Record):
         description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
     )
     initial: Annotated[int, Field(ge=1)] = Field(default=4, description="without a prior: Sobol trials first")
-
-
-class Search(Record):
-    """What the policy may choose from; narrowed further by what the instrument can do. None: all the instrument offers."""
-
-    step: Range | None = Field(default=None, description="scan step size, Å")
-    defocus: Range | None = Field(default=None, description="nominal defocus, Å, positive for underfocus")
-    dose: Range | None = Field(default=None, description="dose of a trial, e/Å²")
-    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.4, description="smallest linear overlap 1 − step/probe diameter"
-    )
-    window: Annotated[float, Field(gt=0, le=1)] = Field(
-        default=0.8, description="largest part of the window 1/Δk the geometric probe disc may fill"
-    )
-
-    def largest_defocus(self, description: Description) -> float:
-        """Largest |defocus|, Å, at which the geometric probe disc fills no more than `window` of one pattern's 1/Δk."""
-        detector = description.detector
-        return self.window * optics.largest_defocus(description.semiangle, detector.angular_pixel, description.voltage)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Search:
-        for name in ("step", "defocus", "dose"):
-            value = getattr(self, name)
-            if value is not None and value[0] > value[1]:
-                msg = f"{name}: the lower limit {value[0]:g} is above the upper limit {value[1]:g}"
-                raise ValueError(msg)
-            if value is not None and name != "defocus" and value[0] <= 0:
-                msg = f"{name}: {value[0]:g} is not positive; the lower limit must be more than 0"
-                raise ValueError(msg)
-        return self
 
 
 MAX_RINGS = 10_000
@@ -222,6 +190,23 @@ class CampaignConfig(Record):
             msg = "a budget is missing: write electrons, budget.dose (e/Å²) or budget.minutes"
             raise ValueError(msg)
         return self
+
+
+EXPERT_SEMIANGLE = 21.4
+"""mrad, of the expert that everything is compared with."""
+
+
+def expert_semiangle(description: Description, config: CampaignConfig) -> float | None:
+    """The aperture of the expert: the usual one where it is offered, else the present one; None where there is no choice.
+
+    Args:
+        description: of the instrument.
+        config: of the campaign.
+    """
+    if not config.search.has_apertures(description):
+        return None
+    usual = (angle for angle in description.semiangles if same_angle(angle, EXPERT_SEMIANGLE))
+    return next(usual, description.semiangle)
 
 
 def interlacing(config: CampaignConfig, description: Description) -> Interlacing | None:

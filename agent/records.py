@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from agent.cleaning_record import Cleaning
 from agent.config import CampaignConfig
 from agent.encoding import OsText
 from agent.live_choice import StoppedScan
@@ -18,11 +19,32 @@ from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 
 
 class Settings(Record):
-    """The three numbers the agent chooses. `defocus` is the nominal set-point."""
+    """The numbers the agent chooses. `defocus` is the nominal set-point."""
 
     step: float = Field(gt=0, description="scan step size, Å")
     defocus: float = Field(description="nominal defocus, Å, positive for underfocus")
     dose: float = Field(gt=0, description="e/Å² (counts/Å² where counts per electron are not known)")
+    semiangle: float | None = Field(
+        default=None,
+        gt=0,
+        description="which aperture, mrad; None: the instrument's present one, as there is no choice",
+    )
+
+    @model_serializer(mode="wrap")
+    def _as_without_a_choice(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Three numbers where there is no choice of apertures, as they always were."""
+        told: dict[str, Any] = handler(self)
+        if self.semiangle is None:
+            told.pop("semiangle", None)
+        return told
+
+    def aperture_text(self) -> str:
+        """The semi-angle in words; "" where there is no choice."""
+        return "" if self.semiangle is None else f"{self.semiangle:g} mrad"
+
+    def place_text(self) -> str:
+        """All but the dose, as a phrase."""
+        return ", ".join(filter(None, (f"{self.step:.3g} Å, {self.defocus:+.4g} Å", self.aperture_text())))
 
 
 class Alternative(Record):
@@ -66,7 +88,7 @@ class Suggestion(Record):
 
     def rejected_texts(self) -> list[str]:
         """The alternatives with their reasons, a phrase each."""
-        return [f"{a.settings.step:.3g} Å, {a.settings.defocus:+.4g} Å: {a.reason}" for a in self.alternatives]
+        return [f"{a.settings.place_text()}: {a.reason}" for a in self.alternatives]
 
     def shares_text(self) -> str:
         """How much is known and how much is tried, in words; "" where no model chose."""
@@ -159,49 +181,6 @@ class Optics(Record):
         default=0.0, description="FWHM of the source's image on the specimen, Å; 0: not measured"
     )
     focal_spread: float = Field(default=0.0, description="sd of the defocus, Å; 0: not measured")
-
-
-class Cleaning(Record):
-    """What was found in the patterns as they came, and done about it, before anything was measured."""
-
-    patterns: int = Field(ge=0, description="that arrived")
-    missing: int = Field(default=0, ge=0, description="patterns that were asked for and never arrived")
-    empty: int = Field(default=0, ge=0, description="patterns left out: without counts, as after an abort")
-    saturated: int = Field(default=0, ge=0, description="patterns left out: the detector was full")
-    partial: int = Field(default=0, ge=0, description="patterns left out: parts of the detector were not read")
-    dead_pixels: int = Field(default=0, ge=0, description="masked: known to be bad, or counting too little")
-    hot_pixels: int = Field(default=0, ge=0, description="masked: counting too much, always the same, or in bursts")
-    intensity_sd: float | None = Field(
-        default=None,
-        description="of the beam from pattern to pattern, relative, undone; None: as steady as counts tell",
-    )
-    descan: tuple[float, float] | None = Field(
-        default=None,
-        description="(row, column) detector pixels by which the zero beam moved over the scan, led back; None: none was found",
-    )
-    descan_sd: float | None = Field(default=None, description="standard deviation of `descan`, pixels")
-    counts_per_electron: float | None = Field(
-        default=None, description="from how much counts scatter; 1 ± 0.1 is one; None: too few counts to tell"
-    )
-
-    def sentences(self) -> tuple[str, ...]:
-        """What a person should know, one sentence each; nothing where there is nothing to say."""
-        left_out = {"empty": self.empty, "saturated": self.saturated, "partial": self.partial}
-        told = []
-        if any(left_out.values()):
-            kinds = ", ".join(f"{number} {kind}" for kind, number in left_out.items() if number)
-            told.append(f"of {self.patterns} patterns {sum(left_out.values())} are left out: {kinds}")
-        if self.dead_pixels + self.hot_pixels:
-            told.append(f"masked pixels: {self.dead_pixels} dead, {self.hot_pixels} hot")
-        if self.intensity_sd is not None:
-            told.append(f"the beam's intensity varied by {self.intensity_sd:.2g} (sd, relative); this is undone")
-        if self.descan is not None:
-            row, column = self.descan
-            told.append(
-                f"the zero beam moved by {row:.2g} × {column:.2g} detector pixels over the scan (descan); it is led back, "
-                "which blurs patterns by half a pixel"
-            )
-        return tuple(told)
 
 
 Role = Literal["exploration", "reference", "final", "expert"]

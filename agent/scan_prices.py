@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from instrument.models import AcquisitionPlan, PlanCheck, Record, Rectangle
+from instrument.models import AcquisitionPlan, Description, PlanCheck, Record, Rectangle
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,10 @@ class Overhead:
         """(n,) e/Å² at steps (n,), Å."""
         return self.per_pattern / step**2 + self.per_line / step + self.per_scan
 
+    def times(self, factor: float) -> Overhead:
+        """With so many times the beam current: the same seconds cost so many times the electrons."""
+        return Overhead(factor * self.per_pattern, factor * self.per_line, factor * self.per_scan)
+
 
 NONE = Overhead()
 """Of an instrument whose beam is on only while it counts."""
@@ -43,6 +47,18 @@ class Overheads:
 
     trial: Overhead = NONE
     final: Overhead = NONE
+
+    def through(self, description: Description, semiangle: float | None) -> Overheads:
+        """With another aperture than the present one: the same seconds, at its current.
+
+        Args:
+            description: of the instrument.
+            semiangle: of the aperture, mrad; None: the present one.
+        """
+        present, current = description.beam_current, description.through(semiangle).beam_current
+        if semiangle is None or not present or not current or current == present:
+            return self
+        return Overheads(self.trial.times(current / present), self.final.times(current / present))
 
 
 class ScanPrices(Record):

@@ -19,6 +19,7 @@ class SteeringChoice(Record):
     )
     defocus: Level = Field(default="auto", description="likewise, defocus")
     dose: Level = Field(default="auto", description="likewise, dose")
+    semiangle: Level = Field(default="auto", description="likewise, the aperture, where it may be chosen")
     approval_expires: Annotated[float, Field(gt=0, le=86400)] = Field(
         default=900.0, description="s after which an approval, or a person's own settings, have to be approved again"
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from instrument.microscope import Frame, Microscope
     from instrument.models import (
         AcquisitionPlan,
+        Aperture,
         Condition,
         Description,
         Detector,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AccessError",
     "AcquisitionPlan",
+    "Aperture",
     "BlankedError",
     "BudgetError",
     "CampaignAccount",
@@ -123,6 +125,7 @@ _HOMES = {
     ),
     "models": (
         "AcquisitionPlan",
+        "Aperture",
         "Condition",
         "Description",
         "Detector",

@@ -229,6 +229,7 @@ class Commands:
                 await self._wait_for_receiver()
                 description = await self._terms.describe()
                 await self._settings.confirm(entry, description)
+                description = description.through(entry.plan.semiangle)
                 self._refuse_expired(request)
                 limit = _frame_limit(entry.check, description) + self._stall_timeout
                 first = description.settle_time + limit

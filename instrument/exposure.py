@@ -270,6 +270,7 @@ def _series_start(entry: LedgerEntry, description: Description) -> stream.Series
             "defocus": plan.defocus,
             "dose": plan.dose,
             "passes": plan.passes,
+            "semiangle": description.semiangle,
             **({"dry": True} if check.dry else {}),
         },
     )

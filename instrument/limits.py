@@ -11,11 +11,12 @@ def check_limits(plan: AcquisitionPlan, description: Description) -> None:
 
     Args:
         plan: to be checked.
-        description: legal steps, defoci, doses, electrons per pattern and area.
+        description: legal apertures, steps, defoci, doses, electrons per pattern and area.
 
     Raises:
         OutOfLimitsError: with the value and what is legal.
     """
+    description = description.through(plan.semiangle)
     description.step.check("step", plan.step)
     description.defocus.check("defocus", plan.defocus)
     description.dose.check("dose", plan.dose)
@@ -59,6 +60,7 @@ def check_cost(plan: AcquisitionPlan, check: PlanCheck, description: Description
     Raises:
         OutOfLimitsError: with the value and what is legal.
     """
+    description = description.through(plan.semiangle)
     electrons, most = max(check.electrons, plan.electrons), description.exposure_limit
     if most is not None and electrons > most * (1 + 1e-9):
         msg = f"this acquisition takes {electrons:g} electrons; a single one may take {most:g}; lower the dose or the field"
@@ -82,6 +84,7 @@ def disc_rate(plan: AcquisitionPlan, check: PlanCheck, description: Description)
     """
     if check.dwell_time <= 0:
         return 0.0
+    description = description.through(plan.semiangle)
     counts = plan.electrons_per_pattern * (description.detector.counts_per_electron or 1.0)
     return counts / (description.disc_pixels * check.dwell_time)
 
@@ -133,6 +136,7 @@ def with_legal_dose(plan: AcquisitionPlan, description: Description) -> Acquisit
         plan: within the other limits.
         description: of the instrument.
     """
+    description = description.through(plan.semiangle)
     wanted = plan.electrons_per_pattern
     low, high = description.electrons_per_pattern
     if (values := description.electrons_per_pattern_values) is None:

@@ -34,7 +34,10 @@ class Microscope(Protocol):
     """
 
     async def describe(self) -> Description:
-        """What there is and which settings are legal. May change between acquisitions (a recording gets used up)."""
+        """What there is and which settings are legal. May change between acquisitions (a recording gets used up).
+
+        `semiangle` and what goes with it are those of the aperture that was in when the microscope was made, whichever is in now.
+        """
         ...
 
     async def check(self, plan: AcquisitionPlan) -> PlanCheck:
@@ -139,7 +142,8 @@ class ReadsBack(Protocol):
 
     The server sets `defocus` before an exposure, waits for `Description.settle_time`, and compares what it reads back with
     `Description.tolerances`. When nobody has the lease any more it puts back everything that has a tolerance. A setting that has
-    a slew is changed in portions, and one that is called `beam_stop` is set to 1 (in) and 0 (out).
+    a slew is changed in portions, one that is called `beam_stop` is set to 1 (in) and 0 (out), and `semiangle` to that of one of
+    `Description.apertures`, mrad.
     """
 
     async def set(self, settings: Mapping[str, float]) -> None:

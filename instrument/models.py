@@ -20,6 +20,7 @@ from instrument.records import Identifier, Record, Rectangle
 __all__ = [
     "ELEMENTARY_CHARGE",
     "AcquisitionPlan",
+    "Aperture",
     "BeamStop",
     "Condition",
     "Description",
@@ -48,6 +49,11 @@ LONGEST_WALK = 20.0
 def _rounding(limit: float) -> float:
     # Of the limit itself: a range of doses may span six decades.
     return 1e-6 * abs(limit) + 1e-9
+
+
+def same_angle(a: float, b: float) -> bool:
+    """Whether two semi-angles, mrad, are those of one aperture: rounding of a relative 1e-6 is allowed."""
+    return abs(a - b) <= _rounding(b)
 
 
 class Parameter(Record):
@@ -160,6 +166,18 @@ class BeamStop(Record):
     needed_above: float = Field(gt=0, description="counts per second of a pixel of the bright-field disc")
 
 
+class Aperture(Record):
+    """A condenser aperture that may be chosen, and the beam that it lets through."""
+
+    semiangle: Annotated[float, Field(gt=0, le=200, description="convergence semi-angle that it gives, mrad")]
+    beam_current: float | None = Field(
+        default=None, gt=0, description="pA with it; None: what the present one gives, times the ratio of their areas"
+    )
+    electrons_per_pattern: tuple[float, float] | None = Field(
+        default=None, description="smallest and largest number with it; None: as dwell times and the disc's area say"
+    )
+
+
 class Description(Record):
     """Everything an agent may know of an instrument before it exposes anything."""
 
@@ -170,6 +188,9 @@ class Description(Record):
     wavelength: float | None = Field(default=None, gt=0, description="Å, of X-rays or light; None: of electrons")
     semiangle: Annotated[float, Field(gt=0, le=200, description="convergence semi-angle, mrad")]
     beam_current: float | None = Field(default=None, description="pA; None where a recording does not say")
+    apertures: tuple[Aperture, ...] = Field(
+        default=(), description="all that may be chosen, the present one among them; (): `semiangle` is fixed"
+    )
     detector: Detector
     step: Parameter
     defocus: Parameter
@@ -232,6 +253,67 @@ class Description(Record):
                 f"voltage of {self.voltage:g} eV is not possible; legal: above 1000, or a wavelength beside"
             )
         return self
+
+    @model_validator(mode="after")
+    def _offers_its_own_aperture(self) -> Description:
+        offered = [each.semiangle for each in self.apertures]
+        if offered and (len(set(offered)) < len(offered) or not any(same_angle(self.semiangle, a) for a in offered)):
+            raise ValueError(f"apertures have to differ, and the present one of {self.semiangle:g} mrad is one of them")
+        for angle in offered:
+            behind = self.through(angle)
+            fewest, most = behind.electrons_per_pattern
+            if fewest > most or behind.electrons_per_pattern_values == ():
+                raise ValueError(
+                    f"no electrons per pattern are legal with the aperture of {angle:g} mrad; leave it out"
+                )
+        return self
+
+    @property
+    def semiangles(self) -> tuple[float, ...]:
+        """Those that a plan may name, ascending, mrad."""
+        return tuple(sorted(each.semiangle for each in self.apertures)) or (self.semiangle,)
+
+    def through(self, semiangle: float | None) -> Description:
+        """The instrument as it is with one of its apertures: semi-angle, current and electrons per pattern of that one.
+
+        Where an aperture does not say otherwise, current goes with area, the fewest electrons of a pattern with the current (a
+        shortest dwell time), and the most with the current or the area of the disc (saturation), whichever is less.
+
+        Args:
+            semiangle: mrad; None: the present one.
+
+        Returns:
+            A description without a choice of apertures; this one itself where nothing is chosen.
+
+        Raises:
+            OutOfLimitsError: there is no such aperture.
+        """
+        if semiangle is None or (not self.apertures and same_angle(semiangle, self.semiangle)):
+            return self
+        wanted = next((each for each in self.apertures if same_angle(each.semiangle, semiangle)), None)
+        if wanted is None:
+            legal = ", ".join(f"{angle:g}" for angle in self.semiangles)
+            msg = f"semiangle of {semiangle:g} mrad is not possible here; legal: {legal} mrad"
+            raise OutOfLimitsError(msg, parameter="semiangle", value=semiangle, legal=list(self.semiangles))
+        area, before = (wanted.semiangle / self.semiangle) ** 2, self.beam_current
+        current = None if before is None else before * area
+        if not same_angle(semiangle, self.semiangle):
+            current = wanted.beam_current or current
+        ratio = area if current is None or before is None else current / before
+        fewest, most = self.electrons_per_pattern
+        fewest, most = wanted.electrons_per_pattern or (fewest * ratio, most * min(ratio, area))
+        values = self.electrons_per_pattern_values
+        if values is not None:
+            values = tuple(v * ratio for v in values if fewest * (1 - 1e-6) <= v * ratio <= most * (1 + 1e-6))
+        return self.model_copy(
+            update={
+                "semiangle": wanted.semiangle,
+                "beam_current": current,
+                "electrons_per_pattern": (fewest, most),
+                "electrons_per_pattern_values": values,
+                "apertures": (),
+            }
+        )
 
     @property
     def disc_pixels(self) -> float:

@@ -41,6 +41,12 @@ class AcquisitionPlan(Record):
     step: Annotated[float, Field(gt=0, le=1e9, description="scan step size, Å")]
     defocus: Annotated[float, Field(ge=-1e12, le=1e12, description="nominal defocus, Å, positive for underfocus")]
     dose: Annotated[float, Field(gt=0, le=1e12, description="electrons per area of a scan cell, e/Å²")]
+    semiangle: float | None = Field(
+        default=None,
+        gt=0,
+        le=200,
+        description="which aperture, by its semi-angle, mrad; None: the instrument's present one",
+    )
     positions: tuple[tuple[float, float], ...] | None = None
     pattern: Literal["raster", "serpentine", "spiral"] = Field(
         default="raster", description="order in which each pass visits the cells, where no positions are given"
@@ -51,7 +57,7 @@ class AcquisitionPlan(Record):
 
     @model_serializer(mode="wrap")
     def _as_one_pass_always_was(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what one pass with the beam on does not need, so that older instruments and files understand it."""
+        """Leave out what one lit pass through the present aperture does not need, so that older instruments understand it."""
         told: dict[str, Any] = handler(self)
         if self.passes == 1:
             told.pop("passes", None)
@@ -60,6 +66,8 @@ class AcquisitionPlan(Record):
             told.pop("dry", None)
         if self.pattern == "raster":
             told.pop("pattern", None)
+        if self.semiangle is None:
+            told.pop("semiangle", None)
         return told
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ ATTEMPTS = 2
 LIMIT = 20.0
 """s for setting and reading back, besides walking and settling."""
 STOP = "beam_stop"
+APERTURE = "semiangle"
 IN, OUT = 1.0, 0.0
 
 
@@ -65,6 +66,8 @@ class Settings:
         if not self._before:
             self._before = dict(await self._column.read_back())
         wanted = {"defocus": entry.plan.defocus}
+        if description.apertures:
+            wanted[APERTURE] = entry.plan.semiangle or description.semiangle
         if description.beam_stop is not None:
             inside = entry.check.beam_stop or needs_beam_stop(entry.plan, entry.check, description)
             wanted[STOP], self._stop_out = (IN, False) if inside else (OUT, True)

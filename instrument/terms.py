@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from instrument.microscope import Microscope, ReadsBack
 from instrument.models import (
     LONGEST_WALK,
     AcquisitionPlan,
+    Aperture,
     BeamStop,
     Description,
     Parameter,
@@ -49,6 +51,7 @@ class OwnersLimits(Record):
     region_dose_limit: float | None = Field(default=None, gt=0)
     count_rate_limit: float | None = Field(default=None, gt=0)
     beam_stop_above: float | None = Field(default=None, gt=0)
+    semiangle: Range | None = None
     slews: dict[str, Slew] = Field(default={})
 
     @classmethod
@@ -94,7 +97,18 @@ class OwnersLimits(Record):
                 return f"electrons_per_pattern of {_shown(per_pattern)} leaves none of the microscope's dwell times"
         if self.area is not None and not told.area.contains(self.area):
             return f"area {self.area!r} leaves the microscope's, {told.area!r}"
-        return self._wider_ceilings(told) or self._wider_slews(told)
+        return self._wider_apertures(told) or self._wider_ceilings(told) or self._wider_slews(told)
+
+    def _wider_apertures(self, told: Description) -> str:
+        if self.semiangle is None:
+            return ""
+        if not told.apertures:
+            return "semiangle needs several apertures, and this microscope offers none"
+        if not _inside((told.semiangle, told.semiangle), self.semiangle):
+            return (
+                f"semiangle of {_shown(self.semiangle)} mrad leaves out the present aperture of {told.semiangle:g} mrad"
+            )
+        return ""
 
     def _wider_ceilings(self, told: Description) -> str:
         ceilings = {name: getattr(told, name) for name in _CEILINGS}
@@ -143,10 +157,27 @@ class OwnersLimits(Record):
         if told.beam_stop is not None:
             above = _lower(self.beam_stop_above, told.beam_stop.needed_above)
             changes["beam_stop"] = BeamStop(needed_above=above or told.beam_stop.needed_above)
+        changes["apertures"] = self._narrowed_apertures(told)
         changes["slews"] = told.slews | {
             name: _slower(slew, told.slews.get(name, Slew())) for name, slew in self.slews.items()
         }
         return told.model_copy(update=changes)
+
+    def _narrowed_apertures(self, told: Description) -> tuple[Aperture, ...]:
+        """Those within `semiangle` that have legal electrons per pattern left; limits of electrons hold with each of them."""
+        kept = []
+        for each in told.apertures:
+            if self.semiangle is not None and not _inside((each.semiangle, each.semiangle), self.semiangle):
+                continue
+            if self.electrons_per_pattern is not None:
+                behind = told.through(each.semiangle)
+                low, high = behind.electrons_per_pattern
+                low, high = max(low, self.electrons_per_pattern[0]), min(high, self.electrons_per_pattern[1])
+                if low > high or (behind.electrons_per_pattern_values is not None and not _kept(behind, (low, high))):
+                    continue
+                each = each.model_copy(update={"electrons_per_pattern": (low, high)})
+            kept.append(each)
+        return tuple(kept)
 
 
 @dataclass(frozen=True)
@@ -210,31 +241,49 @@ class Terms:
 
 
 async def unkept(microscope: Microscope, told: Description) -> str:
-    """What a description says of slews and beam stop that the server cannot see to, as a sentence; "" where it can.
+    """What a description says of slews, beam stop and apertures that the server cannot see to, as a sentence; "" where it can.
 
     Args:
         microscope: any.
         told: its description, or a narrower one.
     """
-    if not told.slews and told.beam_stop is None:
+    driven = [
+        *told.slews,
+        *(["beam_stop"] if told.beam_stop is not None else []),
+        *(["semiangle"] if told.apertures else []),
+    ]
+    if not driven:
         return ""
     if not isinstance(microscope, ReadsBack):
-        named = ", ".join([*told.slews, *(["the beam stop"] if told.beam_stop is not None else [])])
         return (
-            f"{told.name}: {named} cannot be seen to, because the adapter has no set and read_back; give it both "
-            "(instrument.microscope.ReadsBack), or leave slews and beam_stop out of its description"
+            f"{told.name}: {', '.join(driven)} cannot be seen to, because the adapter has no set and read_back; give it both "
+            "(instrument.microscope.ReadsBack), or leave slews, beam_stop and apertures out of its description"
         )
     known = await microscope.read_back()
-    missing = [
-        name for name in (*told.slews, *(["beam_stop"] if told.beam_stop is not None else [])) if name not in known
-    ]
-    if missing:
-        return f"{told.name}: read_back does not tell {', '.join(missing)}, which has a slew or is the beam stop"
+    if missing := [name for name in driven if name not in known]:
+        return f"{told.name}: read_back does not tell {', '.join(missing)}, which has a slew, is the beam stop or the aperture"
+    if wrong := _unconfirmed_aperture(told):
+        return wrong
     low, high = told.defocus.bounds
     if "defocus" in told.slews and (seconds := told.slews["defocus"].duration(high - low)) > LONGEST_WALK:
         return (
             f"{told.name}: defocus would take {seconds:.3g} s for its whole range of {low:g} … {high:g} Å; at most "
             f"{LONGEST_WALK:g} s are legal: allow it to change faster, or narrow its range"
+        )
+    return ""
+
+
+def _unconfirmed_aperture(told: Description) -> str:
+    """Why a description does not let the server tell its apertures apart, as a sentence; "" where it does."""
+    if not told.apertures:
+        return ""
+    if "semiangle" in told.slews:
+        return f"{told.name}: semiangle has a slew, but there is nothing between two apertures; leave it out of slews"
+    gap = min((b - a for a, b in pairwise(told.semiangles)), default=math.inf)
+    if not 0 <= told.tolerances.get("semiangle", math.inf) < gap / 2:
+        return (
+            f"{told.name}: tolerances do not say by how much semiangle may differ when it is read back; less than "
+            f"{gap / 2:.3g} mrad is legal, half the way between two of its apertures"
         )
     return ""
 

@@ -21,7 +21,7 @@ from instrument.text import refuse_unprintable
 
 MAGIC = b"PPIC"
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 MAX_HEADER_BYTES = 4 << 20
 """Room for the explicit positions of the largest scans."""
 MAX_REPLY_BYTES = 2 * MAX_HEADER_BYTES

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from instrument import optics
-from instrument.models import ELEMENTARY_CHARGE
+from instrument.errors import OutOfLimitsError
+from instrument.models import ELEMENTARY_CHARGE, same_angle
 from sim_instrument.data_faults import NO_DATA_FAULTS, DataFaults
 
 NonNegative = Annotated[float, Field(ge=0)]
@@ -42,6 +43,12 @@ class Column(DataFaults):
     voltage: Annotated[float, Field(ge=2e4, le=3e5, description="eV")] = 80e3
     semiangle: Annotated[float, Field(ge=5, le=50, description="convergence semi-angle, mrad")] = 21.4
     beam_current: Positive = Field(default=2.0, description="pA")
+    apertures: tuple[Annotated[float, Field(ge=5, le=50)], ...] = Field(
+        default=(), description="semi-angles that may be chosen, mrad, `semiangle` among them; (): it is fixed"
+    )
+    aperture_currents: tuple[Positive, ...] = Field(
+        default=(), description="pA with each of `apertures`; (): `beam_current` times the ratio of areas"
+    )
 
     defocus_offset: float = Field(default=25.0, description="true minus nominal defocus at nominal 0, Å")
     defocus_scale: Positive = Field(default=1.02, description="true change of defocus per nominal change")
@@ -93,9 +100,10 @@ class Column(DataFaults):
         if unknown:
             msg = f"aberrations: {sorted(unknown)[0]} cannot be set here; known: {', '.join(optics.ABERRATIONS[1:])}"
             raise ValueError(msg)
-        if self.semiangle >= 0.5 * self.detector_pixels * self.angular_pixel:
+        widest = max((self.semiangle, *self.apertures))
+        if widest >= 0.5 * self.detector_pixels * self.angular_pixel:
             msg = (
-                f"the bright-field disc of {self.semiangle:g} mrad does not fit on a detector that reaches "
+                f"the bright-field disc of {widest:g} mrad does not fit on a detector that reaches "
                 f"{0.5 * self.detector_pixels * self.angular_pixel:g} mrad; take more pixels or a larger angular pixel"
             )
             raise ValueError(msg)
@@ -107,6 +115,51 @@ class Column(DataFaults):
             )
             raise ValueError(msg)
         return self
+
+    @model_validator(mode="after")
+    def _offers_its_own_aperture(self) -> Column:
+        if self.apertures and (self.semiangle not in self.apertures or len(set(self.apertures)) < len(self.apertures)):
+            told = ", ".join(f"{angle:g}" for angle in self.apertures)
+            msg = f"apertures: {told} mrad have to differ, and the semiangle of {self.semiangle:g} mrad has to be one of them"
+            raise ValueError(msg)
+        if self.aperture_currents and len(self.aperture_currents) != len(self.apertures):
+            msg = f"aperture_currents: {len(self.aperture_currents)} currents for {len(self.apertures)} apertures"
+            raise ValueError(msg)
+        stated = dict(zip(self.apertures, self.aperture_currents, strict=False)).get(self.semiangle, self.beam_current)
+        if not math.isclose(stated, self.beam_current, rel_tol=1e-6):
+            msg = (
+                f"aperture_currents: {stated:g} pA through the aperture that is in at first, but the beam current is "
+                f"{self.beam_current:g} pA; make both the same"
+            )
+            raise ValueError(msg)
+        for angle in self.apertures:
+            if self.through(angle).dwell_electrons == ():
+                msg = f"apertures: no dwell time is possible with that of {angle:g} mrad; leave it out, or give another"
+                raise ValueError(msg)
+        return self
+
+    def through(self, semiangle: float | None) -> Column:
+        """The column with one of its apertures in.
+
+        Args:
+            semiangle: mrad; None: the present one.
+
+        Raises:
+            OutOfLimitsError: there is no such aperture.
+        """
+        if semiangle is None or (not self.apertures and same_angle(semiangle, self.semiangle)):
+            return self
+        index = next((i for i, angle in enumerate(self.apertures) if same_angle(angle, semiangle)), None)
+        if index is None:
+            legal = ", ".join(f"{angle:g}" for angle in sorted(self.apertures) or [self.semiangle])
+            msg = f"semiangle of {semiangle:g} mrad is not possible here; legal: {legal} mrad"
+            raise OutOfLimitsError(msg, parameter="semiangle", value=semiangle)
+        angle = self.apertures[index]
+        current = self.beam_current * (angle / self.semiangle) ** 2
+        if self.aperture_currents:
+            current = self.aperture_currents[index]
+        chosen = {"semiangle": angle, "beam_current": current, "apertures": (), "aperture_currents": ()}
+        return self.model_copy(update=chosen)
 
     @classmethod
     def ideal(cls, **changes: Any) -> Column:

@@ -91,7 +91,7 @@ class DamageState:
         index = np.floor(plan.scan_positions()[first:stop] / _PIXEL).astype(int)
         inside = np.all((index >= 0) & (index < len(hits)), axis=1)
         np.add.at(hits, tuple(index[inside].T), plan.electrons_per_pattern / _PIXEL**2)
-        column = self._column
+        column = self._column.through(plan.semiangle)
         diameter = optics.probe_diameter(column.semiangle, column.true_defocus(plan.defocus), column.voltage)
         reach = math.ceil(diameter / 2 / _PIXEL)
         radius = np.hypot(*np.mgrid[-reach : reach + 1, -reach : reach + 1]) * _PIXEL

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from instrument import (
     AcquisitionPlan,
+    Aperture,
     BlankedError,
     ConflictError,
     Description,
@@ -31,6 +32,8 @@ from instrument import (
 )
 from instrument.beam import Hold
 from instrument.limits import check_limits
+from instrument.settings import APERTURE
+from sim_instrument.aperture_drive import ApertureDrive
 from sim_instrument.beam_file import BeamFile
 from sim_instrument.column import Column
 from sim_instrument.damage import DamageState
@@ -82,6 +85,10 @@ class SimulatedMicroscope:
         self._seed, self._real_time, self._clock, self._sleep = seed, real_time, clock, sleep
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="simulation")
         self._description = self._describe()
+        if self.column.apertures:
+            # Only then: a server settles and reads back whatever has these two.
+            drive = ApertureDrive(self.column)
+            self.set, self.read_back = drive.set, drive.read_back
         self._busy = False
         # Set while the beam is off or to be turned off; `blank` may come from any thread. Each acquisition has its
         # own, so that what a stopped one still computes stays stopped when the next begins.
@@ -106,7 +113,7 @@ class SimulatedMicroscope:
         Args:
             plan: to be checked.
         """
-        column = self.column
+        column = self.column.through(plan.semiangle)
         for name, value, parameter in (
             ("step", plan.step, self._description.step),
             ("defocus", plan.defocus, self._description.defocus),
@@ -225,16 +232,26 @@ class SimulatedMicroscope:
 
     def _describe(self) -> Description:
         column = self.column
+        behind = [column.through(angle) for angle in column.apertures]
         # The widest probe's window has to stay on the flake, or the rim of the flake would be in the picture.
         widest = max(abs(column.true_defocus(sign * column.max_defocus)) for sign in (-1, 1))
-        grid = Grid.of(column, widest, self.specimen.layer_depth[-1])
-        margin = math.ceil(grid.window * grid.pixel / 2 + RIM)
+        grids = [Grid.of(each, widest, self.specimen.layer_depth[-1]) for each in behind or [column]]
+        margin = max(math.ceil(grid.window * grid.pixel / 2 + RIM) for grid in grids)
         size = self.specimen.options.size - 2 * margin
         return Description(
             name=f"simulated microscope, {self.specimen.options.material}",
             voltage=column.voltage,
             semiangle=column.semiangle,
             beam_current=column.beam_current,
+            apertures=tuple(
+                Aperture(
+                    semiangle=each.semiangle,
+                    beam_current=each.beam_current,
+                    electrons_per_pattern=each.electrons_per_pattern,
+                )
+                for each in behind
+            ),
+            tolerances={APERTURE: ApertureDrive.TOLERANCE} if behind else {},
             detector=Detector(
                 shape=(column.detector_pixels, column.detector_pixels),
                 angular_pixel=column.angular_pixel,

@@ -98,6 +98,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_specimen_options(parser)
     column = Column()
     _add_group(parser.add_argument_group("illumination"), ILLUMINATION, column)
+    group = parser.add_argument_group("apertures")
+    group.add_argument(
+        "--apertures",
+        metavar="MRAD,MRAD,…",
+        help="semi-angles that may be chosen, --semiangle among them; each with its current, like 15:1.2, or else currents go "
+        "with areas (default: the semi-angle is fixed)",
+    )
     group = parser.add_argument_group("residual aberrations")
     group.add_argument(
         "--aberration",
@@ -184,6 +191,8 @@ def column_from(arguments: argparse.Namespace) -> Column:
         values["aberrations"] = _aberrations(arguments.aberration)
     if arguments.dwell_times is not None:
         values["dwell_times"] = _dwell_times(arguments.dwell_times)
+    if arguments.apertures is not None:
+        values |= _apertures(arguments.apertures)
     values |= {field: True for field in ("mirrored", "flyback_blanked") if getattr(arguments, field)}
     values |= {field: False for field in ("shot_noise", "pixel_area") if getattr(arguments, f"no_{field}")}
     return _validate(Column, values, COLUMN)
@@ -224,6 +233,20 @@ def _aberrations(items: list[str]) -> dict[str, float]:
             msg = f"--aberration {item}: not NAME=VALUE with a number, like C12=20"
             raise MalformedRequestError(msg) from None
     return values
+
+
+def _apertures(text: str) -> dict[str, Any]:
+    pairs = [part.partition(":") for part in text.split(",")]
+    try:
+        angles = tuple(float(angle) for angle, _, _ in pairs)
+        currents = tuple(float(current) for _, colon, current in pairs if colon)
+    except ValueError:
+        msg = f"--apertures {text}: not semi-angles with commas between, like 15,21.4,30 or 15:1,21.4:2,30:3.9"
+        raise MalformedRequestError(msg) from None
+    if currents and len(currents) < len(angles):
+        msg = f"--apertures {text}: {len(currents)} of {len(angles)} apertures have a current; give each one, or none"
+        raise MalformedRequestError(msg)
+    return {"apertures": angles, "aperture_currents": currents}
 
 
 def _dwell_times(text: str) -> tuple[float, ...] | None:

@@ -137,6 +137,7 @@ class Exposure:
         seed: int = 0,
         damage: DamageState | None = None,
     ) -> None:
+        column = column.through(plan.semiangle)
         self.plan, self.column = plan, column
         self.timing = Timing.of(plan, column)
         self.detector = PixelDetector(column, seed)

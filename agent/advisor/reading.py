@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.dashboard.sources import FolderSource
 from agent.dashboard.view import View
-from agent.policy.space import SearchSpace
+from agent.policy.apertures import search_space
 from agent.records import CampaignRecord, ElectronBudget, Trial
 from agent.report.headline import quantity_name, sentences
 from agent.storage.journal import load_campaign
@@ -78,7 +78,7 @@ def plan(folder: Path) -> Told:
         BadInputError: it is none, or nothing is legal.
     """
     record = load_campaign(folder)
-    space = SearchSpace(record.description, record.config)
+    space = search_space(record.description, record.config)
     config, field = record.config, record.config.exploration
     return {
         "goal": config.goal.model_dump(mode="json"),

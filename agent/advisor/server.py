@@ -41,6 +41,11 @@ PROPOSAL = {
         "step_a": {"type": "number", "exclusiveMinimum": 0, "description": "scan step, Å"},
         "defocus_a": {"type": "number", "description": "nominal defocus, Å, positive for underfocus"},
         "dose": {"type": "number", "exclusiveMinimum": 0, "description": "e/Å², or counts/Å²; see plan"},
+        "semiangle_mrad": {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "description": "which aperture, where plan names several",
+        },
         "reason": {"type": "string", "maxLength": 400, "description": "why, for the operator who decides"},
     },
     "required": ["step_a", "defocus_a", "dose", "reason"],

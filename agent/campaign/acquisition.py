@@ -115,6 +115,7 @@ class Acquirer:
             step=trial.settings.step,
             defocus=trial.settings.defocus,
             dose=trial.settings.dose,
+            semiangle=trial.settings.semiangle,
             pattern=self._scan,
             passes=1 if self._interlacing is None else 2,
             interlacing=self._interlacing or "offset",
@@ -199,6 +200,7 @@ class Acquirer:
         trial = self._book.update(trial, state=TrialState.ACQUIRING)
         self._tell("acquiring", trial, f"{plan.n_positions} positions, {reservation.check.duration:.1f} s of beam time")
         started = time.monotonic()
+        description = description.through(plan.semiangle)
         with AcquisitionWriter(self.path(trial), plan, description, self._metadata) as writer, ExitStack() as stack:
             prospects = None
             if self._live is not None:

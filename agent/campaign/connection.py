@@ -133,7 +133,7 @@ async def take_stock(client: InstrumentClient) -> tuple[Description, list[Rectan
     """
     description = await client.describe()
     widest = max(map(abs, description.defocus.bounds))
-    reach = optics.probe_diameter(description.semiangle, widest, description.voltage)
+    reach = max(optics.probe_diameter(angle, widest, description.voltage) for angle in description.semiangles)
     return description, await client.illuminated(description.area.grown(reach))
 
 

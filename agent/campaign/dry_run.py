@@ -88,7 +88,7 @@ async def dry_run(
         budget = planned_budget(config, description)
         expected = await asyncio.to_thread(_expected, ready, budget.final_share)
         known = first.settings if expected is None else expected.settings
-        besides = overheads(config, description, layout, ready.prices)
+        besides = overheads(config, description, layout, ready.prices).through(description, known.semiangle)
         final_dose = budget.final_share / layout.final.area - float(besides.final(np.array([known.step]))[0])
         final_dose = max(min(final_dose, config.budget.dose or math.inf), description.dose.bounds[0])
         final = await scan(layout.final, known.model_copy(update={"dose": final_dose}))

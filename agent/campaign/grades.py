@@ -115,7 +115,7 @@ def _overlap(plan: DryRun, config: CampaignConfig) -> Grade:
 
 def _patterns(plan: DryRun, config: CampaignConfig) -> Grade:
     settings = _settings(plan)
-    fewest, most = electrons_per_cell(config, plan.description)
+    fewest, most = electrons_per_cell(config, plan.description.through(settings.semiangle))
     wanted = plan.final_dose * settings.step**2
     value = f"{electrons(wanted)} electrons per scan cell, the instrument gives {electrons(fewest)} … {electrons(most)}"
     if wanted > most:
@@ -168,4 +168,5 @@ def _settings(plan: DryRun) -> Settings:
 
 def _probe(plan: DryRun, settings: Settings) -> float:
     """Diameter of the probe, Å."""
-    return optics.probe_diameter(plan.description.semiangle, settings.defocus, plan.description.voltage)
+    description = plan.description.through(settings.semiangle)
+    return optics.probe_diameter(description.semiangle, settings.defocus, description.voltage)

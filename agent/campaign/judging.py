@@ -8,7 +8,7 @@ from collections.abc import Callable
 from agent.campaign.acquisition import Acquirer, FreshAreaError
 from agent.campaign.session import Session
 from agent.errors import BadInputError
-from agent.policy.space import SearchSpace
+from agent.policy.apertures import search_space
 from agent.records import OPEN, Role, Settings, Suggestion, Trial, TrialState
 from instrument import Description, InstrumentClient
 from instrument.errors import ExhaustedError, OutOfLimitsError
@@ -57,7 +57,7 @@ class SettingsJudge:
         description = await self._client.describe()
         final = role == "final"
         now = self._config.budget.limited(self._rationed(description, final))
-        illegal = await asyncio.to_thread(lambda: SearchSpace(now, self._config).why_illegal(settings, final=final))
+        illegal = await asyncio.to_thread(lambda: search_space(now, self._config).why_illegal(settings, final=final))
         if illegal is not None:
             raise BadInputError(f"not legal: {illegal}")
         asked = Trial(

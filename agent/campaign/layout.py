@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from agent.config import CampaignConfig
+from agent.config import CampaignConfig, expert_semiangle
 from agent.errors import BadInputError
 from agent.records import CampaignLayout
 from instrument import optics
@@ -56,7 +56,8 @@ def defocus_range(description: Description, config: CampaignConfig) -> tuple[flo
 def illumination_margin(description: Description, config: CampaignConfig) -> float:
     """The rim around a field that the widest probe of the campaign can reach.
 
-    Geometric radius α|Δf| (at least the diffraction limit) plus one diffraction-limited radius for the tails.
+    Geometric radius α|Δf| (at least the diffraction limit) plus one diffraction-limited radius for the tails, with the aperture
+    of which that is most.
 
     Args:
         description: of the instrument.
@@ -68,19 +69,54 @@ def illumination_margin(description: Description, config: CampaignConfig) -> flo
     Raises:
         BadInputError: the expert's probe is wider than one pattern's window, so that nothing could be made of the scan.
     """
-    candidates = [*defocus_range(description, config)]
+    reached = [(each, max(map(abs, defocus_range(each, config)))) for each in apertures_in_reach(description, config)]
     if config.expert is not None:
-        detector = description.detector
-        widest = optics.largest_defocus(description.semiangle, detector.angular_pixel, description.voltage)
-        if abs(config.expert[1]) > widest:
-            msg = (
-                f"expert: at a defocus of {config.expert[1]:g} Å the probe is wider than the window of a pattern; "
-                f"legal with this detector: up to ±{widest:.4g} Å"
-            )
-            raise BadInputError(msg)
-        candidates.append(config.expert[1])
-    diameter = optics.probe_diameter(description.semiangle, max(map(abs, candidates)), description.voltage)
-    return 0.5 * (diameter + optics.probe_diameter(description.semiangle, 0.0, description.voltage))
+        reached.append((_of_expert(description, config), abs(config.expert[1])))
+    return max(
+        0.5
+        * (
+            optics.probe_diameter(each.semiangle, defocus, each.voltage)
+            + optics.probe_diameter(each.semiangle, 0.0, each.voltage)
+        )
+        for each, defocus in reached
+    )
+
+
+def apertures_in_reach(description: Description, config: CampaignConfig) -> list[Description]:
+    """The instrument with each aperture of the search with which some defocus is legal, ascending.
+
+    Args:
+        description: of the instrument.
+        config: of the campaign.
+
+    Raises:
+        BadInputError: with none there is.
+    """
+    found, refused = [], None
+    for each in config.search.through(description):
+        try:
+            defocus_range(each, config)
+        except BadInputError as error:
+            refused = refused or error
+        else:
+            found.append(each)
+    if refused is not None and not found:
+        raise refused
+    return found
+
+
+def _of_expert(description: Description, config: CampaignConfig) -> Description:
+    """The instrument with the expert's aperture. Raises BadInputError where the probe is wider than one pattern's window."""
+    assert config.expert is not None
+    description = description.through(expert_semiangle(description, config))
+    widest = optics.largest_defocus(description.semiangle, description.detector.angular_pixel, description.voltage)
+    if abs(config.expert[1]) > widest:
+        msg = (
+            f"expert: at a defocus of {config.expert[1]:g} Å the probe is wider than the window of a pattern; "
+            f"legal with this detector: up to ±{widest:.4g} Å"
+        )
+        raise BadInputError(msg)
+    return description
 
 
 def area_of_interest(description: Description, config: CampaignConfig) -> Rectangle:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from agent.aims import Budget
 from agent.campaign.layout import plan_layout, scored_edge
 from agent.campaign.memory import earlier_observations
-from agent.config import CampaignConfig, interlacing
+from agent.config import CampaignConfig, expert_semiangle, interlacing
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.policy import make_policy
@@ -86,6 +86,10 @@ def with_electrons(
     if config.budget == Budget():
         return config
     final = (config.budget.dose or 0.0) * config.area.height * config.area.width * cost
+    # Minutes buy the fewest electrons through the smallest aperture, and have to suffice with each of them.
+    currents = [each.beam_current for each in config.search.through(description)]
+    slowest = None if None in currents else min(current for current in currents if current is not None)
+    description = description.model_copy(update={"beam_current": slowest})
     allowed = config.budget.electrons(description, final, config.exploration.share, lit)
     return config.model_copy(update={"electrons": min(config.electrons or math.inf, allowed)})
 
@@ -199,6 +203,8 @@ def expert_settings(
     """
     assert config.expert is not None
     step, defocus = config.expert
+    semiangle = expert_semiangle(description, config)
+    description, final = description.through(semiangle), final.model_copy(update={"semiangle": semiangle})
     reason = (
         f"the expert's settings with the {final.electrons:.4g} electrons of the final acquisition, on a fresh region"
     )
@@ -211,7 +217,8 @@ def expert_settings(
     if description.electrons_per_pattern_values is not None:
         plan = final.model_copy(update={"field": area, "step": step, "dose": dose})
         dose = with_legal_dose(plan, description).dose
-    return Suggestion(settings=Settings(step=step, defocus=defocus, dose=dose), source="expert", reason=reason)
+    settings = Settings(step=step, defocus=defocus, dose=dose, semiangle=semiangle)
+    return Suggestion(settings=settings, source="expert", reason=reason)
 
 
 def _dose_of(final: AcquisitionPlan, area: Rectangle, step: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from agent.campaign.layout import defocus_range
+from agent.campaign.layout import apertures_in_reach, defocus_range
 from agent.config import CampaignConfig, electrons_per_cell
 from agent.policy.limits import SMALLEST_RASTER
 from agent.records import CampaignLayout, ElectronBudget, Settings
@@ -41,7 +41,8 @@ def typical_settings(
     budget = ElectronBudget(total=config.electrons, share=config.exploration.share)
     even = budget.exploration_share / config.exploration.trials / field.area
     fewest, most = electrons_per_cell(config, description)
-    defocus = defocus_range(description, config)[1]
+    # The instrument is asked with its present aperture; what another one takes follows from its current.
+    defocus = defocus_range(apertures_in_reach(description, config)[0], config)[1]
     found = []
     for where, dose in ((field, even), (layout.final, budget.final_share / layout.final.area)):
         for step in steps:

@@ -63,6 +63,7 @@ def made_up_plan(
         field: where, Å.
         settings: step, defocus and dose.
     """
+    description = description.through(settings.semiangle)
     passes = interlacing(config, description)
     plan = AcquisitionPlan(
         id=_ID,
@@ -72,6 +73,7 @@ def made_up_plan(
         step=settings.step,
         defocus=settings.defocus,
         dose=min(settings.dose, electrons_per_cell(config, description)[1] / settings.step**2),
+        semiangle=settings.semiangle,
         pattern=config.scan,
         passes=1 if passes is None else 2,
         interlacing=passes or "offset",
@@ -124,7 +126,7 @@ async def preflight(client: InstrumentClient, config: CampaignConfig) -> Ready:
         final = dict(_kinds(config, description, layout, first))["final"]
         check = await client.check(final)
         cost = check.electrons / (final.dose * layout.final.area)
-        config = with_electrons(asked, description, max(cost, 1.0), _lit(check, description))
+        config = with_electrons(asked, description, max(cost, 1.0), _lit(check, description.through(final.semiangle)))
         first = await asyncio.to_thread(first_suggestion, config, description, layout, prices)
     await asyncio.to_thread(rehearse, config, description, layout)
     return Ready(config, description, layout, prices, first)

@@ -44,13 +44,14 @@ def wanted(command: Command, suggested: Settings | None = None) -> Settings:
         BadInputError: something is missing, or nothing is changed.
     """
     told = {"step": command.step_a, "defocus": command.defocus_a, "dose": command.dose}
+    chosen = told | {"semiangle": command.semiangle_mrad}
     known = {} if suggested is None else suggested.model_dump()
     missing = [name for name, value in told.items() if value is None and name not in known]
     if missing:
         raise BadInputError(f"a trial needs step, defocus and dose; missing: {', '.join(missing)}")
-    settings = Settings(**{**known, **{name: value for name, value in told.items() if value is not None}})
+    settings = Settings(**{**known, **{name: value for name, value in chosen.items() if value is not None}})
     if settings == suggested:
-        raise BadInputError("nothing is changed; approve the trial, or say another step, defocus or dose")
+        raise BadInputError("nothing is changed; approve the trial, or say another step, defocus, dose or semi-angle")
     return settings
 
 
@@ -86,8 +87,9 @@ def because(command: Command) -> str:
 
 
 def in_words(settings: Settings) -> str:
-    """Step, defocus and dose as a phrase."""
-    return f"{settings.step:.4g} Å, {settings.defocus:+.4g} Å, {settings.dose:.4g} e/Å²"
+    """Step, defocus, dose and aperture as a phrase."""
+    told = f"{settings.step:.4g} Å, {settings.defocus:+.4g} Å, {settings.dose:.4g} e/Å²"
+    return ", ".join(filter(None, (told, settings.aperture_text())))
 
 
 class Requests:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 from agent.campaign.parts import Parts
 from agent.campaign.proposals import Proposals
@@ -20,7 +21,7 @@ from agent.errors import BadInputError
 from agent.events import Audience, PhaseChanged, SteeringChanged
 from agent.records import Role, Settings, Trial, TrialState
 from agent.status.commands import Way
-from agent.status.contract import AUTONOMIES, Autonomy, Command
+from agent.status.contract import AUTONOMIES, Autonomy, Command, Setting
 from agent.storage.journal import Journal
 from instrument import InstrumentError
 
@@ -73,7 +74,7 @@ class Steering:
         self._requests = Requests(journal, choice.approval_expires, self._clock)
         self._proposals = Proposals(audience, choice.approval_expires, self._done)
         self._pause_within = choice.pause_within
-        self.parameters = {"step": choice.step, "defocus": choice.defocus, "dose": choice.dose}
+        self.parameters = {name: getattr(choice, name) for name in get_args(Setting)}
         self._say("", "")
 
     def detach(self) -> None:
@@ -213,6 +214,8 @@ class Steering:
         levels = [self.autonomy]
         for name, level in self.parameters.items():
             new, old = getattr(settings, name), getattr(before, name, None)
+            if new is None:  # there is no choice of apertures
+                continue
             if old is None or abs(new - old) > SAME * max(abs(new), abs(old)):
                 levels.append(level)
         return min(levels, key=AUTONOMIES.index)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack
 
+from agent.cleaning_record import Cleaning
 from agent.events import Audience, BudgetChanged, TrialChanged
 from agent.live_choice import StoppedScan
 from agent.model_record import ChosenModel
 from agent.policy.base import Observation
-from agent.records import ENDED, Cleaning, ElectronBudget, Optics, Role, Score, Settings, Suggestion, Trial, TrialState
+from agent.records import ENDED, ElectronBudget, Optics, Role, Score, Settings, Suggestion, Trial, TrialState
 from agent.scoring.information import dose_knee
 from agent.storage.journal import Journal
 from instrument import AcquisitionPlan

@@ -206,11 +206,13 @@ def _trials_table(record: CampaignRecord) -> Table:
     charge_power = power_of(max(trial.electrons for trial in record.trials))
     table = Table(title="Trials", title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=0)
     unit = record.description.dose_unit
+    chosen = any(trial.settings.semiangle is not None for trial in record.trials)
     for heading in (
         "",
         "role",
         "step\nÅ",
         "defocus\nÅ",
+        *(["mrad"] if chosen else []),
         f"dose\n{unit}",
         f"{quantity_name(record)}\n{times_power(charge_power).strip()}",
         f"score\n{times_power(score_power).strip()} {SCORE_UNIT}".replace("\n ", "\n"),
@@ -219,11 +221,11 @@ def _trials_table(record: CampaignRecord) -> Table:
     ):
         table.add_column(heading, justify="left" if heading in ("role", "source") else "right", no_wrap=True)
     for trial in record.trials:
-        table.add_row(*_cells(trial, score_power, charge_power), style=_style(trial))
+        table.add_row(*_cells(trial, score_power, charge_power, chosen), style=_style(trial))
     return table
 
 
-def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]:
+def _cells(trial: Trial, score_power: int, charge_power: int, chosen: bool) -> tuple[str, ...]:
     settings = trial.settings
     score: str = trial.state if trial.state != "done" else "–"
     resolution = "–"
@@ -236,6 +238,7 @@ def _cells(trial: Trial, score_power: int, charge_power: int) -> tuple[str, ...]
         trial.role,
         f"{settings.step:.4g}",
         signed_length(settings.defocus).removesuffix(" Å"),
+        *([f"{settings.semiangle:g}" if settings.semiangle is not None else "–"] if chosen else []),
         electrons(settings.dose),
         f"{trial.electrons / 10.0**charge_power:.3g}",
         score,
@@ -298,7 +301,8 @@ def _trial(trial: Trial) -> dict[str, Any]:
 
 
 def _settings(settings: Settings) -> dict[str, float]:
-    return {"step_size": settings.step, "defocus": settings.defocus, "dose": settings.dose}
+    told = {"step_size": settings.step, "defocus": settings.defocus, "dose": settings.dose}
+    return told if settings.semiangle is None else {**told, "semiangle": settings.semiangle}
 
 
 def _score(trial: Trial | None) -> float | None:

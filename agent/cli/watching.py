@@ -31,6 +31,7 @@ class Parameter(StrEnum):
     step = "step"
     defocus = "defocus"
     dose = "dose"
+    semiangle = "semiangle"
 
 
 class AutonomyLevel(StrEnum):
@@ -127,6 +128,7 @@ def ctl(
     step: Annotated[float | None, typer.Option(help="edit, trial: Å.")] = None,
     defocus: Annotated[float | None, typer.Option(help="edit, trial: Å, positive for underfocus.")] = None,
     dose: Annotated[float | None, typer.Option(help="edit, trial: e/Å².")] = None,
+    semiangle: Annotated[float | None, typer.Option(help="edit, trial: mrad, where apertures are offered.")] = None,
     job: Annotated[
         int | None, typer.Option(help="Where --campaign names a facility's folder: which job of its queue.")
     ] = None,
@@ -153,5 +155,5 @@ def ctl(
         "parameter": parameter,
         "reason": reason,
     }
-    fields |= {"step_a": step, "defocus_a": defocus, "dose": dose}
+    fields |= {"step_a": step, "defocus_a": defocus, "dose": dose, "semiangle_mrad": semiangle}
     control(verb.value, mqtt, campaign, files, job, **fields)

@@ -92,6 +92,7 @@ def _figures(view: View, trial: TrialMessage | None) -> str:
             ("step", length(trial.step_a)),
             ("defocus", signed_length(trial.defocus_a)),
             ("dose", f"{electrons(trial.dose)} {escape(trial.dose_unit)}"),
+            *([] if trial.semiangle_mrad is None else [("aperture", f"{trial.semiangle_mrad:g} mrad")]),
             ("its electrons", electrons(trial.electrons) if trial.electrons >= 1 else DASH),
         ]
     if dose is not None:

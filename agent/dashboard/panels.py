@@ -68,6 +68,7 @@ def proposal_html(view: View) -> str:
         ("step", length(proposal.step_a)),
         ("defocus", signed_length(proposal.defocus_a)),
         ("dose", f"{electrons(proposal.dose)} {unit}"),
+        *_aperture(proposal.semiangle_mrad),
     )
     trio = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in named)
     return (
@@ -272,11 +273,17 @@ def _row(trial: TrialMessage) -> str:
     )
 
 
+def _aperture(semiangle: float | None) -> list[tuple[str, str]]:
+    """The aperture as a named value, where there is a choice."""
+    return [] if semiangle is None else [("semi-angle", f"{semiangle:g} mrad")]
+
+
 def _settings(message: SettingsMessage) -> str:
     named = (
         ("step", length(message.step_a)),
         ("defocus", signed_length(message.defocus_a)),
         ("dose", f"{electrons(message.dose)} {message.dose_unit}"),
+        *_aperture(message.semiangle_mrad),
     )
     return '<div class="trio">' + "".join(f"<div><b>{v}</b><span>{k}</span></div>" for k, v in named) + "</div>"
 

@@ -8,12 +8,14 @@ from typing import ClassVar
 
 import numpy as np
 
+from agent.config import expert_semiangle
 from agent.errors import BadInputError
+from agent.policy.apertures import search_space
 from agent.policy.base import Observation, Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
-from agent.policy.coordinates import as_points, as_settings
+from agent.policy.coordinates import as_settings
 from agent.policy.final import paid_dose, recommend_best_observed, refuse_unaffordable
-from agent.policy.limits import Array
+from agent.policy.limits import DOSE, SEMIANGLE, Array
 from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation, Settings, Suggestion
 
@@ -44,7 +46,7 @@ class Baseline(ABC):
         """
         self.problem = problem
         self.seed = seed
-        self.space = SearchSpace(problem.description, problem.config, problem.overheads)
+        self.space = search_space(problem.description, problem.config, problem.overheads)
         self.budget = ExplorationBudget(problem, self.space)
         self.book = ObservationBook()
         if problem.config.goal.kind == "best_picture":
@@ -97,7 +99,7 @@ class Baseline(ABC):
         """(3,) a trial drawn at random from the legal settings."""
         low, high = self.dose_range(book)
         generator = np.random.default_rng([self.seed, book.next_number])
-        points = self.space.draw(generator.random((256, 3)), dose_min=low, dose_max=high)
+        points = self.space.draw(generator.random((256, self.space.dimensions)), dose_min=low, dose_max=high)
         return points[0] if len(points) else self.space.lowest_dose_trial
 
     def _explain(self, point: Array, reason: str, book: ObservationBook) -> Suggestion:
@@ -131,12 +133,16 @@ class ExpertPolicy(Baseline):
             msg = "policy expert needs the key expert: [step in Å, defocus in Å]"
             raise BadInputError(msg)
         self.step, self.defocus = problem.config.expert
-        low, high = (float(v[0]) for v in self.space.dose_interval(np.array([self.step])))
-        besides = float(self.space.overheads.trial(np.array([self.step]))[0])
+        self.semiangle = expert_semiangle(problem.description, problem.config)
+        settings = Settings(step=self.step, defocus=self.defocus, dose=1.0, semiangle=self.semiangle)
+        self._place = self.space.points([settings])[0]
+        self._own = self.space.at(self._place)
+        low, high = (float(v[0]) for v in self._own.dose_interval(np.array([self.step])))
+        besides = float(self._own.overheads.trial(np.array([self.step]))[0])
         dose = float(np.clip(self.budget.even_dose(self.book) - besides, low, max(low, high)))
-        if self.space.dose_is_discrete and (doses := self.space.legal_doses(self.step)).size:
+        if self._own.dose_is_discrete and (doses := self._own.legal_doses(self.step)).size:
             dose = float(doses[np.argmin(np.abs(np.log(doses / dose)))])
-        illegal = self.space.why_illegal(Settings(step=self.step, defocus=self.defocus, dose=dose))
+        illegal = self.space.why_illegal(settings.model_copy(update={"dose": dose}))
         if illegal:
             msg = f"expert [{self.step:g}, {self.defocus:g}] is not legal: {illegal}"
             raise BadInputError(msg)
@@ -144,19 +150,21 @@ class ExpertPolicy(Baseline):
     def choose(self, book: ObservationBook) -> tuple[Array, str]:
         """See Baseline."""
         low, high = self.dose_range(book)
-        doses = self.space.legal_doses(self.step, dose_max=high)
+        doses = self._own.legal_doses(self.step, dose_max=high)
         ideal = np.exp(np.random.default_rng([self.seed, book.next_number]).uniform(np.log(low), np.log(high)))
         dose = doses[np.argmin(np.abs(np.log(doses / ideal)))] if doses.size else np.nan
-        return np.array([self.step, self.defocus, dose]), "the expert's settings"
+        point = self._place.copy()
+        point[DOSE] = dose
+        return point, "the expert's settings"
 
     def recommend(self, electrons_left: float) -> Recommendation:
         """See Policy: these settings, also where no trial has a score."""
         if self.book.scored_trials or self.problem.config.goal.kind == "cheapest":
             return super().recommend(electrons_left)
-        dose = float(paid_dose(self.space, np.array([self.step]), electrons_left, self.problem.final_area)[0])
+        dose = float(paid_dose(self._own, np.array([self.step]), electrons_left, self.problem.final_area)[0])
         if not np.isfinite(dose):
             return super().recommend(electrons_left)
-        settings = Settings(step=self.step, defocus=self.defocus, dose=dose)
+        settings = Settings(step=self.step, defocus=self.defocus, dose=dose, semiangle=self.semiangle)
         return Recommendation(settings=settings, reason="the expert's settings; no trial has a score")
 
 
@@ -200,10 +208,17 @@ def sobol_point(space: SearchSpace, book: ObservationBook, seed: int, *, dose_mi
     from scipy.stats import qmc
 
     index = len(book.exploration)
-    cube = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(seed)).random_base2(int(index + 64).bit_length())
+    cube = qmc.Sobol(space.dimensions, scramble=True, rng=np.random.default_rng(seed)).random_base2(
+        int(index + 64).bit_length()
+    )
+    if (apertures := len(space.parts)) > 1:
+        # Shuffled anew in every round: in thirds, every third point of this sequence lies in the same one.
+        rounds = np.tile(np.arange(apertures), (-(-len(cube) // apertures), 1))
+        dealt = np.random.default_rng([seed, SEMIANGLE]).permuted(rounds, axis=1).ravel()[: len(cube)]
+        cube[:, SEMIANGLE] = (dealt + 0.5) / apertures
     points = space.draw(cube, dose_min=dose_min, dose_max=dose_max)
     points = np.roll(points, -index, axis=0) if len(points) else space.lowest_dose_trial[None]
-    known = space.normalize(as_points(o.settings for o in book.all))
+    known = space.normalize(space.points(o.settings for o in book.all))
     distance = np.linalg.norm(space.normalize(points)[:, None] - known[None], axis=-1)
     new = np.flatnonzero((distance > DUPLICATE_DISTANCE).all(axis=1))
     point: Array = points[new[0] if new.size else 0]

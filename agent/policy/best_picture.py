@@ -15,10 +15,10 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
-from agent.policy.coordinates import as_points, as_settings
-from agent.policy.final import final_dose, paid_dose, refuse_unaffordable
+from agent.policy.coordinates import as_settings
+from agent.policy.final import final_dose, paid_doses, refuse_unaffordable
 from agent.policy.improvement import Value, exact_improvement, explore_share, sampled_improvement
-from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.limits import DEFOCUS, DOSE, SEMIANGLE, STEP, Array
 from agent.policy.proposal import (
     PictureModel,
     Proposal,
@@ -120,12 +120,12 @@ class BestPicture:
         best = self._best_final(model, electrons_left)
         mean, sd = (float(v[0]) for v in model.predict(best[None]))
         unit = self.problem.description.dose_unit
-        affordable = electrons_left / self.problem.final_area - float(self.space.overheads.final(best[:1])[0])
+        affordable = electrons_left / self.problem.final_area - float(self.space.at(best).overheads.final(best[:1])[0])
         reason = (
             f"highest predicted score of all legal settings, {mean:.4g} ± {sd:.2g} bit/Å² at {best[DOSE]:.4g} {unit}"
         )
         if best[DOSE] < affordable * (1 - 1e-6):
-            saturated = np.isclose(best[DOSE], final_dose(self.space, best[:1], affordable)[0])
+            saturated = np.isclose(best[DOSE], final_dose(self.space.at(best), best[:1], affordable)[0])
             why = "more would exceed what a pattern may hold" if saturated else "more is predicted to damage"
             reason += f"; the electrons left would buy {affordable:.4g}, but {why}"
         front = self._front(model, best)
@@ -135,13 +135,14 @@ class BestPicture:
         """See ModelGoal. Step × defocus at the final dose; step × dose where defocus is fixed."""
         dose = electrons_left / self.problem.final_area
         if "defocus" in self.space.variables:
-            return step_defocus_view(model, self.space, dose)
+            place = self._best_final(model, electrons_left) if self.space.dimensions > SEMIANGLE else None
+            return step_defocus_view(model, self.space, dose, place)
         return step_dose_view(model, self.space, self.space.axes[DEFOCUS].low, dose)
 
     def _front(self, model: PictureModel, recommended: Array) -> tuple[Alternative, ...]:
         """Less dose, each at its best settings and worse than more: the Pareto front of score and dose."""
         points: list[Alternative] = []
-        dose, besides = float(recommended[DOSE]), float(self.space.overheads.final(recommended[:1])[0])
+        dose, besides = float(recommended[DOSE]), float(self.space.at(recommended).overheads.final(recommended[:1])[0])
         for part in FRONT:
             try:
                 best = self._best_final(model, (part * dose + besides) * self.problem.final_area)
@@ -157,10 +158,10 @@ class BestPicture:
 
     def _acquisition(self, model: PictureModel, book: ObservationBook, incumbent: Array, seed: int) -> Value:
         """ln expected improvement of final points (n, 3), in bit/Å², pending trials included."""
-        pending = as_points(o.settings for o in book.in_state("pending"))
+        pending = self.space.points(o.settings for o in book.in_state("pending"))
         if not isinstance(model, ScoreModel):
             return exact_improvement(model.condition_on_pending(pending) if len(pending) else model, incumbent)
-        scored = as_points(o.settings for o in book.scored_trials)
+        scored = self.space.points(o.settings for o in book.scored_trials)
         _, known = self._project(model, self.budget.final_electrons, scored)
         _, waiting = self._project(model, self.budget.final_electrons, pending)
         return sampled_improvement(model, known if len(known) else scored, waiting, seed)
@@ -198,17 +199,20 @@ class BestPicture:
         return trials, finals, value
 
     def _draw_around(self, centres: Array, spread: float, generator: np.random.Generator, dose_max: float) -> Array:
-        """Legal trials (n, 3) near `centres` (m, 3) in step and defocus."""
-        step, defocus, _ = self.space.axes
+        """Legal trials near `centres` (m, dimensions) in step and defocus, with the same apertures."""
+        step, defocus = self.space.axes[STEP], self.space.axes[DEFOCUS]
         points = np.repeat(centres, NEIGHBOURS, axis=0)
         if step.values is None and not step.fixed:
             points[:, STEP] *= (step.high / step.low) ** generator.normal(0, spread, len(points))
         if defocus.values is None and not defocus.fixed:
             points[:, DEFOCUS] += (defocus.high - defocus.low) * generator.normal(0, spread, len(points))
-        low, high = self.space.dose_interval(points[:, STEP])
-        paid = dose_max - self.space.overheads.trial(points[:, STEP])
-        dose = np.maximum(np.minimum(points[:, DOSE], np.minimum(high, paid)), low)
-        points[:, DOSE] = self.space.dose_at_most(points[:, STEP], dose)
+        paid = np.zeros(len(points))
+        for part, inside in self.space.split(points):
+            steps = points[inside, STEP]
+            low, high = part.dose_interval(steps)
+            paid[inside] = dose_max - part.overheads.trial(steps)
+            dose = np.maximum(np.minimum(points[inside, DOSE], np.minimum(high, paid[inside])), low)
+            points[inside, DOSE] = part.dose_at_most(steps, dose)
         legal: Array = points[self.space.is_legal(points) & (points[:, DOSE] <= paid)]
         return legal
 
@@ -217,12 +221,13 @@ class BestPicture:
 
         The dose is what `electrons` buy over the area, or a lower one whose predicted score is higher by more than its sd.
         """
-        affordable = paid_dose(self.space, trials[:, STEP], electrons, self.problem.final_area)
+        affordable = paid_doses(self.space, trials, electrons, self.problem.final_area)
         trials, affordable = trials[np.isfinite(affordable)], affordable[np.isfinite(affordable)]
         points = np.repeat(trials[:, None], len(LOWER_DOSES), axis=1)
-        lower = [final_dose(self.space, trials[:, STEP], affordable * part) for part in LOWER_DOSES]
-        points[..., DOSE] = np.where(np.isfinite(lower), lower, affordable).T
-        flat = points.reshape(-1, 3)
+        for part, inside in self.space.split(trials):
+            lower = [final_dose(part, trials[inside, STEP], affordable[inside] * less) for less in LOWER_DOSES]
+            points[inside, :, DOSE] = np.where(np.isfinite(lower), lower, affordable[inside]).T
+        flat = points.reshape(-1, self.space.dimensions)
         mean, sd = (v.reshape(len(trials), len(LOWER_DOSES)) for v in model.predict(flat))
         advantage = mean - mean[:, :1] - sd
         advantage[:, 0] = 0.0
@@ -233,10 +238,11 @@ class BestPicture:
     def _best_dose(self, model: PictureModel, book: ObservationBook, trial: Array, final: Array) -> float:
         """Dose of the next trial, e/Å², that per electron most reduces the variance at `final` and at the best final point."""
         even = max(self.budget.even_dose(book), self.budget.smallest_dose)
-        besides = float(self.space.overheads.trial(trial[:1])[0])
+        space = self.space.at(trial)
+        besides = float(space.overheads.trial(trial[:1])[0])
         dose_max = min(self.budget.largest_dose(book), max(LARGEST_SHARE * even, float(trial[DOSE]) + besides))
-        doses = self.space.legal_doses(float(trial[STEP]), dose_max=dose_max)
-        pending = as_points(o.settings for o in book.in_state("pending"))
+        doses = space.legal_doses(float(trial[STEP]), dose_max=dose_max)
+        pending = self.space.points(o.settings for o in book.in_state("pending"))
         known = model
         if len(pending):
             known = model.condition_on_pending(pending)
@@ -253,15 +259,17 @@ class BestPicture:
         left = self.budget.electrons - self.budget.spent(book) + self.budget.final_electrons
         after = left - float(self.space.charge(trial[None])[0]) * self.problem.trial_area
         points = np.repeat(incumbent[None], 2, axis=0)
-        points[:, DOSE] = paid_dose(self.space, points[:, STEP], np.array([left, after]), self.problem.final_area)
+        points[:, DOSE] = paid_doses(self.space, points, np.array([left, after]), self.problem.final_area)
         if not np.isfinite(points).all():
             return 0.0
         mean, _ = model.predict(points)
         return float(mean[0] - mean[1])
 
     def _with_dose(self, trial: Array, dose: float) -> Array:
-        """`trial` (3,) at the legal dose nearest to `dose`."""
-        doses = self.space.legal_doses(float(trial[STEP]))
-        low, high = self.space.dose_interval(trial[:1])
-        nearest = doses[np.argmin(np.abs(doses - dose))] if self.space.dose_is_discrete else dose
-        return np.array([trial[STEP], trial[DEFOCUS], np.clip(nearest, low[0], max(low[0], high[0]))])
+        """`trial` (dimensions,) at the legal dose nearest to `dose`."""
+        space, point = self.space.at(trial), trial.copy()
+        doses = space.legal_doses(float(trial[STEP]))
+        low, high = space.dose_interval(trial[:1])
+        nearest = doses[np.argmin(np.abs(doses - dose))] if space.dose_is_discrete else dose
+        point[DOSE] = np.clip(nearest, low[0], max(low[0], high[0]))
+        return point

@@ -10,7 +10,6 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.policy.base import Observation, ObservationState, Problem
-from agent.policy.coordinates import as_points
 from agent.policy.limits import Array
 from agent.policy.space import SearchSpace
 from agent.records import ElectronBudget, Settings
@@ -95,7 +94,7 @@ class ObservationBook:
         scored = self.scored_trials
         if not scored:
             return None
-        known = space.normalize(as_points(o.settings for o in scored))
+        known = space.normalize(space.points(o.settings for o in scored))
         return scored[int(np.argmin(np.linalg.norm(known - space.normalize(point[None]), axis=1)))].trial
 
 
@@ -158,7 +157,7 @@ class ExplorationBudget:
 
     def _charges(self, trials: Iterable[Observation]) -> float:
         """What trials are expected to take together, as a dose over the area of one, e/Å²."""
-        return float(self._space.charge(as_points(o.settings for o in trials)).sum())
+        return float(self._space.charge(self._space.points(o.settings for o in trials)).sum())
 
     def _left_as_dose(self, book: ObservationBook) -> float:
         """What is left, as a dose over the area of a trial, e/Å²."""

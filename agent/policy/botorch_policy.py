@@ -7,18 +7,18 @@ from contextlib import suppress
 
 import numpy as np
 
+from agent.policy.apertures import search_space
 from agent.policy.base import Observation, Problem
 from agent.policy.baselines import DOSE_SPREAD, sobol_point
 from agent.policy.best_picture import BestPicture
 from agent.policy.book import ExplorationBudget, ObservationBook
 from agent.policy.cheapest import Cheapest
-from agent.policy.coordinates import as_points, as_settings
+from agent.policy.coordinates import as_settings
 from agent.policy.final import recommend_best_observed
 from agent.policy.limits import DOSE, Array
 from agent.policy.prior import EnsembleModel, Prior, load_prior
 from agent.policy.proposal import ModelGoal, PictureModel, Proposal, Stop
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
-from agent.policy.space import SearchSpace
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
 
 MINIMUM_SCORES = 2
@@ -53,7 +53,7 @@ class BotorchPolicy:
         """
         self.problem = problem
         self.seed = seed
-        self.space = SearchSpace(problem.description, problem.config, problem.overheads)
+        self.space = search_space(problem.description, problem.config, problem.overheads)
         self.budget = ExplorationBudget(problem, self.space)
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
@@ -141,7 +141,7 @@ class BotorchPolicy:
         scored = book.scored_trials
         if not self.space.variables:
             return ONE_SETTING
-        points = as_points(o.settings for o in scored)
+        points = self.space.points(o.settings for o in scored)
         scores = np.array([o.score for o in scored], dtype=np.float64)
         variances = np.array([o.variance for o in scored], dtype=np.float64)
         knees = np.array([o.knee for o in scored if o.knee is not None], dtype=np.float64)

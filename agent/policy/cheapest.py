@@ -13,8 +13,8 @@ import numpy as np
 from agent.errors import BadInputError
 from agent.policy.base import Problem
 from agent.policy.book import ExplorationBudget, ObservationBook
-from agent.policy.coordinates import as_points, as_settings
-from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.coordinates import as_settings
+from agent.policy.limits import DEFOCUS, DOSE, SEMIANGLE, STEP, Array
 from agent.policy.proposal import (
     PictureModel,
     Proposal,
@@ -64,7 +64,7 @@ class Cheapest:
         pool = exclude_failed(self.space, pool, book)
         if len(pool) == 0:
             return "every legal trial that can be paid is like one that failed"
-        pending = as_points(o.settings for o in book.in_state("pending"))
+        pending = self.space.points(o.settings for o in book.in_state("pending"))
         if len(pending):
             model = model.condition_on_pending(pending)
         log_probability = self._log_probability(model, pool, target)
@@ -106,7 +106,7 @@ class Cheapest:
 
     def _front(self, model: PictureModel, dose: float, affordable: float) -> tuple[Alternative, ...]:
         """Other doses, each at its best settings, from the largest: the Pareto front of score and dose."""
-        points = self._final_candidates(affordable).reshape(-1, 3)
+        points = self._final_candidates(affordable).reshape(-1, self.space.dimensions)
         means, sds = model.predict(points)
         found: list[Alternative] = []
         for part in FRONT:
@@ -123,10 +123,11 @@ class Cheapest:
 
     def view(self, model: PictureModel, electrons_left: float) -> ModelView:
         """See ModelGoal. Step × dose, at the defocus of the recommendation where that is not fixed."""
-        defocus = self.space.axes[DEFOCUS].low
-        if "defocus" in self.space.variables:
-            defocus = self.recommend(model, electrons_left).settings.defocus
-        return step_dose_view(model, self.space, defocus, electrons_left / self.problem.final_area)
+        defocus, place = self.space.axes[DEFOCUS].low, None
+        if "defocus" in self.space.variables or self.space.dimensions > SEMIANGLE:
+            recommended = self.recommend(model, electrons_left).settings
+            defocus, place = recommended.defocus, self.space.points([recommended])[0]
+        return step_dose_view(model, self.space, defocus, electrons_left / self.problem.final_area, place)
 
     def _log_probability(self, model: PictureModel, points: Array, target: Target) -> Array:
         """ln P(noiseless score ≥ target), (n,)."""
@@ -142,16 +143,16 @@ class Cheapest:
         return mean - self.problem.config.goal.quantile * np.hypot(sd, target.sd) - target.score
 
     def _final_candidates(self, dose_max: float) -> Array:
-        """(n, doses, 3): pairs of step and defocus that are legal up to `dose_max`, each at ascending doses."""
+        """(n, doses, dimensions): pairs of step and defocus that are legal up to `dose_max`, each at ascending doses."""
         places = sobol_candidates(self.space, 0, FINAL_CANDIDATES, dose_max=dose_max)
         if len(places) == 0:
             msg = (
                 f"the electrons left buy {dose_max:.4g} {self.problem.description.dose_unit}, less than any legal dose"
             )
             raise BadInputError(msg)
-        _, first = np.unique(places[:, [STEP, DEFOCUS]], axis=0, return_index=True)
+        _, first = np.unique(np.delete(places, DOSE, axis=1), axis=0, return_index=True)
         places = places[np.sort(first)]
-        doses = [self.space.legal_doses(step, dose_max=dose_max, count=DOSES) for step in places[:, STEP]]
+        doses = [self.space.at(p).legal_doses(p[STEP], dose_max=dose_max, count=DOSES) for p in places]
         longest = max(map(len, doses))
         grid = np.repeat(places[:, None], longest, axis=1)
         grid[..., DOSE] = [np.pad(d, (0, longest - len(d)), mode="edge") for d in doses]
@@ -160,7 +161,7 @@ class Cheapest:
     def _find_cheapest(self, model: PictureModel, target: Target, dose_max: float) -> Array | None:
         """Point (3,) with the lowest sufficient dose up to `dose_max`; None where none is sufficient."""
         grid = self._final_candidates(dose_max)
-        sufficient = self._margin(model, grid.reshape(-1, 3), target).reshape(grid.shape[:2]) >= 0
+        sufficient = self._margin(model, grid.reshape(-1, self.space.dimensions), target).reshape(grid.shape[:2]) >= 0
         if not sufficient.any():
             return None
         lowest = np.where(sufficient, grid[..., DOSE], np.inf)
@@ -175,6 +176,6 @@ class Cheapest:
 
     def _find_likeliest(self, model: PictureModel, target: Target, dose_max: float) -> Array:
         """Point (3,) with the highest probability of reaching the target."""
-        points = self._final_candidates(dose_max).reshape(-1, 3)
+        points = self._final_candidates(dose_max).reshape(-1, self.space.dimensions)
         best: Array = points[np.argmax(self._log_probability(model, points, target))]
         return best

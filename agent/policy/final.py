@@ -47,6 +47,24 @@ def paid_dose(space: SearchSpace, step: Array, electrons: float | Array, area: f
     return final_dose(space, step, electrons / area - space.overheads.final(step))
 
 
+def paid_doses(space: SearchSpace, points: Array, electrons: float | Array, area: float) -> Array:
+    """As `paid_dose`, of settings with whichever aperture.
+
+    Args:
+        space: the legal settings.
+        points: (n, dimensions), whose doses do not count.
+        electrons: to spend on it; one number for all or (n,).
+        area: of the final acquisition, Å².
+
+    Returns:
+        (n,) e/Å²; nan where they pay for no legal dose.
+    """
+    dose, spent = np.full(len(points), np.nan), np.broadcast_to(electrons, len(points))
+    for part, inside in space.split(points):
+        dose[inside] = paid_dose(part, points[inside, STEP], spent[inside], area)
+    return dose
+
+
 def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) -> None:
     """Check that electrons pay for a final acquisition at some legal step.
 
@@ -61,9 +79,10 @@ def refuse_unaffordable(space: SearchSpace, problem: Problem, electrons: float) 
     step = space.axes[STEP]
     steps = step.values if step.values is not None else np.geomspace(step.low, step.high, 64)
     dose = electrons / problem.final_area
-    if np.isnan(paid_dose(space, steps, electrons, problem.final_area)).all():
+    if all(np.isnan(paid_dose(part, steps, electrons, problem.final_area)).all() for part in space.parts):
         unit = problem.description.dose_unit
-        least = float((space.dose_interval(steps, final=True)[0] + space.overheads.final(steps)).min())
+        costs = [part.dose_interval(steps, final=True)[0] + part.overheads.final(steps) for part in space.parts]
+        least = float(np.min(costs))
         scanned = " with what its scan takes besides" if space.overheads.final != NONE else ""
         msg = (
             f"{electrons:.4g} electrons over the area of {problem.final_area:.4g} Å² are {dose:.4g} {unit}; the smallest "
@@ -99,7 +118,7 @@ def recommend_best_observed(
     dose = electrons_left / problem.final_area
     for observation in sorted(scored, key=lambda o: -(o.score or 0.0)):
         s = observation.settings
-        affordable = float(paid_dose(space, np.array([s.step]), electrons_left, problem.final_area)[0])
+        affordable = float(paid_doses(space, space.points([s]), electrons_left, problem.final_area)[0])
         if np.isfinite(affordable):
             reason = (
                 f"trial {observation.trial} scored highest, {observation.score:.4g} bit/Å² "

@@ -11,11 +11,12 @@ import numpy as np
 from agent.policy.base import Problem
 from agent.policy.baselines import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.coordinates import as_points
-from agent.policy.final import paid_dose, refuse_unaffordable
-from agent.policy.limits import DEFOCUS, STEP, Array, probe_diameter
+from agent.policy.coordinates import as_settings
+from agent.policy.final import paid_doses, refuse_unaffordable
+from agent.policy.limits import DEFOCUS, SEMIANGLE, STEP, Array, probe_diameter
 from agent.records import Recommendation, Settings
 from instrument import optics
+from instrument.models import Description
 
 NCEM_WINDOW, NCEM_STEP = 1 / 3, 0.15
 """Parts: of the window 1/Δk that the probe disc fills, and of the disc that is a step (TEM Agent, arXiv 2511.08819)."""
@@ -29,7 +30,16 @@ CANDIDATES = 2048
 
 
 class FormulaPolicy(Baseline):
-    """Keeps to the step and defocus of a formula, whatever the data say; a subclass states it in `formula`."""
+    """Keeps to the step and defocus of a formula, whatever the data say; a subclass states it in `formula`.
+
+    Where apertures may be chosen it keeps to one: the present one, or that which the formula finds best.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        """See Baseline."""
+        super().__init__(problem, seed)
+        own = Settings(step=1.0, defocus=0.0, dose=1.0)
+        self.own = self.space.at(self.space.points([own])[0])
 
     @abstractmethod
     def formula(self) -> tuple[float, float, str]:
@@ -41,7 +51,12 @@ class FormulaPolicy(Baseline):
         low, high = self.dose_range(book)
         dose = float(np.exp(np.random.default_rng([self.seed, book.next_number]).uniform(np.log(low), np.log(high))))
         largest = max(self.budget.largest_dose(book), self.budget.smallest_dose)
-        return self.space.nearest(np.array([step, defocus, dose]), dose_max=min(largest, max(high, dose))), reason
+        return self.nearest(step, defocus, dose, min(largest, max(high, dose))), reason
+
+    def nearest(self, step: float, defocus: float, dose: float, dose_max: float = math.inf) -> Array:
+        """The legal trial (dimensions,) that is nearest, with the aperture that it keeps to; Å, Å, e/Å²."""
+        angle = [self.own.description.semiangle] * (self.space.dimensions - SEMIANGLE)
+        return self.space.nearest(np.array([step, defocus, dose, *angle]), dose_max=dose_max)
 
     def recommend(self, electrons_left: float) -> Recommendation:
         """See Policy: what the formula says. Goal cheapest: as the trials turned out."""
@@ -50,11 +65,11 @@ class FormulaPolicy(Baseline):
         refuse_unaffordable(self.space, self.problem, electrons_left)
         step, defocus, reason = self.formula()
         dose = electrons_left / self.problem.final_area
-        point = self.space.nearest(np.array([step, defocus, dose]))
-        affordable = float(paid_dose(self.space, point[:1], electrons_left, self.problem.final_area)[0])
+        point = self.nearest(step, defocus, dose)
+        affordable = float(paid_doses(self.space, point[None], electrons_left, self.problem.final_area)[0])
         if not math.isfinite(affordable):
             return super().recommend(electrons_left)
-        settings = Settings(step=float(point[STEP]), defocus=float(point[DEFOCUS]), dose=affordable)
+        settings = as_settings(point).model_copy(update={"dose": affordable})
         return Recommendation(settings=settings, reason=reason)
 
 
@@ -65,7 +80,7 @@ class NcemPolicy(FormulaPolicy):
 
     def formula(self) -> tuple[float, float, str]:
         """See FormulaPolicy."""
-        beam = self.problem.description
+        beam = self.own.description
         whole = optics.largest_defocus(beam.semiangle, beam.detector.angular_pixel, beam.voltage)
         defocus = min(NCEM_WINDOW * whole, self.space.axes[DEFOCUS].high)
         disc = optics.probe_diameter(beam.semiangle, defocus, beam.voltage)
@@ -80,26 +95,31 @@ class PhaserPolicy(FormulaPolicy):
     def __init__(self, problem: Problem, seed: int) -> None:
         """See Baseline."""
         super().__init__(problem, seed)
-        trials = self.space.draw(np.random.default_rng(0).random((CANDIDATES, 3)))
+        trials = self.space.draw(np.random.default_rng(0).random((CANDIDATES, self.space.dimensions)))
         trials = trials if len(trials) else self.space.lowest_dose_trial[None]
-        self._best = trials[int(np.argmax(self.log_odds(trials)))]
+        odds = np.zeros(len(trials))
+        for part, inside in self.space.split(trials):
+            odds[inside] = self.log_odds(trials[inside], part.description)
+        self._best = trials[int(np.argmax(odds))]
+        self.own = self.space.at(self._best)
 
     def formula(self) -> tuple[float, float, str]:
         """See FormulaPolicy."""
         step, defocus = float(self._best[STEP]), float(self._best[DEFOCUS])
-        odds = float(self.log_odds(self._best[None])[0])
+        odds = float(self.log_odds(self._best[None], self.own.description)[0])
         return step, defocus, f"phaser's predictor: success with a probability of {1 / (1 + math.exp(-odds)):.2f}"
 
-    def log_odds(self, points: Array) -> Array:
+    def log_odds(self, points: Array, beam: Description | None = None) -> Array:
         """ln of success over failure.
 
         Args:
             points: (n, 3) step Å, defocus Å, dose e/Å².
+            beam: with the aperture of these points; None: that of `own`.
 
         Returns:
             (n,).
         """
-        beam = self.problem.description
+        beam = beam or self.own.description
         radius = ENCLOSED * probe_diameter(beam, points[:, DEFOCUS]) / 2
         magnification = beam.semiangle / beam.detector.angular_pixel / radius
         oversampling = math.pi * radius**2 / points[:, STEP] ** 2
@@ -119,7 +139,9 @@ class GridPolicy(Baseline):
         columns = max(math.isqrt(trials), 1)
         rows = math.ceil(trials / columns)
         number = len(book.exploration) % (rows * columns)
-        cube = np.array([[(number // columns + 0.5) / rows, (number % columns + 0.5) / columns, 0.5]])
+        turn, apertures = number + number // columns, len(self.space.parts)
+        place = [(number // columns + 0.5) / rows, (number % columns + 0.5) / columns, 0.5]
+        cube = np.array([[*place, (turn % apertures + 0.5) / apertures][: self.space.dimensions]])
         points = self.space.draw(cube, dose_min=low, dose_max=high)
         point = points[0] if len(points) else self.space.lowest_dose_trial
         return point, f"cell {number + 1} of {rows} × {columns} over the legal settings"
@@ -141,11 +163,12 @@ class SeedPolicy(Baseline):
             return self.draw_one(book), f"random start {len(book.exploration) + 1} of {self.starts}"
         low, high = self.dose_range(book)
         seed = int(np.random.default_rng([self.seed, book.next_number]).integers(2**31))
-        candidates = self.space.draw(np.random.default_rng(seed).random((1024, 3)), dose_min=low, dose_max=high)
+        cube = np.random.default_rng(seed).random((1024, self.space.dimensions))
+        candidates = self.space.draw(cube, dose_min=low, dose_max=high)
         if not len(candidates):
             return self.space.lowest_dose_trial, "the legal trial with the smallest dose"
         value = self._improvement(
-            as_points(o.settings for o in known), [o.score or 0.0 for o in known], candidates, seed
+            self.space.points(o.settings for o in known), [o.score or 0.0 for o in known], candidates, seed
         )
         if value is None:
             return candidates[0], "drawn at random: the model could not be fitted"

@@ -14,11 +14,11 @@ import numpy as np
 
 from agent.errors import BadInputError
 from agent.plugins import load_attribute
+from agent.policy.apertures import search_space
 from agent.policy.base import Observation, Policy, Problem
 from agent.policy.baselines import Baseline
 from agent.policy.book import ObservationBook
-from agent.policy.limits import NAMES, Array
-from agent.policy.space import SearchSpace
+from agent.policy.limits import NAMES, SEMIANGLE, Array
 from agent.records import Settings
 
 try:
@@ -41,7 +41,7 @@ def vocs_of(problem: Problem) -> VOCS:
     Args:
         problem: the campaign's.
     """
-    space = SearchSpace(problem.description, problem.config, problem.overheads)
+    space = search_space(problem.description, problem.config, problem.overheads)
     variables: dict[str, Any] = {}
     constants: dict[str, Any] = {}
     for axis in space.axes:
@@ -78,8 +78,9 @@ class PolicyGenerator(Generator):  # type: ignore[misc]  # untyped
     def _validate_vocs(self, vocs: VOCS) -> None:
         """Raise ValueError where they are not those of the problem."""
         known = {*vocs.variables, *vocs.constants}
-        if known != set(NAMES) or list(vocs.objectives) != [OBJECTIVE]:
-            msg = f"variables {', '.join(sorted(known))}: legal: {', '.join(NAMES)}, and the objective {OBJECTIVE}"
+        names = _names(self._problem)
+        if known != set(names) or list(vocs.objectives) != [OBJECTIVE]:
+            msg = f"variables {', '.join(sorted(known))}: legal: {', '.join(names)}, and the objective {OBJECTIVE}"
             raise ValueError(msg)
 
     def suggest(self, num_points: int | None = None) -> list[dict[str, Any]]:
@@ -119,12 +120,17 @@ class PolicyGenerator(Generator):  # type: ignore[misc]  # untyped
                 msg = f"_id {number!r} was never suggested"
                 raise ValueError(msg)
             number = self._next if number is None else number
-            self._settings[number] = Settings(**{name: float(result[name]) for name in NAMES})
+            self._settings[number] = Settings(**{name: float(result[name]) for name in _names(self._problem)})
             self._policy.ingest([_observed(number, self._settings[number], result, self._problem.trial_area)])
 
     @property
     def _next(self) -> int:
         return max(self._settings, default=0) + 1
+
+
+def _names(problem: Problem) -> tuple[str, ...]:
+    """Of the settings that a campaign has, the aperture where it may be chosen."""
+    return NAMES[: SEMIANGLE + problem.config.search.has_apertures(problem.description)]
 
 
 def _observed(number: int, settings: Settings, result: dict[str, Any], area: float) -> Observation:
@@ -176,19 +182,20 @@ class GeneratorPolicy(Baseline):
         np.random.seed(self.seed + book.next_number)  # noqa: NPY002 – the only seed that a stranger's code may use
         seeded = {"seed": self.seed} if "seed" in inspect.signature(self._make).parameters else {}
         generator = self._make(vocs_of(self.problem), **seeded)
-        generator.ingest(list(_results(book.scored_trials)))
+        generator.ingest(list(_results(book.scored_trials, self.problem)))
         answer = generator.suggest(1)[0]
         _, high = self.dose_range(book)
         largest = max(self.budget.largest_dose(book), self.budget.smallest_dose)
         given = {axis.name: axis.low for axis in self.space.axes if axis.fixed} | answer
-        point = np.array([float(given.get(name, high)) for name in NAMES])
+        point = np.array([float(given.get(name, high)) for name in NAMES[: self.space.dimensions]])
         if not np.isfinite(point).all():
             msg = f"it suggested {answer}"
             raise ValueError(msg)
         return point, largest if "dose" in given else high
 
 
-def _results(trials: Iterable[Observation]) -> Iterable[dict[str, float]]:
+def _results(trials: Iterable[Observation], problem: Problem) -> Iterable[dict[str, float]]:
+    own = {"semiangle": problem.description.semiangle} if len(_names(problem)) > SEMIANGLE else {}
     for trial in trials:
         deviation = math.sqrt(trial.variance or 0.0)
-        yield trial.settings.model_dump() | {OBJECTIVE: trial.score or 0.0, DEVIATION: deviation}
+        yield own | trial.settings.model_dump() | {OBJECTIVE: trial.score or 0.0, DEVIATION: deviation}

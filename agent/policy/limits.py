@@ -9,17 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.config import CampaignConfig, Exploration, Range, dwell_electrons_per_cell, electrons_per_cell
+from agent.config import CampaignConfig, Exploration, dwell_electrons_per_cell, electrons_per_cell
 from agent.errors import BadInputError
 from agent.records import Settings
+from agent.search_choice import Range
 from instrument import optics
 from instrument.models import Description, Parameter
 
 Array = NDArray[np.float64]
 
-STEP, DEFOCUS, DOSE = 0, 1, 2
-"""Columns of a point (step Å, defocus Å, dose e/Å²), and the order of the axes."""
-NAMES = ("step", "defocus", "dose")
+STEP, DEFOCUS, DOSE, SEMIANGLE = 0, 1, 2, 3
+"""Columns of a point (step Å, defocus Å, dose e/Å²; semi-angle mrad where it may be chosen), and the order of the axes."""
+NAMES = ("step", "defocus", "dose", "semiangle")
 TOLERANCE = 1e-6
 """Relative slack of every limit, as in instrument.models.Parameter."""
 DWELL_TIME = "dwell time"
@@ -33,8 +34,8 @@ class Axis:
     """One setting and its legal values.
 
     Attributes:
-        name: step, defocus or dose.
-        unit: of the setting, Å or e/Å².
+        name: step, defocus, dose or semiangle.
+        unit: of the setting: Å, e/Å² or mrad.
         low: smallest legal value.
         high: largest legal value.
         values: the legal values in ascending order; None where everything in [low, high] is legal.
@@ -133,7 +134,9 @@ class Axis:
             (n,); nan where no legal value lies between.
         """
         if self.values is None:
-            return np.where(low <= high * (1 + TOLERANCE), low * (np.maximum(high, low) / low) ** fraction, np.nan)
+            legal = np.isfinite(low) & (low <= high * (1 + TOLERANCE))
+            start = np.where(legal, low, 1.0)
+            return np.where(legal, start * (np.maximum(high, start) / start) ** fraction, np.nan)
         inside = (self.values >= low[:, None] * (1 - TOLERANCE)) & (self.values <= high[:, None] * (1 + TOLERANCE))
         count = inside.sum(axis=1)
         index = np.argmax(inside, axis=1) + np.minimum(fraction * count, np.maximum(count - 1, 0)).astype(int)
@@ -174,6 +177,23 @@ def log_margin(x: Array, low: float, high: float) -> Array:
     """
     above = np.log(x) - math.log(low) if low > 0 else np.full(x.shape, np.inf)
     return np.minimum(above, math.log(high) - np.log(x))
+
+
+def smallest_paid(low: float, high: float, cost: Callable[[float], float], paid: float) -> float:
+    """Smallest step from `low` on whose cost, which falls with the step, is at most what is paid; infinite where none is.
+
+    Args:
+        low: smallest legal step, Å.
+        high: largest legal step, Å.
+        cost: e/Å² of a step, Å.
+        paid: e/Å².
+    """
+    if low >= high or cost(low) <= paid or not cost(high) <= paid:
+        return low if low >= high or cost(low) <= paid else math.inf
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if cost(middle) <= paid else (middle, high)
+    return high
 
 
 def edge_values(axis: Axis, critical: tuple[float, ...]) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 from agent.policy.base import Observation, Problem
 from agent.policy.coordinates import as_points
 from agent.policy.ensemble import DOSES, SHIPPED, STEPS, Member, is_usable, lattice, read_members
-from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.limits import DEFOCUS, DOSE, SEMIANGLE, STEP, Array
 from agent.policy.score_model import SMALLEST_VARIANCE, DoseCurve, NoiseCurve, log_leave_one_out
 from instrument import optics
 from instrument.models import Description
@@ -30,8 +30,9 @@ EARLIER_SD = 0.4
 """Of ln a and ln D₀ after an earlier campaign: specimens differ."""
 FEWEST_MEMBERS = 6
 """Columns below which there is no covariance to speak of."""
-LENGTHS = np.array([0.7, 0.4, 3.0])
-"""Over which a member's values are smooth, and the data's own deviations alike: ln step, part of the window, ln dose."""
+LENGTHS = np.array([0.7, 0.4, 3.0, 0.5])
+"""Over which a member's values are smooth, and the data's own deviations alike: ln step, part of the window, ln dose; and the
+deviations alone over the ln semi-angle, where that may be chosen."""
 NUGGET = 0.02
 """Variance, relative to the kernel's, that a member's noise has at a point of the lattice."""
 OWN_SD = (0.06, 0.15, 0.35, 0.7)
@@ -48,6 +49,8 @@ MANY = 60
 """Trials from which fewer values are tried."""
 SCALE_SD = 0.1
 """Of a beside the value found, relative."""
+APERTURE_SD = 0.4
+"""Of a with one aperture beside a with others, relative, where they may be chosen: README.md, "Apertures"."""
 
 
 class Prior:
@@ -70,6 +73,7 @@ class Prior:
         self.members = len(usable)
         if self.members < FEWEST_MEMBERS:
             return
+        self._semiangle = description.semiangle
         self._part = 1 / optics.largest_defocus(
             description.semiangle, description.detector.angular_pixel, description.voltage
         )
@@ -93,18 +97,25 @@ class Prior:
         """Settings in the ensemble's coordinates.
 
         Args:
-            points: (n, 3) step Å, defocus Å, dose e/Å².
+            points: (n, 3) step Å, defocus Å, dose e/Å², or (n, 4) with the semi-angle, mrad.
             defocus_offset: true less nominal defocus, Å, as measured.
 
         Returns:
-            (n, 3) ln step, part of the window, ln dose.
+            (n, 3) ln step, part of the window, ln dose; (n, 4) with the ln semi-angle over the present one.
         """
         part = (points[:, DEFOCUS] + defocus_offset) * self._part
-        return np.stack([np.log(points[:, STEP]), part, np.log(points[:, DOSE])], axis=1)
+        known = [np.log(points[:, STEP]), part, np.log(points[:, DOSE])]
+        if points.shape[1] > SEMIANGLE:
+            wider = points[:, SEMIANGLE] / self._semiangle
+            known = [known[0], part * wider, known[2], np.log(wider)]
+        return np.stack(known, axis=1)
 
     def weights(self, u: Array) -> Array:
-        """(n, m) by which the values at the m points of the lattice make those at points u (n, 3), held within it: kriging."""
-        cross = _kernel(np.clip(u, self._low, self._high), self._lattice)
+        """(n, m) by which the values at the m points of the lattice make those at points u (n, 3 or 4), held within it: kriging.
+
+        Columns of the ensemble differ in their apertures, and what they share is in parts of the window: so is the prior.
+        """
+        cross = _kernel(np.clip(u[:, :SEMIANGLE], self._low, self._high), self._lattice)
         smooth = cross @ self._inverse
         weights: Array = smooth + (1 - smooth.sum(axis=1, keepdims=True)) * self._constant
         return weights
@@ -124,13 +135,16 @@ class Prior:
         Args:
             trials: of that campaign, scored ones.
         """
-        points = as_points(o.settings for o in trials)
+        chosen = any(o.settings.semiangle is not None for o in trials)
+        points = as_points((o.settings for o in trials), self._semiangle if chosen else None)
         scores, variances = np.array([o.score for o in trials]), np.array([o.variance for o in trials])
         knees = np.array([o.knee for o in trials if o.knee is not None], dtype=np.float64)
         measured = [o.defocus_measured - o.settings.defocus for o in trials if o.defocus_measured is not None]
         offset = float(np.median(measured)) if measured else 0.0
         model = EnsembleModel.fit(self, points, scores, variances, knees, offset)
         lattice_points = self.settings_of_lattice(offset)
+        if chosen:
+            lattice_points = np.column_stack([lattice_points, np.full(len(lattice_points), self._semiangle)])
         scale = model.curve.gain * model.curve.growth(lattice_points[:, DOSE])
         mean, _ = model.predict(lattice_points)
         covariance = model.covariance(lattice_points) / scale[:, None] / scale
@@ -171,9 +185,18 @@ def _knee(values: Array) -> float:
 
 
 def _kernel(a: Array, b: Array) -> Array:
-    square = (((a[:, None] - b[None]) / LENGTHS) ** 2).sum(axis=-1)
+    square = (((a[:, None] - b[None]) / LENGTHS[: a.shape[1]]) ** 2).sum(axis=-1)
     kernel: Array = np.exp(-0.5 * square)
     return kernel
+
+
+def _scale_covariance(a: Array, b: Array) -> float | Array:
+    """Relative covariance of a at settings with apertures: near ones are alike. One number where there is no choice."""
+    if a.shape[1] <= SEMIANGLE:
+        return SCALE_SD**2
+    apart = (a[:, None, SEMIANGLE] - b[None, :, SEMIANGLE]) / LENGTHS[SEMIANGLE]
+    covariance: Array = SCALE_SD**2 + APERTURE_SD**2 * np.exp(-0.5 * apart**2)
+    return covariance
 
 
 @dataclass(frozen=True)
@@ -287,7 +310,8 @@ class EnsembleModel:
         scale = self.curve.gain * self.curve.growth(points[:, DOSE])
         weights = self.prior.weights(self.prior.coordinates(points, self.defocus_offset))
         mean = np.maximum(weights @ self.prior.mean, 0.0)
-        spread = ((weights @ self.prior.root.T) ** 2).sum(axis=1) + self.own_sd**2 + (SCALE_SD * mean) ** 2
+        scale_variance = SCALE_SD**2 + (APERTURE_SD**2 if points.shape[1] > SEMIANGLE else 0.0)
+        spread = ((weights @ self.prior.root.T) ** 2).sum(axis=1) + self.own_sd**2 + scale_variance * mean**2
         return scale * mean, scale**2 * spread
 
     def _prior_at(self, points: Array, others: Array | None = None) -> tuple[Array, Array]:
@@ -300,7 +324,7 @@ class EnsembleModel:
         other_weights = weights if others is None else self.prior.weights(v)
         shape = (weights @ self.prior.root.T) @ (other_weights @ self.prior.root.T).T
         mean, other_mean = (np.maximum(w @ self.prior.mean, 0.0) for w in (weights, other_weights))
-        shape = shape + self.own_sd**2 * _kernel(u, v) + SCALE_SD**2 * np.outer(mean, other_mean)
+        shape = shape + self.own_sd**2 * _kernel(u, v) + _scale_covariance(u, v) * np.outer(mean, other_mean)
         return scale * mean, scale[:, None] * shape * other_scale
 
     def _conditioned(self, points: Array) -> tuple[Array, Array, Array]:

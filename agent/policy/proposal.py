@@ -9,8 +9,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from agent.policy.book import ObservationBook
-from agent.policy.coordinates import as_points
-from agent.policy.limits import DEFOCUS, DOSE, STEP, Array
+from agent.policy.limits import DEFOCUS, DOSE, SEMIANGLE, STEP, Array
 from agent.policy.score_model import NoiseCurve
 from agent.policy.space import SearchSpace
 from agent.records import ModelView, Recommendation
@@ -170,7 +169,9 @@ def sobol_candidates(space: SearchSpace, seed: int, count: int, *, dose_max: flo
     """
     from scipy.stats import qmc
 
-    cube = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(seed)).random_base2(count.bit_length() - 1)
+    cube = qmc.Sobol(space.dimensions, scramble=True, rng=np.random.default_rng(seed)).random_base2(
+        count.bit_length() - 1
+    )
     return space.draw(cube, dose_max=dose_max)
 
 
@@ -190,10 +191,11 @@ def exclude_failed(space: SearchSpace, points: Array, book: ObservationBook) -> 
     failed = book.in_state("failed")
     if len(points) == 0 or not failed:
         return points
-    x, known = space.normalize(points), space.normalize(as_points(o.settings for o in failed))
+    x, known = space.normalize(points), space.normalize(space.points(o.settings for o in failed))
     continuous = [a.values is None and not a.fixed for a in (space.axes[STEP], space.axes[DEFOCUS])]
-    if any(continuous) and "dose" in space.variables:
-        x, known = x[:, :-1], known[:, :-1]
+    column = space.coordinates.dose_column
+    if any(continuous) and column is not None:
+        x, known = (np.delete(each, column, axis=1) for each in (x, known))
     far: Array = points[(np.linalg.norm(x[:, None] - known[None], axis=-1) > FAILURE_DISTANCE).all(axis=1)]
     return far
 
@@ -221,7 +223,9 @@ def select_distinct(space: SearchSpace, points: Array, value: Array, others: int
     return selected
 
 
-def step_dose_view(model: PictureModel, space: SearchSpace, defocus: float, dose_max: float) -> ModelView:
+def step_dose_view(
+    model: PictureModel, space: SearchSpace, defocus: float, dose_max: float, place: Array | None = None
+) -> ModelView:
     """The model over step (x) and dose (y).
 
     Args:
@@ -229,26 +233,38 @@ def step_dose_view(model: PictureModel, space: SearchSpace, defocus: float, dose
         space: the legal settings.
         defocus: at which, Å.
         dose_max: largest dose shown, e/Å².
+        place: (dimensions,) with the aperture of which it is; None: there is no choice, or the present one's.
     """
     x, y = _view_edge(space, STEP), _view_edge(space, DOSE, dose_max)
     step, dose = np.meshgrid(x, y)
     points = np.stack([step.ravel(), np.full(step.size, defocus), dose.ravel()], axis=1)
-    return _view(model, space, points, "dose", (x, y), {"defocus": defocus})
+    points, aperture = _with_aperture(space, points, place)
+    return _view(model, space, points, "dose", (x, y), {"defocus": defocus, **aperture})
 
 
-def step_defocus_view(model: PictureModel, space: SearchSpace, dose: float) -> ModelView:
+def _with_aperture(space: SearchSpace, points: Array, place: Array | None) -> tuple[Array, dict[str, float]]:
+    """Points (n, 3) with the aperture of a place, or the present one, where there is a choice; and which that is."""
+    if space.dimensions <= SEMIANGLE:
+        return points, {}
+    angle = space.description.semiangle if place is None else float(place[SEMIANGLE])
+    return np.column_stack([points, np.full(len(points), angle)]), {"semiangle": angle}
+
+
+def step_defocus_view(model: PictureModel, space: SearchSpace, dose: float, place: Array | None = None) -> ModelView:
     """The model over step (x) and defocus (y).
 
     Args:
         model: of the score.
         space: the legal settings.
         dose: of the final acquisition, e/Å²; less is shown where it would saturate.
+        place: (dimensions,) with the aperture of which it is; None: there is no choice, or the present one's.
     """
     x, y = _view_edge(space, STEP), _view_edge(space, DEFOCUS)
     step, defocus = (v.ravel() for v in np.meshgrid(x, y))
-    _, high = space.dose_interval(step, final=True)
-    points = np.stack([step, defocus, np.minimum(dose, high)], axis=1)
-    return _view(model, space, points, "defocus", (x, y), {"dose": dose})
+    points, aperture = _with_aperture(space, np.stack([step, defocus, np.full(step.size, dose)], axis=1), place)
+    _, high = space.at(points[0]).dose_interval(step, final=True)
+    points[:, DOSE] = np.minimum(dose, high)
+    return _view(model, space, points, "defocus", (x, y), {"dose": dose, **aperture})
 
 
 def _view_edge(space: SearchSpace, column: int, high: float = math.inf) -> Array:

@@ -9,6 +9,7 @@ interval that this defocus leaves, then a dose from the interval that this step 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from agent.policy.limits import (
     edge_values,
     positions_constraint,
     probe_diameter,
+    smallest_paid,
 )
 from agent.records import Settings
 from agent.scan_prices import Overheads
@@ -43,7 +45,7 @@ NEAREST = 4096
 
 
 class SearchSpace:
-    """The legal settings of trials and of the final acquisition.
+    """The legal settings of trials and of the final acquisition, with one aperture.
 
     Attributes:
         axes: step, defocus and dose of a trial, without the coupled limits.
@@ -53,7 +55,11 @@ class SearchSpace:
         largest_defocus: |Δf|, Å, at which the probe disc fills the part of the window that the campaign allows.
         overheads: what scans take besides their dose.
         lowest_dose_trial: (3,) the legal trial with the smallest dose, counting what its scan takes besides.
+        dimensions: of the cube that `draw` takes, and columns of a point.
     """
+
+    axes: tuple[Axis, ...]
+    dimensions = 3
 
     def __init__(self, description: Description, config: CampaignConfig, overheads: Overheads | None = None) -> None:
         """Combine the limits of both.
@@ -66,9 +72,7 @@ class SearchSpace:
         Raises:
             BadInputError: where no settings are legal; the message names the limits that collide.
         """
-        self.description = description
-        self.config = config
-        self.overheads = overheads or Overheads()
+        self.description, self.config, self.overheads = description, config, overheads or Overheads()
         search = config.search
         self.axes = (
             Axis.intersect("step", description.step, search.step),
@@ -95,7 +99,22 @@ class SearchSpace:
         self.lowest_dose_trial = self._find_lowest_dose_trial()
         self._defocus_choices = self._legal_defocus()
 
-    # -- legality ------------------------------------------------------------------------------------------------
+    @property
+    def parts(self) -> tuple[SearchSpace, ...]:
+        """A space for each aperture that may be chosen; this one where there is no choice."""
+        return (self,)
+
+    def at(self, point: Array) -> SearchSpace:
+        """The part in which a point (dimensions,) lies."""
+        return self
+
+    def split(self, points: Array) -> list[tuple[SearchSpace, NDArray[np.bool_]]]:
+        """The parts, each with which of the points (n, dimensions) lie in it, (n,)."""
+        return [(self, np.ones(len(points), dtype=bool))]
+
+    def points(self, settings: Iterable[Settings]) -> Array:
+        """Settings of n trials as points, (n, dimensions)."""
+        return as_points(settings)
 
     def why_illegal(self, settings: Settings, *, final: bool = False) -> str | None:
         """The limits that settings break.
@@ -146,8 +165,6 @@ class SearchSpace:
     def _constraints(self, final: bool) -> tuple[Constraint, ...]:
         return self._final_constraints if final else self._trial_constraints
 
-    # -- intervals -----------------------------------------------------------------------------------------------
-
     def step_interval(self, defocus: Array, dose_max: float = math.inf) -> tuple[Array, Array]:
         """Smallest and largest legal step of a trial.
 
@@ -164,24 +181,15 @@ class SearchSpace:
         low = max(step.low, math.sqrt(fewest / min(dose.high, self._largest_dose)))
         high = min(step.high, math.sqrt(most / dose.low), field.height / SMALLEST_RASTER, field.width / SMALLEST_RASTER)
         overlapping = (1 - self.config.search.overlap) * probe_diameter(self.description, defocus)
-        low = self._smallest_paid(low, high, max(dose.low, 0.0), fewest, dose_max)
-        return np.full(defocus.shape, low), np.minimum(high, overlapping)
-
-    def _smallest_paid(self, low: float, high: float, dose: float, fewest: float, paid: float) -> float:
-        """Smallest step, Å, from `low` on at which the smallest dose and its overhead cost at most `paid`, e/Å²."""
 
         def cost(step: float) -> float:
-            return max(dose, fewest / step**2) + float(self.overheads.trial(np.array([step]))[0])
+            return max(dose.low, 0.0, fewest / step**2) + float(self.overheads.trial(np.array([step]))[0])
 
-        if low >= high or cost(low) <= paid or not cost(high) <= paid:
-            return low if low >= high or cost(low) <= paid else math.inf
-        for _ in range(60):  # both terms fall with the step
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if cost(middle) <= paid else (middle, high)
-        return high
+        low = smallest_paid(low, high, cost, dose_max)
+        return np.full(defocus.shape, low), np.minimum(high, overlapping)
 
     def charge(self, points: Array) -> Array:
-        """What trials (n, 3) take per area, (n,) e/Å²: their dose, and what their scan costs besides."""
+        """What trials (n, dimensions) take per area, (n,) e/Å²: their dose, and what their scan costs besides."""
         total: Array = points[:, DOSE] + self.overheads.trial(points[:, STEP])
         return total
 
@@ -228,19 +236,21 @@ class SearchSpace:
         """What the cheapest legal trial takes, e/Å², with its overhead."""
         return float(self.charge(self.lowest_dose_trial[None])[0])
 
-    # -- drawing -------------------------------------------------------------------------------------------------
-
     def draw(self, cube: Array, *, dose_min: float = 0.0, dose_max: float = math.inf) -> Array:
-        """Legal trials from numbers in the unit cube.
+        """Legal trials (m, dimensions) from numbers in the unit cube; some are dropped where discrete values leave none.
 
         Args:
-            cube: (n, 3) in [0, 1): where in the legal range of defocus, step and dose, in this order.
+            cube: (n, dimensions) in [0, 1): where in the legal range of defocus, step and dose, and which aperture.
             dose_min: e/Å²; no dose with its overhead is below, where step and `dose_max` leave the choice.
             dose_max: e/Å²; no dose with its overhead is above.
-
-        Returns:
-            (m, 3) points, m ≤ n: some are dropped where discrete values leave no legal step or dose.
         """
+        points, _ = self.drawn(cube, dose_min=dose_min, dose_max=dose_max)
+        if self._dwell is not None and not len(points) and self.smallest_dose <= dose_max:
+            return self.lowest_dose_trial[None]  # few steps give a legal dose, and none of them was drawn
+        return points
+
+    def drawn(self, cube: Array, *, dose_min: float, dose_max: float) -> tuple[Array, NDArray[np.int64]]:
+        """See `draw`: the points (m, 3), and from which rows (m,) of the cube (n, 3) they come."""
         along_defocus, along_step, along_dose = cube.T
         if np.ndim(self._defocus_choices) == 1:
             index = np.minimum(along_defocus * len(self._defocus_choices), len(self._defocus_choices) - 1).astype(int)
@@ -252,21 +262,20 @@ class SearchSpace:
             part = np.clip(np.searchsorted(edges, along, side="right") - 1, 0, len(lengths) - 1)
             defocus = self._defocus_choices[part, 0] + along - edges[part]
         step = self.axes[STEP].choose(*self.step_interval(defocus, dose_max), along_step)
-        found = np.isfinite(step)
-        defocus, step = defocus[found], step[found]
+        rows = np.flatnonzero(np.isfinite(step))
+        defocus, step = defocus[rows], step[rows]
         low, high = self.dose_interval(step)
         besides = self.overheads.trial(step)
         high = self.dose_at_most(step, np.minimum(high, dose_max - besides))
         low = np.maximum(low, np.minimum(dose_min - besides, high))
         if self._dwell is None:
-            dose = self.axes[DOSE].choose(low, high, along_dose[found])
+            dose = self.axes[DOSE].choose(low, high, along_dose[rows])
         else:
-            dose = self._dwell.choose(low * step**2, high * step**2, along_dose[found]) / step**2
-        points = np.stack([step, defocus, dose], axis=1)[np.isfinite(dose)]
-        points = points[self.is_legal(points)]
-        if self._dwell is not None and not len(points) and self.smallest_dose <= dose_max:
-            return self.lowest_dose_trial[None]  # few steps give a legal dose, and none of them was drawn
-        return points
+            dose = self._dwell.choose(low * step**2, high * step**2, along_dose[rows]) / step**2
+        points = np.stack([step, defocus, dose], axis=1)
+        legal = np.isfinite(dose)
+        legal[legal] = self.is_legal(points[legal])
+        return points[legal], rows[legal]
 
     def legal_doses(self, step: float, *, dose_max: float = math.inf, count: int = 24) -> Array:
         """Doses that a trial may have.
@@ -295,10 +304,8 @@ class SearchSpace:
         doses = self._dwell.values / step**2
         return doses[self.axes[DOSE].contains(doses)]
 
-    # -- model coordinates ---------------------------------------------------------------------------------------
-
     def normalize(self, points: Array) -> Array:
-        """Points (n, 3) in the coordinates of the model, (n, d): see ModelCoordinates."""
+        """Points (n, dimensions) in the coordinates of the model, (n, d): see ModelCoordinates."""
         return self.coordinates.normalize(points)
 
     def dose_of(self, x: Array) -> Array:
@@ -326,8 +333,6 @@ class SearchSpace:
             np.argmin(np.linalg.norm(self.normalize(candidates) - self.normalize(point[None]), axis=1))
         ]
         return best
-
-    # -- where legal points lie ----------------------------------------------------------------------------------
 
     def _corners(self) -> Array:
         """Points (n, 3) among which is a legal one if there is any, as the limits are monotonic in each setting.

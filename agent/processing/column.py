@@ -24,7 +24,7 @@ from agent.processing.parallax import (
 )
 from agent.reconstruction import DiffractionData
 from instrument import optics
-from instrument.models import Description
+from instrument.models import Description, same_angle
 
 if TYPE_CHECKING:
     from agent.reconstruction import BrightFieldDisc
@@ -119,6 +119,7 @@ def measure_column(
         focal_spread=data.focal_spread,
         widths=widths,
         counts=counts_used(data) if widths else 0.0,
+        semiangle=data.semiangle,
     )
     return Measured(data, state, tuple(notes))
 
@@ -206,7 +207,7 @@ def _measure_again(
     """What is known of the column, corrected by this acquisition as far as it is uncertain; the defocus is measured anew."""
     from agent.reconstruction import DEFOCUS_REPEATS, find, with_usual_coherence
 
-    nominal = data.defocus
+    nominal, known = data.defocus, _with_aperture_of(data, known)
     data = replace(
         data,
         centre=known.centre,
@@ -248,6 +249,25 @@ def _measure_again(
         counts=max(known.counts, counts_used(data)),
     )
     return Measured(data, state, notes)
+
+
+def _with_aperture_of(data: DiffractionData, known: ColumnState) -> ColumnState:
+    """What is known of the column with the aperture of `data`: apertures do not lie in the middle, each has a centre of its own.
+
+    Aberrations, rotation, hand, source and focal spread are the column's, whichever aperture is in.
+    """
+    if known.semiangle is None or same_angle(known.semiangle, data.semiangle):
+        return known
+    if data.centre is not None:  # a person has said it
+        return replace(known, semiangle=data.semiangle)
+    disc = _disc(data)
+    return replace(
+        known,
+        centre=disc.centre,
+        sd={**known.sd, "row": disc.centre_sd, "column": disc.centre_sd},
+        widths={name: width for name, width in known.widths.items() if name not in ("row", "column")},
+        semiangle=data.semiangle,
+    )
 
 
 def counts_used(data: DiffractionData) -> float:

@@ -34,6 +34,7 @@ class ColumnState:
         focal_spread: standard deviation of the defocus, Å.
         widths: standard deviation of each parameter of `reconstruction.parameters` that was measured.
         counts: that `widths` were measured from; 0: nobody has noted them.
+        semiangle: of the aperture that `centre` was measured with, mrad; None: nobody has noted it.
         model: how much reconstructions may explain, as held-out counts have told; None: they were not asked.
     """
 
@@ -48,6 +49,7 @@ class ColumnState:
     focal_spread: float = 0.0
     widths: dict[str, float] = field(default_factory=dict)
     counts: float = 0.0
+    semiangle: float | None = None
     model: ChosenModel | None = None
 
     def optics_at(self, defocus: float) -> Optics:
@@ -83,6 +85,7 @@ class ColumnState:
             "focal_spread_A": self.focal_spread,
             "widths": self.widths,
             "counts": self.counts,
+            "semiangle_mrad": self.semiangle,
             "model": None if self.model is None else self.model.model_dump(mode="json"),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,7 @@ class ColumnState:
                 focal_spread=float(content.get("focal_spread_A", 0.0)),
                 widths={str(k): float(v) for k, v in content.get("widths", {}).items()},
                 counts=float(content.get("counts", 0.0)),
+                semiangle=None if content.get("semiangle_mrad") is None else float(content["semiangle_mrad"]),
                 model=None if content.get("model") is None else ChosenModel.model_validate(content["model"]),
             )
         except (OSError, ValueError, KeyError, IndexError) as error:

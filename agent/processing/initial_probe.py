@@ -12,9 +12,12 @@ from agent.reconstruction import DiffractionData, carried_probe
 from agent.storage.reconstruction_file import read_reconstruction
 from instrument.errors import NUMPY_REFUSES
 
+OTHER_APERTURE = 0.02
+"""Relative difference of semi-angles from which a probe is that of another aperture."""
 
-def initial_probe(path: Path, data: DiffractionData) -> NDArray[np.complexfloating]:
-    """Waves for `DiffractionData.probe`.
+
+def initial_probe(path: Path, data: DiffractionData) -> NDArray[np.complexfloating] | None:
+    """Waves for `DiffractionData.probe`; None: those of the file went through another aperture, and are no start here.
 
     Args:
         path: a reconstruction file, whose probe is taken from its optics to those of the data, or a .npy file with waves
@@ -29,7 +32,10 @@ def initial_probe(path: Path, data: DiffractionData) -> NDArray[np.complexfloati
     """
     if path.suffix.lower() != ".npy":
         try:
-            return carried_probe(read_reconstruction(path).reconstruction, data)
+            stored = read_reconstruction(path)
+            if abs(stored.description.semiangle / data.semiangle - 1) > OTHER_APERTURE:
+                return None
+            return carried_probe(stored.reconstruction, data)
         except BadInputError as error:
             msg = f"the probe cannot be taken from {path} ({error}); reconstruction files and .npy are read"
             raise BadInputError(msg) from error

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from pydantic import Field
 
+from agent.cleaning_record import Cleaning
 from agent.config import ScoreChoice
 from agent.encoding import OsPath
 from agent.errors import BadInputError
@@ -22,7 +23,7 @@ from agent.processing.how_much_model import Modelled, with_model
 from agent.processing.initial_probe import initial_probe
 from agent.reconstruction import DiffractionData, check_data, in_the_corners
 from agent.reconstruction_choice import ReconstructionChoice
-from agent.records import Cleaning, Optics, Score
+from agent.records import Optics, Score
 from agent.scoring.halves import Judged, judge
 from agent.scoring.regions import tiles
 from agent.scoring.splitting import SEVERAL_COUNTS
@@ -205,7 +206,10 @@ def _measure(cleaned: Cleaned, acquisition: Acquisition, job: ProcessingJob, on_
         measured = refined(measured, wanted, lambda fraction: on_progress("optics", fraction))
     if start is None:
         return measured
-    return replace(measured, data=replace(measured.data, probe=initial_probe(start, measured.data)))
+    if (probe := initial_probe(start, measured.data)) is None:
+        note = f"the probe of {start} went through another aperture: this one starts from the optics"
+        return replace(measured, notes=(*measured.notes, note))
+    return replace(measured, data=replace(measured.data, probe=probe))
 
 
 def _modelled(measured: Measured, acquisition: Acquisition, job: ProcessingJob, on_progress: Progress) -> Modelled:

@@ -27,10 +27,11 @@ class Card:
 
 def settings_text(settings: Settings, dose_unit: str) -> str:
     """Settings in one line."""
-    return (
+    told = (
         f"step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
         f"dose {electrons(settings.dose)} {dose_unit}"
     )
+    return told if settings.semiangle is None else f"{told}, aperture {settings.aperture_text()}"
 
 
 def score_text(trial: Trial, power: int | None = None) -> str:
@@ -55,11 +56,14 @@ def cards(record: CampaignRecord) -> list[Card]:
     final, expert, reference = record.trial("final"), record.trial("expert"), record.trial("reference")
     if record.recommended is not None:
         settings = record.recommended.settings if final is None else final.settings
+        what = "scan step and defocus" if settings.semiangle is None else "scan step, defocus and semi-angle"
         found.append(
             Card(
                 "Recommended settings",
-                f"{length(settings.step)}, {signed_length(settings.defocus)}",
-                f"scan step and defocus, at {electrons(settings.dose)} {record.description.dose_unit}",
+                ", ".join(
+                    filter(None, (length(settings.step), signed_length(settings.defocus), settings.aperture_text()))
+                ),
+                f"{what}, at {electrons(settings.dose)} {record.description.dose_unit}",
                 "own",
             )
         )

@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from agent.config import CampaignConfig
 from agent.formatting import beam, length
 from agent.records import CampaignRecord, Score, Trial
 from agent.report import plots
@@ -26,6 +27,7 @@ from agent.report.resolution import comes_back
 from agent.report.trials_table import trials_table
 from agent.storage.atomic import atomic_write
 from agent.storage.reconstruction_file import read_reconstruction
+from instrument.models import Description
 
 REPORT_NAME = "report.html"
 PICTURE_NAME = {
@@ -241,7 +243,7 @@ def _front(record: CampaignRecord) -> str:
     unit = record.description.dose_unit
     told = "; ".join(
         f"{each.predicted:.3g} ± {each.predicted_sd:.2g} {SCORE_UNIT} with {each.settings.dose:.3g} {unit} "
-        f"({each.settings.step:.3g} Å, {each.settings.defocus:+.4g} Å)"
+        f"({each.settings.place_text()})"
         for each in record.recommended.front
     )
     return f" Other doses, each at its own best settings, are predicted to give {told}."
@@ -258,6 +260,7 @@ def _facts(record: CampaignRecord) -> str:
         ("Comment", config.metadata.comment),
         ("Instrument", description.name),
         ("Beam", f"{beam(description.voltage, description.wavelength)}, {description.semiangle:g} mrad, {current}"),
+        ("Apertures", _apertures(config, description)),
         ("Detector", f"{detector.shape[0]} × {detector.shape[1]} pixels of {detector.angular_pixel:g} mrad"),
         ("Area of interest", f"{length(config.area.height)} × {length(config.area.width)}"),
         ("Trials", f"{trials.trials} on {length(trials.height)} × {length(trials.width)}, policy {config.policy}"),
@@ -269,6 +272,17 @@ def _facts(record: CampaignRecord) -> str:
     ]  # fmt: skip
     shown = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in rows if value)
     return f"<h2>Campaign</h2><dl>{shown}</dl>"
+
+
+def _apertures(config: CampaignConfig, description: Description) -> str:
+    """Those that were searched, with their currents; "" where there was no choice."""
+    if not config.search.has_apertures(description):
+        return ""
+    searched = config.search.through(description)
+    return ", ".join(
+        f"{each.semiangle:g} mrad" + ("" if each.beam_current is None else f" ({each.beam_current:.3g} pA)")
+        for each in searched
+    )
 
 
 def _notes(record: CampaignRecord) -> str:

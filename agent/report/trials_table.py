@@ -17,12 +17,14 @@ def trials_table(record: CampaignRecord) -> str:
         return ""
     power = shared_power(record)
     unit = record.description.dose_unit
+    chosen = any(trial.settings.semiangle is not None for trial in record.trials)
     head = (
         "<tr><th>trial</th><th class='text'>role</th><th>step, Å</th><th>defocus, Å</th><th>measured, Å</th>"
+        f"{'<th>aperture, mrad</th>' if chosen else ''}"
         f"<th>dose, {unit}</th><th>{quantity_name(record)}</th><th>score, {SCORE_UNIT}</th><th>resolution, Å</th>"
         "<th>acquired in</th><th>processed in</th><th class='text why'>why</th></tr>"
     )
-    rows = "".join(_row(trial, power) for trial in record.trials)
+    rows = "".join(_row(trial, power, chosen) for trial in record.trials)
     notes = []
     if any(t.veto is not None for t in record.trials):
         notes.append("Scores that are struck through are not to be trusted; the last column says why.")
@@ -50,7 +52,7 @@ def trials_table(record: CampaignRecord) -> str:
     return f'<h2>Trials</h2><div class="full"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>{told}'
 
 
-def _row(trial: Trial, power: int) -> str:
+def _row(trial: Trial, power: int, chosen: bool) -> str:
     settings = trial.settings
     score = "–" if trial.score is None else uncertain(trial.score.value, trial.score.sd, power)
     if trial.score is not None and trial.score.one_pass:
@@ -75,6 +77,8 @@ def _row(trial: Trial, power: int) -> str:
     ]
     if trial.veto is not None:
         cells[5] = f"<s>{cells[5]}</s>"
+    if chosen:
+        cells.insert(3, "–" if settings.semiangle is None else f"{settings.semiangle:g}")
     css = trial.state if trial.state in ("failed", "vetoed", "abandoned") else trial.role
     state = f" ({trial.state})" if trial.state != "done" else ""
     numbers = "".join(f"<td>{cell}</td>" for cell in cells)

@@ -174,6 +174,7 @@ class ConsoleProgress:
         return (
             f"step {length(settings.step)}, defocus {signed_length(settings.defocus)}, "
             f"dose {electrons(settings.dose)} {self._dose_unit()}"
+            f"{'' if settings.semiangle is None else f', aperture {settings.aperture_text()}'}"
         )
 
     def _numbers(self) -> list[str]:

@@ -32,7 +32,7 @@ Autonomy = Literal["observe", "advise", "confirm", "auto"]
 """observe: nothing is suggested. advise: suggested, never carried out. confirm: after approval. auto: carried out."""
 AUTONOMIES: tuple[Autonomy, ...] = ("observe", "advise", "confirm", "auto")
 Verb = Literal["pause", "resume", "stop", "approve", "veto", "edit", "trial", "propose", "autonomy", "blank"]
-Setting = Literal["step", "defocus", "dose"]
+Setting = Literal["step", "defocus", "dose", "semiangle"]
 Number = float | None
 
 
@@ -107,6 +107,7 @@ class StateMessage(Message):
     autonomy_step: Autonomy = Field(default="auto", description="over suggestions that change the step")
     autonomy_defocus: Autonomy = "auto"
     autonomy_dose: Autonomy = "auto"
+    autonomy_semiangle: Autonomy = "auto"
     unacknowledged: str = Field(
         default="", description="parts that have not acknowledged the pause: loop, acquisition, worker"
     )
@@ -140,6 +141,7 @@ class SettingsMessage(Message):
     defocus_a: float = Field(description="nominal, positive for underfocus")
     dose: float
     dose_unit: DoseUnit
+    semiangle_mrad: Number = Field(default=None, description="which aperture; null: there is no choice")
 
 
 class SuggestionMessage(SettingsMessage):
@@ -241,6 +243,7 @@ class ProposalMessage(Message):
     step_a: float
     defocus_a: float
     dose: float
+    semiangle_mrad: Number = Field(default=None, description="which aperture; null: the present one")
     electrons: float = Field(description="what a trial with them would cost")
     expires: str = Field(description="ISO 8601, UTC; it is dropped then")
 
@@ -364,6 +367,9 @@ class Command(BaseModel):
     defocus_a: float | None = None
     dose: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="e/Å² or counts/Å²; over MQTT an edit cannot raise it"
+    )
+    semiangle_mrad: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="which aperture, where it may be chosen; null: the present one, edit: as suggested"
     )
     parameter: Setting | None = Field(default=None, description="autonomy: over this setting alone; null: over all")
     level: Autonomy | None = Field(

@@ -99,4 +99,5 @@ def _trial_line(event: TrialChanged) -> str:
 
 
 def _settings(settings: Settings) -> str:
-    return f"step {settings.step:.4g} Å, defocus {settings.defocus:+.4g} Å, dose {settings.dose:.4g}"
+    told = f"step {settings.step:.4g} Å, defocus {settings.defocus:+.4g} Å, dose {settings.dose:.4g}"
+    return told if settings.semiangle is None else f"{told}, aperture {settings.aperture_text()}"

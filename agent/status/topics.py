@@ -278,6 +278,7 @@ class Translator:
         wanted = event.settings
         fields = event.model_dump(include={"number", "by", "reason", "electrons", "expires"})
         fields |= {"step_a": wanted.step, "defocus_a": wanted.defocus, "dose": wanted.dose}
+        fields["semiangle_mrad"] = wanted.semiangle
         return self._letter("proposal", ProposalMessage, fields)
 
     def _optimizer(self, view: ModelView) -> Letter:
@@ -356,6 +357,7 @@ class Translator:
             "step_a": settings.step,
             "defocus_a": settings.defocus,
             "dose": settings.dose,
+            "semiangle_mrad": settings.semiangle,
             "dose_unit": self._dose_unit,
         }
 

@@ -14,10 +14,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.cleaning_record import Cleaning
 from agent.config import Metadata
 from agent.model_record import ChosenModel
 from agent.reconstruction import Reconstruction
-from agent.records import Cleaning, Optics, Score
+from agent.records import Optics, Score
 from agent.storage.acquisition_file import Acquisition
 from agent.storage.emd import write_tree
 from agent.storage.nexus import NewFile, put, read_context, read_pair, read_text, reading, write_entry, write_image

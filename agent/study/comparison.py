@@ -13,10 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from agent.aims import AreaOfInterest
-from agent.config import CampaignConfig, Exploration, Search
+from agent.config import EXPERT_SEMIANGLE, CampaignConfig, Exploration
 from agent.errors import BadInputError
 from agent.policy import Observation, Policy, Problem, make_policy
 from agent.records import Settings
+from agent.search_choice import Search
 from agent.study.exposures import ExposureError, StudyColumn
 from agent.study.plans import FIELD, legal_defocus
 from agent.study.pool import Pool
@@ -29,8 +30,6 @@ PEERS = ("ax", "ax-4", "optuna", "optuna-4", "skopt", "skopt-4")
 VARIANTS = ("botorch-alone", "botorch-stop")
 """`botorch-alone` has no prior; `botorch-stop` ends exploration once a trial costs more than it promises."""
 EXPERT_STEP, EXPERT_DEFOCUS = 0.85, 500.0
-EXPERT_SEMIANGLE = 21.4
-"""mrad; at other angles the expert keeps the width of the probe disc."""
 STEPS = (0.8, 3.0)
 """Å, smallest and largest of the grid."""
 TRIAL_PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -142,7 +141,7 @@ def on_grid(description: Description, dose: float, grid: tuple[int, int]) -> Des
 def _config(description: Description, dose: float, trials: int, name: str, seed: int) -> CampaignConfig:
     """The campaign that a policy believes to be in."""
     defoci, steps = description.defocus.values or (), description.step.values or ()
-    wished = EXPERT_DEFOCUS * EXPERT_SEMIANGLE / description.semiangle
+    wished = EXPERT_DEFOCUS * EXPERT_SEMIANGLE / description.semiangle  # the same width of the probe disc
     expert = (min(steps, key=lambda s: abs(math.log(s / EXPERT_STEP))), min(defoci, key=lambda d: abs(d - wished)))
     edge = math.sqrt(FINAL_AREA)
     return CampaignConfig(

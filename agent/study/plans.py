@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from agent.config import Search
+from agent.search_choice import Search
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Rectangle
 

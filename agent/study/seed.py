@@ -15,13 +15,14 @@ import numpy as np
 from pydantic import Field
 
 from agent.aims import AreaOfInterest
-from agent.config import CampaignConfig, Exploration, ScoreChoice, Search
+from agent.config import CampaignConfig, Exploration, ScoreChoice
 from agent.policy import Observation, Problem, make_policy
 from agent.processing.process import cleaned_data
 from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
 from agent.records import Settings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
+from agent.search_choice import Search
 from agent.storage.acquisition_file import Acquisition
 from agent.study.exposures import ExposureError, Simulator, StudyColumn, Truth
 from agent.study.plans import SCORED, Planned

@@ -11,7 +11,7 @@ import numpy as np
 from instrument.conformance.describing import ANSWER_LIMIT
 from instrument.conformance.trial import NotOfferedError, Promise, Trial, require, scaled, timed
 from instrument.limits import with_legal_dose
-from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, ScanPattern
+from instrument.models import ELEMENTARY_CHARGE, AcquisitionPlan, ScanPattern, same_angle
 
 ROUNDING = 1e-6
 
@@ -118,6 +118,32 @@ def _checks(pattern: ScanPattern) -> Callable[[Trial], Awaitable[None]]:
     return attempt
 
 
+async def _dwells_with_other_apertures(trial: Trial) -> None:
+    for plan in other_apertures(trial):
+        behind = trial.description.through(plan.semiangle)
+        check, current = await trial.microscope.check(plan), behind.beam_current
+        require(
+            check.n_positions == plan.n_positions, f"check counts {check.n_positions} of {plan.n_positions} positions"
+        )
+        if current is None:
+            continue
+        electrons = check.dwell_time * current * 1e-12 / ELEMENTARY_CHARGE
+        require(
+            0.95 <= electrons / plan.electrons_per_pattern <= 1.05,
+            f"a dwell time of {check.dwell_time:g} s at the {current:g} pA of {behind.semiangle:g} mrad puts {electrons:g} "
+            f"electrons into a pattern, the plan asks for {plan.electrons_per_pattern:g}",
+        )
+
+
+def other_apertures(trial: Trial) -> list[AcquisitionPlan]:
+    """The small plan through each aperture that is not in at present. Raises NotOfferedError."""
+    told = trial.description
+    others = [angle for angle in told.semiangles if not same_angle(angle, told.semiangle)]
+    if not others:
+        raise NotOfferedError("its aperture is fixed")
+    return [with_legal_dose(trial.plan(semiangle=angle), told) for angle in others]
+
+
 def two_passes(trial: Trial) -> AcquisitionPlan:
     """The small plan in two passes. Raises NotOfferedError."""
     interlacing = trial.description.two_passes
@@ -141,6 +167,9 @@ PROMISES = (
     Promise("check counts the positions of a raster", _counts_positions),
     Promise("check counts all electrons", _counts_electrons),
     Promise("dwell time and beam current make the electrons of a pattern", _dwells),
+    Promise(
+        "dwell time and beam current make the electrons of a pattern with every aperture", _dwells_with_other_apertures
+    ),
     Promise("a scan takes at least its dwell times", _takes_its_time),
     Promise("check counts the bytes of the patterns", _counts_bytes),
     Promise("the illuminated area contains the field", _illuminates_the_field),

@@ -11,8 +11,8 @@ import numpy as np
 from instrument.conformance.trial import NotOfferedError, Promise, Trial, require, timed
 from instrument.limits import check_cost, check_limits
 from instrument.microscope import CountsBeamTime, NeedsHeartbeat, ReadsBack
-from instrument.models import Description, Health
-from instrument.settings import IN, OUT, STOP
+from instrument.models import Description, Health, same_angle
+from instrument.settings import APERTURE, IN, OUT, STOP
 from instrument.terms import unkept
 from instrument.text import printable
 
@@ -32,7 +32,7 @@ async def _stays_the_same(trial: Trial) -> None:
     began = time.monotonic()
     again = await trial.microscope.describe()
     timed(time.monotonic() - began, ANSWER_LIMIT, "describe")
-    for name in ("name", "detector", "step", "defocus", "area", "beam_current"):
+    for name in ("name", "detector", "step", "defocus", "area", "beam_current", "semiangle", "apertures"):
         same = getattr(again, name) == getattr(trial.description, name)
         require(same, f"a second description has another {name}: {getattr(again, name)!r}")
 
@@ -163,6 +163,34 @@ async def _moves_its_beam_stop(trial: Trial) -> None:
     await trial.require_blanked("after moving the beam stop")
 
 
+async def _changes_apertures(trial: Trial) -> None:
+    told, microscope = trial.description, trial.microscope
+    if not told.apertures:
+        raise NotOfferedError("its aperture is fixed")
+    wrong = await unkept(microscope, told)
+    require(not wrong, wrong)
+    assert isinstance(microscope, ReadsBack)
+    own = next(each for each in told.apertures if same_angle(each.semiangle, told.semiangle))
+    same = own.beam_current in (None, told.beam_current)
+    require(same, f"beam_current is {told.beam_current} pA, and {own.beam_current} pA in the list of apertures")
+    before = (await microscope.read_back())[APERTURE]
+    try:
+        for angle in told.semiangles:
+            await microscope.set({APERTURE: angle})
+            await asyncio.sleep(told.settle_time)
+            found = (await microscope.read_back())[APERTURE]
+            near = abs(found - angle) <= told.tolerances[APERTURE]
+            require(near, f"semiangle was set to {angle:g} mrad and is told as {found:g}")
+            again = await microscope.describe()
+            same = again.semiangle == told.semiangle and again.beam_current == told.beam_current
+            require(
+                same, f"with the aperture of {angle:g} mrad in, the description has another semiangle or beam_current"
+            )
+            await trial.require_blanked("after a change of apertures")
+    finally:
+        await microscope.set({APERTURE: before})
+
+
 PROMISES = (
     Promise("the description allows a plan", _describes),
     Promise("a second description is the same, and is there within a second", _stays_the_same),
@@ -177,5 +205,6 @@ PROMISES = (
     Promise("the heartbeat takes milliseconds and turns nothing on", _pulses),
     Promise("what has a slew or a beam stop can be set and read back, and walked in time", _keeps_its_pace),
     Promise("the beam stop goes out and in, and says so", _moves_its_beam_stop),
+    Promise("every aperture can be put in and read back, and the description stays as it is", _changes_apertures),
     Promise("beam_time stands still while the beam is off", _counts_no_time_when_blanked),
 )

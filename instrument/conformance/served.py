@@ -13,16 +13,22 @@ from typing import Any
 import numpy as np
 
 from instrument.client import InstrumentClient
+from instrument.conformance.checking import other_apertures
 from instrument.conformance.trial import BrokenPromiseError, NotOfferedError, Promise, Trial, require, timed
 from instrument.errors import BudgetError, ConflictError, InstrumentError, NotReservedError, OutOfLimitsError
-from instrument.microscope import CountsBeamTime
+from instrument.microscope import CountsBeamTime, ReadsBack
 from instrument.models import AcquisitionPlan, Parameter
 from instrument.server import InstrumentServer
+from instrument.settings import APERTURE
 from instrument.stream import SeriesStart
 
 CAMPAIGN = "check"
 SAFE_LIMIT = 1.0
 """s for an answer of the safe socket; the promise is 0.05, but other programs have their share of the processor."""
+
+
+PUT_BACK = 300
+"""Tenths of a second within which the aperture of before has to be in again, once nobody has the lease."""
 
 
 class _Counted:
@@ -82,6 +88,11 @@ async def _refuses_step(trial: Trial) -> None:
 
 async def _refuses_defocus(trial: Trial) -> None:
     await _refused(trial, defocus=_beyond(trial.description.defocus))
+
+
+async def _refuses_semiangle(trial: Trial) -> None:
+    offered = trial.description.semiangles
+    await _refused(trial, semiangle=1.1 * offered[-1] if offered[-1] < 180 else 0.9 * offered[0])
 
 
 async def _refuses_dose(trial: Trial) -> None:
@@ -148,6 +159,31 @@ async def _serves(trial: Trial) -> None:
         require(dark, "a repeated start turned the beam on")
         require(outcome.electrons <= reserved.electrons * 1.01 + 1, "more was booked than had been reserved")
     await trial.require_blanked("after a served scan")
+
+
+async def _serves_other_apertures(trial: Trial) -> None:
+    microscope, told = trial.microscope, trial.description
+    plan = other_apertures(trial)[0]
+    assert isinstance(microscope, ReadsBack)
+    before = (await microscope.read_back())[APERTURE]
+    sink = _Counted()
+    async with _served(trial) as client:
+        async with client.lease():
+            trial.electrons += (await client.prepare(plan)).check.electrons
+            outcome = await client.acquire(plan.id, sink)
+            require(outcome.state == "done", f"the scan {outcome.state}: {outcome.reason}")
+        for _ in range(PUT_BACK):
+            if (now := (await microscope.read_back())[APERTURE]) == before:
+                break
+            await asyncio.sleep(0.1)
+    require(
+        abs(now - before) <= told.tolerances[APERTURE],
+        f"the aperture of {before:g} mrad was not put back; {now:g} is in",
+    )
+    require(
+        sink.header is not None and sink.header.user_data.get("semiangle") == plan.semiangle, "the series tells another"
+    )
+    await trial.require_blanked("after a scan through another aperture")
 
 
 async def _runs_dry(trial: Trial) -> None:
@@ -219,6 +255,7 @@ async def _stays_safe(client: InstrumentClient, plan: AcquisitionPlan) -> None:
 PROMISES = (
     Promise("a step out of limits is refused", _refuses_step),
     Promise("a defocus out of limits is refused", _refuses_defocus),
+    Promise("a semi-angle that no aperture gives is refused", _refuses_semiangle),
     Promise("a dose out of limits is refused", _refuses_dose),
     Promise("a field outside of the area is refused", _refuses_field),
     Promise("passes that are not offered are refused", _refuses_passes),
@@ -228,5 +265,10 @@ PROMISES = (
     Promise("an id stands for one plan and one reservation", _keeps_ids_apart),
     Promise("a dry run keeps the beam off and costs nothing", _runs_dry),
     Promise("a served scan is complete, and a repeated start exposes nothing", _serves, beam=True),
+    Promise(
+        "a served scan through another aperture is complete, and the aperture is put back",
+        _serves_other_apertures,
+        beam=True,
+    ),
     Promise("blank over the safe socket ends a scan, and leads to SAFE", _obeys_the_safe_socket, beam=True),
 )

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from examples import description
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.policy import Observation, Problem, make_policy
 from agent.policy.coordinates import as_settings
+from agent.search_choice import Search
 
 
 def explored(trials):

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.cleaning_record import Cleaning
 from agent.errors import BadInputError
 from agent.processing.cleaning.descan import BLUR, Descan, led_back, measure_descan, still_good
 from agent.processing.cleaning.frames import Frames, judge_frames
 from agent.processing.cleaning.intensity import relative_intensity
 from agent.processing.cleaning.pixels import BadPixels, find_bad_pixels, find_zero_beam
 from agent.reconstruction import DiffractionData, survey
-from agent.records import Cleaning
 from agent.scoring.splitting import SEVERAL_COUNTS, excess_variance
 
 FEWEST_PATTERNS = 16

@@ -14,8 +14,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from instrument import AcquisitionPlan, BlankedError, ConflictError, Microscope, OutOfLimitsError, Rectangle
+from instrument import (
+    AcquisitionPlan,
+    BlankedError,
+    ConflictError,
+    MalformedRequestError,
+    Microscope,
+    OutOfLimitsError,
+    Rectangle,
+)
 from sim_instrument import Column, SimulatedMicroscope, SpecimenOptions, build_specimen
+from sim_instrument.__main__ import build_parser
+from sim_instrument.options import column_from
 from sim_instrument.simulation import Exposure
 
 VACUUM = SpecimenOptions(material="vacuum")
@@ -227,3 +237,53 @@ async def test_each_frame_of_a_pattern_shows_the_place_that_the_plan_says(patter
     seen = np.stack([(stack.sum(2) @ index) / total, (stack.sum(1) @ index) / total], axis=1)
     where = scan.scan_positions() - scan.scan_positions().mean(axis=0)
     np.testing.assert_allclose(seen - seen.mean(axis=0), 2 * where, atol=0.5)
+
+
+async def test_another_aperture_gives_another_disc_and_another_current() -> None:
+    microscope = SimulatedMicroscope(VACUUM, Column(apertures=(10.7, 21.4), **SMALL))
+    told = await microscope.describe()
+    assert told.semiangles == (10.7, 21.4)
+    wide, narrow = plan(), plan(semiangle=10.7, dose=2000.0)
+    costs = [await microscope.check(scan) for scan in (wide, narrow)]
+    assert costs[1].dwell_time == pytest.approx(4 * costs[0].dwell_time)
+    besides = [cost.electrons - scan.electrons for cost, scan in zip(costs, (wide, narrow), strict=True)]
+    assert besides[0] == pytest.approx(4 * besides[1])  # of flyback, with the beam on
+    radii = np.hypot(*np.meshgrid(*(np.arange(64) - 32,) * 2)) * 2.192
+    for scan, angle in ((wide, 21.4), (narrow, 10.7)):
+        mean = (await frames(microscope, scan)).mean(axis=0)
+        inside = mean[radii < angle + 2 * 2.192].sum() / mean.sum()
+        assert inside > 0.98, angle
+        assert mean[radii < angle - 2 * 2.192].mean() > 20 * mean[radii > angle + 3 * 2.192].mean()
+    with pytest.raises(OutOfLimitsError, match=r"semiangle of 30 mrad is not possible here; legal: 10\.7, 21\.4 mrad"):
+        await microscope.check(plan(semiangle=30.0))
+    microscope.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"apertures": (10.0, 30.0)}, "one of them"),
+        ({"apertures": (21.4, 50.0), "detector_pixels": 32}, "disc of 50 mrad does not fit"),
+        ({"apertures": (10.0, 21.4), "aperture_currents": (1.0,)}, "1 currents for 2 apertures"),
+        ({"apertures": (10.0, 21.4), "aperture_currents": (1.0, 3.0)}, "3 pA through the aperture that is in at first"),
+    ],
+)
+def test_a_column_with_impossible_apertures_is_refused(changes: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Column(**({**SMALL, **changes}))
+
+
+def test_apertures_and_their_currents_are_options_of_the_command_line() -> None:
+    def column(text: str) -> Column:
+        return column_from(build_parser().parse_args(["simulate", "--apertures", text]))
+
+    told = column("15:1.2,21.4:2,30:3.5")
+    assert [told.through(angle).beam_current for angle in told.apertures] == [1.2, 2.0, 3.5]
+    assert column("15,21.4").through(15.0).beam_current == pytest.approx(2.0 * (15 / 21.4) ** 2)
+    for text, words in (
+        ("15,x", "not semi-angles"),
+        ("15:1,21.4", "1 of 2 apertures have a current"),
+        ("15,30", "21.4 mrad"),
+    ):
+        with pytest.raises(MalformedRequestError, match=words):
+            column(text)

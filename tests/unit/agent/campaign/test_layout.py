@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.campaign.layout import defocus_range, fresh_field, plan_layout, scored_rectangle
 from agent.config import CampaignConfig
 from agent.errors import BadInputError
-from instrument.models import Description, Rectangle
+from instrument.models import Aperture, Description, Rectangle
 
 COLUMN = {"area": square(300), "step": between(0.1, 10), "defocus": between(-2000, 2000)}
 
@@ -141,3 +141,18 @@ def test_a_fresh_field_is_found_exactly_when_a_lattice_search_finds_one(
         for x in range(0, 86, 5):
             candidate = Rectangle(y=y, x=x, height=15, width=15).grown(margin)
             assert any(candidate.overlaps(other, tolerance=1e-4) for other in taken)
+
+
+def test_the_rim_is_that_of_the_widest_probe_of_all_apertures_that_may_be_chosen() -> None:
+    offered = description(apertures=tuple(Aperture(semiangle=a) for a in (10.0, 21.4, 40.0)))
+    margins = [
+        plan_layout(offered, config(search={"defocus": (0, 300), "semiangle": angles})).margin
+        for angles in ([10.0], None, [10.0, 21.4, 40.0])
+    ]
+    assert margins[0] < margins[1] < margins[2]
+    assert margins[2] > 1e-3 * 40.0 * 300
+    # At 700 Å the window holds the probe of the smaller ones only, which does not make the campaign impossible.
+    far = {"defocus": (700, 800), "semiangle": "auto"}
+    assert plan_layout(offered, config(search=far)).margin == pytest.approx(
+        plan_layout(offered, config(search=far | {"semiangle": [10.0, 21.4]})).margin
+    )

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from examples import description, plan, square
 
-from agent.campaign.planning import expert_settings
+from agent.campaign.planning import expert_settings, with_electrons
+from agent.campaign.rehearsal import made_up_plan
 from agent.config import CampaignConfig, electrons_per_cell, interlacing
 from agent.policy import SearchSpace
 from agent.records import Settings
+from instrument.limits import check_limits
+from instrument.models import Aperture
 
 
 def config(**changes: Any) -> CampaignConfig:
@@ -57,3 +60,30 @@ def test_an_expert_too_fast_for_two_passes_gets_as_many_patterns_on_wider_raster
         settings = suggestion.settings
         scanned = final.model_copy(update={"step": settings.step, "dose": settings.dose})
         assert scanned.electrons == pytest.approx(final.electrons)
+
+
+APERTURES = description(
+    apertures=(Aperture(semiangle=10.7), Aperture(semiangle=21.4), Aperture(semiangle=42.8)), two_passes="offset"
+)
+
+
+def test_minutes_of_beam_suffice_with_every_aperture() -> None:
+    searched = {"search": {"semiangle": "auto"}, "electrons": 0, "budget": {"minutes": 1.0}}
+    through_all = with_electrons(config(**searched), APERTURES)
+    through_one = with_electrons(config(**searched | {"search": {}}), APERTURES)
+    assert through_all.electrons == pytest.approx(through_one.electrons / 4)
+
+
+def test_the_expert_compares_through_the_usual_aperture_where_that_is_offered() -> None:
+    final = plan("final", field=square(34.0), step=2.0, dose=2000.0, passes=2, semiangle=10.7)
+    searched = config(search={"semiangle": [10.7, 42.8]})
+    assert expert_settings(searched, final, square(34.0), APERTURES).settings.semiangle == 21.4
+    assert expert_settings(config(), final, square(34.0), description()).settings.semiangle is None
+
+
+def test_a_plan_takes_no_more_electrons_than_its_aperture_gives() -> None:
+    narrow = description(apertures=APERTURES.apertures, electrons_per_pattern=(10.0, 1000.0))
+    settings = Settings(step=1.0, defocus=100.0, dose=1e5, semiangle=10.7)
+    made = made_up_plan(config(search={"semiangle": "auto"}), narrow, square(20.0, 100.0, 100.0), settings)
+    assert (made.semiangle, made.electrons_per_pattern) == (10.7, 250.0)
+    check_limits(made, narrow)

@@ -3,8 +3,9 @@
 import numpy as np
 from examples import description
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.policy import Observation, Problem, make_policy
+from agent.search_choice import Search
 
 TRIAL_AREA, FINAL_AREA = 900.0, 3600.0
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from examples import description
 
-from agent.config import Goal, Search
+from agent.config import Goal
 from agent.errors import BadInputError
 from agent.policy import Observation, make_policy
 from agent.policy.ensemble import DOSES, PARTS, STEPS
 from agent.records import Settings
+from agent.search_choice import Search
 from instrument import optics
 from instrument.models import Parameter
 

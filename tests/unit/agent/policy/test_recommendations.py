@@ -5,10 +5,11 @@ import pytest
 from examples import description
 
 from agent.aims import Goal
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.errors import BadInputError
 from agent.policy import Observation, Problem, make_policy
 from agent.records import Settings
+from agent.search_choice import Search
 from instrument.models import Detector, Parameter, Rectangle
 
 from .landscapes import FINAL_AREA, problem, scored_policy

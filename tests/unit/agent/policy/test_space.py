@@ -8,11 +8,12 @@ from examples import description
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.config import AreaOfInterest, CampaignConfig, Exploration, Search
+from agent.config import AreaOfInterest, CampaignConfig, Exploration
 from agent.errors import BadInputError
 from agent.policy import SearchSpace
 from agent.policy.coordinates import as_settings
 from agent.records import Settings
+from agent.search_choice import Search
 from instrument import OutOfLimitsError, optics
 from instrument.models import AcquisitionPlan, Parameter, Rectangle
 

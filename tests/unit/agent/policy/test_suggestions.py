@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from examples import description
 
-from agent.config import Goal, Search
+from agent.config import Goal
 from agent.errors import BadInputError
 from agent.policy import Observation, Problem, SearchSpace, make_policy
 from agent.policy.coordinates import as_points
 from agent.records import Settings
+from agent.search_choice import Search
 from instrument.models import Parameter
 
 from .landscapes import FINAL_AREA, TRIAL_AREA, Landscape, explore, problem, scored_policy, spent

@@ -140,3 +140,32 @@ def test_a_column_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     old = {"centre": [8.0, 8.0], "detector_to_scan": [[1, 0], [0, 1]], "defocus_offset_A": 3.0, "aberrations": {}}
     (tmp_path / "column.json").write_text(json.dumps({**old, "aperture": "round"}))
     assert ColumnState.load(tmp_path / "column.json").sd == {}
+
+
+@pytest.mark.parametrize(("before", "centre"), [(20.0, 8.0), (12.0, 7.0)])
+def test_another_aperture_has_its_own_centre_and_the_column_keeps_the_rest(before: float, centre: float) -> None:
+    rows, columns = np.indices((16, 16)) - 7.0
+    data = DiffractionData(
+        patterns=np.repeat((200 * (np.hypot(rows, columns) < 5)).astype(np.uint16)[None], 16, axis=0),
+        positions=np.zeros((16, 2)),
+        voltage=80e3,
+        semiangle=20.0,
+        angular_pixel=4.0,
+        defocus=50.0,
+    )
+    known = ColumnState(
+        centre=(8.0, 8.0),
+        matrix=np.eye(2),
+        defocus_offset=20.0,
+        aberrations={"C12": 15.0},
+        source_size=0.5,
+        widths={"row": 0.01, "C12a": 1.0},
+        semiangle=before,
+    )
+    found = measure_column(
+        data, DESCRIPTION, raster=None, known=known, enabled=False, on_progress=lambda fraction: None
+    )
+    assert found.data.centre == pytest.approx((centre, centre), abs=0.1)
+    assert (found.data.aberrations, found.data.source_size, found.data.defocus) == ({"C12": 15.0}, 0.5, 70.0)
+    assert found.state.semiangle == 20.0 or before == 20.0
+    assert ("row" in found.state.widths) == (before == 20.0)

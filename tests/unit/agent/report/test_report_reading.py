@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from agent.records import CampaignRecord, Cleaning, ModelView, Optics, Score, Trial
+from agent.cleaning_record import Cleaning
+from agent.records import CampaignRecord, ModelView, Optics, Score, Trial
 from agent.report import plots, write_report
 from agent.report.page import pictured_trials
 from agent.report.resolution import comes_back

@@ -14,10 +14,11 @@ import h5py
 import numpy as np
 import pytest
 
+from agent.cleaning_record import Cleaning
 from agent.config import Metadata
 from agent.errors import BadInputError, StoppedError
 from agent.reconstruction.solver.result import Reconstruction
-from agent.records import Cleaning, Optics, Score
+from agent.records import Optics, Score
 from agent.storage.acquisition_file import AcquisitionWriter, read_acquisition, require_space
 from agent.storage.reconstruction_file import read_reconstruction, write_reconstruction
 from instrument import stream
