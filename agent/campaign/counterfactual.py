@@ -6,6 +6,7 @@ the one that was made, on the data that there were.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from agent.records import CampaignRecord, ElectronBudget, Role, Settings, Trial,
 from agent.storage.journal import load_campaign
 from instrument.models import Record
 
+SAME = 1e-12
+"""Relative difference of settings that are the same."""
+
 
 class Decision(Record):
     """A choice of a campaign and what would have been chosen instead."""
@@ -33,7 +37,7 @@ class Decision(Record):
     role: Role
     made: Settings
     instead: Settings | None = Field(default=None, description="None: nothing would have been suggested")
-    same: bool = Field(description="whether both are equal to the last bit")
+    same: bool = Field(description="whether both are equal, but for the last bits, in which processors differ")
     reason: str = Field(default="", description="of what would have been chosen")
 
 
@@ -97,4 +101,10 @@ def _again(record: CampaignRecord, config: CampaignConfig, trial: Trial) -> Deci
             instead, reason = suggested[0].settings, suggested[0].reason
     except BadInputError as error:
         return decision.model_copy(update={"reason": str(error)})
-    return decision.model_copy(update={"instead": instead, "same": instead == trial.settings, "reason": reason})
+    return decision.model_copy(update={"instead": instead, "same": _equal(instead, trial.settings), "reason": reason})
+
+
+def _equal(one: Settings, other: Settings) -> bool:
+    """Whether settings are the same: to the last bit on one processor, whose exponential function differs from others' there."""
+    pairs = zip(one.model_dump().values(), other.model_dump().values(), strict=True)
+    return all(a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=SAME)) for a, b in pairs)
