@@ -12,6 +12,8 @@ from agent.errors import BadInputError
 from instrument.models import ELEMENTARY_CHARGE, Description, Record
 
 Positive = Annotated[float, Field(gt=0)]
+SpecimenClass = Literal["layered", "light", "crystal", "amorphous"]
+"""Two-dimensional crystals with heavy atoms; such of light atoms; thin crystals along a zone axis; no order."""
 
 
 class AreaOfInterest(Record):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from agent.aims import AreaOfInterest, Budget, Goal, Positive
+from agent.aims import AreaOfInterest, Budget, Goal, Positive, SpecimenClass
 from agent.encoding import OsPath, read_text
 from agent.errors import BadInputError
 from agent.known_geometry import KnownGeometry
@@ -32,6 +32,9 @@ class Metadata(Record):
     operator: str = Field(default="", description="who is responsible at the microscope")
     proposal: str = Field(default="", description="the facility's number for this beam time")
     comment: str = Field(default="", description="anything else worth keeping")
+    specimen: SpecimenClass | None = Field(
+        default=None, description="layered, light, crystal, amorphous, for `exploration.twin`; None: all by turns"
+    )
 
 
 class Exploration(Record):
@@ -41,13 +44,14 @@ class Exploration(Record):
     height: Positive = Field(description="height of a trial's field, Å", examples=[24.0])
     width: Positive = Field(description="width of a trial's field, Å", examples=[24.0])
     share: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.5, description="largest part of the budget exploration may spend"
+        default=0.5, description="largest part of the budget it may spend"
     )
     stop: Literal["trials", "cost"] = Field(
         default="trials",
         description="when exploration ends; cost: also once a trial's electrons are worth more in the final picture (botorch)",
     )
     initial: Annotated[int, Field(ge=1)] = Field(default=4, description="without a prior: Sobol trials first")
+    twin: bool = Field(default=True, description="refine the prior: simulate columns like this one on idle cores")
 
 
 MAX_RINGS = 10_000

@@ -157,6 +157,13 @@ class LivePictureDrawn(Record):
     files: tuple[OsText, OsText] = Field(description="the same as files, relative to the campaign's folder")
 
 
+class TwinChanged(Record):
+    """A further column was simulated as this one was measured; or, where there is `trouble`, none are any more."""
+
+    columns: int = Field(description="so far")
+    trouble: str = ""
+
+
 class Recommended(Record):
     """What the final acquisition will use."""
 
@@ -186,6 +193,7 @@ Event = (
     | ProposalChanged
     | PicturesDrawn
     | LivePictureDrawn
+    | TwinChanged
     | Recommended
     | CampaignEnded
 )

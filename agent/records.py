@@ -119,9 +119,7 @@ class Score(Record):
     sd: float = Field(ge=0)
     resolution: float | None = Field(default=None, description="half-bit resolution, Å; None: no signal anywhere")
     halves: HalvesKind | None = Field(default=None, description="what was compared; None: it is not known")
-    thinned: float | None = Field(
-        default=None, description="beside two passes: score of halves drawn from both, bit/Å²"
-    )
+    thinned: float | None = Field(default=None, description="of two passes: score of halves drawn from both, bit/Å²")
     frequency: tuple[float, ...] = Field(default=(), description="ring centres, 1/Å")
     frc: tuple[float, ...] = Field(default=(), description="F(k) between the half-count phase images")
     pairs: tuple[float, ...] = Field(default=(), description="independent Fourier pairs per ring")
@@ -364,6 +362,7 @@ class CampaignRecord(Record):
     target: float | None = Field(default=None, description="goal cheapest: score to reach, bit/Å²")
     prices: ScanPrices | None = Field(default=None, description="what scans take besides their dose; None: not asked")
     model_view: ModelView | None = None
+    twins: dict[int, int] = Field(default={}, description="trial -> columns of twin.jsonl it was suggested with")
     electrons_spent: float = 0.0
     started: str = Field(default="", description="ISO 8601, UTC")
     finished: str = ""

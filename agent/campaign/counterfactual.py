@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from agent.campaign.digital_twin import twins_of
 from agent.campaign.layout import plan_layout
 from agent.campaign.planning import make_problem
 from agent.campaign.trials import observe
@@ -88,7 +89,9 @@ def _again(record: CampaignRecord, config: CampaignConfig, trial: Trial) -> Deci
         same=False,
     )
     try:
-        problem = make_problem(record.description, config, layout, record.target, budget, record.prices)
+        problem = make_problem(
+            record.description, config, layout, record.target, budget, record.prices, twins_of(record, trial)
+        )
         asked = make_policy(problem, config.seed)
         asked.ingest(told)
         if trial.role == "final":

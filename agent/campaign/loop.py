@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from agent.campaign.acquisition import Acquirer, FreshAreaError, NotPermittedError
+from agent.campaign.digital_twin import DigitalTwin
 from agent.campaign.judging import SettingsJudge
 from agent.campaign.live import LivePictures
 from agent.campaign.pipeline import Pipeline
@@ -58,6 +59,7 @@ class Loop:
         client: holds the lease.
         tasks: where what runs beside the loop lives.
         live: reconstructs scans while they run; None: nobody does.
+        twin: simulates columns like this one beside the campaign; None: nobody does.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Loop:
         client: InstrumentClient,
         tasks: Background,
         live: LivePictures | None = None,
+        twin: DigitalTwin | None = None,
     ) -> None:
         self._session = session
         self.config = session.config
@@ -82,6 +85,7 @@ class Loop:
         self._acquirer = Acquirer(session, client, live)
         self._pipeline = Pipeline(session, child, tasks)
         self._tasks = tasks
+        self._twin = twin
         self._viewing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -170,7 +174,7 @@ class Loop:
             return suggested, getattr(policy, "stop_reason", None) or "the policy suggests no further trial", policy
 
         try:
-            suggestions, reason, policy = await self._ask_policy(description, suggest, final=False)
+            suggestions, reason, policy = await self._ask_policy(description, number, suggest, final=False)
         except BadInputError as error:
             # Checked before the campaign began; what is legal has shrunk since (a recording gets used up).
             suggestions, reason, policy = [], str(error), None
@@ -197,7 +201,9 @@ class Loop:
         if view is not None:
             self._audience.tell(ModelChanged(view=view))
 
-    async def _ask_policy(self, description: Description, question: Callable[[Policy], T], *, final: bool) -> T:
+    async def _ask_policy(
+        self, description: Description, number: int, question: Callable[[Policy], T], *, final: bool
+    ) -> T:
         """Ask a fresh policy in a thread: it is a pure function of what it is told, so resuming changes nothing."""
         problem = make_problem(
             self._rationed(description, final=final),
@@ -206,6 +212,7 @@ class Loop:
             self._journal.facts.target,
             self._book.budget,
             self._journal.facts.prices,
+            () if self._twin is None else self._twin.for_trial(number),
         )
         seed = self.config.seed
         return await self._control.unless_stopped(asyncio.to_thread(lambda: question(make_policy(problem, seed))))
@@ -305,7 +312,7 @@ class Loop:
             return policy.recommend(left), policy.view(left), policy.name
 
         try:
-            recommendation, view, name = await self._ask_policy(description, recommend, final=True)
+            recommendation, view, name = await self._ask_policy(description, number, recommend, final=True)
         except BadInputError as error:
             # What was legal before the first electron has turned out to lead nowhere.
             msg = f"no settings can be recommended for the final picture: {error}; {self._book.what_became()}"

@@ -13,6 +13,7 @@ from agent.errors import BadInputError
 from agent.plugins import load_attribute
 from agent.policy import make_policy
 from agent.policy.base import Policy, Problem
+from agent.policy.ensemble import Member
 from agent.records import ENDED, CampaignLayout, ElectronBudget, Recommendation, Settings, Suggestion, Trial
 from agent.scan_prices import Overheads, ScanPrices
 from instrument import optics
@@ -30,6 +31,7 @@ def make_problem(
     target: float | None,
     budget: ElectronBudget,
     prices: ScanPrices | None = None,
+    twins: tuple[Member, ...] = (),
 ) -> Problem:
     """The policy's problem.
 
@@ -40,6 +42,7 @@ def make_problem(
         target: score to reach, bit/Å², where it was measured; None before.
         budget: electrons; what the reference takes of them is not the policy's to plan with.
         prices: what the instrument charges besides the dose; None: not known.
+        twins: simulated columns that could have been measured as this one was.
     """
     trial = layout.exploration[0]
     return Problem(
@@ -50,6 +53,7 @@ def make_problem(
         target=config.goal.score if config.goal.score is not None else target,
         earlier=earlier_observations(config),
         overheads=None if prices is None else overheads(config, description, layout, prices),
+        twins=twins,
     )
 
 

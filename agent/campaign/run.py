@@ -16,6 +16,7 @@ from typing import Literal, overload
 import yaml
 
 from agent.campaign.connection import PATIENCE_S, connected, release, waiting
+from agent.campaign.digital_twin import DigitalTwin
 from agent.campaign.instrument_watch import InstrumentWatch
 from agent.campaign.live import LivePictures
 from agent.campaign.loop import Loop
@@ -247,6 +248,7 @@ async def _until_done(session: Session, ways: _Ways) -> None:
         else:
             child = await stack.enter_async_context(ReconstructionProcess(processing))
         live = await stack.enter_async_context(LivePictures(session, shared=ways.pool is not None))
+        twin = await stack.enter_async_context(DigitalTwin(session, shared=ways.pool is not None))
         while True:
             session.audience.tell(PhaseChanged(phase="connecting", message=link.endpoint))
             try:
@@ -260,7 +262,7 @@ async def _until_done(session: Session, ways: _Ways) -> None:
                         tasks.create_task(watch.run(client))
                         with session.steering.able_to_blank(client.blank):
                             try:
-                                await Loop(session, child, client, tasks, live).run()
+                                await Loop(session, child, client, tasks, live, twin).run()
                             except StoppedError:
                                 await watch.look_once_more(client)
                                 raise

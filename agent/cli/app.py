@@ -130,6 +130,9 @@ def run(
     autonomy: Autonomous = AutonomyLevel.auto,
     metrics: Metrics = None,
     pool: Pool = None,
+    no_twin: Annotated[
+        bool, typer.Option("--no-twin", help="Simulate no columns on idle cores, whatever `exploration.twin` says.")
+    ] = False,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
@@ -150,6 +153,7 @@ def run(
         patience=patience,
         debug=debug,
         watched=campaigns.Watched(autonomy.value, metrics, pool),
+        twin=not no_twin,
     )
 
 

@@ -84,6 +84,7 @@ def run(
     patience: float,
     debug: bool,
     watched: Watched,
+    twin: bool = True,
 ) -> None:
     """Run the campaign of a file.
 
@@ -97,6 +98,7 @@ def run(
         patience: s to wait for an instrument that does not answer.
         debug: log to the terminal.
         watched: how it is watched and steered.
+        twin: False simulates no columns meanwhile, whatever the file says.
 
     Raises:
         BadInputError: the file, the folder or `json_file` cannot be used; nothing was exposed.
@@ -105,6 +107,8 @@ def run(
     """
     _log_to_terminal(debug)
     config = load_config(path)
+    if not twin:
+        config = config.model_copy(update={"exploration": config.exploration.model_copy(update={"twin": False})})
     _check_json(json_file)
     if dry_run:
         console = Terminal()

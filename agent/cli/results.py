@@ -158,6 +158,7 @@ def results(record: CampaignRecord, report: Path | None) -> dict[str, Any]:
         },
         "goal": record.config.goal.model_dump(mode="json", exclude_none=True),
         "target": record.target if record.config.goal.score is None else record.config.goal.score,
+        "twins": {str(trial): count for trial, count in sorted(record.twins.items())},
         "electrons_spent": record.electrons_spent,
         "electrons_budget": record.config.electrons,
         "dose_unit": record.description.dose_unit,

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from pydantic import Field
 
 from agent.config import CampaignConfig
+from agent.policy.ensemble import Member
 from agent.records import ModelView, Recommendation, Role, Settings, Suggestion
 from agent.scan_prices import Overheads
 from instrument.models import Description, Record
@@ -47,6 +48,7 @@ class Problem:
         overheads: what scans take besides their dose, as the instrument told; None: nothing, or not known.
         earlier: trials of an earlier campaign on the same column; their numbers say nothing here.
         target: score to reach, bit/Å², where the goal is `cheapest`; None before it is known.
+        twins: simulated columns that could have been measured as the campaign has measured its own.
     """
 
     description: Description
@@ -56,6 +58,7 @@ class Problem:
     target: float | None = None
     earlier: tuple[Observation, ...] = ()
     overheads: Overheads | None = None
+    twins: tuple[Member, ...] = ()
 
 
 @runtime_checkable

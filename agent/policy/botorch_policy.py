@@ -16,7 +16,7 @@ from agent.policy.cheapest import Cheapest
 from agent.policy.coordinates import as_settings
 from agent.policy.final import recommend_best_observed
 from agent.policy.limits import DOSE, Array
-from agent.policy.prior import EnsembleModel, Prior, load_prior
+from agent.policy.prior import MANY, EnsembleModel, Prior, load_prior
 from agent.policy.proposal import ModelGoal, PictureModel, Proposal, Stop
 from agent.policy.score_model import FIT_FAILURES, ScoreModel, deterministic_torch
 from agent.records import Alternative, ModelView, Recommendation, Suggestion
@@ -58,6 +58,7 @@ class BotorchPolicy:
         self.book = ObservationBook()
         goals: dict[str, type[BestPicture] | type[Cheapest]] = {"best_picture": BestPicture, "cheapest": Cheapest}
         self.prior = load_prior(problem)
+        self.refined = load_prior(problem, problem.twins) if problem.twins else None
         self.memory = _taught(self.prior, problem)
         self.stop_reason: str | None = None
         self._fitted: PictureModel | str | None = None
@@ -162,9 +163,13 @@ class BotorchPolicy:
     def _with_prior(
         self, points: Array, scores: Array, variances: Array, knees: Array, offset: float
     ) -> EnsembleModel | None:
-        """With what an earlier campaign taught, unless the columns alone foretell the trials better; None: without prior."""
+        """With what this column has taught, earlier or by its calibration, unless the ensemble alone foretells the trials better.
+
+        None: without prior.
+        """
         fitted: list[EnsembleModel] = []
-        for prior in (self.memory, self.prior):
+        refined = self.refined if len(points) < MANY else None  # so many trials know more, and three fits take long
+        for prior in (self.memory, refined, self.prior):
             if prior is not None:
                 with suppress(*FIT_FAILURES):
                     fitted.append(EnsembleModel.fit(prior, points, scores, variances, knees, offset))
@@ -181,7 +186,13 @@ class BotorchPolicy:
         if isinstance(model, EnsembleModel):
             if model.prior.earlier:
                 return f"{model.prior.earlier} trials of an earlier campaign on this column"
-            return f"the prior of {self.prior.members} simulated columns"
+            ensemble = f"the prior of {self.prior.members} simulated columns"
+            if self.refined is None or len(model.points) >= MANY:
+                return ensemble
+            like = f"{self.refined.twins} simulated as this one was measured"
+            if model.prior.twins:
+                return f"{ensemble} and {like}"
+            return f"{ensemble}; {like} foretell the trials worse and were left out"
         return f"trials alone: the prior of {self.prior.members} simulated columns does not fit them and was dropped"
 
     def _sobol(self, book: ObservationBook) -> Array:

@@ -49,12 +49,26 @@ def read_members(path: Path) -> list[Member]:
         BadInputError: it cannot be read or holds something else.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        msg = f"prior {path}: cannot be read ({error.strerror}); `ptychopilot twin build` writes one"
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        msg = f"prior {path}: cannot be read ({why}); `ptychopilot twin build` writes one"
         raise BadInputError(msg) from error
+    return members_in(text, path)
+
+
+def members_in(text: str, path: Path) -> list[Member]:
+    """The columns of a file's text.
+
+    Args:
+        text: a line a column.
+        path: of the file, for messages.
+
+    Raises:
+        BadInputError: it is something else.
+    """
     members = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             member = Member.model_validate(json.loads(line))
             fits = np.shape(member.values) == (len(STEPS), len(PARTS), len(DOSES))

@@ -39,6 +39,10 @@ OWN_SD = (0.06, 0.15, 0.35, 0.7)
 """Standard deviations of the stationary kernel that are tried, relative to the mean."""
 OWN_PRIOR = np.array([-0.5, 0.0, -0.5, -1.5])
 """ln of their prior probabilities, up to a constant."""
+SMALLEST_SPREAD = 0.3
+"""Of ln a and ln D₀ over the members, that is believed."""
+TWINS_FOR_HALF = 2
+"""Columns like this one that weigh as much as all others."""
 TYPICAL_VARIANCE = 0.1
 """Variance of a score relative to its square, before any has been seen."""
 SMALLEST_KNEE_SD = 0.3
@@ -59,8 +63,11 @@ class Prior:
     Args:
         members: simulated columns.
         description: of the instrument, whose window scales the defocus.
+        twins: columns that could have been measured as this one was; n of them weigh n / (n + TWINS_FOR_HALF) of all.
 
     Attributes:
+        members: number of simulated columns that say anything.
+        twins: likewise of those like this one.
         ln_scale: mean and standard deviation of ln a over the members.
         ln_knee: likewise of ln D₀, D₀ in e/Å².
         earlier: number of an earlier campaign's trials that taught it.
@@ -68,12 +75,16 @@ class Prior:
 
     earlier = 0
 
-    def __init__(self, members: Sequence[Member], description: Description) -> None:
-        usable = [v for v in (np.array(m.values) for m in members) if is_usable(v)]
-        self.members = len(usable)
+    def __init__(self, members: Sequence[Member], description: Description, twins: Sequence[Member] = ()) -> None:
+        usable, like = ([v for v in (np.array(m.values) for m in each) if is_usable(v)] for each in (members, twins))
+        self.members, self.twins = len(usable), len(like)
         if self.members < FEWEST_MEMBERS:
             return
         self._semiangle = description.semiangle
+        # the ensemble weighs 1 as a whole, and each column like this one the same, however many there are of the others
+        weight = np.concatenate([np.full(len(usable), 1 / len(usable)), np.full(len(like), 1 / TWINS_FOR_HALF)])
+        weight /= weight.sum()
+        usable += like
         self._part = 1 / optics.largest_defocus(
             description.semiangle, description.detector.angular_pixel, description.voltage
         )
@@ -81,11 +92,10 @@ class Prior:
         growth = np.log2(1 + np.array(DOSES) / knees[:, None])
         gains = np.stack(usable) / growth[:, None, None, :]
         scales = gains.mean(axis=(1, 2, 3))
-        shapes = (gains / scales[:, None, None, None]).reshape(self.members, -1)
-        self.mean = shapes.mean(axis=0)
-        self.root = (shapes - self.mean) / math.sqrt(self.members - 1)
-        self.ln_scale = float(np.log(scales).mean()), float(max(np.log(scales).std(), 0.3))
-        self.ln_knee = float(np.log(knees).mean()), float(max(np.log(knees).std(), 0.3))
+        shapes = (gains / scales[:, None, None, None]).reshape(len(usable), -1)
+        self.mean = weight @ shapes
+        self.root = np.sqrt(weight / (1 - weight @ weight))[:, None] * (shapes - self.mean)
+        self.ln_scale, self.ln_knee = (_mean_and_sd(np.log(each), weight) for each in (scales, knees))
         points = lattice()
         self._low, self._high = points.min(axis=0), points.max(axis=0)
         self._lattice = points
@@ -158,11 +168,12 @@ class Prior:
         return other
 
 
-def load_prior(problem: Problem) -> Prior | None:
+def load_prior(problem: Problem, twins: Sequence[Member] = ()) -> Prior | None:
     """The prior that the campaign names; None: it wants none, there are too few columns, or steps are far coarser than theirs.
 
     Args:
         problem: the campaign's.
+        twins: see Prior.
 
     Raises:
         BadInputError: the file cannot be read.
@@ -172,8 +183,13 @@ def load_prior(problem: Problem) -> Prior | None:
         return None
     if problem.description.step.bounds[0] > COARSEST * STEPS[-1]:
         return None
-    prior = Prior(read_members(SHIPPED if named == "zoo" else Path(named)), problem.description)
+    prior = Prior(read_members(SHIPPED if named == "zoo" else Path(named)), problem.description, twins)
     return prior if prior.members >= FEWEST_MEMBERS else None
+
+
+def _mean_and_sd(values: Array, weight: Array) -> tuple[float, float]:
+    mean = float(weight @ values)
+    return mean, max(math.sqrt(float(weight @ (values - mean) ** 2)), SMALLEST_SPREAD)
 
 
 def _knee(values: Array) -> float:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import IO, Any, Protocol, Self, TypeVar
 
 from agent.errors import AgentError, BadInputError, StoppedError
@@ -81,11 +82,15 @@ class ReconstructionProcess:
     Args:
         processing: `module:function` that the child calls with a ProcessingJob and a Progress.
         environment: variables for the child, above those of this process.
+        idle: whether the child gets only what time no other process wants.
     """
 
-    def __init__(self, processing: str = PROCESSING, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, processing: str = PROCESSING, environment: Mapping[str, str] | None = None, *, idle: bool = False
+    ) -> None:
         self._processing = processing
         self._environment = dict(environment or {})
+        self._idle = idle
         self._process: asyncio.subprocess.Process | None = None
         self._replies: asyncio.StreamReader | None = None
         self._transport: asyncio.ReadTransport | None = None
@@ -218,6 +223,8 @@ class ReconstructionProcess:
             )
         finally:
             os.close(write_end)
+        if self._idle:
+            give_way(self._process.pid)
         replies = asyncio.StreamReader(limit=MAX_LINE)
         self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(replies), os.fdopen(read_end, "rb")
@@ -260,9 +267,29 @@ def take_message(line: bytes, on_progress: Progress | None) -> ProcessingResult 
     return ProcessingResult.model_validate(message["result"])
 
 
+def give_way(pid: int) -> None:
+    """Let a process run only where no other wants to, its threads to come included.
+
+    Args:
+        pid: of a process that has no threads yet.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        # Linux may weigh sessions against each other first, by a niceness of their own: sched(7), "The autogroup feature"
+        Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_threads() -> int:
+    """Cores that a reconstruction takes: those of this process, at most 16, or as many as the user has said."""
+    said = os.environ.get("NUMBA_NUM_THREADS", "")
+    return int(said) if said.isdigit() else min(usable_cores(), 16)
 
 
 def _child_environment() -> dict[str, str]:

@@ -264,6 +264,7 @@ def _facts(record: CampaignRecord) -> str:
         ("Detector", f"{detector.shape[0]} × {detector.shape[1]} pixels of {detector.angular_pixel:g} mrad"),
         ("Area of interest", f"{length(config.area.height)} × {length(config.area.width)}"),
         ("Trials", f"{trials.trials} on {length(trials.height)} × {length(trials.width)}, policy {config.policy}"),
+        ("Digital twin", _twins(record)),
         ("Scored band", f"{config.score.k_min:g} … {config.score.k_max:g} 1/Å in rings of {config.score.ring_width:g} 1/Å"),
         ("Started", record.started),
         ("Finished", record.finished),
@@ -283,6 +284,12 @@ def _apertures(config: CampaignConfig, description: Description) -> str:
         f"{each.semiangle:g} mrad" + ("" if each.beam_current is None else f" ({each.beam_current:.3g} pA)")
         for each in searched
     )
+
+
+def _twins(record: CampaignRecord) -> str:
+    """How many simulated columns stood behind each suggestion, where any did."""
+    used = [f"{count} for trial {trial}" for trial, count in sorted(record.twins.items()) if count]
+    return "simulated columns, as this one was measured: " + ", ".join(used) if used else ""
 
 
 def _notes(record: CampaignRecord) -> str:

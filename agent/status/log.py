@@ -17,6 +17,7 @@ from agent.events import (
     Recommended,
     TargetSet,
     TrialChanged,
+    TwinChanged,
 )
 from agent.records import Settings, TrialState
 from instrument.text import OneLine
@@ -80,6 +81,8 @@ def _line(event: Event) -> str | None:
             return f"recommended: {_settings(event.recommendation.settings)}; {event.recommendation.reason}"
         case BudgetChanged():
             return f"electrons spent: {event.spent:.4g} of {event.budget:.4g}"
+        case TwinChanged():
+            return f"digital twin: {event.columns} columns{f'; no more: {event.trouble}' if event.trouble else ''}"
         case CampaignEnded():
             return f"campaign {event.state}{f': {event.reason}' if event.reason else ''}"
         case _:

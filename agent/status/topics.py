@@ -25,6 +25,7 @@ from agent.events import (
     TargetSet,
     TimeLeft,
     TrialChanged,
+    TwinChanged,
 )
 from agent.records import ENDED, ModelView, Trial, TrialState
 from agent.status.alarms import Alarm, Alarms
@@ -121,6 +122,9 @@ class Translator:
                 severity: Severity = "info" if event.state == "well" else "warning"
                 text = f"the instrument is {event.state}{f': {event.reason}' if event.reason else ''}"
                 return [self._event(severity, event.state.upper(), text)]
+            case TwinChanged():
+                text = f"the digital twin simulates no more columns: {event.trouble}"
+                return [self._event("warning", "TWIN", text)] if event.trouble else []
             case CampaignEnded():
                 return self._ended(event)
 

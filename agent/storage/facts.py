@@ -49,6 +49,10 @@ class CampaignFacts(Record):
     recommended: Recommendation | None = None
     model_view: ModelView | None = None
     requests: tuple[Request, ...] = Field(default=(), description="what a person has asked for, in order")
+    twins: dict[int, int] = Field(
+        default_factory=dict,
+        description="trial -> columns of twin.jsonl, from the first on, that it was suggested with",
+    )
 
 
 class FactChanges(TypedDict, total=False):
@@ -62,3 +66,4 @@ class FactChanges(TypedDict, total=False):
     recommended: Recommendation
     model_view: ModelView
     requests: tuple[Request, ...]
+    twins: dict[int, int]

@@ -26,11 +26,11 @@ from agent.scoring.halves import judge
 from agent.scoring.hopeless import LiveScore, Rival, winner
 from agent.scoring.regions import crop, tiles
 from agent.scoring.so_far import CHECKPOINTS, first_of, score_so_far
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.study.calibration import calibrated
 from agent.study.exposures import ExposureError, Simulator, StudyColumn, Truth
 from agent.study.plans import SCORED, Planned, Wanted, legal_defocus, score_plans
-from agent.study.truth import true_information
 from instrument.models import Description, Record
 
 SETTINGS = ((1.3, 0.15), (1.3, 0.5), (2.2, 0.3), (2.2, 0.9))

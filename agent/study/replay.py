@@ -28,9 +28,9 @@ from agent.reconstruction_choice import ReconstructionChoice
 from agent.records import Score
 from agent.scoring.information import scale_score
 from agent.scoring.regions import crop
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.storage.reconstruction_file import read_reconstruction
-from agent.study.truth import true_information
 from instrument.models import Record, Rectangle
 
 KEPT = 0.9

@@ -18,13 +18,13 @@ from agent.processing.how_much_model import with_model
 from agent.processing.process import ProcessingJob, process_acquisition
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.scoring.regions import crop
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.storage.reconstruction_file import read_reconstruction
 from agent.study.calibration import calibrated
 from agent.study.exposures import Exposed
 from agent.study.plans import SCORED
 from agent.study.records import ScoreRecord
-from agent.study.truth import true_information
 
 LEVELS = 64
 """Of the histogram whose entropy is taken, over four standard deviations to each side."""

@@ -22,11 +22,11 @@ from agent.reconstruction import DiffractionData, ReconstructionSettings, recons
 from agent.records import Settings
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
+from agent.scoring.truth import true_information
 from agent.search_choice import Search
 from agent.storage.acquisition_file import Acquisition
 from agent.study.exposures import ExposureError, Simulator, StudyColumn, Truth
 from agent.study.plans import SCORED, Planned
-from agent.study.truth import true_information
 from instrument import optics
 from instrument.models import AcquisitionPlan, Description, Record, Rectangle
 

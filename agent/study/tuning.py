@@ -17,12 +17,12 @@ from agent.config import ScoreChoice
 from agent.reconstruction import Reconstruction, reconstruct
 from agent.reconstruction_choice import ReconstructionChoice
 from agent.scoring.regions import crop
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.study.calibration import calibrated
 from agent.study.exposures import ExposureError, Simulator, StudyColumn, Truth
 from agent.study.peer_searchers import PEERS, MissingPeerError, peer
 from agent.study.plans import SCORED, Planned, Wanted, calibration_plans
-from agent.study.truth import true_information
 from agent.tuning.records import LADDER, WHOLE, Plan
 from agent.tuning.search import Search
 from agent.tuning.searcher import ModelSearcher, RandomSearcher, Searcher

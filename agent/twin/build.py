@@ -70,11 +70,15 @@ def simulate(name: str, seed: int, description: Description, kind: str) -> Membe
         ]
         for step in STEPS
     ]
-    return Member(name=name, seed=seed, specimen=kind, column=_told(column), values=values)
+    return Member(name=name, seed=seed, specimen=kind, column=told(column), values=values)
 
 
-def _told(column: TwinColumn) -> dict[str, float]:
-    """The numbers of a column that a reader may want to see again."""
+def told(column: TwinColumn) -> dict[str, float]:
+    """The numbers of a column that a reader may want to see again.
+
+    Args:
+        column: of an ensemble.
+    """
     return {
         "voltage": column.voltage,
         "semiangle": round(column.semiangle, 3),

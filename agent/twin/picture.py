@@ -16,7 +16,7 @@ from scipy.special import ndtri
 from agent.config import ScoreChoice
 from agent.reconstruction import DiffractionData, ReconstructionSettings, reconstruct
 from agent.scoring.regions import crop
-from agent.study.truth import true_information
+from agent.scoring.truth import true_information
 from agent.twin.column import TwinColumn
 from agent.twin.specimens import Specimen
 from instrument import optics
@@ -69,8 +69,9 @@ def information(
             column.semiangle,
             column.angular_pixel,
             defocus * (1 + column.defocus_error),
-            source_size=column.source_size,
-            focal_spread=column.focal_spread,
+            aberrations=column.told,
+            source_size=column.source_size if column.told_source_size is None else column.told_source_size,
+            focal_spread=column.focal_spread if column.told_focal_spread is None else column.told_focal_spread,
         )
         settings = ReconstructionSettings(max_passes=PASSES, coherence=COHERENCE, stop_early=False, device="cpu")
         try:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.aims import SpecimenClass
 from agent.errors import BadInputError
 from instrument import optics
 
-SpecimenClass = Literal["layered", "light", "crystal", "amorphous"]
-"""Two-dimensional crystals with heavy atoms; such of light atoms; thin crystals along a zone axis; no order."""
 CLASSES: tuple[SpecimenClass, ...] = get_args(SpecimenClass)
 _FORWARD_SCATTERING = {"C": 2.51, "O": 1.98, "S": 5.16, "Ti": 8.78, "Mo": 10.26, "Sr": 13.1, "W": 10.95}
 """f_e(0) of the elements, Å."""

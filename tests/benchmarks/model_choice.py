@@ -23,10 +23,10 @@ from agent.processing.column import measure_column
 from agent.processing.process import cleaned_data
 from agent.reconstruction import DiffractionData, ReconstructionSettings, choose_model, reconstruct
 from agent.scoring.regions import crop
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.study.exposures import Simulator, StudyColumn, Truth
 from agent.study.plans import Planned
-from agent.study.truth import true_information
 from instrument import optics
 from instrument.models import AcquisitionPlan, Rectangle
 from sim_instrument.zoo.files import make_entry

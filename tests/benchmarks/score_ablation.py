@@ -26,7 +26,7 @@ from agent.config import ScoreChoice  # noqa: E402
 from agent.reconstruction import DiffractionData, ReconstructionSettings  # noqa: E402
 from agent.scoring.halves import judge  # noqa: E402
 from agent.scoring.regions import crop  # noqa: E402
-from agent.study.truth import true_information  # noqa: E402
+from agent.scoring.truth import true_information  # noqa: E402
 from instrument.models import AcquisitionPlan, Rectangle  # noqa: E402
 from sim_instrument import Column, build_specimen, simulate, true_phase  # noqa: E402
 from sim_instrument.specimen import Specimen  # noqa: E402

@@ -23,7 +23,7 @@ from agent.reconstruction import DiffractionData, ReconstructionSettings, tukey
 from agent.scoring.halves import judge
 from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import remove_plane, ring_correlation
-from agent.study.truth import true_information
+from agent.scoring.truth import true_information
 from instrument.models import Description
 from sim_instrument import Column, build_specimen, simulate, true_phase
 

@@ -2,7 +2,8 @@
 
 The microscope deflects a disc by the gradient of a known phase (differential phase contrast); the processing measures the
 deflection from two random halves of the counts and scores their correlation. Files in the folder that SMALL_WORLD
-names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N`, `wait-N` (N: number of the acquisition), `leak` (no vacuum).
+names switch on faults: `die-N`, `raise-N`, `hang-N`, `veto-N`, `wait-N` (N: number of the acquisition), `leak` (no vacuum);
+`measure` has the processing tell optics.
 Every exposure is written into `exposures.jsonl` there, by the microscope itself; every job into `jobs.jsonl`.
 """
 
@@ -36,6 +37,7 @@ from instrument.models import ELEMENTARY_CHARGE
 
 if TYPE_CHECKING:  # the microscope's process does without them
     from agent.processing.process import ProcessingJob, ProcessingResult, Progress
+    from agent.records import Optics
 
 SHAPE = (16, 16)
 MARGIN = 12.0
@@ -190,11 +192,20 @@ def process(job: ProcessingJob, on_progress: Progress) -> ProcessingResult:
     return ProcessingResult(
         score=score,
         defocus_measured=acquisition.plan.defocus,
+        optics=_optics(),
         deviance=1.0,
         passes=1,
         device="cpu",
         seconds={"halves": time.monotonic() - started},
     )
+
+
+def _optics() -> Optics | None:
+    from agent.records import Optics
+
+    if not (world() / "measure").exists():
+        return None
+    return Optics(defocus=100.0, rotation=0.0, mirrored=False, centre=(8.0, 8.0), sd={"defocus": 5.0})
 
 
 def _deflections(patterns: np.ndarray, raster: np.ndarray) -> np.ndarray:

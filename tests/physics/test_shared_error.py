@@ -16,7 +16,7 @@ from agent.scoring.regions import crop
 from agent.scoring.ring_correlation import Spectrum
 from agent.scoring.shared_error import Seen, shared_error, without_shared
 from agent.scoring.splitting import split
-from agent.study.truth import true_information
+from agent.scoring.truth import true_information
 from instrument.models import Rectangle
 
 SHAPE = (50, 8000)

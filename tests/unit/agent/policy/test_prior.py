@@ -10,13 +10,16 @@ from examples import description
 from agent.config import Goal
 from agent.errors import BadInputError
 from agent.policy import Observation, make_policy
-from agent.policy.ensemble import DOSES, PARTS, STEPS
+from agent.policy.ensemble import DOSES, PARTS, STEPS, Member
 from agent.records import Settings
 from agent.search_choice import Search
 from instrument import optics
 from instrument.models import Parameter
 
 from .landscapes import FINAL_AREA, TRIAL_AREA, problem
+
+PLACES = [(1.0, 400), (0.6, 150), (2.0, 600), (1.3, 250), (0.8, 550), (1.6, 450)]
+"""Step and defocus, Å, of trials."""
 
 
 class Hill:
@@ -103,13 +106,49 @@ def test_suggestions_from_a_prior_say_how_much_is_prior_and_how_much_is_data(fil
 def test_a_prior_that_does_not_fit_is_dropped_and_said_to_be(files):
     task = problem(prior=str(files[True]))
     policy, hill = make_policy(task, 0), Hill(52)
-    for number, (step, defocus) in enumerate(
-        [(1.0, 400), (0.6, 150), (2.0, 600), (1.3, 250), (0.8, 550), (1.6, 450)], 1
-    ):
+    for number, (step, defocus) in enumerate(PLACES, 1):
         settings = Settings(step=step, defocus=defocus, dose=1000.0)
         score = hill.truth(settings, task)
         policy.ingest([Observation(trial=number, settings=settings, state="done", score=score, variance=0.02**2)])
     assert "does not fit" in policy.suggest()[0].model
+
+
+def twins(hill, count=6):
+    """Columns like that of a hill."""
+    values = [[[hill.value(s, p, d) for d in DOSES] for p in PARTS] for s in STEPS]
+    return tuple(Member(name="twin", seed=n, values=values) for n in range(count))
+
+
+def test_columns_like_this_one_refine_the_prior_and_say_so(files):
+    hill = Hill(53)
+    hill.part, hill.step = -0.5, np.log(2.4)
+    search = Search(step=(0.4, 3.0), defocus=(-700.0, 700.0))
+    plain = problem(prior=str(files[False]), search=search)
+    found = {}
+    for name, task in (("plain", plain), ("refined", replace(plain, twins=twins(hill, 30)))):
+        policy = make_policy(task, 0)
+        found[name] = policy.recommend(1e7).settings
+        (suggestion,) = policy.suggest()
+    assert found["plain"].defocus > 0 > found["refined"].defocus
+    assert suggestion.model == "the prior of 12 simulated columns and 30 simulated as this one was measured"
+
+
+def test_columns_that_foretell_the_trials_worse_are_left_out_and_said_to_be(files):
+    wrong = Hill(53)
+    wrong.part, wrong.step = 0.0, 0.0
+    plain = problem(prior=str(files[False]))
+    hill, suggested = Hill(5), {}
+    for name, task in (("plain", plain), ("wrong", replace(plain, twins=twins(wrong, 40)))):
+        policy = make_policy(task, 0)
+        for number, (step, defocus) in enumerate(PLACES, 1):
+            made = Settings(step=step, defocus=defocus, dose=1000.0)
+            score = hill.truth(made, task)
+            policy.ingest([Observation(trial=number, settings=made, state="done", score=score, variance=0.02**2)])
+        (suggested[name],) = policy.suggest()
+    assert suggested["wrong"].settings == suggested["plain"].settings
+    assert (
+        "40 simulated as this one was measured foretell the trials worse and were left out" in suggested["wrong"].model
+    )
 
 
 def test_exploration_ends_once_trials_cost_more_than_they_promise(files):

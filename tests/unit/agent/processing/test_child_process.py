@@ -14,7 +14,7 @@ import pytest
 
 from agent.config import ScoreChoice
 from agent.errors import StoppedError
-from agent.processing.child import ProcessingError, ReconstructionProcess
+from agent.processing.child import ProcessingError, ReconstructionProcess, give_way
 from agent.processing.process import ProcessingJob
 from agent.reconstruction_choice import ReconstructionChoice
 from instrument.models import Rectangle
@@ -173,3 +173,17 @@ async def test_a_child_at_work_answers_and_one_that_is_stopped_does_not(child: R
     work.cancel()
     await asyncio.wait([work])
     assert (await child.run(job("idle", seed=2))).score.value == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux knows processes that run on idle cores only")
+def test_a_process_that_gives_way_runs_on_idle_cores_only() -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        try:
+            give_way(process.pid)
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+            assert os.sched_getscheduler(process.pid) == os.SCHED_IDLE
+            session = Path(f"/proc/{process.pid}/autogroup")
+            assert not session.exists() or session.read_text().split()[-1] == "19"
+        finally:
+            process.kill()
+    give_way(process.pid)  # it has ended: nothing to do

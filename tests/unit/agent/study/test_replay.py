@@ -10,9 +10,9 @@ from examples import description, detector, square
 
 from agent.cli.replay_study import sentences
 from agent.config import Metadata, ScoreChoice
+from agent.scoring.truth import true_information
 from agent.storage.acquisition_file import Acquisition
 from agent.study.replay import ReplayRecord, ladder, least_dose, middle, signal_part
-from agent.study.truth import true_information
 from instrument import AcquisitionPlan, Outcome
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from agent.config import ScoreChoice
 from agent.scoring.ring_correlation import ring_correlation
-from agent.study.truth import true_information
+from agent.scoring.truth import true_information
 
 FINE, PIXEL, MARGIN = 0.1, 0.28, 2.5
 CHOICE = ScoreChoice()
