@@ -261,11 +261,12 @@ class EnsembleModel:
         variance = np.maximum(variance, SMALLEST_VARIANCE * max(float(np.max(score**2)), 1e-12))
         noise = NoiseCurve.fit(points[:, DOSE], variance)
         chosen = cls(prior, start, OWN_SD[0], noise, points, score, variance, defocus_offset)
+        shapes = chosen._shapes(points)
 
         def at(own: int, p: float, q: float) -> tuple[float, EnsembleModel]:
             curve = DoseCurve(math.exp(knee[0] + q * knee[1]), math.exp(prior.ln_scale[0] + p * prior.ln_scale[1]), 0.0)
             model = replace(chosen, curve=curve, own_sd=OWN_SD[own])
-            return model._log_likelihood() - 0.5 * (p**2 + q**2) + OWN_PRIOR[own], model
+            return model._log_likelihood(shapes) - 0.5 * (p**2 + q**2) + OWN_PRIOR[own], model
 
         many = len(points) > MANY
         places = np.linspace(-WIDEST, WIDEST, 5 if many else GRID)
@@ -315,10 +316,13 @@ class EnsembleModel:
         mean, covariance = self._prior_at(self.points)
         return log_leave_one_out(self.score - mean, covariance + np.diag(self.variance))
 
-    def _log_likelihood(self) -> float:
-        mean, covariance = self._prior_at(self.points)
+    def _log_likelihood(self, shapes: tuple[Array, Array, Array]) -> float:
+        """Of the trials, with `shapes` of them, which are the same for all a, D₀ and own_sd."""
+        from scipy.linalg import solve_triangular
+
+        mean, covariance = self._scaled(shapes, self.points, self.points)
         factor = np.linalg.cholesky(covariance + np.diag(self.variance))
-        whitened = np.linalg.solve(factor, self.score - mean)
+        whitened = solve_triangular(factor, self.score - mean, lower=True, check_finite=False)
         return float(-0.5 * whitened @ whitened - np.log(np.diag(factor)).sum())
 
     def _prior_alone(self, points: Array) -> tuple[Array, Array]:
@@ -332,16 +336,23 @@ class EnsembleModel:
 
     def _prior_at(self, points: Array, others: Array | None = None) -> tuple[Array, Array]:
         """Mean (n,) of the score, and covariance (n, k) with other points, or (n, n) with themselves."""
+        return self._scaled(self._shapes(points, others), points, points if others is None else others)
+
+    def _shapes(self, points: Array, others: Array | None = None) -> tuple[Array, Array, Array]:
+        """Of g: mean (n,), covariance without the stationary kernel, and that kernel for own_sd 1, each (n, k)."""
         u = self.prior.coordinates(points, self.defocus_offset)
         v = u if others is None else self.prior.coordinates(others, self.defocus_offset)
-        scale = self.curve.gain * self.curve.growth(points[:, DOSE])
-        other_scale = scale if others is None else self.curve.gain * self.curve.growth(others[:, DOSE])
         weights = self.prior.weights(u)
         other_weights = weights if others is None else self.prior.weights(v)
-        shape = (weights @ self.prior.root.T) @ (other_weights @ self.prior.root.T).T
         mean, other_mean = (np.maximum(w @ self.prior.mean, 0.0) for w in (weights, other_weights))
-        shape = shape + self.own_sd**2 * _kernel(u, v) + _scale_covariance(u, v) * np.outer(mean, other_mean)
-        return scale * mean, scale[:, None] * shape * other_scale
+        shape = (weights @ self.prior.root.T) @ (other_weights @ self.prior.root.T).T
+        return mean, shape + _scale_covariance(u, v) * np.outer(mean, other_mean), _kernel(u, v)
+
+    def _scaled(self, shapes: tuple[Array, Array, Array], points: Array, others: Array) -> tuple[Array, Array]:
+        """Mean and covariance of the score from those of g."""
+        mean, shape, kernel = shapes
+        scale, other_scale = (self.curve.gain * self.curve.growth(p[:, DOSE]) for p in (points, others))
+        return scale * mean, scale[:, None] * (shape + self.own_sd**2 * kernel) * other_scale
 
     def _conditioned(self, points: Array) -> tuple[Array, Array, Array]:
         """Covariance (m, n) of points with the trials, the same times the inverse (m, n), and the inverse times the residual."""
