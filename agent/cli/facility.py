@@ -30,6 +30,10 @@ def serve(
     dask: Annotated[
         str | None, typer.Option(metavar="tls://HOST:8786", help="Reconstruct on this Dask cluster instead.")
     ] = None,
+    slurm: Annotated[
+        int | None,
+        typer.Option(metavar="JOBS", min=1, help="Reconstruct in so many SLURM jobs instead, see `tune --slurm`."),
+    ] = None,
     mqtt: Annotated[
         str | None, typer.Option("--mqtt", metavar="mqtts://[USER@]HOST[:PORT]", help="Publish the queue there.")
     ] = None,
@@ -57,7 +61,7 @@ def serve(
     from agent.cli.serving import serve_queue
 
     broker = {"password_file": password_file, "ca_file": ca}
-    pool = (workers, [each for each in gpus.split(",") if each], dask)
+    pool = (workers, [each for each in gpus.split(",") if each], dask, slurm)
     serve_queue(folder, instrument or [], pool, (mqtt, site, broker), keys, patience, debug=debug)
 
 

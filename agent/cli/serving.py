@@ -6,8 +6,10 @@ import asyncio
 import getpass
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -24,8 +26,8 @@ from agent.facility.status import job_messages, publishing_queue
 from agent.processing.pool import LocalWorkers, Workers, lending
 from agent.status.broker import parse_broker
 
-Pool = tuple[int, Sequence[str], str | None]
-"""Workers, GPUs, address of a Dask cluster."""
+Pool = tuple[int, Sequence[str], str | None, int | None]
+"""Workers, GPUs, address of a Dask cluster, jobs of SLURM."""
 
 
 def serve_queue(
@@ -65,12 +67,13 @@ def serve_queue(
             raise BadInputError(msg)
         options = ["--wait", f"{patience:g}", *(["--keys", str(keys.absolute())] if keys is not None else [])]
         print(f"serving {queue.folder}: {', '.join(f'{name} at {where}' for name, where in known.items())}", flush=True)
-        asyncio.run(_serve(queue, options, pool, mqtt))
+        with _slurm(pool, queue.folder) as cluster:
+            asyncio.run(_serve(queue, options, pool, mqtt, cluster))
 
 
-async def _serve(queue: Queue, options: Sequence[str], pool: Pool, mqtt: Mqtt | None) -> None:
+async def _serve(queue: Queue, options: Sequence[str], pool: Pool, mqtt: Mqtt | None, cluster: Any) -> None:
     facility = Facility(queue, options=options)
-    workers = await _workers(pool)
+    workers = await _workers(pool, cluster)
     loop = asyncio.get_running_loop()
     stops: set[asyncio.Task[None]] = set()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -80,12 +83,31 @@ async def _serve(queue: Queue, options: Sequence[str], pool: Pool, mqtt: Mqtt | 
     await asyncio.gather(*stops)
 
 
-async def _workers(pool: Pool) -> Workers:
-    count, gpus, dask = pool
-    if dask is None:
+@contextmanager
+def _slurm(pool: Pool, folder: Path) -> Iterator[Any]:
+    """A cluster of SLURM's jobs, which are taken back in the end; None where none are asked for."""
+    *_, dask, jobs = pool
+    if jobs is None:
+        yield None
+        return
+    if dask is not None:
+        msg = "--dask and --slurm: only one of them can reconstruct"
+        raise BadInputError(msg)
+    from agent.processing.slurm import cluster_of
+
+    with closing(cluster_of(jobs, folder)) as cluster:
+        yield cluster
+
+
+async def _workers(pool: Pool, cluster: Any) -> Workers:
+    count, gpus, dask, _ = pool
+    if dask is None and cluster is None:
         return LocalWorkers(count, gpus)
     from agent.processing.dask_workers import DaskWorkers
 
+    if cluster is not None:
+        return await DaskWorkers.connected(cluster.scheduler_address, cluster.security)
+    assert dask is not None
     return await DaskWorkers.connected(dask)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from agent.errors import AgentError, BadInputError, StoppedError
 from agent.plugins import load_attribute
@@ -37,11 +37,12 @@ class DaskWorkers:
         self._futures: dict[Path, Future] = {}
 
     @classmethod
-    async def connected(cls, address: str) -> Self:
+    async def connected(cls, address: str, security: Any = None) -> Self:
         """A cluster by the address of its scheduler.
 
         Args:
             address: tcp:// or tls://HOST:PORT.
+            security: certificates, see `distributed.Security`; None: those of Dask's configuration.
 
         Raises:
             BadInputError: Dask is not installed, or no scheduler is there.
@@ -52,7 +53,7 @@ class DaskWorkers:
             msg = "Dask is not installed; pip install 'ptychopilot[cluster]' adds it"
             raise BadInputError(msg) from error
         try:
-            return cls(await Client(address, asynchronous=True, timeout=CONNECT_TIMEOUT_S))
+            return cls(await Client(address, security=security, asynchronous=True, timeout=CONNECT_TIMEOUT_S))
         except (OSError, ValueError) as error:
             msg = f"--dask {address}: no scheduler answers there ({error}); is it running?"
             raise BadInputError(msg) from error

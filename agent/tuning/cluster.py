@@ -11,6 +11,7 @@ from uuid import uuid4
 from distributed import Client, Event, WorkerPlugin, get_worker
 
 from agent.errors import BadInputError, StoppedError
+from agent.processing.slurm import cluster_of
 from agent.tuning.trial import Bench, Task
 from agent.tuning.workers import Answer, LostWorkerError, Request, carried_out
 
@@ -63,7 +64,7 @@ class DaskWorkers:
 
     @classmethod
     def on_slurm(cls, task: Task, jobs: int, folder: Path) -> Self:
-        """Jobs of SLURM, each a worker with one core; one that ends is asked for again. See `agent.tuning.slurm`.
+        """Jobs of SLURM, each a worker with one core; one that ends is asked for again. See `agent.processing.slurm`.
 
         Args:
             task: that all work on.
@@ -73,10 +74,8 @@ class DaskWorkers:
         Raises:
             BadInputError: dask-jobqueue is not installed, or SLURM does not take the jobs.
         """
-        from agent.tuning.slurm import connected
-
-        client, cluster = connected(jobs, folder)
-        return cls(task, client, jobs, cluster)
+        cluster = cluster_of(jobs, folder)
+        return cls(task, Client(cluster, set_as_default=False), jobs, cluster)
 
     def submit(self, request: Request) -> Future[Answer]:
         """See Workers."""

@@ -183,6 +183,54 @@ def test_ctrl_c_ends_the_jobs_and_keeps_what_was_found(slurm: dict[str, str], sc
     assert (out / "tuned.yaml").exists()
 
 
+def test_campaigns_of_a_queue_are_reconstructed_by_jobs_of_slurm(slurm: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "behaviour.py").write_text(BEHAVIOUR)
+    environment = {**slurm, "PYTHONPATH": f"{tmp_path}:{HERE}"}
+    asked = subprocess.run(
+        [sys.executable, "-c", ONE_JOB, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.split() == ["7.0", "another", "process"]
+    until(lambda: not jobs(slurm), "the job to end with the cluster")
+
+
+BEHAVIOUR = """
+import os
+from agent.processing.process import ProcessingResult
+from agent.records import Score
+
+def process(job, on_progress):
+    score = Score(value=job.seed, sd=0.1)
+    return ProcessingResult(score=score, defocus_measured=1.0, deviance=1.0, passes=1, device=str(os.getpid()), seconds={})
+"""
+ONE_JOB = """
+import asyncio, os, sys
+from contextlib import closing
+from pathlib import Path
+from agent.cli.serving import _slurm, _workers
+from agent.config import ScoreChoice
+from agent.processing.process import ProcessingJob
+from agent.reconstruction_choice import ReconstructionChoice
+from instrument.models import Rectangle
+
+folder = Path(sys.argv[1])
+pool = (1, [], None, 1)
+job = ProcessingJob(
+    acquisition=folder / "a.h5", output=folder / "out.h5", column_output=folder / "column.json",
+    scored=Rectangle(y=0, x=0, height=1, width=1), reconstruction=ReconstructionChoice(), score=ScoreChoice(), seed=7,
+)
+
+async def reconstructed(cluster):
+    workers = await _workers(pool, cluster)
+    result = await workers.run("behaviour:process", job)
+    await workers.close()
+    print(result.score.value, "another process" if result.device != str(os.getpid()) else "this one")
+
+with _slurm(pool, folder) as cluster:
+    asyncio.run(reconstructed(cluster))
+"""
+
+
 def trials(folder: Path) -> int:
     """How many trials of a search have a stage."""
     try:

@@ -2,7 +2,7 @@
 
 Queue, account, wall time, memory and the rest are a facility's affair, and stand in Dask's own configuration
 (`jobqueue.slurm` in `~/.config/dask/*.yaml`); what is not said there has the values of `UNSAID`. Dask's protocol carries pickles,
-so it is spoken by TLS only, with certificates that are made for one search and that only its owner can read.
+so it is spoken by TLS only, with certificates that are made for one cluster and that only its owner can read.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ONE_THREAD = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 FOLDER = "slurm"
 
 
-def connected(jobs: int, folder: Path) -> tuple[Any, Any]:
-    """A Dask client and the cluster whose workers are jobs that have been sent to the queue.
+def cluster_of(jobs: int, folder: Path) -> Any:
+    """A Dask cluster whose workers are jobs that have been sent to the queue; `close` takes them back. For the main thread.
 
     Args:
-        jobs: how many there are to be; one that ends before the search does is replaced.
+        jobs: how many there are to be; one that ends before the cluster does is replaced.
         folder: that all nodes see; `slurm` in it gets the jobs' output and, while they run, the certificates.
 
     Raises:
@@ -36,7 +36,6 @@ def connected(jobs: int, folder: Path) -> tuple[Any, Any]:
     on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue import SLURMCluster
-        from distributed import Client
         from distributed.security import Security
     except ImportError as error:
         msg = "--slurm needs dask-jobqueue; install it by `pip install ptychopilot[cluster]`"
@@ -64,7 +63,7 @@ def connected(jobs: int, folder: Path) -> tuple[Any, Any]:
         )
         _check_taken(cluster.job_script(), place, jobs)
         cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)
-        return Client(cluster, set_as_default=False), cluster
+        return cluster
     except BadInputError:
         cluster.close()
         raise
